@@ -1,0 +1,43 @@
+# `make demo` and `make test` do all their own set-up. Needs: make, python3 with venv. PYTHON=python3.12 picks the other stack.
+PYTHON ?= python3
+VERSION := $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])')
+VENV ?= .venv-$(VERSION)
+BIN := $(VENV)/bin
+export JAX_PLATFORMS ?= cpu
+export PYTHONUNBUFFERED = 1
+
+.PHONY: demo test test-slow lint env env-test clean
+
+env: $(VENV)/.demo
+env-test: $(VENV)/.test
+
+$(VENV)/.demo: setup.cfg pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet -e '.[voice]'
+	touch $@
+
+# There is no CPU build of torch for every Python: without one, the tests that need it skip with a reason.
+$(VENV)/.test: $(VENV)/.demo
+	$(BIN)/python -m pip install --quiet -e '.[dev]'
+	$(BIN)/python -m pip install --quiet --only-binary=:all: 'torch==2.13.0+cpu' 2>/dev/null \
+	  || { test "$(VERSION)" = 3.11 && $(BIN)/python -m pip install --quiet 'torch>=2.11,<2.14'; } \
+	  || echo 'no CPU build of torch for Python $(VERSION): tests that need torch will skip'
+	if $(BIN)/python -c 'import torch' 2>/dev/null; then $(BIN)/python -m pip install --quiet -e '.[dev,torch]'; fi
+	touch $@
+
+demo: env
+	$(BIN)/python -m empatheia_jax demo --output runs/demo
+
+test: env-test
+	$(BIN)/python -m ruff check .
+	$(BIN)/python -m pytest -n 2 --dist loadfile
+
+test-slow: env-test
+	$(BIN)/python -m pytest -m slow
+
+lint: env-test
+	$(BIN)/python -m ruff check .
+
+clean:
+	rm -rf runs build *.egg-info

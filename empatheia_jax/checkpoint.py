@@ -1,0 +1,128 @@
+"""Checkpoints (Orbax): trainables, optimizer, counters; the base model by itself, once.
+
+    DIR/base/           the LLM that the adapters sit on (written after stage 0, or a link to a converted base)
+    DIR/checkpoints/    numbered by step; each is complete or absent (Orbax renames when all is written)
+"""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import jax
+from flax import nnx
+from orbax.checkpoint import v1 as ocp
+
+KEPT = 2
+
+
+class CheckpointError(ValueError):
+    """A checkpoint that is missing or does not belong to this model: says where and what to do."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Position:
+    """Where a run stands: `step` over the run, `stage_step` finished steps of `stage`."""
+
+    step: int
+    stage: int
+    stage_step: int
+
+
+def _named(state: nnx.State) -> dict[str, jax.Array]:
+    """Flat names -> arrays: a form that outlives changes of module classes."""
+    return {"/".join(map(str, path)): variable[...] for path, variable in nnx.to_flat_state(state)}
+
+
+def _filled(state: nnx.State, arrays: dict[str, jax.Array]) -> nnx.State:
+    flat = [(path, variable.replace(arrays["/".join(map(str, path))])) for path, variable in nnx.to_flat_state(state)]
+    return nnx.from_flat_state(flat)
+
+
+def _abstract(arrays):
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), arrays)
+
+
+def _check(saved: dict, wanted: dict, where: Path) -> None:
+    """Compare names and shapes before any byte is read."""
+    missing, strange = sorted(wanted.keys() - saved.keys()), sorted(saved.keys() - wanted.keys())
+    shapes = [name for name in wanted.keys() & saved.keys() if tuple(saved[name].shape) != tuple(wanted[name].shape)]
+    if missing or strange or shapes:
+        raise CheckpointError(
+            f"{where} was written by another config: {len(missing)} parameters missing {missing[:3]}, {len(strange)} "
+            f"unknown {strange[:3]}, {len(shapes)} of another shape {sorted(shapes)[:3]}; use the config saved with the run"
+        )
+
+
+def save_base(folder: Path, base: nnx.State) -> None:
+    """Write the base once; an older one is replaced only when the new one is complete."""
+    ocp.save(str(folder.absolute()), _named(base), overwrite=True)
+
+
+def load_base(folder: Path, base: nnx.State) -> nnx.State:
+    """Restore a base into the shapes and shardings of `base`.
+
+    Raises:
+      CheckpointError: no base there, or one of another shape.
+    """
+    folder = Path(folder)
+    if not folder.exists():
+        raise CheckpointError(f"{folder}: no base model here; train stage 0 or convert one (python -m converters vicuna)")
+    wanted = _named(base)
+    _check(ocp.metadata(str(folder.absolute())).metadata, wanted, folder)
+    return _filled(base, ocp.load(str(folder.absolute()), _abstract(wanted)))
+
+
+class Checkpoints:
+    """The numbered checkpoints of one run; the newest `KEPT` stay."""
+
+    def __init__(self, folder: Path):
+        self._folder = folder
+        self._checkpointer = ocp.training.Checkpointer(
+            str(folder.absolute()),
+            preservation_policy=ocp.training.preservation_policies.LatestN(KEPT),
+            save_decision_policy=ocp.training.save_decision_policies.FixedIntervalPolicy(1),
+        )
+
+    def latest(self) -> Position | None:
+        """Position of the newest complete checkpoint."""
+        newest = self._checkpointer.latest
+        if newest is None:
+            return None
+        saved = self._checkpointer.load_checkpointables(newest.step, {"position": None})
+        return Position(**saved["position"])
+
+    def save(self, position: Position, params: nnx.State, opt_state) -> None:
+        """Save asynchronously; a second call for the same step does nothing."""
+        if self._checkpointer.latest is not None and self._checkpointer.latest.step >= position.step:
+            return
+        leaves = {str(index): leaf for index, leaf in enumerate(jax.tree.leaves(opt_state))}
+        self._checkpointer.save_checkpointables_async(
+            position.step,
+            {"params": _named(params), "optimizer": leaves, "position": dataclasses.asdict(position)},
+        )
+
+    def load_params(self, position: Position, params: nnx.State) -> nnx.State:
+        """Parameters of a checkpoint, in the shapes and shardings of `params`."""
+        wanted = _named(params)
+        metadata = self._checkpointer.checkpointables_metadata(position.step).metadata["params"]
+        _check(metadata, wanted, self._folder / str(position.step))
+        loaded = self._checkpointer.load_checkpointables(position.step, {"params": _abstract(wanted)})
+        return _filled(params, loaded["params"])
+
+    def load_optimizer(self, position: Position, opt_state):
+        """Optimizer state of a checkpoint, in the structure and shardings of `opt_state`."""
+        leaves, structure = jax.tree.flatten(opt_state)
+        wanted = {str(index): leaf for index, leaf in enumerate(leaves)}
+        loaded = self._checkpointer.load_checkpointables(position.step, {"optimizer": _abstract(wanted)})["optimizer"]
+        return jax.tree.unflatten(structure, [loaded[str(index)] for index in range(len(leaves))])
+
+    def close(self) -> None:
+        """Wait until everything is on disk."""
+        self._checkpointer.close()
+
+
+def write_json(path: Path, value) -> None:
+    """Write JSON by rename, so that a killed process leaves the old file or the new one."""
+    temporary = path.with_suffix(".partial")
+    temporary.write_text(json.dumps(value, indent=1))
+    temporary.replace(path)

@@ -1,0 +1,218 @@
+"""Every knob of the system: frozen dataclasses, validated on construction, with named presets.
+
+A config file in `configs/` has `get_config() -> Config`; any field can be overridden from the command line
+(`--optim.learning-rate 1e-4`). The resolved config is saved with the run and is enough to rebuild the model.
+"""
+
+import dataclasses
+from typing import Literal
+
+
+class ConfigError(ValueError):
+    """A setting that cannot work: names the field, the value and what would."""
+
+
+def _require(condition: bool, message: str) -> None:
+    if not condition:
+        raise ConfigError(message)
+
+
+@dataclasses.dataclass(frozen=True)
+class RopeScaling:
+    """Rotary scaling of transformers: "linear" (factor) or "llama3" (all four)."""
+
+    kind: Literal["linear", "llama3"] = "linear"
+    factor: float = 1.0
+    low_freq_factor: float = 1.0
+    high_freq_factor: float = 4.0
+    original_max_position: int = 8192
+
+
+@dataclasses.dataclass(frozen=True)
+class LlamaConfig:
+    """A Llama-architecture decoder (Vicuna, Llama 2/3). Field names follow the axis words of `schema.py`."""
+
+    vocab_size: int = 32000
+    width: int = 4096
+    layers: int = 32
+    heads: int = 32
+    kv_heads: int = 32
+    head_dim: int = 128
+    mlp_width: int = 11008
+    rope_theta: float = 10000.0
+    rope_scaling: RopeScaling | None = None
+    norm_epsilon: float = 1e-5
+    max_length: int = 4096
+    tie_embeddings: bool = False
+    compute_dtype: str = "bfloat16"
+    param_dtype: str = "bfloat16"  # of the frozen base; LoRA is always float32
+    attention: Literal["xla", "cudnn", "splash"] = "xla"
+    remat: Literal["none", "lora", "full"] = "lora"
+
+    def __post_init__(self):
+        _require(self.heads % self.kv_heads == 0, f"llm.heads {self.heads} is no multiple of llm.kv_heads {self.kv_heads}")
+        _require(self.head_dim % 2 == 0, f"llm.head_dim {self.head_dim} must be even: RoPE turns pairs")
+
+    @classmethod
+    def vicuna_7b(cls) -> "LlamaConfig":
+        return cls()
+
+    @classmethod
+    def tiny(cls, vocab_size: int = 2048) -> "LlamaConfig":
+        return cls(
+            vocab_size=vocab_size, width=128, layers=4, heads=4, kv_heads=2, head_dim=32, mlp_width=352, max_length=1024,
+            compute_dtype="float32", param_dtype="float32", remat="none",
+        )  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True)
+class LoraConfig:
+    """Low-rank adapters (Table 8: r 16, alpha 32). `targets` are projection names of the LLM family."""
+
+    rank: int = 16
+    alpha: float = 32.0
+    dropout: float = 0.1
+    targets: tuple[str, ...] = ("q_proj", "k_proj", "v_proj", "o_proj")
+
+    def __post_init__(self):
+        _require(self.rank > 0, f"lora.rank must be positive, not {self.rank}")
+        _require(0.0 <= self.dropout < 1.0, f"lora.dropout must be in [0, 1), not {self.dropout}")
+
+
+@dataclasses.dataclass(frozen=True)
+class EncoderConfig:
+    """What hears and sees (section 4.1). Features are stored, so these shapes belong to the feature store."""
+
+    kind: Literal["classical", "hubert_clip"] = "classical"
+    audio_segments: int = 32  # Na: segment means over an utterance
+    video_frames: int = 8  # Nv: frames picked evenly from an utterance
+
+
+@dataclasses.dataclass(frozen=True)
+class ProjectorConfig:
+    """Attention pooling of encoder features to N tokens of the LLM's width."""
+
+    tokens: int = 4  # N: slots one modality of one utterance takes in the prompt
+    width: int = 512
+    heads: int = 8
+
+
+@dataclasses.dataclass(frozen=True)
+class LatentConfig:
+    """Content synchronizer and style disentangler (section 4.3; Fig. 4; Table 8: 4 layers)."""
+
+    width: int = 512
+    heads: int = 8
+    mlp_width: int = 2048
+    encoder_layers: int = 4
+    decoder_layers: int = 4
+    dropout: float = 0.1
+    log_variance_init: float = -4.0
+    kl_weight: float = 1e-4
+    content_query: Literal["phoneme", "position"] = "phoneme"
+    sd_input: Literal["per_modality", "speech_only"] = "per_modality"
+
+    def __post_init__(self):
+        _require(self.width % self.heads == 0, f"latents.width {self.width} is no multiple of latents.heads {self.heads}")
+
+
+@dataclasses.dataclass(frozen=True)
+class PromptConfig:
+    """Appendix D.1 and section 4.2: what the LLM reads and is taught to write."""
+
+    instruction: Literal["coe", "short"] = "coe"  # "coe" adds section 4.2's instruction before D.1's
+    profile_in_prompt: Literal["auto", "always", "never"] = "auto"
+    signal_loss: bool = False  # loss on the 32 signal tokens
+
+
+@dataclasses.dataclass(frozen=True)
+class DataConfig:
+    """Where the data is and the static shapes of a micro-batch."""
+
+    path: str = ""
+    features: str = ""  # feature store; empty: DIR/features
+    on_error: Literal["stop", "skip"] = "stop"
+    validation_share: float = 0.2
+    rows: int = 4  # B
+    row_tokens: int = 2048  # T
+    row_examples: int = 4  # K / B
+    row_utterances: int = 24  # M / B
+    row_targets: int = 1024  # most tokens of a row that carry loss
+    response_tokens: int = 96  # R
+    phonemes: int = 512  # P
+    frames: int = 512  # F
+    modality_dropout: float = 0.3
+    profile_dropout: float = 0.2  # share of training Examples whose profile line is left out
+    max_turns: int = 16
+    max_seconds: float = 60.0
+    max_megabytes: float = 50.0
+
+
+@dataclasses.dataclass(frozen=True)
+class StageConfig:
+    """One training stage (section 5). `epochs` over the training Examples; the optimizer starts anew."""
+
+    epochs: float = 6.0
+    learning_rate: float = 5e-5
+    warmup_share: float = 0.1
+
+
+@dataclasses.dataclass(frozen=True)
+class OptimConfig:
+    """AdamW (Table 9) and accumulation: a step takes `accumulate` micro-batches."""
+
+    accumulate: int = 8
+    weight_decay: float = 1e-3
+    clip_norm: float = 1.0
+    b1: float = 0.9
+    b2: float = 0.999
+    alpha: float = 0.2  # Eq. 13, weight of L_ccl
+    beta: float = 0.3  # Eq. 13, weight of L_sac
+
+
+@dataclasses.dataclass(frozen=True)
+class MeshConfig:
+    """Devices along each mesh axis; -1 takes the rest."""
+
+    data: int = -1
+    fsdp: int = 1
+    tensor: int = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class GeneratorConfig:
+    """Which frozen generators the latents speak to."""
+
+    speech: Literal["classical", "styletts2", "torch"] = "classical"
+    face: Literal["classical", "dreamtalk", "torch"] = "classical"
+    content_source: Literal["synchronizer", "generator"] = "synchronizer"
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """One experiment."""
+
+    name: str = "empatheia"
+    base: str = "scratch"  # "scratch": stage 0 trains the LLM; else the path of a converted base
+    seed: int = 0
+    llm: LlamaConfig = dataclasses.field(default_factory=LlamaConfig)
+    lora: LoraConfig = dataclasses.field(default_factory=LoraConfig)
+    encoders: EncoderConfig = dataclasses.field(default_factory=EncoderConfig)
+    projector: ProjectorConfig = dataclasses.field(default_factory=ProjectorConfig)
+    latents: LatentConfig = dataclasses.field(default_factory=LatentConfig)
+    prompt: PromptConfig = dataclasses.field(default_factory=PromptConfig)
+    data: DataConfig = dataclasses.field(default_factory=DataConfig)
+    generators: GeneratorConfig = dataclasses.field(default_factory=GeneratorConfig)
+    optim: OptimConfig = dataclasses.field(default_factory=OptimConfig)
+    mesh: MeshConfig = dataclasses.field(default_factory=MeshConfig)
+    stages: dict[str, StageConfig] = dataclasses.field(
+        default_factory=lambda: {str(stage): StageConfig() for stage in range(5)}
+    )
+    modalities: tuple[str, ...] = ("audio", "video")  # () for a text-only model
+    log_every: int = 10
+    checkpoint_every: int = 100
+
+    def __post_init__(self):
+        unknown = set(self.modalities) - {"audio", "video"}
+        _require(not unknown, f"modalities {sorted(unknown)} unknown: choose from audio, video")
+        _require(set(self.stages) == set("01234"), f"stages must be 0 to 4, not {sorted(self.stages)}")

@@ -1,0 +1,59 @@
+"""From the words a model writes for an emotion to one of the 32 fine emotions."""
+
+import re
+
+from empatheia_jax.data.emotions import FINE_EMOTIONS
+
+SYNONYMS = {
+    "joyful": "happy happiness joy glad delighted cheerful pleased elated overjoyed ecstatic blissful amused",
+    "sad": "sadness unhappy upset down sorrow sorrowful depressed gloomy miserable hurt melancholy tired weary pity",
+    "surprised": "surprise shocked shock astonished startled stunned bewildered",
+    "impressed": "impression amazed amazement awe awed admiration admiring",
+    "devastated": "devastation heartbroken grief grieving shattered crushed",
+    "angry": "anger mad outraged outrage resentful",
+    "furious": "fury rage enraged livid infuriated",
+    "annoyed": "annoyance irritated irritation frustrated frustration bothered aggravated displeased",
+    "afraid": "fear fearful scared frightened",
+    "terrified": "terror horrified petrified horror panicked",
+    "apprehensive": "apprehension uneasy hesitant wary unsure uncertain",
+    "anxious": "anxiety worried worry nervous stressed tense concerned concern overwhelmed",
+    "disgusted": "disgust revolted repulsed grossed nauseated",
+    "jealous": "jealousy envious envy contempt contemptuous scornful",
+    "excited": "excitement thrilled enthusiastic eager",
+    "proud": "pride accomplished",
+    "grateful": "gratitude thankful appreciative blessed",
+    "hopeful": "hope optimistic optimism",
+    "confident": "confidence certain assured",
+    "anticipating": "anticipation expectant expecting awaiting",
+    "prepared": "ready preparation readiness",
+    "content": "contentment contented satisfied satisfaction relieved relief calm peaceful fulfilled",
+    "caring": "care compassion compassionate sympathetic loving love affectionate",
+    "trusting": "trust trustful",
+    "faithful": "faith loyal loyalty devoted faithfulness",
+    "lonely": "loneliness alone isolated lonesome",
+    "guilty": "guilt remorse remorseful regret regretful",
+    "nostalgic": "nostalgia reminiscent reminiscing",
+    "embarrassed": "embarrassment humiliated awkward",
+    "sentimental": "sentimentality wistful touched moved",
+    "ashamed": "shame shameful",
+    "disappointed": "disappointment discouraged letdown disheartened dissatisfied",
+}
+"""Our own table: near words of each label, nouns and adjectives. Consistent with the 7 avatar emotions' names."""
+
+_BY_WORD = {word: fine for fine, words in SYNONYMS.items() for word in words.split()} | {
+    fine: fine for fine in FINE_EMOTIONS
+}
+_NEGATIONS = {"not", "no", "never", "without", "neither", "nor", "isn't", "hardly"}
+
+
+def normalise_emotion(text: str) -> str | None:
+    """One of the 32 fine emotions for free text ("Very worried." -> "anxious"); None where none is recognised.
+
+    The first emotion word that is not denied counts; a label of the 32 goes before a synonym.
+    """
+    words = re.findall(r"[a-z']+", text.lower())
+    affirmed = [word for before, word in zip(["", *words], words, strict=False) if before not in _NEGATIONS]
+    for word in affirmed:
+        if word in FINE_EMOTIONS:
+            return word
+    return next((_BY_WORD[word] for word in affirmed if word in _BY_WORD), None)

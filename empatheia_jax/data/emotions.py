@@ -1,0 +1,32 @@
+"""The 32 emotions of the text, the 7 of voice and face, and the published map between them.
+
+Source: EmpatheticDialogues' label set; the 32 -> 7 table is the one of the AvaMERG baseline (paper Fig. 10).
+"""
+
+AVATAR_EMOTIONS = ("happy", "surprised", "angry", "fear", "sad", "disgusted", "contempt")
+"""The seven multimodal emotions (section 3.3), in the baseline's order of ids."""
+
+FINE_TO_AVATAR = {
+    "afraid": "fear", "angry": "angry", "annoyed": "angry", "anticipating": "happy", "anxious": "sad",
+    "apprehensive": "fear", "ashamed": "sad", "caring": "happy", "confident": "happy", "content": "happy",
+    "devastated": "surprised", "disappointed": "sad", "disgusted": "disgusted", "embarrassed": "sad",
+    "excited": "happy", "faithful": "happy", "furious": "angry", "grateful": "happy", "guilty": "sad",
+    "hopeful": "happy", "impressed": "surprised", "jealous": "contempt", "joyful": "happy", "lonely": "sad",
+    "nostalgic": "sad", "prepared": "happy", "proud": "happy", "sad": "sad", "sentimental": "sad",
+    "surprised": "surprised", "terrified": "fear", "trusting": "happy",
+}  # fmt: skip
+FINE_EMOTIONS = tuple(FINE_TO_AVATAR)
+
+AGES = ("child", "young", "middle-aged", "elderly")
+GENDERS = ("male", "female")
+TIMBRES = ("high", "mid", "low")
+"""On-disk word for the paper's tone; ids in the baseline's order."""
+
+
+def avatar_emotion(fine: str) -> str:
+    """Map one of the 32 text emotions to one of the 7 avatar emotions.
+
+    Raises:
+      KeyError: when `fine` is not one of `FINE_EMOTIONS`.
+    """
+    return FINE_TO_AVATAR[fine]

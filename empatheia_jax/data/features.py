@@ -1,0 +1,359 @@
+"""The feature store: what frozen networks say about each utterance, computed once (DESIGN decision 4).
+
+A store is a folder:
+
+    manifest.json          what it was made with, from what, and whether it is complete
+    shard-00000.array_record   records; written under another name and renamed when whole
+    shard-00000.json       its keys and what was rejected; written before the shard gets its name
+    index.json             all keys in order, written when the last shard is there
+
+A shard that has its name is finished, so a run killed at any moment goes on with the shards that are missing.
+A record is a dict of arrays: `audio` [Na, Da] and `video` [Nv, Dv] features, and for the listener's utterances the
+golds `content_speech` [P, Cs], `content_video` [F, Cv], `style_speech` [Ss], `style_video` [Sv], `phonemes` [P],
+`phoneme_frames` [P]; what could not be had is absent. Floats are stored as float16.
+"""
+
+import contextlib
+import hashlib
+import itertools
+import json
+import os
+import struct
+import threading
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+FORMAT = 1
+STYLE_FRAMES = 64  # frames, spread evenly, from which S_video is measured
+MAX_SIDE = 512  # pixels; larger videos are scaled down when they are read
+
+
+class StoreError(ValueError):
+    """A feature store that cannot be used: says which, why, and what to do."""
+
+
+def store_settings(encoders: Mapping, speech, face) -> dict:
+    """What a store's content depends on besides the data: the encoders' settings and the generators' identity.
+
+    Args:
+      encoders: modality -> ModalityEncoder.
+      speech, face: SpeechGenerator and FaceGenerator. One that has `settings() -> dict` is described by it too.
+    """
+
+    def generator(one) -> dict:
+        named = {field: getattr(one, field) for field in ("name", "content_dim", "style_dim")}
+        return named | (dict(one.settings()) if hasattr(one, "settings") else {})
+
+    return {
+        "reading": {"style_frames": STYLE_FRAMES, "max_side": MAX_SIDE},
+        "encoders": {modality: encoder.settings() for modality, encoder in sorted(encoders.items())},
+        "speech": generator(speech),
+        "face": generator(face),
+    }
+
+
+def content_hash(value) -> str:
+    """SHA-256 of a JSON value, keys sorted: 64 hex digits."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
+
+
+# Records --------------------------------------------------------------------------------------------------------------
+
+
+def pack_record(key: str, arrays: Mapping[str, np.ndarray]) -> bytes:
+    """One record: length of a JSON header, the header (names, dtypes, shapes), the arrays' bytes one after the other.
+
+    Floats become float16, integers int32.
+
+    Raises:
+      StoreError: when an array holds a value that float16 cannot, or is neither of floats nor of integers.
+    """
+    header, chunks = [], []
+    for name, array in arrays.items():
+        array = np.asarray(array)
+        if not np.issubdtype(array.dtype, np.number):
+            raise StoreError(f"{key}: {name} is {array.dtype}; a store holds floats and integers")
+        floating = np.issubdtype(array.dtype, np.floating)
+        with np.errstate(over="ignore"):
+            stored = np.ascontiguousarray(array, "<f2" if floating else "<i4")
+        if floating and not np.isfinite(stored).all():
+            raise StoreError(f"{key}: {name} holds values that are not finite in float16")
+        header.append([name, stored.dtype.str, list(stored.shape)])
+        chunks.append(stored.tobytes())
+    text = json.dumps({"key": key, "arrays": header}).encode()
+    return b"".join([struct.pack("<I", len(text)), text, *chunks])
+
+
+def unpack_record(record: bytes) -> tuple[str, dict[str, np.ndarray]]:
+    """The key and the arrays (float32, int32) that `pack_record` was given."""
+    (length,) = struct.unpack_from("<I", record)
+    header = json.loads(record[4 : 4 + length])
+    arrays, start = {}, 4 + length
+    for name, dtype, shape in header["arrays"]:
+        count = int(np.prod(shape, dtype=np.int64))
+        stored = np.frombuffer(record, dtype, count, start).reshape(shape)
+        start += stored.nbytes
+        arrays[name] = stored.astype(np.float32 if stored.dtype.kind == "f" else np.int32)
+    return header["key"], arrays
+
+
+# Writing --------------------------------------------------------------------------------------------------------------
+
+
+def shard_name(index: int) -> str:
+    return f"shard-{index:05d}.array_record"
+
+
+def write_json(path: Path, value) -> None:
+    """Write JSON so that `path` is at every moment either the old file or the whole new one."""
+    with _atomic(path) as temporary:
+        temporary.write_text(json.dumps(value, indent=1, ensure_ascii=False), encoding="utf-8")
+
+
+def write_json_lines(path: Path, values: Iterable) -> None:
+    """Write one JSON value a line, all or nothing."""
+    with _atomic(path) as temporary:
+        lines = [json.dumps(value, ensure_ascii=False) + "\n" for value in values]
+        temporary.write_text("".join(lines), encoding="utf-8")
+
+
+@contextlib.contextmanager
+def _atomic(path: Path) -> Iterator[Path]:
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.part")
+    try:
+        yield temporary
+        with open(temporary, "rb+") as file:
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_shard(directory: Path, index: int, records: Iterable[tuple[str, Mapping[str, np.ndarray]]], notes: dict):
+    """Write shard `index` whole or not at all; `notes` (JSON; read after the last record) goes to its sidecar."""
+    from array_record.python.array_record_module import ArrayRecordWriter
+
+    path, keys, sizes = directory / shard_name(index), [], []
+    with _atomic(path) as temporary:
+        # Groups of one record: reading is random access. zstd gains nothing on noise-like float16.
+        writer = ArrayRecordWriter(str(temporary), "group_size:1,uncompressed")
+        try:
+            for key, arrays in records:
+                writer.write(pack_record(key, arrays))
+                keys.append(key)
+                sizes.append(_gold_size(arrays))
+        finally:
+            writer.close()
+        entry = {"keys": keys, "sizes": sizes, "bytes": temporary.stat().st_size}
+        write_json(path.with_suffix(".json"), entry | notes)
+
+
+def _gold_size(arrays: Mapping[str, np.ndarray]) -> list[int] | None:
+    """[P, F] of a record's golds, None when they are not both there."""
+    if "phonemes" in arrays and "content_video" in arrays:
+        return [len(arrays["phonemes"]), len(arrays["content_video"])]
+    return None
+
+
+class FeatureWriter:
+    """The book-keeping of a store that is being made, or made further after a kill.
+
+    Any number of processes may hold one on the same folder and write different shards.
+    """
+
+    def __init__(self, directory: Path, settings: dict, source_hash: str, shards: int):
+        """Start a store, or go on with the one in `directory`.
+
+        Args:
+          settings: from `store_settings`.
+          source_hash: identity of the data that is read.
+          shards: how many there will be.
+        Raises:
+          StoreError: when the folder holds a store made otherwise, or other files.
+        """
+        self.directory = Path(directory)
+        self._new = {
+            "format": FORMAT, "complete": False, "settings": settings, "settings_hash": content_hash(settings),
+            "source_hash": source_hash, "shards": shards,
+        }  # fmt: skip
+        if (self.directory / "manifest.json").exists():
+            self.manifest = _read_manifest(self.directory)
+            _check_settings(self.directory, self.manifest, settings)
+            if (self.manifest["source_hash"], self.manifest["shards"]) != (source_hash, shards):
+                raise StoreError(
+                    f"{self.directory}: these features were made from other data (its files, texts or lengths have "
+                    "changed): delete the folder or choose another"
+                )
+        else:
+            if self.directory.exists() and any(self.directory.iterdir()):
+                raise StoreError(f"{self.directory}: not empty and no feature store: choose another folder")
+            self.directory.mkdir(parents=True, exist_ok=True)
+            self.manifest = self._new
+            write_json(self.directory / "manifest.json", self._new)
+
+    @property
+    def complete(self) -> bool:
+        """Whether there is nothing left to do."""
+        return bool(self.manifest["complete"]) and not self.unfinished()
+
+    def unfinished(self) -> list[int]:
+        """Shards that are not there yet, or not as they were written."""
+        return [i for i in range(self.manifest["shards"]) if not self._whole(self.directory / shard_name(i))]
+
+    def _whole(self, path: Path) -> bool:
+        try:
+            return path.stat().st_size == json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))["bytes"]
+        except (OSError, ValueError, KeyError):
+            return False
+
+    def notes(self, index: int) -> dict:
+        """The sidecar of a finished shard: keys, bytes, and the notes it was written with."""
+        path = (self.directory / shard_name(index)).with_suffix(".json")
+        return json.loads(path.read_text(encoding="utf-8"))
+
+    def finish(self, counts: dict) -> None:
+        """Write the index and mark the store complete. All shards must be there."""
+        missing = self.unfinished()
+        if missing:
+            raise StoreError(f"{self.directory}: {len(missing)} of {self.manifest['shards']} shards are missing")
+        shards = [self.notes(index) for index in range(self.manifest["shards"])]
+        index = {field: [shard[field] for shard in shards] for field in ("keys", "sizes", "bytes")}
+        write_json(self.directory / "index.json", index)
+        self.manifest = self.manifest | {"complete": True, "counts": counts}
+        write_json(self.directory / "manifest.json", self.manifest)
+        for stray in self.directory.glob("shard-*.part"):  # what a killed run left of the shard it was writing
+            stray.unlink(missing_ok=True)
+
+
+# Reading --------------------------------------------------------------------------------------------------------------
+
+
+def _read_manifest(directory: Path) -> dict:
+    path = directory / "manifest.json"
+    try:
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise StoreError(f"{directory}: no feature store here: make one with `empatheia extract`") from None
+    except ValueError as error:
+        raise StoreError(f"{path}: not readable as JSON ({error}): delete the folder and extract again") from error
+    if manifest.get("format") != FORMAT:
+        raise StoreError(f"{path}: store format {manifest.get('format')}, this version reads {FORMAT}: extract again")
+    return manifest
+
+
+def _check_settings(directory: Path, manifest: dict, settings: dict) -> None:
+    if manifest["settings_hash"] == content_hash(settings):
+        return
+    differences = "; ".join(_differences(manifest["settings"], settings))
+    raise StoreError(
+        f"{directory}: these features were made with other settings ({differences}): delete the folder or choose "
+        "another, and extract again"
+    )
+
+
+def _differences(stored, wanted, name="") -> list[str]:
+    """Each leaf in which two settings differ, as "encoders.audio.version 1, wanted 2"."""
+    if not (isinstance(stored, dict) and isinstance(wanted, dict)):
+        return [] if stored == wanted else [f"{name} {stored}, wanted {wanted}"]
+    found = []
+    for key in sorted(stored.keys() | wanted.keys()):
+        found += _differences(stored.get(key), wanted.get(key), f"{name}.{key}" if name else key)
+    return found
+
+
+class FeatureStore:
+    """A complete store, read by key. May be pickled (each process opens its own readers) and shared by threads."""
+
+    def __init__(self, directory: Path | str, settings: dict | None = None):
+        """Open a store.
+
+        Args:
+          directory: the store's folder.
+          settings: what the features are expected to have been made with (`store_settings`); None: anything.
+        Raises:
+          StoreError: when there is no store, it is incomplete, damaged, or was made with other settings.
+        """
+        self.directory = Path(directory)
+        self.manifest = _read_manifest(self.directory)
+        if settings is not None:
+            _check_settings(self.directory, self.manifest, settings)
+        total = self.manifest["shards"]
+        if not self.manifest["complete"]:
+            done = sum((self.directory / shard_name(i)).exists() for i in range(total))
+            raise StoreError(
+                f"{self.directory}: extraction was interrupted after {done} of {total} shards: run `empatheia extract` "
+                "again with the same settings, it goes on where it stopped"
+            )
+        index = json.loads((self.directory / "index.json").read_text(encoding="utf-8"))
+        for shard, size in enumerate(index["bytes"]):
+            path = self.directory / shard_name(shard)
+            if not path.exists() or path.stat().st_size != size:
+                raise StoreError(f"{path}: missing or cut short: run `empatheia extract` again, it makes it anew")
+        self._where = {key: (s, r) for s, keys in enumerate(index["keys"]) for r, key in enumerate(keys)}
+        self.keys: tuple[str, ...] = tuple(self._where)
+        self._sizes = dict(zip(self.keys, itertools.chain.from_iterable(index["sizes"]), strict=True))
+        self._readers: dict[int, object] = {}
+        self._lock = threading.Lock()
+
+    @property
+    def settings(self) -> dict:
+        return self.manifest["settings"]
+
+    @property
+    def counts(self) -> dict:
+        """What `empatheia extract` counted."""
+        return self.manifest["counts"]
+
+    def feature_shape(self, modality: str) -> tuple[int, int]:
+        """(N, D) of "audio" or "video" features."""
+        return tuple(self.settings["encoders"][modality]["shape"])
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    def __contains__(self, key: str) -> bool:
+        return key in self._where
+
+    def __getitem__(self, key: str) -> dict[str, np.ndarray]:
+        """The arrays of one utterance (float32, int32).
+
+        Raises:
+          KeyError: when the store has nothing of it (its media were missing or rejected).
+          StoreError: when the record read is another one: the shard was exchanged.
+        """
+        shard, row = self._where[key]
+        found, arrays = unpack_record(self._reader(shard).read([row])[0])
+        if found != key:
+            raise StoreError(f"{self.directory / shard_name(shard)}: holds {found} where {key} should be")
+        return arrays
+
+    def get(self, key: str) -> dict[str, np.ndarray] | None:
+        """The arrays of one utterance, or None where the store has nothing of it."""
+        return self[key] if key in self else None
+
+    def sizes(self, key: str) -> tuple[int, int] | None:
+        """(P, F): phonemes and video frames of an utterance's golds, without reading them; None: it has none."""
+        size = self._sizes.get(key)
+        return None if size is None else (size[0], size[1])
+
+    def read_many(self, keys: Sequence[str]) -> list[dict[str, np.ndarray]]:
+        """The arrays of several utterances, in the order asked for."""
+        return [self[key] for key in keys]
+
+    def _reader(self, shard: int):
+        from array_record.python.array_record_module import ArrayRecordReader
+
+        with self._lock:
+            if shard not in self._readers:
+                path = str(self.directory / shard_name(shard))
+                # No read-ahead: access is random.
+                self._readers[shard] = ArrayRecordReader(path, "readahead_buffer_size:0,max_parallelism:0")
+            return self._readers[shard]
+
+    def __getstate__(self) -> dict:
+        return {name: value for name, value in self.__dict__.items() if name not in ("_readers", "_lock")}
+
+    def __setstate__(self, state: dict) -> None:
+        self.__dict__.update(state, _readers={}, _lock=threading.Lock())

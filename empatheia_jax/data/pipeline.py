@@ -1,0 +1,270 @@
+"""Examples and stored features -> packed batches (Grain): sharded by process, addressable by step.
+
+Grain fetches and decodes rows; their order is the packing plan's. Step s of a stage takes rows s*A*B .. (s+1)*A*B - 1,
+so resuming means starting at a step, on any number of processes.
+"""
+
+import dataclasses
+import threading
+
+import grain
+import numpy as np
+
+from empatheia_jax.config import Config, ConfigError
+from empatheia_jax.data.encoded import Encoded, encode, labels, prompt_profile
+from empatheia_jax.data.packing import RowLimits, RowStream, Size, check_fits
+from empatheia_jax.data.prompts import Style
+from empatheia_jax.data.schema import SYMBOL_COUNT, UNKNOWN, Batch, Example, Widths
+from empatheia_jax.data.tokenizer import SIGNALS, Tokenizer
+
+
+@dataclasses.dataclass
+class Dropped:
+    """What a batch could not hold, counted as Examples are encoded: nothing is left out silently."""
+
+    responses_cut: int = 0  # longer than data.response_tokens: r^t is read from the first of them
+    contents_too_long: int = 0  # more phonemes or frames than data.phonemes, data.frames: no content loss
+    without_gold: int = 0  # no features of the response: no content or style loss
+
+    def __str__(self) -> str:
+        said = {name: count for name, count in dataclasses.asdict(self).items() if count}
+        return ", ".join(f"{count} {name.replace('_', ' ')}" for name, count in said.items()) or "nothing dropped"
+
+
+def widths_of(store) -> Widths:
+    """The widths that a feature store's encoders and generators set."""
+    speech, face = store.settings["speech"], store.settings["face"]
+    return Widths(
+        audio=tuple(store.feature_shape("audio")),
+        video=tuple(store.feature_shape("video")),
+        symbols=SYMBOL_COUNT,
+        content_speech=speech["content_dim"],
+        content_video=face["content_dim"],
+        style_speech=speech["style_dim"],
+        style_video=face["style_dim"],
+    )
+
+
+class Rows:
+    """Examples of one split under one prompt style, as rows of numpy arrays.
+
+    Args:
+      store: maps an utterance key to its arrays, or None where it has none (`features.FeatureStore.get`).
+      train: modality and profile dropout on; drawn from (seed, epoch, Example), so a resumed run draws the same.
+    """
+
+    def __init__(
+        self, examples: list[Example], style: Style, config: Config, tokenizer: Tokenizer, store, widths: Widths,
+        *, train: bool, seed: int,
+    ):  # fmt: skip
+        self.examples, self.config, self.store, self.widths = examples, config, store, widths
+        self.train, self.seed, self.style = train, seed, style
+        data = config.data
+        self.limits = RowLimits(data.row_tokens, data.row_targets, data.row_utterances, data.row_examples)
+        self.encoded, self.encoded_bare = [], []
+        for example in examples:
+            profile = prompt_profile(example, config)
+            self.encoded.append(encode(example, style, config, tokenizer, profile))
+            self.encoded_bare.append(
+                encode(example, style, config, tokenizer, None) if profile is not None else self.encoded[-1]
+            )
+        self.sizes = [
+            Size(len(e.ids), int(e.loss.sum()), len({slot.key for slot in e.slots})) for e in self.encoded
+        ]
+        check_fits(self.sizes, self.limits, [example.id for example in examples])
+        self.stream = RowStream(self.sizes, self.limits, seed)
+        self._lock = threading.Lock()
+        self.dropped = self._count_dropped()
+
+    def _count_dropped(self) -> Dropped:
+        dropped, data = Dropped(), self.config.data
+        for example, encoded in zip(self.examples, self.encoded, strict=True):
+            dropped.responses_cut += encoded.response[1] - encoded.response[0] > data.response_tokens
+            sizes = self.store.sizes(self._response_key(example)) if self.store and example.response else None
+            if sizes is None:
+                dropped.without_gold += 1
+            elif sizes[0] > data.phonemes or sizes[1] > data.frames:
+                dropped.contents_too_long += 1
+        return dropped
+
+    def _response_key(self, example: Example) -> str:
+        return example.utterance_key(example.response)
+
+    def row(self, number: int) -> dict[str, np.ndarray]:
+        """Row `number` of the endless training order: one row's share of a `Batch`, indices still within the row."""
+        with self._lock:
+            epoch, members = self.stream.row(number)
+        return self.collate(members, epoch)
+
+    def collate(self, members: list[int], epoch: int = 0) -> dict[str, np.ndarray]:
+        """Pack Examples (positions in the split; may be none) into one row."""
+        row = empty_row(self.config, self.widths)
+        cursor = utterance = 0
+        for number, example_id in enumerate(members):
+            rng = np.random.default_rng([self.seed, 1, epoch, example_id])
+            drop_audio, drop_video, drop_profile = rng.random(3)
+            data = self.config.data
+            bare = self.train and self.style != "text" and drop_profile < data.profile_dropout
+            encoded = (self.encoded_bare if bare else self.encoded)[example_id]
+            self._place_text(row, encoded, cursor, number)
+            heard = not (self.train and drop_audio < data.modality_dropout)
+            seen = not (self.train and drop_video < data.modality_dropout)
+            utterance = self._place_slots(row, encoded, cursor, utterance, {"audio": heard, "video": seen})
+            self._place_gold(row, self.examples[example_id], number)
+            row["example_id"][number] = example_id
+            cursor += len(encoded.ids)
+        return row
+
+    def _place_text(self, row, encoded: Encoded, start: int, number: int) -> None:
+        length = len(encoded.ids)
+        where = slice(start, start + length)
+        row["tokens"][where] = encoded.ids
+        row["segment_ids"][where] = number + 1
+        row["positions"][where] = np.arange(length)
+        row["targets"][start : start + length - 1] = encoded.ids[1:]
+        row["target_mask"][start : start + length - 1] = encoded.loss[1:]
+        first, last = encoded.response
+        span = np.arange(first, last)[: self.config.data.response_tokens] + start
+        row["response_index"][number, : len(span)] = span
+        row["signal_index"][number] = start + encoded.signals + np.arange(2 * SIGNALS)
+
+    def _place_slots(self, row, encoded: Encoded, start: int, utterance: int, present: dict[str, bool]) -> int:
+        if self.store is None:
+            return utterance
+        place: dict[str, int] = {}
+        for slot in encoded.slots:
+            features = self.store.get(slot.key)
+            if features is None or slot.modality not in features:
+                continue
+            if slot.key not in place:
+                place[slot.key] = utterance
+                utterance += 1
+            at = place[slot.key]
+            row[slot.modality][at] = features[slot.modality]
+            if present[slot.modality]:
+                row[f"{slot.modality}_start"][at] = start + slot.position
+        return utterance
+
+    def _place_gold(self, row, example: Example, number: int) -> None:
+        for name, value in labels(example).items():
+            row[name][number] = value
+        if self.store is None or example.response is None:
+            return
+        gold = self.store.get(self._response_key(example)) or {}
+        if "style_speech" in gold:
+            row["gold_style_speech"][number], row["has_style_speech"][number] = gold["style_speech"], True
+        if "style_video" in gold:
+            row["gold_style_video"][number], row["has_style_video"][number] = gold["style_video"], True
+        phonemes, frames = gold.get("phonemes"), gold.get("content_video")
+        if phonemes is None or frames is None or self.style == "slots":
+            return
+        data = self.config.data
+        if len(phonemes) > data.phonemes or len(frames) > data.frames:
+            return
+        count = len(phonemes)
+        row["phonemes"][number, :count] = phonemes
+        row["phoneme_frames"][number, :count] = gold["phoneme_frames"]
+        row["gold_content_speech"][number, :count] = gold["content_speech"]
+        row["gold_content_video"][number, : len(frames)] = frames
+        row["video_frames"][number] = len(frames)
+
+
+def empty_row(config: Config, widths: Widths) -> dict[str, np.ndarray]:
+    """One row of padding: every array of a `Batch` for B = 1, without the row axis on the token grid."""
+    data = config.data
+    t, k, m = data.row_tokens, data.row_examples, data.row_utterances
+
+    def filled(shape, value, dtype):
+        return np.full(shape, value, dtype)
+
+    row = {name: filled(t, 0, np.int32) for name in ("tokens", "segment_ids", "positions", "targets")}
+    row["target_mask"] = filled(t, False, bool)
+    row["audio"] = filled((m, *widths.audio), 0, np.float32)
+    row["video"] = filled((m, *widths.video), 0, np.float32)
+    row["audio_start"], row["video_start"] = filled(m, -1, np.int32), filled(m, -1, np.int32)
+    row["example_id"] = filled(k, -1, np.int32)
+    row["response_index"] = filled((k, data.response_tokens), -1, np.int32)
+    row["signal_index"] = filled((k, 2 * SIGNALS), -1, np.int32)
+    row["phonemes"] = filled((k, data.phonemes), -1, np.int32)
+    row["phoneme_frames"] = filled((k, data.phonemes), 0, np.int32)
+    row["gold_content_speech"] = filled((k, data.phonemes, widths.content_speech), 0, np.float32)
+    row["gold_content_video"] = filled((k, data.frames, widths.content_video), 0, np.float32)
+    row["video_frames"] = filled(k, 0, np.int32)
+    row["gold_style_speech"] = filled((k, widths.style_speech), 0, np.float32)
+    row["gold_style_video"] = filled((k, widths.style_video), 0, np.float32)
+    row["has_style_speech"], row["has_style_video"] = filled(k, False, bool), filled(k, False, bool)
+    for name in ("emotion", "age", "gender", "timbre"):
+        row[name] = filled(k, UNKNOWN, np.int32)
+    return row
+
+
+GRID = ("tokens", "segment_ids", "positions", "targets", "target_mask")
+FLAT_INDICES = ("audio_start", "video_start", "response_index", "signal_index")
+
+
+def stack_rows(rows: list[dict[str, np.ndarray]], first_row: int = 0) -> dict[str, np.ndarray]:
+    """Rows -> the arrays of a `Batch`; `first_row` is the place of rows[0] in the whole micro-batch."""
+    length = len(rows[0]["tokens"])
+    batch = {}
+    for name in rows[0]:
+        parts = [row[name] for row in rows]
+        if name in FLAT_INDICES:
+            parts = [np.where(part >= 0, part + (first_row + b) * length, -1) for b, part in enumerate(parts)]
+        joined = np.stack(parts) if name in GRID else np.concatenate(parts)
+        batch[name] = joined.astype(rows[0][name].dtype)
+    return Batch(**batch).asdict()
+
+
+class _StepSource:
+    """Grain's random access: element e is one local row of the training order."""
+
+    def __init__(self, rows: Rows, first_step: int, steps: int, per_step: tuple[int, int], process: tuple[int, int]):
+        self._rows, self._first, self._steps = rows, first_step, steps
+        (self._accumulate, self._batch_rows), (self._process, processes) = per_step, process
+        self.local_rows = self._batch_rows // processes
+
+    def __len__(self) -> int:
+        return self._steps * self._accumulate * self.local_rows
+
+    def __getitem__(self, element: int) -> dict[str, np.ndarray]:
+        micro, local = divmod(int(element), self.local_rows)
+        micro += self._first * self._accumulate
+        return self._rows.row(micro * self._batch_rows + self._process * self.local_rows + local)
+
+
+def training_batches(rows: Rows, first_step: int, steps: int, *, process: int = 0, processes: int = 1, threads: int = 2):
+    """Iterator over steps first_step .. first_step + steps - 1: arrays [A, ...] of this process's rows.
+
+    Raises:
+      ConfigError: when data.rows is not divisible by the number of processes.
+    """
+    accumulate, batch_rows = rows.config.optim.accumulate, rows.config.data.rows
+    if batch_rows % processes:
+        raise ConfigError(f"data.rows {batch_rows} is not divisible by {processes} processes")
+    source = _StepSource(rows, first_step, steps, (accumulate, batch_rows), (process, processes))
+    local = source.local_rows
+
+    def batch(elements):
+        micros = [
+            stack_rows(list(elements[a * local : (a + 1) * local]), process * local) for a in range(accumulate)
+        ]
+        return {name: np.stack([micro[name] for micro in micros]) for name in micros[0]}
+
+    dataset = grain.MapDataset.source(source).batch(accumulate * local, batch_fn=batch)
+    return iter(dataset.to_iter_dataset(grain.ReadOptions(num_threads=threads, prefetch_buffer_size=2 * threads)))
+
+
+def evaluation_batches(rows: Rows):
+    """All Examples once, in the order of the split's plan for epoch 0; the last batch is filled with empty rows."""
+    plan = [rows.stream.row(number)[1] for number in range(rows.stream.rows_per_epoch)]
+    size = rows.config.data.rows
+    for start in range(0, len(plan), size):
+        members = plan[start : start + size]
+        collated = [rows.collate(m) for m in members] + [rows.collate([])] * (size - len(members))
+        yield stack_rows(collated)
+
+
+def steps_for(rows: Rows, epochs: float) -> int:
+    """Steps that `epochs` over the Examples take."""
+    per_step = rows.config.optim.accumulate * rows.config.data.rows
+    return max(1, round(epochs * rows.stream.rows_per_epoch / per_step))

@@ -1,0 +1,365 @@
+"""One dialogue of the released JSON -> Examples: every field checked, every irregularity counted."""
+
+import collections
+import dataclasses
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+from empatheia_jax.data.emotions import AGES, FINE_EMOTIONS, GENDERS, TIMBRES
+from empatheia_jax.data.media_files import MediaFiles
+from empatheia_jax.data.schema import ChainOfEmpathy, Example, Profile, RecordError, Role, Utterance
+from empatheia_jax.data.text import clean_text, text_problem
+
+EMPTY_TURNS = "turns is empty"
+ENDS_WITH_LISTENER = "history does not end with the speaker"
+KNOWN_GAPS = (EMPTY_TURNS, ENDS_WITH_LISTENER)
+"""What the released test file is known to hold: dropped and counted, never an error."""
+
+
+class BadRecord(RecordError):
+    """A `RecordError` with a short `reason` under which it is counted."""
+
+    def __init__(self, reason: str, detail: str = "", *, file="", conversation="", turn="", field=""):
+        message = f"{reason}: {detail}" if detail else reason
+        super().__init__(message, file=file, conversation=conversation, turn=turn, field=field)
+        self.reason = reason
+
+
+@dataclasses.dataclass
+class Source:
+    """Where dialogues come from, and what to count while reading them.
+
+    `on_turn_error` is told of each turn that cannot be used (and may raise); `notes` counts what was kept but is
+    unusual; `places` holds the first few places of each note.
+    """
+
+    file: str
+    split: str
+    needs_response: bool
+    max_turns: int
+    on_turn_error: Callable[[BadRecord], None]
+    media: MediaFiles = dataclasses.field(default_factory=MediaFiles)
+    entry_media: Path | None = None  # folder that "speech" and "video" paths of history entries are relative to
+    recover_responses: bool = False
+    notes: collections.Counter = dataclasses.field(default_factory=collections.Counter)
+    places: dict[str, list[str]] = dataclasses.field(default_factory=dict)
+    media_counts: collections.Counter = dataclasses.field(default_factory=collections.Counter)
+    utterances: int = 0
+
+    def note(self, what: str, conversation: str, turn: object = "") -> None:
+        self.notes[what] += 1
+        where = f"{conversation}/{turn}" if str(turn) else conversation
+        places = self.places.setdefault(what, [])
+        if len(places) < 5 and where not in places:
+            places.append(where)
+
+
+@dataclasses.dataclass
+class _Dialogue:
+    """What the turns of one dialogue share while they are read."""
+
+    source: Source
+    id: str
+    topic: str
+    profiles: dict[Role, Profile | None]
+    avatars: dict[Role, int | None]
+    said: dict[tuple, Utterance] = dataclasses.field(default_factory=dict)
+    heard: set[int] = dataclasses.field(default_factory=set)
+    histories: list[tuple[Utterance, ...]] = dataclasses.field(default_factory=list)  # of dropped turns too
+
+    def bad(self, reason: str, detail: str = "", *, turn: object = "", field: str = "") -> BadRecord:
+        return BadRecord(reason, detail, file=self.source.file, conversation=self.id, turn=turn, field=field)
+
+    def note(self, what: str, turn: object = "") -> None:
+        self.source.note(what, self.id, turn)
+
+
+@dataclasses.dataclass
+class _Turn:
+    """A turn whose number and history were read."""
+
+    id: int
+    raw: dict
+    history: tuple[Utterance, ...]
+
+
+def conversation_id(raw: object, file: str) -> str:
+    """The id of a dialogue object, numbers padded to five digits; BadRecord where there is none."""
+    if not isinstance(raw, dict):
+        raise BadRecord("dialogue is not an object", f"found {type(raw).__name__}", file=file)
+    value = raw.get("conversation_id")
+    text = str(value).strip() if isinstance(value, str | int) and not isinstance(value, bool) else ""
+    if not text:
+        raise BadRecord("conversation_id is missing", f"found {value!r}", file=file, field="conversation_id")
+    if not re.fullmatch(r"[\w.-]+", text):
+        raise BadRecord(
+            "conversation_id is odd", f"{text!r} is used in keys and names", file=file, field="conversation_id"
+        )
+    return text.zfill(5) if text.isdecimal() else text
+
+
+def parse_dialogue(raw: dict, source: Source) -> list[Example]:
+    """Examples of one dialogue object, in the order of their turns.
+
+    Raises:
+      BadRecord: when the dialogue as a whole cannot be used. Single bad turns go to `source.on_turn_error`.
+    """
+    identity = conversation_id(raw, source.file)
+    dialogue = _Dialogue(source, identity, "", {}, {})
+    turns = raw.get("turns")
+    if not isinstance(turns, list):
+        raise dialogue.bad("turns is not a list", f"found {type(turns).__name__}", field="turns")
+    if not turns:
+        raise dialogue.bad(EMPTY_TURNS, "nothing to answer", field="turns")
+    if len(turns) > source.max_turns:
+        raise dialogue.bad("too many turns", f"{len(turns)} turns, the limit is {source.max_turns}", field="turns")
+    for role in ("speaker", "listener"):
+        dialogue.profiles[role], dialogue.avatars[role] = _profile(dialogue, raw.get(f"{role}_profile"), role)
+    dialogue.topic = _optional_text(dialogue, raw.get("topic"), "", "topic")
+    if not dialogue.topic:
+        dialogue.note("topic missing")
+    examples = []
+    for turn in _read_turns(dialogue, turns):
+        try:
+            examples.append(_example(dialogue, turn))
+        except BadRecord as error:
+            source.on_turn_error(error)
+    return examples
+
+
+def _read_turns(dialogue: _Dialogue, turns: list) -> list[_Turn]:
+    """Number and history of every usable turn, sorted; the others go to `on_turn_error`."""
+    read: dict[int, _Turn] = {}
+    order = []
+    for position, raw in enumerate(turns):
+        try:
+            turn = _read_turn(dialogue, raw, position)
+            if turn.id in read:
+                raise dialogue.bad("turn_id occurs twice", "the first one is used", turn=turn.id, field="turn_id")
+        except BadRecord as error:
+            dialogue.source.on_turn_error(error)
+            continue
+        read[turn.id] = turn
+        order.append(turn.id)
+    if order != sorted(order):
+        dialogue.note("turns out of order")
+    if order and len(order) == len(turns) and sorted(order) != list(range(len(order))):
+        dialogue.note("turn ids with gaps" if 0 in order else "turn ids start above 0")
+    ordered = [read[number] for number in sorted(order)]
+    for earlier, later in zip(ordered, ordered[1:], strict=False):
+        if [u.text for u in earlier.history] != [u.text for u in later.history[: len(earlier.history)]]:
+            dialogue.note("history differs from an earlier turn's", later.id)
+    return ordered
+
+
+def _read_turn(dialogue: _Dialogue, raw: object, position: int) -> _Turn:
+    if not isinstance(raw, dict):
+        raise dialogue.bad("turn is not an object", f"found {type(raw).__name__}", turn=f"at position {position}")
+    history = raw.get("dialogue_history")
+    number = raw.get("turn_id")
+    if number is None and isinstance(history, list):
+        number = (len(history) - 1) // 2
+        dialogue.note("turn_id missing", number)
+    if isinstance(number, bool) or not re.fullmatch(r"\d+", str(number).strip()):
+        raise dialogue.bad(
+            "turn_id is not a number", f"{raw.get('turn_id')!r}", turn=f"at position {position}", field="turn_id"
+        )
+    number = int(number)
+    if not isinstance(history, list) or not history:
+        raise dialogue.bad("dialogue_history is missing or empty", turn=number, field="dialogue_history")
+    utterances = _history(dialogue, history, number)
+    dialogue.histories.append(utterances)
+    if utterances[-1].role != "speaker":
+        raise dialogue.bad(ENDS_WITH_LISTENER, "nothing to answer", turn=number, field="dialogue_history")
+    speakers = sum(utterance.role == "speaker" for utterance in utterances)
+    if speakers > dialogue.source.max_turns:
+        raise dialogue.bad(
+            "too many turns", f"{speakers} in the history, the limit is {dialogue.source.max_turns}",
+            turn=number, field="dialogue_history",
+        )  # fmt: skip
+    if len(utterances) != 2 * number + 1:
+        dialogue.note("history length is not 2 * turn_id + 1", number)
+    if any(a.role == b.role for a, b in zip(utterances, utterances[1:], strict=False)):
+        dialogue.note("roles do not alternate", number)
+    return _Turn(number, raw, utterances)
+
+
+def _history(dialogue: _Dialogue, history: list, turn: int) -> tuple[Utterance, ...]:
+    utterances: list[Utterance] = []
+    for position, raw in enumerate(history):
+        field = f"dialogue_history[{position}]"
+        if not isinstance(raw, dict):
+            raise dialogue.bad("history entry is not an object", f"found {type(raw).__name__}", turn=turn, field=field)
+        role = str(raw.get("role")).strip().lower()
+        if role not in ("speaker", "listener"):
+            raise dialogue.bad(
+                "role is unknown", f"{raw.get('role')!r}: use speaker or listener", turn=turn, field=f"{field}.role"
+            )
+        index = raw.get("index", position)
+        if isinstance(index, bool) or not re.fullmatch(r"\d+", str(index)):
+            raise dialogue.bad("index is not a number", f"{index!r}", turn=turn, field=f"{field}.index")
+        index = int(index)
+        if utterances and index <= utterances[-1].index:
+            raise dialogue.bad(
+                "index does not rise", f"{index} after {utterances[-1].index}", turn=turn, field=f"{field}.index"
+            )
+        files = _entry_files(dialogue, raw, turn, field)
+        text = raw.get("utterance")
+        if files and (text is None or not str(text).strip()):
+            text = ""
+        else:
+            text = _text(dialogue, text, turn, f"{field}.utterance")
+        utterances.append(_utterance(dialogue, index, role, text, turn, files))
+    return tuple(utterances)
+
+
+def _entry_files(dialogue: _Dialogue, raw: dict, turn: int, field: str) -> dict[str, Path]:
+    """Media that a history entry names itself (`read_dialogue` only)."""
+    if dialogue.source.entry_media is None:
+        return {}
+    files = {}
+    for key, modality in (("speech", "audio"), ("video", "video")):
+        if not raw.get(key):
+            continue
+        path = dialogue.source.entry_media / str(raw[key])  # an absolute path stays itself
+        if not path.is_file():
+            raise dialogue.bad(f"{key} file not found", str(path), turn=turn, field=f"{field}.{key}")
+        files[modality] = path
+    return files
+
+
+def _utterance(dialogue, index: int, role: Role, text: str, turn: int, files: dict[str, Path]) -> Utterance:
+    """The Utterance with its media; the same object in every turn that repeats it."""
+    key = (index, role, text)
+    if key in dialogue.said:
+        return dialogue.said[key]
+    source, first = dialogue.source, index not in dialogue.heard
+    dialogue.heard.add(index)
+    files = dict(files)
+    for modality in sorted(source.media.modalities):
+        found = source.media.find(modality, dialogue.id, index, dialogue.avatars[role])
+        if found.path is not None:
+            files[modality] = found.path
+        if first:
+            source.media_counts[f"{modality} {found.problem or 'found'}"] += 1
+            if found.problem:
+                source.note(f"{modality} {found.problem}", dialogue.id, f"utt{index}")
+    if first:
+        source.utterances += 1
+        if text and not text.isascii():
+            dialogue.note("text outside ASCII", turn)
+        if text and not any(map(str.isalpha, text)):
+            dialogue.note("text without a letter", turn)
+    dialogue.said[key] = Utterance(index, role, text, files.get("audio"), files.get("video"))
+    return dialogue.said[key]
+
+
+def _example(dialogue: _Dialogue, turn: _Turn) -> Example:
+    source, history = dialogue.source, turn.history
+    later = {longer[len(history)].text for longer in dialogue.histories if _continues(history, longer)}
+    response = turn.raw.get("response")
+    text = None
+    if response is not None and str(response).strip():
+        text = _text(dialogue, response, turn.id, "response")
+        if later and text not in later:
+            dialogue.note("response differs from a later turn's history", turn.id)
+    elif source.recover_responses and len(later) == 1:
+        text = next(iter(later))
+        dialogue.note("response recovered from a later turn's history", turn.id)
+    elif source.needs_response:
+        raise dialogue.bad("response is missing", "there is nothing to learn from", turn=turn.id, field="response")
+    else:
+        dialogue.note("response missing", turn.id)
+    gold = None if text is None else _utterance(dialogue, history[-1].index + 1, "listener", text, turn.id, {})
+    return Example(
+        id=f"{source.split}/{dialogue.id}/{turn.id}",
+        split=source.split,
+        conversation_id=dialogue.id,
+        turn_id=turn.id,
+        topic=dialogue.topic,
+        context=_optional_text(dialogue, turn.raw.get("context"), turn.id, "context"),
+        history=history,
+        speaker_profile=dialogue.profiles["speaker"],
+        listener_profile=dialogue.profiles["listener"],
+        chain=_chain(dialogue, turn.raw.get("chain_of_empathy"), turn.id),
+        response=gold,
+    )
+
+
+def _continues(history: tuple[Utterance, ...], longer: tuple[Utterance, ...]) -> bool:
+    """Whether `longer` starts with `history` and goes on with the listener."""
+    size = len(history)
+    return len(longer) > size and longer[size].role == "listener" and longer[:size] == history
+
+
+def _chain(dialogue: _Dialogue, raw: object, turn: int) -> ChainOfEmpathy | None:
+    """The gold chain; None where it was not annotated. Outside training a label may come without its reasoning."""
+    if not raw:
+        dialogue.note("chain_of_empathy missing", turn)
+        return None
+    if not isinstance(raw, dict):
+        raise dialogue.bad("chain_of_empathy is not an object", turn=turn, field="chain_of_empathy")
+    emotion = str(raw.get("speaker_emotion") or "").strip().lower()
+    if emotion not in FINE_EMOTIONS:
+        raise dialogue.bad(
+            "speaker_emotion is unknown", f"{raw.get('speaker_emotion')!r} is not one of the 32 labels",
+            turn=turn, field="chain_of_empathy.speaker_emotion",
+        )  # fmt: skip
+    steps = {}
+    for step in ("event_scenario", "emotion_cause", "goal_to_response"):
+        field = f"chain_of_empathy.{step}"
+        if raw.get(step) in (None, "") and not dialogue.source.needs_response:
+            dialogue.note(f"{field} missing", turn)
+            steps[step] = ""
+        else:
+            steps[step] = _text(dialogue, raw.get(step), turn, field)
+    return ChainOfEmpathy(speaker_emotion=emotion, **steps)
+
+
+def _profile(dialogue: _Dialogue, raw: object, role: Role) -> tuple[Profile | None, int | None]:
+    """(profile, avatar id). A profile without age, gender and timbre is missing, but its ID still names media."""
+    field = f"{role}_profile"
+    if raw is None or raw == {}:
+        dialogue.note(f"{field} missing")
+        return None, None
+    if not isinstance(raw, dict):
+        raise dialogue.bad("profile is not an object", f"found {type(raw).__name__}", field=field)
+    avatar = raw.get("ID")
+    if avatar is not None and (isinstance(avatar, bool) or not re.fullmatch(r"\d+", str(avatar).strip())):
+        raise dialogue.bad("profile ID is not a number", f"{avatar!r}", field=f"{field}.ID")
+    avatar = None if avatar is None else int(avatar)
+    given = {name: raw.get(name) for name in ("age", "gender", "timbre")}
+    if not any(given.values()):
+        dialogue.note(f"{field} missing")
+        return None, avatar
+    words = {}
+    for (name, value), known in zip(given.items(), (AGES, GENDERS, TIMBRES), strict=True):
+        words[name] = re.sub(r"[\s_]+", "-", str(value).strip().lower())
+        if words[name] not in known:
+            raise dialogue.bad(
+                "profile value is unknown", f"{value!r}: one of {', '.join(known)}", field=f"{field}.{name}"
+            )
+    return Profile(**words, id=avatar), avatar
+
+
+def _optional_text(dialogue: _Dialogue, value: object, turn: object, field: str) -> str:
+    """Text that no prompt needs (topic, situation): cleaned, empty where it is missing."""
+    if value is None or value == "":
+        return ""
+    if not isinstance(value, str):
+        raise dialogue.bad("not a text", f"found {type(value).__name__}", turn=turn, field=field)
+    return clean_text(value)
+
+
+def _text(dialogue: _Dialogue, value: object, turn: object, field: str) -> str:
+    """A text that must be there and be usable by tokenizer and phonemizer."""
+    if not isinstance(value, str):
+        found = "nothing" if value is None else type(value).__name__
+        raise dialogue.bad(
+            "text is missing" if value is None else "not a text", f"found {found}", turn=turn, field=field
+        )
+    problem = text_problem(value)
+    if problem:
+        raise dialogue.bad(*problem, turn=turn, field=field)
+    return clean_text(value)

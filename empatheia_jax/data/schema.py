@@ -1,0 +1,141 @@
+"""What a dialogue is, from the record on disk to the arrays of a training step (paper sections 3.1, 3.2).
+
+Axis letters everywhere in this project:
+  B rows, T tokens, K Examples, R response tokens, M utterances, N feature tokens, D width, H heads, L layers,
+  P phonemes, F video frames, Q queries.
+"""
+
+import dataclasses
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+Role = Literal["speaker", "listener"]
+
+
+class RecordError(ValueError):
+    """A record that cannot be used: says which file, conversation, turn and field, and what to do."""
+
+    def __init__(self, message: str, *, file="", conversation="", turn="", field=""):
+        where = ", ".join(
+            f"{name} {value}"
+            for name, value in (("file", file), ("conversation", conversation), ("turn", turn), ("field", field))
+            if str(value)
+        )
+        super().__init__(f"{where}: {message}" if where else message)
+        self.file, self.conversation, self.turn, self.field = str(file), str(conversation), str(turn), field
+
+
+@dataclasses.dataclass(frozen=True)
+class Profile:
+    """Who an avatar is. `timbre` is the on-disk word for the paper's tone; `id` is the avatar's number."""
+
+    age: str  # one of emotions.AGES
+    gender: str  # one of emotions.GENDERS
+    timbre: str  # one of emotions.TIMBRES
+    id: int | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Utterance:
+    """One thing said. `index` counts from 0 through the whole dialogue; media may be absent."""
+
+    index: int
+    role: Role
+    text: str
+    audio: Path | None = None
+    video: Path | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class ChainOfEmpathy:
+    """The reasoning before the response (section 4.2). `speaker_emotion` is one of the 32 fine emotions."""
+
+    event_scenario: str
+    speaker_emotion: str
+    emotion_cause: str
+    goal_to_response: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Example:
+    """One listener turn to learn or to answer.
+
+    `history` ends with the speaker's query; `response` is the gold answer (None where it is not known).
+    `id` is "split/conversation_id/turn_id".
+    """
+
+    id: str
+    split: str
+    conversation_id: str
+    turn_id: int
+    topic: str
+    context: str
+    history: tuple[Utterance, ...]
+    speaker_profile: Profile | None
+    listener_profile: Profile | None
+    chain: ChainOfEmpathy | None
+    response: Utterance | None
+
+    def utterance_key(self, utterance: Utterance) -> str:
+        """Key of an utterance's features in the feature store: "split/conversation_id/index"."""
+        return f"{self.split}/{self.conversation_id}/{utterance.index}"
+
+
+@dataclasses.dataclass(frozen=True)
+class Widths:
+    """Sizes that encoders, generators and the phoneme table set; nothing else in the model is tied to them."""
+
+    audio: tuple[int, int]  # (Na, Da)
+    video: tuple[int, int]  # (Nv, Dv)
+    symbols: int
+    content_speech: int
+    content_video: int
+    style_speech: int
+    style_video: int
+
+
+SYMBOL_COUNT = 178  # StyleTTS 2's published symbol table, which every backend's phonemes count in
+
+UNKNOWN = -1  # label of an Example whose class is not known; it takes no part in the losses
+
+
+@dataclasses.dataclass(frozen=True)
+class Batch:
+    """The arrays of one (micro-)batch; all shapes are static. K = B * Examples a row, M = B * utterances a row.
+
+    Rows are independent: the Examples (utterances) of row b are entries [b*K/B, (b+1)*K/B) of the K (M) axis, so
+    every array shards over its first axis with `data x fsdp`. Indices into the token grid are flat: row * T + column;
+    -1 is padding.
+    """
+
+    tokens: np.ndarray  # int32 [B, T]
+    segment_ids: np.ndarray  # int32 [B, T]; 0 is padding, Examples of a row count from 1
+    positions: np.ndarray  # int32 [B, T]; restart at 0 in each Example
+    targets: np.ndarray  # int32 [B, T]; the token that follows
+    target_mask: np.ndarray  # bool [B, T]; where L_emp is taken
+    audio: np.ndarray  # float32 [M, Na, Da] encoder features of utterances
+    video: np.ndarray  # float32 [M, Nv, Dv]
+    audio_start: np.ndarray  # int32 [M] flat index of the first <Aud> placeholder, -1: none (absent or dropped)
+    video_start: np.ndarray  # int32 [M] likewise for <Vid>
+    example_id: np.ndarray  # int32 [K] position in the dataset, -1: padding
+    response_index: np.ndarray  # int32 [K, R] flat positions whose input is a response token
+    signal_index: np.ndarray  # int32 [K, 32] flat positions of <AUD1..16> <VID1..16>
+    phonemes: np.ndarray  # int32 [K, P], symbol ids, -1: padding
+    phoneme_frames: np.ndarray  # int32 [K, P], 25 ms frames each phoneme lasts
+    gold_content_speech: np.ndarray  # float32 [K, P, Cs]
+    gold_content_video: np.ndarray  # float32 [K, F, Cv]
+    video_frames: np.ndarray  # int32 [K] valid frames of gold_content_video (0: no gold)
+    gold_style_speech: np.ndarray  # float32 [K, Ss]
+    gold_style_video: np.ndarray  # float32 [K, Sv]
+    has_style_speech: np.ndarray  # bool [K]
+    has_style_video: np.ndarray  # bool [K]
+    emotion: np.ndarray  # int32 [K] of 7, UNKNOWN: no label
+    age: np.ndarray  # int32 [K] of 4
+    gender: np.ndarray  # int32 [K] of 2
+    timbre: np.ndarray  # int32 [K] of 3
+
+    def asdict(self) -> dict[str, np.ndarray]:
+        """The arrays by name: the pytree a step takes."""
+        return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}

@@ -1,0 +1,123 @@
+"""Figure 3 in one file: encoders' features and words go in, signal states come out, the latents read them.
+
+    words, <Aud>, <Vid> ──► embed ──► LLM ──┬──► r^t ──► content synchronizer ──► C_speech, C_video
+                                            ├──► r^s ─┐
+                                            └──► r^v ─┴► style disentangler ────► S_speech, S_video, labels
+"""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from empatheia_jax.config import Config
+from empatheia_jax.data.schema import Widths
+from empatheia_jax.encoders.projector import Projector
+from empatheia_jax.latents.content_synchronizer import ContentSynchronizer
+from empatheia_jax.latents.style_disentangler import StyleDisentangler
+from empatheia_jax.llm.llama import Llama
+from empatheia_jax.llm.new_tokens import NewTokens, embed
+
+SIGNALS = 16  # <AUD1..16>, and as many <VID>
+
+
+@dataclasses.dataclass(frozen=True)
+class Signals:
+    """States after the final norm at positions whose input is that token (section 4.2)."""
+
+    response: jax.Array  # r^t [K, R, D]
+    response_mask: jax.Array  # bool [K, R]
+    speech: jax.Array  # r^s [K, 16, D]
+    video: jax.Array  # r^v [K, 16, D]
+
+
+class Empatheia(nnx.Module):
+    """The whole model but for the frozen encoders and generators."""
+
+    def __init__(self, config: Config, widths: Widths | None, *, rngs: nnx.Rngs):
+        """`widths` None builds a text-only model: the LLM and the new tokens, no projectors and no latents."""
+        width = config.llm.width
+        self.llm = Llama(config.llm, config.lora, rngs=rngs)
+        self.new_tokens = NewTokens(width, rngs=rngs)
+        if widths is None:
+            return
+        self.audio_projector = Projector(config.projector, widths.audio, width, rngs=rngs)
+        self.video_projector = Projector(config.projector, widths.video, width, rngs=rngs)
+        self.content_synchronizer = ContentSynchronizer(
+            config.latents, width, widths.symbols, widths.content_speech, widths.content_video, rngs=rngs
+        )
+        self.style_disentangler = StyleDisentangler(
+            config.latents, width, widths.style_speech, widths.style_video, rngs=rngs
+        )
+
+    def embed(self, tokens: jax.Array) -> jax.Array:
+        """Token ids [B, T], new ones included -> [B, T, D]."""
+        return embed(self.llm, self.new_tokens, tokens)
+
+    def fill_slots(self, embeddings, audio=None, audio_start=None, video=None, video_start=None) -> jax.Array:
+        """Replace the placeholder embeddings by projected features (appendix D.1).
+
+        Args:
+          embeddings: [B, T, D]. audio: [M, Na, Da], video: [M, Nv, Dv], M = B * utterances a row, row by row.
+          audio_start, video_start: int32 [M] flat index of a slot's first placeholder; -1 leaves the placeholder's own
+            embedding, which so learns to mean "not heard" or "not seen".
+        """
+        for projector, features, start in (
+            (self.audio_projector, audio, audio_start),
+            (self.video_projector, video, video_start),
+        ):
+            if features is not None:
+                embeddings = _scatter(embeddings, projector(features), start)
+        return embeddings
+
+    def hidden(self, batch: dict[str, jax.Array], dropout_key=None, slots: bool = True) -> jax.Array:
+        """States of a packed batch after the final norm, [B, T, D]."""
+        x = self.embed(batch["tokens"])
+        if slots:
+            x = self.fill_slots(x, batch["audio"], batch["audio_start"], batch["video"], batch["video_start"])
+        states, _ = self.llm(x, batch["positions"], segment_ids=batch["segment_ids"], dropout_key=dropout_key)
+        return states
+
+
+def attune(state: nnx.State) -> nnx.State:
+    """Give slots and new tokens the size of the base's words, once a base is there: they meet it on equal terms."""
+    flat = dict(nnx.to_flat_state(state))
+    words = flat[("llm", "embedding")]
+    size = jnp.sqrt(jnp.mean(jnp.square(words[...].astype(jnp.float32))))
+    for path, variable in flat.items():
+        if path[-1] == "gain":
+            flat[path] = variable.replace(jnp.broadcast_to(size, variable.shape))
+        elif path == ("new_tokens", "input"):
+            rows = variable[...]
+            flat[path] = variable.replace(rows * size / jnp.sqrt(jnp.mean(jnp.square(rows))))
+    return nnx.from_flat_state(list(flat.items()))
+
+
+def read_signals(hidden: jax.Array, response_index: jax.Array, signal_index: jax.Array) -> Signals:
+    """Pick r^t, r^s, r^v from states [B, T, D] by flat indices [K, R] and [K, 32]; -1 is padding."""
+    response = _gather(hidden, response_index).astype(jnp.float32)
+    signals = _gather(hidden, signal_index).astype(jnp.float32)
+    return Signals(response, response_index >= 0, signals[:, :SIGNALS], signals[:, SIGNALS:])
+
+
+def _rows(index: jax.Array, rows: int, length: int) -> jax.Array:
+    """Flat indices [K, ...] -> columns [rows, K / rows, ...]; padding becomes `length`, out of bounds."""
+    index = index.reshape(rows, -1, *index.shape[1:])
+    first = (jnp.arange(rows) * length).reshape(-1, *(1,) * (index.ndim - 1))
+    return jnp.where(index >= 0, index - first, length)
+
+
+def _gather(hidden: jax.Array, index: jax.Array) -> jax.Array:
+    rows, length, width = hidden.shape
+    columns = _rows(index, rows, length)  # [B, K/B, R]
+    picked = jax.vmap(lambda h, c: h.at[c].get(mode="fill", fill_value=0))(hidden, columns)
+    return picked.reshape(*index.shape, width)
+
+
+def _scatter(embeddings: jax.Array, tokens: jax.Array, start: jax.Array) -> jax.Array:
+    rows, length, width = embeddings.shape
+    count = tokens.shape[1]
+    columns = _rows(start, rows, length)[..., None] + jnp.arange(count)  # [B, M/B, N]
+    tokens = tokens.reshape(rows, -1, width).astype(embeddings.dtype)
+    return jax.vmap(lambda e, c, t: e.at[c.reshape(-1)].set(t, mode="drop"))(embeddings, columns, tokens)

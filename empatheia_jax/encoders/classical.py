@@ -1,0 +1,122 @@
+"""Encoders without weights: what a phonetician and a camera would measure (DESIGN decision 4).
+
+`ClassicalAudio`: F0, voicing, energy, tilt, flux and log-mel shape in Na equal segments, and statistics of the whole
+utterance repeated in every segment. `ClassicalVideo`: histograms of oriented gradients and a colour grid of the face
+in Nv frames. All scalings are fixed constants, chosen once from what speech and faces are like; nothing is fitted.
+"""
+
+import dataclasses
+
+import numpy as np
+
+from empatheia_jax.encoders.contract import EncoderError
+from empatheia_jax.encoders.face_crop import crop_faces
+from empatheia_jax.encoders.face_pixels import CELLS, COLOUR_GRID, CROP, ORIENTATIONS, colour_grid, oriented_gradients
+from empatheia_jax.encoders.voice_frames import SAMPLE_RATE, voice_frames
+from empatheia_jax.encoders.voice_measures import DIMS, scaling, voice_measures
+
+
+@dataclasses.dataclass(frozen=True)
+class ClassicalAudio:
+    """Speech -> float32 [segments, 82].
+
+    Dimensions of a segment (raw unit; scaled to order 1 by `(raw - offset) / scale`):
+      0 F0, log2 Hz (interpolated where unvoiced)      1 F0 less the utterance's median, semitones
+      2 F0 change to the next segments, semitones      3 voiced share of the segment
+      4 periodicity                                    5 energy, dB of full scale
+      6 energy less the utterance's mean, dB           7 energy change, dB
+      8 spectral tilt, dB/octave                       9 spectral flux, dB per 10 ms
+      10..49 log-mel shape: dB under the frame's energy, 40 bands 60-7600 Hz
+    The same in all segments (the whole utterance):
+      50 median F0, log2 Hz    51, 52, 53 10th and 90th percentile and spread of F0 about it, semitones
+      54 F0 movement, semitones a frame    55 energy of active frames, dB    56 its spread, dB
+      57 tilt of voiced frames, dB/octave  58 spread of tilt    59 flux of active frames, dB per 10 ms
+      60 syllable nuclei a second of active speech    61 voiced share of active frames
+      62..81 long-term average spectrum of voiced frames, 20 bands, dB under the energy
+    """
+
+    segments: int = 32
+    name: str = "classical_audio"
+    modality: str = "audio"
+    sample_rate: int = SAMPLE_RATE
+
+    @property
+    def feature_shape(self) -> tuple[int, int]:
+        return self.segments, DIMS
+
+    @property
+    def input_shape(self) -> tuple[int, int]:
+        return self.feature_shape
+
+    def settings(self) -> dict:
+        return {"name": self.name, "version": 1, "shape": list(self.feature_shape), "sample_rate": self.sample_rate}
+
+    def preprocess(self, media: np.ndarray) -> np.ndarray:
+        """Audio float32 [samples] at 16 kHz -> raw measures float32 [segments, 82] in the units listed above.
+
+        Raises:
+          EncoderError: when `media` is not a non-empty vector of finite floats.
+        """
+        media = np.asarray(media)
+        if media.ndim != 1 or media.size == 0 or not np.issubdtype(media.dtype, np.floating):
+            raise EncoderError(f"audio must be a non-empty float vector, not {media.dtype} {list(media.shape)}")
+        if not np.isfinite(media).all():
+            raise EncoderError("audio holds NaN or infinite samples")
+        return voice_measures(voice_frames(media), self.segments)
+
+    def encode(self, batch: np.ndarray) -> np.ndarray:
+        """Raw measures [..., segments, 82] -> features of order 1, the same shape."""
+        offset, scale = scaling()
+        return np.clip((batch - offset) / scale, -5.0, 5.0).astype(np.float32)
+
+
+@dataclasses.dataclass
+class ClassicalVideo:
+    """Face video -> float32 [frames, 756]: what a frame's edges and colours are, at evenly spaced moments.
+
+    Dimensions: 0..647 histograms of 8 unsigned gradient orientations in 9 x 9 cells of the 72 px face crop
+    (normalised over neighbouring cells: Dalal and Triggs, 2005); 648..755 mean Y, Cr, Cb of a 6 x 6 grid.
+    """
+
+    frames: int = 8
+    name: str = "classical_video"
+    modality: str = "video"
+    sample_rate: int = 0
+    faces_missed: int = 0  # clips in which no face was found since this object was made
+
+    @property
+    def feature_shape(self) -> tuple[int, int]:
+        return self.frames, CELLS * CELLS * ORIENTATIONS + 3 * COLOUR_GRID**2
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        return self.frames, CROP, CROP, 3
+
+    def settings(self) -> dict:
+        return {"name": self.name, "version": 1, "shape": list(self.feature_shape), "crop": CROP}
+
+    def preprocess(self, media: np.ndarray) -> np.ndarray:
+        """Video uint8 [F, h, w, 3] RGB -> face crops uint8 [frames, 72, 72, 3] at evenly spaced moments.
+
+        A clip in which no face is found is used whole and counted in `faces_missed`.
+
+        Raises:
+          EncoderError: when `media` is not a non-empty uint8 RGB video.
+        """
+        media = np.asarray(media)
+        if media.ndim != 4 or media.shape[-1] != 3 or media.dtype != np.uint8 or 0 in media.shape:
+            raise EncoderError(f"video must be uint8 [F, h, w, 3] with F >= 1, not {media.dtype} {list(media.shape)}")
+        crops, found = crop_faces(media[spaced(len(media), self.frames)], CROP)
+        self.faces_missed += not found
+        return crops
+
+    def encode(self, batch: np.ndarray) -> np.ndarray:
+        """Face crops uint8 [..., frames, 72, 72, 3] -> features float32 [..., frames, 756] of order 1."""
+        flat = batch.reshape(-1, CROP, CROP, 3)
+        features = np.concatenate([oriented_gradients(flat), colour_grid(flat)], axis=1)
+        return features.reshape(*batch.shape[:-3], -1)
+
+
+def spaced(available: int, wanted: int) -> np.ndarray:
+    """Indices [wanted] of the middles of equal parts of `available` items; repeats when there are too few."""
+    return np.minimum(((np.arange(wanted) + 0.5) * available / wanted).astype(int), available - 1)

@@ -1,0 +1,65 @@
+"""Where the face is: OpenCV's Haar cascade on one frame of a clip (it ships with OpenCV; no weights to download)."""
+
+import functools
+from pathlib import Path
+
+import numpy as np
+
+MARGIN = 0.15  # the crop reaches this share of the face's width beyond the detector's box, on every side
+SEARCH_SIZE = 128  # frames are searched at this height: Haar needs no more and its cost grows with the area
+MIN_SHARE = 0.3  # a face is at least this share of the frame's shorter side
+
+
+@functools.cache
+def _cascade():
+    import cv2
+
+    cascade = cv2.CascadeClassifier(str(Path(cv2.data.haarcascades) / "haarcascade_frontalface_default.xml"))
+    if cascade.empty():
+        raise OSError("OpenCV's haarcascade_frontalface_default.xml cannot be read: install opencv-python-headless<5")
+    return cascade
+
+
+def find_face(frame: np.ndarray) -> tuple[int, int, int] | None:
+    """The largest face of a frame uint8 [h, w, 3] RGB as a square (top, left, side) in pixels, or None."""
+    import cv2
+
+    height, width = frame.shape[:2]
+    scale = min(1.0, SEARCH_SIZE / min(height, width))
+    grey = cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY)
+    if scale < 1.0:
+        grey = cv2.resize(grey, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
+    least = max(24, int(MIN_SHARE * min(grey.shape)))
+    found = _cascade().detectMultiScale(grey, scaleFactor=1.1, minNeighbors=4, minSize=(least, least))
+    if len(found) == 0:
+        return None
+    left, top, side, _ = max(found, key=lambda box: box[2] * box[3])
+    return int(top / scale), int(left / scale), int(side / scale)
+
+
+def crop_faces(frames: np.ndarray, size: int) -> tuple[np.ndarray, bool]:
+    """Crop the face of a clip and scale it to size x size.
+
+    The face is searched on the middle frame and the same square is cut from all frames, so that the head's movement
+    stays visible. Without a face the whole frame is used.
+
+    Args:
+      frames: uint8 [F, h, w, 3] RGB.
+      size: side of the result in pixels.
+    Returns:
+      uint8 [F, size, size, 3], and whether a face was found.
+    """
+    import cv2
+
+    height, width = frames.shape[1:3]
+    box = find_face(frames[len(frames) // 2])
+    if box is None:
+        top, left, bottom, right = 0, 0, height, width
+    else:
+        pad = int(MARGIN * box[2])
+        top, left = max(0, box[0] - pad), max(0, box[1] - pad)
+        bottom, right = min(height, box[0] + box[2] + pad), min(width, box[1] + box[2] + pad)
+    crops = [
+        cv2.resize(frame[top:bottom, left:right], (size, size), interpolation=cv2.INTER_AREA) for frame in frames
+    ]
+    return np.stack(crops), box is not None

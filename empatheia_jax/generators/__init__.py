@@ -1,0 +1,1 @@
+"""Section 4.3 and appendix D.2: frozen speech and face generators behind two small interfaces."""

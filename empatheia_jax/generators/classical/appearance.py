@@ -1,0 +1,173 @@
+"""Who the parametric face looks like: proportions, colours and hair from a profile and an avatar's number.
+
+Everything is a pure function of (profile, avatar id), so an avatar looks the same in every clip and on every machine.
+"""
+
+import dataclasses
+import hashlib
+
+import numpy as np
+
+from empatheia_jax.data.schema import Profile
+
+Colour = tuple[int, int, int]  # RGB, 0..255
+
+SKINS: tuple[Colour, ...] = (
+    (250, 221, 198), (243, 205, 178), (233, 188, 156), (219, 168, 132), (196, 141, 104), (164, 112, 80), (126, 83, 60),
+)  # fmt: skip
+HAIR_COLOURS: dict[str, tuple[Colour, ...]] = {
+    "child": ((226, 178, 98), (150, 92, 48), (92, 58, 36), (178, 88, 44), (46, 36, 34)),
+    "young": ((48, 36, 34), (92, 58, 38), (140, 86, 48), (214, 166, 92), (160, 70, 40)),
+    "middle-aged": ((62, 50, 46), (98, 74, 58), (120, 92, 66), (112, 106, 104), (140, 100, 70)),
+    "elderly": ((228, 226, 224), (204, 204, 206), (180, 180, 184), (216, 210, 198)),
+}
+HAIR_STYLES: dict[tuple[str, str], tuple[str, ...]] = {
+    ("child", "male"): ("bowl", "tousled", "short"),
+    ("child", "female"): ("pigtails", "fringe_long", "bob"),
+    ("young", "male"): ("quiff", "short", "curly_short"),
+    ("young", "female"): ("long", "fringe_long", "ponytail", "curly_long"),
+    ("middle-aged", "male"): ("short", "receding", "quiff"),
+    ("middle-aged", "female"): ("bob", "bun", "wavy"),
+    ("elderly", "male"): ("bald", "receding"),
+    ("elderly", "female"): ("bun", "curly_short_full", "wavy"),
+}
+BEARDS: dict[str, tuple[str, ...]] = {
+    "child": ("none",),
+    "young": ("none", "stubble", "none"),
+    "middle-aged": ("stubble", "full", "moustache"),
+    "elderly": ("full", "moustache", "none"),
+}
+EYES: tuple[Colour, ...] = ((72, 46, 30), (58, 92, 132), (70, 104, 66), (96, 68, 36), (84, 100, 112))
+BACKGROUNDS: tuple[Colour, ...] = (
+    (188, 214, 226), (226, 206, 190), (198, 216, 192), (216, 202, 226), (232, 220, 182), (194, 204, 222), (228, 198, 202),
+)  # fmt: skip
+CLOTHES: dict[str, tuple[Colour, ...]] = {
+    "child": ((238, 98, 82), (74, 168, 210), (250, 188, 60), (110, 188, 112)),
+    "young": ((58, 84, 124), (178, 74, 92), (64, 120, 112), (98, 84, 140)),
+    "middle-aged": ((70, 82, 100), (112, 74, 74), (76, 98, 84), (92, 92, 118)),
+    "elderly": ((128, 112, 100), (104, 114, 132), (134, 104, 118), (112, 122, 104)),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Appearance:
+    """How an avatar looks; what the parametric face draws. Hashable, so drawings can be cached.
+
+    `hair_style` is one of the names in `HAIR_STYLES`, `beard` one of those in `BEARDS`.
+    """
+
+    age: str = "young"
+    gender: str = "female"
+    skin: Colour = SKINS[1]
+    hair: Colour = HAIR_COLOURS["young"][1]
+    hair_style: str = "long"
+    beard: str = "none"
+    eyes: Colour = EYES[0]
+    background: Colour = BACKGROUNDS[0]
+    clothes: Colour = CLOTHES["young"][0]
+    face_width: float = 1.0  # about 1; a person's own proportions
+    nose_size: float = 1.0
+    brow_weight: float = 1.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Proportions:
+    """Where things are on the head, in units of the picture's side before framing (x from the middle, y from the top).
+
+    The eye line is the same for everybody; age and gender move the rest around it.
+    """
+
+    top: float
+    width: float  # half width at the cheekbones
+    jaw: float  # half width of the jaw as a share of `width`
+    chin: float
+    chin_width: float
+    eye_x: float
+    eye_size: float
+    brow_y: float
+    brow_thickness: float
+    nose_y: float
+    nose_size: float
+    mouth_y: float
+    mouth_size: float
+    lip: float  # thickness of the lips
+    neck: float
+    shoulders: float
+    lashes: float
+
+
+EYE_Y = 0.455
+
+_PROPORTIONS = {
+    ("child", "male"): Proportions(
+        0.105, 0.224, 0.90, 0.745, 0.40, 0.104, 1.26, 0.372, 0.0115, 0.552, 0.72, 0.632, 0.80, 0.80, 0.075, 0.235, 0.2),
+    ("child", "female"): Proportions(
+        0.105, 0.220, 0.88, 0.742, 0.38, 0.104, 1.32, 0.370, 0.0090, 0.550, 0.66, 0.630, 0.80, 0.95, 0.070, 0.225, 0.8),
+    ("young", "male"): Proportions(
+        0.118, 0.212, 0.91, 0.805, 0.52, 0.096, 0.98, 0.382, 0.0165, 0.580, 1.08, 0.675, 1.04, 0.85, 0.112, 0.345, 0.1),
+    ("young", "female"): Proportions(
+        0.118, 0.202, 0.83, 0.788, 0.38, 0.096, 1.14, 0.374, 0.0105, 0.570, 0.82, 0.664, 0.96, 1.25, 0.082, 0.275, 1.0),
+    ("middle-aged", "male"): Proportions(
+        0.118, 0.220, 0.96, 0.818, 0.58, 0.097, 0.94, 0.384, 0.0175, 0.590, 1.20, 0.684, 1.08, 0.75, 0.125, 0.360, 0.0),
+    ("middle-aged", "female"): Proportions(
+        0.118, 0.210, 0.90, 0.798, 0.46, 0.097, 1.04, 0.376, 0.0115, 0.578, 0.94, 0.672, 1.00, 1.05, 0.090, 0.295, 0.7),
+    ("elderly", "male"): Proportions(
+        0.122, 0.212, 0.95, 0.822, 0.54, 0.096, 0.84, 0.386, 0.0180, 0.596, 1.28, 0.692, 1.04, 0.55, 0.105, 0.320, 0.0),
+    ("elderly", "female"): Proportions(
+        0.122, 0.206, 0.93, 0.802, 0.46, 0.096, 0.90, 0.380, 0.0115, 0.584, 1.04, 0.680, 0.96, 0.75, 0.086, 0.275, 0.3),
+}  # fmt: skip
+
+
+def proportions(appearance: Appearance) -> Proportions:
+    """The head of an appearance: its age and gender's, with the person's own width and nose."""
+    base = _PROPORTIONS[appearance.age, appearance.gender]
+    return dataclasses.replace(
+        base,
+        width=base.width * appearance.face_width,
+        nose_size=base.nose_size * appearance.nose_size,
+        brow_thickness=base.brow_thickness * appearance.brow_weight,
+    )
+
+
+def avatar_random(avatar_id: int, purpose: str) -> np.random.Generator:
+    """Random numbers that belong to one avatar and one purpose, the same on every machine."""
+    digest = hashlib.blake2b(f"{purpose}/{avatar_id}".encode(), digest_size=8).digest()
+    return np.random.default_rng(int.from_bytes(digest, "little"))
+
+
+def appearance_for(profile: Profile, avatar_id: int) -> Appearance:
+    """An avatar's looks: age and gender decide proportions, hair and clothes; skin, colours and details are its own.
+
+    Args:
+      profile: age and gender as in `emotions.AGES` and `emotions.GENDERS` (timbre is heard, not seen).
+      avatar_id: the avatar's number.
+    Raises:
+      ValueError: an unknown age or gender.
+    """
+    key = (profile.age, profile.gender)
+    if key not in HAIR_STYLES:
+        raise ValueError(f"no face for age {profile.age!r}, gender {profile.gender!r}")
+    random = avatar_random(avatar_id, "appearance")
+
+    def pick(options):
+        return options[int(random.integers(len(options)))]
+
+    skin = pick(SKINS)
+    dark_skinned = sum(skin) < 420
+    hair = pick(HAIR_COLOURS[profile.age][: 3 if dark_skinned and profile.age != "elderly" else None])
+    if dark_skinned and profile.age in ("child", "young"):
+        hair = (42, 32, 30)
+    return Appearance(
+        age=profile.age,
+        gender=profile.gender,
+        skin=skin,
+        hair=hair,
+        hair_style=pick(HAIR_STYLES[key]),
+        beard=pick(BEARDS[profile.age]) if profile.gender == "male" else "none",
+        eyes=EYES[0] if dark_skinned else pick(EYES),
+        background=pick(BACKGROUNDS),
+        clothes=pick(CLOTHES[profile.age]),
+        face_width=float(random.uniform(0.97, 1.04)),
+        nose_size=float(random.uniform(0.88, 1.14)),
+        brow_weight=float(random.uniform(0.9, 1.12)),
+    )

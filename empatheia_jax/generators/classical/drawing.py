@@ -1,0 +1,116 @@
+"""Shapes and paint for the parametric face: smooth curves as point lists, antialiased fills, soft shadows.
+
+Coordinates are shares of the picture's side, y downwards; `FRAMING` zooms the head to fill the picture.
+"""
+
+import cv2
+import numpy as np
+
+FRAMING = 1.14  # zoom about FRAMING_CENTRE
+FRAMING_CENTRE = np.array([0.5, 0.62])
+SHIFT = 4  # fractional bits of cv2's coordinates
+
+
+def smooth(points, samples: int = 8, closed: bool = True) -> np.ndarray:
+    """Catmull-Rom curve through points [n, 2] -> float64 [m, 2]."""
+    points = np.asarray(points, float)
+    if closed:
+        padded = np.concatenate([points[-1:], points, points[:2]])
+    else:
+        padded = np.concatenate([2 * points[:1] - points[1:2], points, 2 * points[-1:] - points[-2:-1]])
+    t = np.linspace(0, 1, samples, endpoint=False)[:, None]
+    pieces = []
+    for a, b, c, d in zip(padded, padded[1:], padded[2:], padded[3:], strict=False):
+        pieces.append(0.5 * (2 * b + (c - a) * t + (2 * a - 5 * b + 4 * c - d) * t**2 + (3 * b - a - 3 * c + d) * t**3))
+    if not closed:
+        pieces.append(points[-1:])
+    return np.concatenate(pieces)
+
+
+def mirrored(right) -> np.ndarray:
+    """A closed outline from its right half [n, 2] (x from the middle, first and last point on the axis)."""
+    right = np.asarray(right, float)
+    left = right[-2:0:-1] * [-1, 1]
+    return np.concatenate([right, left]) + [0.5, 0.0]
+
+
+def ellipse(centre, radii, samples: int = 40, start: float = 0.0, end: float = 2 * np.pi) -> np.ndarray:
+    """Points [samples, 2] on an ellipse; angles in radians, clockwise on the picture."""
+    angle = np.linspace(start, end, samples)
+    return np.stack([centre[0] + radii[0] * np.cos(angle), centre[1] + radii[1] * np.sin(angle)], axis=-1)
+
+
+def ribbon(curve: np.ndarray, half_width: np.ndarray) -> np.ndarray:
+    """A band along curves [..., n, 2], `half_width` [..., n] to each side -> outline [..., 2n, 2]."""
+    tangent = np.gradient(curve, axis=-2)
+    normal = np.stack([-tangent[..., 1], tangent[..., 0]], axis=-1)
+    normal /= np.maximum(np.linalg.norm(normal, axis=-1, keepdims=True), 1e-9)
+    offset = normal * np.broadcast_to(half_width, curve.shape[:-1])[..., None]
+    return np.concatenate([curve + offset, (curve - offset)[..., ::-1, :]], axis=-2)
+
+
+def framed(points: np.ndarray) -> np.ndarray:
+    """Head coordinates -> picture coordinates."""
+    return (points - FRAMING_CENTRE) * FRAMING + FRAMING_CENTRE
+
+
+def to_pixels(points: np.ndarray, size: int) -> np.ndarray:
+    """Picture coordinates [..., 2] -> fixed-point pixels of cv2 (pixel centres are whole numbers)."""
+    return np.ascontiguousarray(np.round((points * size - 0.5) * (1 << SHIFT)), dtype=np.int32)
+
+
+def mix(first, second, share: float) -> tuple[int, int, int]:
+    """Colour between two, `share` of the second."""
+    return tuple(int(round(a + (b - a) * share)) for a, b in zip(first, second, strict=True))
+
+
+def darker(colour, factor: float) -> tuple[int, int, int]:
+    """A colour times `factor`, a little warmer as it darkens: skin in shade is redder."""
+    warm = np.array([1.0, 0.97, 0.95]) if factor < 1 else np.ones(3)
+    return tuple(int(v) for v in np.clip(np.array(colour) * factor * warm, 0, 255))
+
+
+class Layer:
+    """A premultiplied RGBA picture to paint on, `side` pixels square."""
+
+    def __init__(self, side: int, background=None):
+        self.side = side
+        self.rgb = np.zeros((side, side, 3), np.uint8)
+        self.alpha = np.zeros((side, side), np.uint8)
+        if background is not None:
+            self.rgb[:] = background
+            self.alpha[:] = 255
+
+    def fill(self, points: np.ndarray, colour) -> None:
+        """Fill an outline (head coordinates [n, 2])."""
+        pixels = [to_pixels(framed(points), self.side)]
+        cv2.fillPoly(self.rgb, pixels, tuple(int(c) for c in colour), cv2.LINE_AA, SHIFT)
+        cv2.fillPoly(self.alpha, pixels, 255, cv2.LINE_AA, SHIFT)
+
+    def soft(self, points: np.ndarray, colour, strength: float, blur: float) -> None:
+        """Tint what is already painted inside an outline, with an edge `blur` wide (share of the side)."""
+        small = max(64, self.side // 4)
+        mask = np.zeros((small, small), np.uint8)
+        cv2.fillPoly(mask, [to_pixels(framed(points), small)], 255, cv2.LINE_AA, SHIFT)
+        mask = cv2.GaussianBlur(mask, (0, 0), max(blur * small, 0.3), borderType=cv2.BORDER_CONSTANT)
+        mask = cv2.resize(mask, (self.side, self.side), interpolation=cv2.INTER_LINEAR)
+        rows, columns = np.nonzero(mask.any(axis=1))[0], np.nonzero(mask.any(axis=0))[0]
+        if not len(rows):
+            return
+        box = np.s_[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+        share = mask[box].astype(np.float32)[..., None] * (strength / 255.0)
+        target = np.float32(colour) * (self.alpha[box].astype(np.float32)[..., None] / 255.0)
+        self.rgb[box] = np.round(self.rgb[box] * (1 - share) + target * share)
+
+    def stroke(self, curve, colour, width: float) -> None:
+        """A line of `width`, thinning to its ends."""
+        curve = np.asarray(curve, float)
+        taper = np.sin(np.linspace(0.25, np.pi - 0.25, len(curve))) ** 0.6
+        self.fill(ribbon(curve, 0.5 * width * taper), colour)
+
+    def reduced(self, size: int) -> tuple[np.ndarray, np.ndarray]:
+        """RGB uint8 [size, size, 3] (premultiplied) and alpha uint8 [size, size]."""
+        if size == self.side:
+            return self.rgb, self.alpha
+        box = cv2.INTER_AREA
+        return cv2.resize(self.rgb, (size, size), interpolation=box), cv2.resize(self.alpha, (size, size), interpolation=box)

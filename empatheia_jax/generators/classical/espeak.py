@@ -1,0 +1,184 @@
+"""The espeak-ng library through ctypes: phoneme mnemonics in, samples and phoneme events out.
+
+The library is loaded at run time from `espeakng-loader` (the `voice` extra). It keeps its state in globals, so there is
+one `Espeak` a process behind a lock, and every call starts it afresh: the same request always gives the same samples.
+"""
+
+import ctypes
+import dataclasses
+import functools
+import tempfile
+import threading
+from pathlib import Path
+
+import numpy as np
+
+from empatheia_jax.generators.phonemes import espeak_files
+
+
+class EspeakError(RuntimeError):
+    """espeak-ng refused a call: the library or its data is broken."""
+
+
+@dataclasses.dataclass(frozen=True)
+class VoiceSpec:
+    """A formant voice. Tuples have one entry a formant, 0 (the voicing bar) to 8.
+
+    `frequency`, `height` and `width` are per cent of espeak's English voice; `breath` is noise through each formant
+    (1 to 8, 0: none).
+    """
+
+    name: str
+    frequency: tuple[int, ...]
+    height: tuple[int, ...]
+    width: tuple[int, ...] = (100,) * 9
+    breath: tuple[int, ...] = (0,) * 8
+    voicing: int = 100
+    consonants: int = 100
+
+    def lines(self, low: int, high: int) -> str:
+        """The voice file that speaks between `low` and `high` Hz."""
+        formants = [
+            f"formant {i} {f} {h} {w}"
+            for i, (f, h, w) in enumerate(zip(self.frequency, self.height, self.width, strict=True))
+        ]
+        return "\n".join(
+            [
+                # flutter and roughness are off: their phases survive a restart of the library, so that speech would
+                # depend on what was spoken before
+                f"name {self.name}", "language en-us", "phonemes en-us", "dictrules 3 6", "flutter 0", "roughness 0",
+                f"pitch {low} {high}", f"voicing {self.voicing}", f"consonants {self.consonants}", *formants,
+                "breath " + " ".join(map(str, self.breath)), "",
+            ]  # fmt: skip
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class PhonemeEvent:
+    """espeak starts a phoneme (IPA with stress; "" is a pause) at `start` samples and leaves it at `end`."""
+
+    ipa: str
+    start: int
+    end: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Rendering:
+    """What espeak said: float32 [samples] in -1..1 and the phonemes in order, covering all samples."""
+
+    audio: np.ndarray
+    sample_rate: int
+    events: tuple[PhonemeEvent, ...]
+
+
+MIN_RATE, MAX_RATE = 80, 400  # words a minute; above, espeak changes its method (sonic) and its timing with it
+MIN_HZ, MAX_HZ = 50, 480
+
+_PHONEME_EVENT = 7
+_SYNCHRONOUS = 2
+_OPTIONS = 0x1 | 0x2 | 0x8000  # phoneme events, as IPA, and never exit the process
+_UTF8_PHONEMES_ENDPAUSE = 0x1 | 0x100 | 0x1000
+_RATE, _VOLUME, _PITCH, _RANGE = 1, 2, 3, 4
+_DEFAULT_PITCH, _DEFAULT_RANGE = 50, 50
+
+
+class _EventName(ctypes.Union):
+    _fields_ = [("number", ctypes.c_int), ("name", ctypes.c_char_p), ("string", ctypes.c_char * 8)]
+
+
+class _Event(ctypes.Structure):
+    _fields_ = [
+        ("type", ctypes.c_int), ("unique", ctypes.c_uint), ("text_position", ctypes.c_int), ("length", ctypes.c_int),
+        ("milliseconds", ctypes.c_int), ("sample", ctypes.c_int), ("user_data", ctypes.c_void_p), ("id", _EventName),
+    ]  # fmt: skip
+
+
+_Callback = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctypes.c_int, ctypes.POINTER(_Event))
+
+
+class Espeak:
+    """One loaded espeak-ng. Use `espeak()`; a second instance of the same library would share its globals."""
+
+    def __init__(self):
+        library, data = espeak_files()
+        self._data = data.encode()
+        self._lock = threading.Lock()
+        self._folder = tempfile.TemporaryDirectory(prefix="empatheia-voice-")
+        self._voice_file = Path(self._folder.name) / "voice"
+        self._chunks: list[np.ndarray] = []
+        self._events: list[tuple[int, str]] = []
+        self._library = ctypes.CDLL(library)
+        size, unsigned, pointer = ctypes.c_size_t, ctypes.c_uint, ctypes.c_void_p
+        self._library.espeak_Synth.argtypes = [
+            ctypes.c_char_p, size, unsigned, ctypes.c_int, unsigned, unsigned, pointer, pointer,
+        ]  # fmt: skip
+        self._library.espeak_ng_SetRandSeed.argtypes = [ctypes.c_long]
+        self._callback = _Callback(self._receive)  # kept: espeak holds only the address
+        self._started = False
+
+    def synth(self, mnemonics: str, voice: VoiceSpec, low: float, high: float, rate: float, volume: int = 80):
+        """Speak phoneme mnemonics: `[[h@l'oU]], [[D'e@]].` (or plain text).
+
+        Args:
+          mnemonics: espeak's input; phonemes between double brackets, punctuation outside makes the clauses.
+          low, high: Hz, about the lowest and highest F0 of a statement.
+          rate: words a minute, clipped to `MIN_RATE`..`MAX_RATE`.
+          volume: espeak's amplitude; 80 leaves headroom.
+        Returns:
+          Rendering
+        """
+        low = int(round(min(max(low, MIN_HZ), MAX_HZ - 4)))
+        high = int(round(min(max(high, low + 2), MAX_HZ)))
+        with self._lock:
+            self._restart()
+            self._voice_file.write_text(voice.lines(low, high))
+            if self._library.espeak_SetVoiceByFile(str(self._voice_file).encode()):
+                raise EspeakError(f"espeak-ng refused the voice {voice.name!r}")
+            for parameter, value in (
+                (_RATE, min(max(rate, MIN_RATE), MAX_RATE)), (_VOLUME, volume), (_PITCH, _DEFAULT_PITCH),
+                (_RANGE, _DEFAULT_RANGE),
+            ):  # fmt: skip
+                self._library.espeak_SetParameter(parameter, int(round(value)), 0)
+            self._chunks.clear()
+            self._events.clear()
+            text = mnemonics.encode()
+            if self._library.espeak_Synth(text, len(text) + 1, 0, 1, 0, _UTF8_PHONEMES_ENDPAUSE, None, None):
+                raise EspeakError(f"espeak-ng could not speak {mnemonics[:60]!r}")
+            return self._rendering()
+
+    def _restart(self) -> None:
+        """Initialise anew (0.6 ms): wave phase, echo buffer and noise otherwise carry over from the last call."""
+        if self._started:
+            self._library.espeak_Terminate()
+        self.sample_rate = self._library.espeak_Initialize(_SYNCHRONOUS, 0, self._data, _OPTIONS)
+        if self.sample_rate <= 0:
+            raise EspeakError(f"espeak-ng cannot read its data in {self._data.decode()}")
+        self._started = True
+        self._library.espeak_ng_SetRandSeed(1)
+        self._library.espeak_SetSynthCallback(self._callback)
+
+    def _receive(self, samples, count, events) -> int:
+        if count > 0:
+            self._chunks.append(np.ctypeslib.as_array(samples, (count,)).copy())
+        index = 0
+        while events[index].type:
+            if events[index].type == _PHONEME_EVENT:
+                self._events.append((events[index].sample, events[index].id.string.decode("utf-8", "ignore")))
+            index += 1
+        return 0
+
+    def _rendering(self) -> Rendering:
+        samples = np.concatenate(self._chunks) if self._chunks else np.zeros(0, np.int16)
+        starts = [min(start, len(samples)) for start, _ in self._events] + [len(samples)]
+        events = [
+            PhonemeEvent(ipa, starts[i], max(starts[i], starts[i + 1])) for i, (_, ipa) in enumerate(self._events)
+        ]
+        if starts[0] > 0:
+            events.insert(0, PhonemeEvent("", 0, starts[0]))
+        return Rendering(samples.astype(np.float32) / 32768.0, self.sample_rate, tuple(events))
+
+
+@functools.cache
+def espeak() -> Espeak:
+    """The process's espeak-ng, loaded at the first call."""
+    return Espeak()

@@ -1,0 +1,137 @@
+"""Hair of the parametric face: what lies behind the head and what lies on it, style by style.
+
+Hairlines stay above the brows' highest reach, so that brows are always readable.
+"""
+
+import numpy as np
+
+from empatheia_jax.generators.classical.appearance import Appearance, Proportions
+from empatheia_jax.generators.classical.drawing import Layer, darker, ellipse, mirrored, mix, smooth
+
+LONG = ("long", "fringe_long", "curly_long")
+CURLY = ("curly_short", "curly_long", "curly_short_full")
+
+
+def draw_back_hair(layer: Layer, look: Appearance, head: Proportions) -> None:
+    """Hair behind neck and head, in a darker tone."""
+    colour, w, top = darker(look.hair, 0.78), head.width, head.top
+    if look.hair_style in ("long", "fringe_long"):
+        outline = [(0, top), (w * 0.9, 0.17), (w + 0.055, 0.34), (w + 0.065, 0.6), (w + 0.085, 0.86), (w * 0.7, 0.97), (0, 0.97)]
+        layer.fill(smooth(mirrored(outline)), colour)
+    elif look.hair_style == "curly_long":
+        for y in np.linspace(0.3, 0.86, 8):
+            reach = w + 0.03 + 0.05 * np.sin((y - 0.25) * 3.0)
+            for side in (-1, 1):
+                layer.fill(ellipse((0.5 + side * reach, y), (0.062, 0.06)), colour)
+                layer.fill(ellipse((0.5 + side * reach * 0.72, y), (0.08, 0.07)), colour)
+    elif look.hair_style in ("bob", "wavy"):
+        bottom = head.chin - 0.03
+        outline = [(0, top), (w * 0.9, 0.17), (w + 0.05, 0.34), (w + 0.06, 0.56), (w + 0.045, bottom), (w * 0.5, bottom + 0.02), (0, bottom)]
+        layer.fill(smooth(mirrored(outline)), colour)
+    elif look.hair_style == "ponytail":
+        tail = [(0.58, 0.12), (0.76, 0.13), (0.82, 0.32), (0.8, 0.62), (0.86, 0.86), (0.74, 0.84), (0.71, 0.6), (0.7, 0.3)]
+        layer.fill(smooth(tail), colour)
+    elif look.hair_style == "pigtails":
+        for side in (-1, 1):
+            x = 0.5 + side * (w + 0.055)
+            bunch = [(0, 0.4), (side * 0.055, 0.43), (side * 0.085, 0.58), (side * 0.06, 0.74), (side * 0.01, 0.79), (-side * 0.012, 0.6)]
+            layer.fill(smooth(np.array(bunch) + [x - side * 0.02, 0]), colour)
+            layer.stroke(smooth(np.array(bunch)[1:5] * [0.6, 1] + [x - side * 0.02, 0.01], closed=False), look.hair, 0.03)
+            layer.fill(ellipse((x - side * 0.012, 0.415), (0.024, 0.02)), look.clothes)
+
+
+def draw_front_hair(layer: Layer, look: Appearance, head: Proportions) -> None:
+    """Hair on the head, over forehead and temples, with a few lighter and darker strands."""
+    style = look.hair_style
+    if style == "bald":
+        _side_tufts(layer, look, head)
+        return
+    if style == "bun":
+        layer.fill(ellipse((0.5, head.top - 0.035), (0.095, 0.075)), darker(look.hair, 0.88))
+        layer.stroke(ellipse((0.5, head.top - 0.03), (0.06, 0.045), 24, np.pi * 1.1, np.pi * 1.8), look.hair, 0.014)
+    if style in CURLY:
+        _curls(layer, look, head)
+        return
+    outline, strands = _cap(style, head)
+    layer.fill(smooth(outline), look.hair)
+    light = mix(look.hair, (255, 244, 226), 0.22)
+    dark = darker(look.hair, 0.8)
+    for number, strand in enumerate(strands):
+        layer.stroke(smooth(strand, closed=False), dark if number % 2 else light, 0.009)
+    if style in LONG or style in ("bob", "wavy"):
+        _side_locks(layer, look, head)
+
+
+def _cap(style: str, head: Proportions) -> tuple[np.ndarray, list]:
+    """Outline of the hair on top of the head, and its strands."""
+    w, top = head.width, head.top
+    lift = {"quiff": 0.062, "tousled": 0.05, "short": 0.034, "receding": 0.016, "bun": 0.022}.get(style, 0.036)
+    outer_right = [(w * 0.55, top - lift * 0.75), (w * 0.95, 0.2), (w + 0.022, 0.32), (w + 0.014, 0.43)]
+    outer = [(-x, y) for x, y in outer_right[::-1]] + [(0, top - lift)] + outer_right
+    lines = {
+        "short": [(w - 0.012, 0.43), (w - 0.03, 0.33), (w * 0.62, 0.262), (w * 0.1, 0.282), (-w * 0.45, 0.235), (-w + 0.03, 0.32), (-w + 0.012, 0.43)],
+        "quiff": [(w - 0.012, 0.42), (w - 0.03, 0.31), (w * 0.66, 0.225), (w * 0.2, 0.2), (-w * 0.3, 0.24), (-w * 0.72, 0.245), (-w + 0.03, 0.32), (-w + 0.012, 0.42)],
+        "receding": [(w - 0.014, 0.43), (w - 0.03, 0.34), (w * 0.74, 0.235), (w * 0.5, 0.165), (w * 0.18, 0.2), (-w * 0.18, 0.2), (-w * 0.5, 0.165), (-w * 0.74, 0.235), (-w + 0.03, 0.34), (-w + 0.014, 0.43)],
+        "bowl": [(w - 0.006, 0.44), (w - 0.022, 0.33), (w * 0.8, 0.298), (w * 0.4, 0.3), (0, 0.302), (-w * 0.4, 0.3), (-w * 0.8, 0.298), (-w + 0.022, 0.33), (-w + 0.006, 0.44)],
+        "tousled": [(w - 0.012, 0.42), (w - 0.03, 0.32), (w * 0.72, 0.3), (w * 0.6, 0.252), (w * 0.34, 0.3), (w * 0.2, 0.25), (-w * 0.08, 0.302), (-w * 0.25, 0.25), (-w * 0.5, 0.296), (-w * 0.7, 0.25), (-w + 0.03, 0.32), (-w + 0.012, 0.42)],
+        "fringe_long": [(w - 0.004, 0.46), (w - 0.022, 0.33), (w * 0.8, 0.297), (w * 0.4, 0.303), (0, 0.305), (-w * 0.4, 0.303), (-w * 0.8, 0.297), (-w + 0.022, 0.33), (-w + 0.004, 0.46)],
+        "pigtails": [(w - 0.008, 0.43), (w - 0.03, 0.33), (w * 0.62, 0.285), (w * 0.12, 0.23), (0, 0.205), (-w * 0.12, 0.23), (-w * 0.62, 0.285), (-w + 0.03, 0.33), (-w + 0.008, 0.43)],
+        "bun": [(w - 0.01, 0.42), (w - 0.032, 0.32), (w * 0.66, 0.235), (w * 0.25, 0.21), (0, 0.207), (-w * 0.25, 0.21), (-w * 0.66, 0.235), (-w + 0.032, 0.32), (-w + 0.01, 0.42)],
+        "side": [(w - 0.006, 0.46), (w - 0.026, 0.34), (w * 0.72, 0.275), (w * 0.2, 0.215), (-w * 0.32, 0.175), (-w * 0.62, 0.26), (-w + 0.026, 0.34), (-w + 0.006, 0.46)],
+    }  # fmt: skip
+    inner = lines.get(style, lines["side"])
+    outline = np.array(outer + inner) + [0.5, 0]
+    part = -0.34 if style in ("short", "quiff", "long", "bob", "wavy", "ponytail") else 0.0
+    strands = []
+    for share in (-0.75, -0.45, 0.2, 0.5, 0.78):
+        start = (0.5 + w * (part * 0.8 + 0.12 * share), top - lift * 0.55)
+        middle = (0.5 + w * (part * 0.5 + 0.62 * share), top + 0.015 - lift * 0.2)
+        end = (0.5 + w * share * 0.96, top + 0.10 + 0.05 * abs(share))
+        strands.append([start, middle, end])
+    return outline, strands
+
+
+def _side_locks(layer: Layer, look: Appearance, head: Proportions) -> None:
+    """Hair that falls beside the face."""
+    w = head.width
+    bottom = 0.93 if look.hair_style in LONG else head.chin - 0.06
+    wave = 0.014 if look.hair_style == "wavy" else 0.0
+    for side in (-1, 1):
+        y = np.linspace(0.27, bottom, 9)
+        inner = w - 0.024 + 0.012 * np.sin((y - 0.27) * 6) + wave * np.sin(y * 40)
+        outer = w + 0.05 + 0.02 * np.sin((y - 0.27) * 4) + wave * np.sin(y * 40 + 1)
+        inner[0], outer[0], inner[-1], outer[-1] = w * 0.78, w * 0.98, w + 0.012, w + 0.028
+        points = np.concatenate([np.stack([outer, y], -1), np.stack([inner, y], -1)[::-1]])
+        points[:, 0] = 0.5 + side * points[:, 0]
+        layer.fill(smooth(points), look.hair)
+        for share, colour in ((0.4, mix(look.hair, (255, 244, 226), 0.22)), (0.68, darker(look.hair, 0.82))):
+            x = 0.5 + side * (inner[1:-1] * (1 - share) + outer[1:-1] * share)
+            layer.stroke(smooth(np.stack([x, y[1:-1]], -1), closed=False), colour, 0.009)
+
+
+def _side_tufts(layer: Layer, look: Appearance, head: Proportions) -> None:
+    w = head.width
+    for side in (-1, 1):
+        tuft = [(w * 0.93, 0.27), (w + 0.03, 0.3), (w + 0.045, 0.4), (w + 0.03, 0.49), (w - 0.004, 0.46), (w - 0.012, 0.36)]
+        layer.fill(smooth([(0.5 + side * x, y) for x, y in tuft]), look.hair)
+
+
+def _curls(layer: Layer, look: Appearance, head: Proportions) -> None:
+    """Overlapping round curls around the skull; longer styles let them fall beside the face."""
+    w, top = head.width, head.top
+    low = {"curly_short": 0.4, "curly_short_full": 0.5, "curly_long": 0.56}[look.hair_style]
+    cap = [(0, top - 0.03), (w * 0.8, 0.16), (w + 0.01, 0.3), (w - 0.03, 0.31), (w * 0.7, 0.25), (0, 0.225)]
+    layer.fill(smooth(mirrored(cap)), look.hair)
+    light, dark = mix(look.hair, (255, 244, 226), 0.16), darker(look.hair, 0.84)
+    spots = []
+    for angle in np.linspace(np.pi, 2 * np.pi, 13):
+        spots.append((0.5 + (w + 0.012) * np.cos(angle), 0.29 + (0.29 - top + 0.012) * np.sin(angle), 0.05))
+    for angle in np.linspace(np.pi * 1.12, np.pi * 1.88, 9):
+        spots.append((0.5 + w * 0.84 * np.cos(angle), 0.3 + (0.3 - top - 0.055) * np.sin(angle), 0.042))
+    for y in np.arange(0.3, low, 0.05):
+        for side in (-1, 1):
+            spots.append((0.5 + side * (w + 0.022 + 0.05 * (y - 0.3)), y, 0.046))
+    for number, (x, y, radius) in enumerate(spots):
+        tone = (look.hair, light, dark)[number % 3]
+        layer.fill(ellipse((x, y), (radius, radius)), mix(look.hair, tone, 0.7))
+        layer.stroke(ellipse((x, y), (radius * 0.6, radius * 0.6), 20, 3.4, 5.6), mix(look.hair, light, 0.8), 0.008)

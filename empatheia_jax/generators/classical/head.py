@@ -1,0 +1,194 @@
+"""What does not move with expression: background, body, neck, skull, ears, hair, beard, age's traces.
+
+Painted once per appearance and size on a larger canvas, reduced, and kept. The jaw is the exception: the painted head
+is stretched to `JAW_LEVELS` degrees of jaw drop, and a frame takes the nearest.
+"""
+
+import functools
+
+import cv2
+import numpy as np
+
+from empatheia_jax.generators.classical.appearance import EYE_Y, Appearance, Proportions, proportions
+from empatheia_jax.generators.classical.drawing import (
+    FRAMING,
+    FRAMING_CENTRE,
+    Layer,
+    darker,
+    ellipse,
+    mirrored,
+    mix,
+    smooth,
+)
+from empatheia_jax.generators.classical.hair import draw_back_hair, draw_front_hair
+
+JAW_LEVELS = 8
+JAW_DROP = 0.04  # most the chin moves down, head coordinates
+
+
+class StaticFace:
+    """The painted layers of one appearance at one size.
+
+    Attributes:
+      background: uint8 [size, size, 3].
+      heads: uint8 [JAW_LEVELS, size, size, 3], premultiplied by their coverage.
+      clear: uint8 [JAW_LEVELS, size, size, 3], 255 - coverage: how much background shows.
+    """
+
+    def __init__(self, look: Appearance, size: int):
+        side = min(1024, max(size * 2, 512))
+        head = proportions(look)
+        self.background = _behind(look, head, side).reduced(size)[0]
+        layer = _head(look, head, side)
+        drops = [_drop_jaw(layer, head, JAW_DROP * level / (JAW_LEVELS - 1)) for level in range(JAW_LEVELS)]
+        reduced = [drop.reduced(size) for drop in drops]
+        self.heads = np.stack([rgb for rgb, _ in reduced])
+        self.clear = np.stack([np.repeat(255 - alpha[..., None], 3, axis=-1) for _, alpha in reduced])
+
+
+@functools.lru_cache(maxsize=64)
+def static_face(look: Appearance, size: int) -> StaticFace:
+    """The painted layers of an appearance, from memory when it was drawn before."""
+    return StaticFace(look, size)
+
+
+def face_outline(head: Proportions) -> np.ndarray:
+    """The face's contour [n, 2]."""
+    w, chin = head.width, head.chin
+    jaw_y = EYE_Y + 0.62 * (chin - EYE_Y)
+    right = [
+        (0, head.top),
+        (w * 0.62, head.top + 0.035),
+        (w * 0.96, head.top + 0.15),
+        (w, EYE_Y),
+        (w * (0.5 + 0.5 * head.jaw), EYE_Y + 0.36 * (chin - EYE_Y)),
+        (w * head.jaw * 0.9, jaw_y),
+        (w * (head.chin_width + 0.14), chin - 0.045),
+        (w * head.chin_width * 0.55, chin - 0.005),
+        (0, chin),
+    ]
+    return smooth(mirrored(right))
+
+
+def _behind(look: Appearance, head: Proportions, side: int) -> Layer:
+    """Backdrop with a soft glow, hair behind, clothes, neck and the head's shadow on it."""
+    layer = Layer(side, look.background)
+    layer.soft(ellipse((0.5, 0.4), (0.42, 0.42)), mix(look.background, (255, 255, 255), 0.55), 0.8, 0.12)
+    layer.soft(ellipse((0.5, 1.12), (0.7, 0.25)), darker(look.background, 0.8), 0.6, 0.1)
+    draw_back_hair(layer, look, head)
+    s, n = head.shoulders, head.neck
+    top = max(head.chin + 0.045, 0.80)
+    body = [(0, top - 0.01), (n * 0.98, top - 0.005), (s * 0.72, top + 0.05), (s, top + 0.11), (s + 0.05, 1.2), (0, 1.2)]
+    layer.fill(smooth(mirrored(body)), look.clothes)
+    layer.soft(smooth(mirrored([(s * 0.5, 0.92), (s, 0.95), (s + 0.05, 1.2), (s * 0.4, 1.2)])), darker(look.clothes, 0.72), 0.5, 0.03)
+    skin = darker(look.skin, 0.93)
+    neck = [(0, 0.6), (n, 0.6), (n * 0.97, top - 0.04), (n * 1.1, top - 0.002), (n * 0.5, top + 0.035), (0, top + 0.045)]
+    layer.fill(smooth(mirrored(neck)), skin)
+    shadow = [(0, 0.6), (n, 0.6), (n, head.chin + 0.01), (0, head.chin + 0.045)]
+    layer.soft(smooth(mirrored(shadow)), darker(look.skin, 0.6), 0.75, 0.014)
+    collar = smooth([(0.5 - n * 1.12, top - 0.004), (0.5 - n * 0.5, top + 0.036), (0.5, top + 0.047), (0.5 + n * 0.5, top + 0.036), (0.5 + n * 1.12, top - 0.004)], closed=False)
+    layer.stroke(collar, mix(look.clothes, (255, 255, 255), 0.3), 0.016)
+    return layer
+
+
+def _head(look: Appearance, head: Proportions, side: int) -> Layer:
+    layer = Layer(side)
+    shade = darker(look.skin, 0.78)
+    for direction in (-1, 1):
+        _ear(layer, look, head, direction)
+    outline = face_outline(head)
+    layer.fill(outline, look.skin)
+    w = head.width
+    rim = np.concatenate([outline, (outline - [0.5, 0.42])[::-1] * 0.86 + [0.493, 0.41]])
+    layer.soft(rim, shade, 0.55, 0.02)
+    layer.soft(ellipse((0.5 - w * 0.25, 0.28), (w * 0.55, 0.07)), mix(look.skin, (255, 250, 240), 0.5), 0.5, 0.03)
+    for direction in (-1, 1):
+        x = 0.5 + direction * head.eye_x
+        layer.soft(ellipse((x, EYE_Y - 0.012), (0.052 * head.eye_size, 0.034)), shade, 0.4, 0.014)
+        blush = {"child": 0.42, "young": 0.3, "middle-aged": 0.2, "elderly": 0.16}[look.age]
+        rose = mix(look.skin, (232, 92, 84), 0.55)
+        layer.soft(ellipse((0.5 + direction * w * 0.62, 0.575), (0.05, 0.036)), rose, blush, 0.022)
+    layer.soft(ellipse((0.5, head.mouth_y + 0.047), (0.045, 0.012)), shade, 0.45, 0.01)
+    _age(layer, look, head)
+    _beard(layer, look, head, outline)
+    draw_front_hair(layer, look, head)
+    return layer
+
+
+def _ear(layer: Layer, look: Appearance, head: Proportions, direction: int) -> None:
+    x = 0.5 + direction * (head.width + 0.006)
+    long = 1.2 if look.age == "elderly" else 1.0
+    layer.fill(ellipse((x, 0.49), (0.032, 0.056 * long)), darker(look.skin, 0.94))
+    layer.fill(ellipse((x + direction * 0.004, 0.49), (0.018, 0.036 * long)), darker(look.skin, 0.8))
+    if look.gender == "female" and look.age != "child":
+        layer.fill(ellipse((x + direction * 0.006, 0.49 + 0.062 * long), (0.010, 0.012)), (244, 214, 130))
+
+
+def _age(layer: Layer, look: Appearance, head: Proportions) -> None:
+    """Freckles of a child; folds, bags and forehead lines of the old."""
+    fold = darker(look.skin, 0.72)
+    if look.age == "child":
+        for dx, dy in ((-0.03, 0), (0, 0.014), (0.028, 0.002)):
+            for direction in (-1, 1):
+                layer.soft(ellipse((0.5 + direction * 0.1 + dx, 0.545 + dy), (0.006, 0.006)), fold, 0.8, 0.003)
+        return
+    depth = {"young": 0.0, "middle-aged": 0.5, "elderly": 1.0}[look.age]
+    if not depth:
+        return
+    line = mix(look.skin, fold, 0.35 + 0.5 * depth)
+    mouth = head.mouth_y
+    for direction in (-1, 1):
+        nasolabial = [(0.055, head.nose_y - 0.01), (0.085, (head.nose_y + mouth) / 2), (0.1, mouth + 0.01)]
+        layer.stroke(smooth([(0.5 + direction * x, y) for x, y in nasolabial], closed=False), line, 0.004 + 0.006 * depth)
+        bag = ellipse((0.5 + direction * head.eye_x, EYE_Y + 0.022), (0.045, 0.024), 16, 0.35, np.pi - 0.35)
+        layer.stroke(bag, line, 0.003 + 0.006 * depth)
+        crow = 0.5 + direction * (head.eye_x + 0.064)
+        for rise in (-0.016, 0.002, 0.02):
+            ray = [(crow, EYE_Y + 0.002 + rise * 0.5), (crow + direction * 0.02 * (0.6 + 0.4 * depth), EYE_Y + rise * 1.3)]
+            layer.stroke(smooth(ray, closed=False), line, 0.003 + 0.003 * depth)
+        if look.age == "elderly":
+            jowl = [(0.115, mouth + 0.02), (0.105, mouth + 0.065), (0.075, mouth + 0.09)]
+            layer.stroke(smooth([(0.5 + direction * x, y) for x, y in jowl], closed=False), line, 0.008)
+    if look.age == "elderly":
+        for y, half in ((0.262, 0.08), (0.29, 0.1), (0.318, 0.085)):
+            forehead = [(0.5 - half, y + 0.006), (0.5, y - 0.003), (0.5 + half, y + 0.006)]
+            layer.stroke(smooth(forehead, closed=False), mix(look.skin, fold, 0.5), 0.0055)
+
+
+def _beard(layer: Layer, look: Appearance, head: Proportions, outline: np.ndarray) -> None:
+    mouth, w = head.mouth_y, head.width
+    if look.beard == "stubble":
+        lower = outline[outline[:, 1] > EYE_Y + 0.08]
+        layer.soft(lower, mix(look.skin, darker(look.hair, 0.9), 0.55), 0.5, 0.02)
+    elif look.beard == "full":
+        right = [(0, mouth - 0.034), (0.07, mouth - 0.03), (w * 0.62, mouth - 0.03), (w * 0.985, 0.5), (w * 0.97, 0.58)]
+        right += [(w * head.jaw * 0.94, EYE_Y + 0.62 * (head.chin - EYE_Y)), (w * 0.62, head.chin - 0.02), (w * 0.3, head.chin + 0.022), (0, head.chin + 0.03)]
+        layer.fill(smooth(mirrored(right)), look.hair)
+        for x in (-0.1, -0.05, 0.0, 0.05, 0.1):
+            strand = [(0.5 + x, head.chin - 0.055 - abs(x) * 0.2), (0.5 + x * 0.9, head.chin + 0.004 - abs(x) * 0.25)]
+            layer.stroke(smooth(strand, closed=False), darker(look.hair, 0.86), 0.007)
+        patch = [(0, mouth - 0.028), (0.07, mouth - 0.02), (0.088, mouth + 0.002), (0.06, mouth + 0.03), (0, mouth + 0.036)]
+        layer.fill(smooth(mirrored(patch)), mix(look.skin, look.hair, 0.12))
+    elif look.beard == "moustache":
+        right = [(0, mouth - 0.042), (0.045, mouth - 0.047), (0.094, mouth - 0.012), (0.1, mouth + 0.008), (0.06, mouth - 0.016), (0, mouth - 0.021)]
+        layer.fill(smooth(mirrored(right)), look.hair)
+
+
+def _drop_jaw(layer: Layer, head: Proportions, drop: float) -> Layer:
+    """Stretch the lower face: rows below the nose move down, most at the chin, inside the jaw's width only."""
+    if drop == 0:
+        return layer
+    side = layer.side
+    grid = (np.arange(side) + 0.5) / side
+    x = (grid - FRAMING_CENTRE[0]) / FRAMING + FRAMING_CENTRE[0]
+    y = (grid - FRAMING_CENTRE[1]) / FRAMING + FRAMING_CENTRE[1]
+    start, end = head.nose_y + 0.01, head.chin + drop
+    share = np.clip((y - start) / (end - start), 0, 1)
+    inside = np.clip((head.width * 0.99 - np.abs(x - 0.5)) / (head.width * 0.16), 0, 1)
+    shift = drop * FRAMING * side * (share**1.15)[:, None] * inside[None]
+    columns, rows = np.meshgrid(np.arange(side, dtype=np.float32), np.arange(side, dtype=np.float32))
+    source = (rows - shift).astype(np.float32)
+    lowered = Layer(side)
+    lowered.rgb = cv2.remap(layer.rgb, columns, source, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+    lowered.alpha = cv2.remap(layer.alpha, columns, source, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+    return lowered

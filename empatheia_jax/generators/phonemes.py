@@ -1,0 +1,160 @@
+"""Text to phoneme symbols, shared by every speech generator.
+
+The symbol table is StyleTTS 2's (178 entries, appendix D.2.1), so ids mean the same to all generators. Grapheme to
+phoneme conversion is espeak-ng's (en-us) through phonemizer, loaded at run time from the `voice` extra.
+"""
+
+import functools
+import logging
+import re
+import unicodedata
+
+import numpy as np
+
+PAD_ID = 0
+MAX_PHONEMES = 512
+"""Longest symbol sequence (the leading 0 included): PL-BERT's limit. Longer text is split at sentences."""
+
+_PUNCTUATION = ';:,.!?¡¿—…"«»“”'
+_LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
+_VOWELS_AND_CONSONANTS = (
+    "ɑɐɒæɓʙβɔɕçɗɖðʤəɘɚɛɜɝɞɟʄɡɠɢʛɦɧħɥʜɨɪʝɭɬɫɮʟɱɯɰŋɳɲɴøɵɸθœɶʘɹɺɾɻʀʁɽʂʃʈʧʉʊʋⱱʌɣɤʍχʎʏʑʐʒʔʡʕʢǀǁǂǃ"
+)
+_MARKS = "ˈˌːˑʼʴʰʱʲʷˠˤ˞↓↑→↗↘"
+_APOSTROPHE, _SYLLABIC = "'", "\N{COMBINING VERTICAL LINE BELOW}"
+
+SYMBOLS: tuple[str, ...] = (
+    "$", *_PUNCTUATION, " ", *_LETTERS, *_VOWELS_AND_CONSONANTS, *_MARKS, _APOSTROPHE, _SYLLABIC, _APOSTROPHE, "ᵻ",
+)  # fmt: skip
+"""All 178 symbols by id; "$" (0) is padding, the apostrophe stands at 174 and 176 and is encoded as 176."""
+
+SYMBOL_ID: dict[str, int] = {symbol: index for index, symbol in enumerate(SYMBOLS)}
+
+_SPACED = re.compile(r"\s*(\.{2,}|[;:,!?¡¿—…\"«»“”]|\.(?=\s|$|[\"”»]))\s*")
+_SENTENCE_END = re.compile(r"(?<=[.!?…])[\"”»']?\s+")
+_CLAUSE_END = re.compile(r"(?<=[,;:—])\s+")
+
+
+class PhonemeError(ValueError):
+    """Text that cannot be turned into phonemes: says what was found and what to do."""
+
+
+def phonemize(text: str) -> str:
+    """English text -> IPA with stress; punctuation is kept and stands between single spaces.
+
+    This is the form StyleTTS 2 was trained on: "Hello there, friend." -> "həlˈoʊ ðˈɛɹ , fɹˈɛnd .".
+
+    Raises:
+      PhonemeError: nothing to pronounce, another script than Latin, or the `voice` extra is missing.
+    """
+    ipa = _backend().phonemize([_speakable(text)])
+    return " ".join(_SPACED.sub(r" \1 ", ipa[0] if ipa else "").split())
+
+
+def encode(ipa: str) -> np.ndarray:
+    """IPA -> symbol ids int32 [P] with the leading 0; symbols outside the table are dropped (`unknown_symbols`).
+
+    Raises:
+      PhonemeError: more than `MAX_PHONEMES` symbols.
+    """
+    ids = [PAD_ID, *(SYMBOL_ID[symbol] for symbol in ipa if symbol in SYMBOL_ID and symbol != SYMBOLS[PAD_ID])]
+    if len(ids) > MAX_PHONEMES:
+        raise PhonemeError(
+            f"{len(ids)} phoneme symbols, the limit is {MAX_PHONEMES}: split the text with split_sentences() first"
+        )
+    return np.array(ids, np.int32)
+
+
+def unknown_symbols(ipa: str) -> list[str]:
+    """Symbols of `ipa` that `encode` drops, in order of first appearance."""
+    return list(dict.fromkeys(symbol for symbol in ipa if symbol not in SYMBOL_ID))
+
+
+def decode(ids: np.ndarray) -> str:
+    """Symbol ids [P] -> IPA; padding (0 and negative) leaves nothing.
+
+    Raises:
+      PhonemeError: an id beyond the table.
+    """
+    ids = np.asarray(ids)
+    if ids.size and ids.max() >= len(SYMBOLS):
+        raise PhonemeError(f"symbol id {int(ids.max())} is beyond the table of {len(SYMBOLS)}")
+    return "".join(SYMBOLS[i] for i in ids if i > PAD_ID)
+
+
+def split_sentences(text: str, max_characters: int = 320) -> list[str]:
+    """Split text at sentence ends; a sentence over `max_characters` is split at commas, then at words.
+
+    320 characters of English stay clearly below `MAX_PHONEMES` symbols.
+    """
+    pieces = []
+    for sentence in _SENTENCE_END.split(text.strip()):
+        pieces.extend(_shorten(sentence.strip(), max_characters))
+    return [piece for piece in pieces if piece]
+
+
+def _shorten(sentence: str, limit: int) -> list[str]:
+    if len(sentence) <= limit:
+        return [sentence]
+    parts = _CLAUSE_END.split(sentence)
+    parts = parts if len(parts) > 1 else sentence.split()
+    pieces = [""]
+    for part in parts:
+        joined = f"{pieces[-1]} {part}".strip()
+        if len(joined) <= limit:
+            pieces[-1] = joined
+        else:
+            pieces.extend(_shorten(part, limit) if len(part.split()) > 1 else [part])
+    return pieces
+
+
+def _speakable(text: str) -> str:
+    """Normalise quotes, drop what espeak would read as markup or spell out, refuse other scripts."""
+    text = unicodedata.normalize("NFC", text).translate(str.maketrans({"’": "'", "‘": "'", "\n": " ", "–": "—"}))
+    foreign = [c for c in text if c.isalpha() and "LATIN" not in unicodedata.name(c, "")]
+    if foreign:
+        raise PhonemeError(
+            f"cannot pronounce {''.join(foreign[:8])!r}: the voice reads English (Latin script) only; transcribe it first"
+        )
+    kept = "".join(c if c.isalnum() or c in _PUNCTUATION or c in " '-&%$£€@+/°" else " " for c in text)
+    if not any(c.isalnum() for c in kept):
+        raise PhonemeError(f"nothing to pronounce in {text[:40]!r}: give a text with words")
+    return " ".join(kept.split())
+
+
+def espeak_files() -> tuple[str, str]:
+    """Paths of the espeak-ng library and its data folder, from `espeakng-loader`.
+
+    Raises:
+      PhonemeError: the `voice` extra is not installed.
+    """
+    try:
+        import espeakng_loader
+    except ImportError as error:
+        raise PhonemeError(_missing(error)) from error
+    return str(espeakng_loader.get_library_path()), str(espeakng_loader.get_data_path())
+
+
+@functools.cache
+def _backend():
+    """phonemizer's espeak backend; it works on a private copy of the library, apart from the classical voice's."""
+    library, data = espeak_files()
+    try:
+        from phonemizer.backend import EspeakBackend
+        from phonemizer.backend.espeak.wrapper import EspeakWrapper
+    except ImportError as error:
+        raise PhonemeError(_missing(error)) from error
+    if not hasattr(EspeakWrapper, "set_data_path"):
+        # The mainline package would end the process inside C when the data is not in its compiled-in place.
+        raise PhonemeError("phonemizer cannot be told where espeak's data is: install phonemizer-fork instead")
+    EspeakWrapper.set_library(library)
+    EspeakWrapper.set_data_path(data)
+    quiet = logging.getLogger(f"{__name__}.phonemizer")
+    quiet.setLevel(logging.ERROR)  # it warns whenever punctuation changes the number of words
+    return EspeakBackend(
+        "en-us", preserve_punctuation=True, with_stress=True, language_switch="remove-flags", logger=quiet
+    )
+
+
+def _missing(error: ImportError) -> str:
+    return f"speech needs espeak-ng ({error.name} is not installed): pip install 'empatheia-jax[voice]'"

@@ -1,0 +1,1 @@
+"""A dialogue in, an avatar's answer out."""

@@ -1,0 +1,87 @@
+"""Style disentangler, SD (section 4.3, Fig. 4b, Eqs. 3-7): how voice and face say it.
+
+r^s and r^v each pass their own FFN into a shared emotion block and a shared profile block with queries of their own
+(Fig. 4b; the paper's Eqs. 3-6 print r^s for both). S = style layer(E (+) P). Fused E and P are classified.
+"""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from empatheia_jax.config import LatentConfig
+from empatheia_jax.data import emotions
+from empatheia_jax.latents.vae import Hourglass
+from empatheia_jax.layers import FeedForward, Linear
+from empatheia_jax.sharding import param
+
+
+@dataclasses.dataclass(frozen=True)
+class Style:
+    """What the disentangler says of one answer."""
+
+    speech: jax.Array  # S_speech [K, style_dim]
+    video: jax.Array  # S_video [K, style_dim]
+    emotion: jax.Array  # fused E [K, D]
+    profile: jax.Array  # fused P [K, D]
+    logits: dict[str, jax.Array]  # emotion [K, 7], age [K, 4], gender [K, 2], timbre [K, 3]
+    kl: jax.Array  # [K, 4, tokens]: (emotion, profile) x (speech, video)
+
+
+class StyleDisentangler(nnx.Module):
+    """r^s, r^v -> S_speech, S_video, and the labels of emotion, age, gender, timbre."""
+
+    def __init__(self, config: LatentConfig, llm_width: int, speech_dim: int, video_dim: int, *, rngs: nnx.Rngs):
+        self.config = config
+        width = config.width
+        self.ffn_speech = FeedForward(llm_width, config.mlp_width, width, rngs=rngs, input_axis="features")
+        self.ffn_video = FeedForward(llm_width, config.mlp_width, width, rngs=rngs, input_axis="features")
+        self.emotion, self.profile = Hourglass(config, rngs=rngs), Hourglass(config, rngs=rngs)
+        # q_e^s, q_e^v, q_p^s, q_p^v
+        self.queries = param(jax.random.normal(rngs.params(), (4, 1, width)) * 0.02, "rows", "rows", "latent")
+        self.style_speech = Linear(2 * width, speech_dim, "latent_mlp", "features", rngs=rngs)
+        self.style_video = Linear(2 * width, video_dim, "latent_mlp", "features", rngs=rngs)
+        self.fuse_emotion = Linear(2 * width, width, "latent_mlp", "latent", rngs=rngs)
+        self.fuse_profile = Linear(2 * width, width, "latent_mlp", "latent", rngs=rngs)
+        self.classify_emotion = Linear(width, len(emotions.AVATAR_EMOTIONS), "latent", "features", rngs=rngs)
+        self.classify_age = Linear(width, len(emotions.AGES), "latent", "features", rngs=rngs)
+        self.classify_gender = Linear(width, len(emotions.GENDERS), "latent", "features", rngs=rngs)
+        self.classify_timbre = Linear(width, len(emotions.TIMBRES), "latent", "features", rngs=rngs)
+
+    def __call__(self, r_s: jax.Array, r_v: jax.Array, key: jax.Array | None = None) -> Style:
+        """Args:
+          r_s, r_v: float32 [K, 16, D], states at <AUD1..16> and <VID1..16>.
+          key: samples z; None takes the mean.
+        """
+        if self.config.sd_input == "speech_only":
+            r_v = r_s  # Eqs. 3-6 to the letter
+        count, tokens, _ = r_s.shape
+        # Both modalities pass the shared blocks in one call: [2K, 16, width].
+        inputs = jnp.concatenate([self.ffn_speech(r_s), self.ffn_video(r_v)])
+        ones = jnp.ones((2 * count, tokens), bool)
+        keys = (None, None) if key is None else jax.random.split(key)
+
+        def block(hourglass, queries, key):  # queries [2, 1, D]
+            repeated = jnp.repeat(queries, count, axis=0)  # [2K, 1, D]
+            latent = hourglass(inputs, ones, repeated, ones[:, :1], key)
+            speech, video = jnp.split(latent.output[:, 0], 2)  # [K, D] each
+            return speech, video, jnp.stack(jnp.split(latent.kl(), 2), axis=1)
+
+        emotion_speech, emotion_video, kl_emotion = block(self.emotion, self.queries[:2], keys[0])
+        profile_speech, profile_video, kl_profile = block(self.profile, self.queries[2:], keys[1])
+        emotion = jax.nn.gelu(self.fuse_emotion(jnp.concatenate([emotion_speech, emotion_video], -1)))
+        profile = jax.nn.gelu(self.fuse_profile(jnp.concatenate([profile_speech, profile_video], -1)))
+        return Style(
+            speech=self.style_speech(jnp.concatenate([emotion_speech, profile_speech], -1)),  # Eq. 7
+            video=self.style_video(jnp.concatenate([emotion_video, profile_video], -1)),
+            emotion=emotion,
+            profile=profile,
+            logits={
+                "emotion": self.classify_emotion(emotion),
+                "age": self.classify_age(profile),
+                "gender": self.classify_gender(profile),
+                "timbre": self.classify_timbre(profile),
+            },
+            kl=jnp.concatenate([kl_emotion, kl_profile], axis=1),
+        )

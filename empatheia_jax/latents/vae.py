@@ -1,0 +1,134 @@
+"""The hourglass of Fig. 4: a Transformer-based variational auto-encoder block (section 4.3, Eqs. 1-6).
+
+    z   = Enc(FFN(r), q)        self-attention over FFN(r), then a mean and a log-variance a token
+    out = Dec(FFN(z), q)        queries q attend to each other and to FFN(z)
+
+Table 8: four encoder and four decoder layers at full size. The KL term is not in the paper's losses; it is a mean per
+dimension with a small weight, and inference uses the mean.
+"""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from empatheia_jax.config import LatentConfig
+from empatheia_jax.layers import Attention, FeedForward, LayerNorm, Linear
+
+
+def _dropout(x: jax.Array, rate: float, key: jax.Array | None) -> jax.Array:
+    if key is None or rate == 0.0:
+        return x
+    return jnp.where(jax.random.bernoulli(key, 1.0 - rate, x.shape), x / (1.0 - rate), 0.0)
+
+
+class EncoderLayer(nnx.Module):
+    """Pre-norm self-attention and FFN."""
+
+    def __init__(self, config: LatentConfig, *, rngs: nnx.Rngs):
+        self.dropout = config.dropout
+        self.norm_attention, self.norm_mlp = LayerNorm(config.width), LayerNorm(config.width)
+        self.attention = Attention(config.width, config.heads, rngs=rngs)
+        self.mlp = FeedForward(config.width, config.mlp_width, config.width, rngs=rngs)
+
+    def __call__(self, x: jax.Array, mask: jax.Array, key: jax.Array | None) -> jax.Array:
+        key_a, key_b = (None, None) if key is None else jax.random.split(key)
+        y = self.norm_attention(x)
+        x = x + _dropout(self.attention(y, y, mask), self.dropout, key_a)
+        return x + _dropout(self.mlp(self.norm_mlp(x)), self.dropout, key_b)
+
+
+class DecoderLayer(nnx.Module):
+    """Pre-norm self-attention among the queries, cross-attention to z, FFN."""
+
+    def __init__(self, config: LatentConfig, *, rngs: nnx.Rngs):
+        self.dropout = config.dropout
+        self.norm_self, self.norm_cross, self.norm_mlp = (LayerNorm(config.width) for _ in range(3))
+        self.self_attention = Attention(config.width, config.heads, rngs=rngs)
+        self.cross_attention = Attention(config.width, config.heads, rngs=rngs)
+        self.mlp = FeedForward(config.width, config.mlp_width, config.width, rngs=rngs)
+
+    def __call__(self, x, query_mask, memory, memory_mask, key):
+        keys = (None,) * 3 if key is None else jax.random.split(key, 3)
+        y = self.norm_self(x)
+        x = x + _dropout(self.self_attention(y, y, query_mask), self.dropout, keys[0])
+        x = x + _dropout(self.cross_attention(self.norm_cross(x), memory, memory_mask), self.dropout, keys[1])
+        return x + _dropout(self.mlp(self.norm_mlp(x)), self.dropout, keys[2])
+
+
+def stack(layers: int, create, rngs: nnx.Rngs) -> nnx.Module:
+    """`layers` modules of one kind as one module whose parameters have a leading "layers" axis (for lax.scan)."""
+
+    @nnx.split_rngs(splits=layers)
+    @nnx.vmap(transform_metadata={nnx.PARTITION_NAME: "layers"})
+    def make(rngs):
+        return create(rngs)
+
+    return make(rngs)
+
+
+def scan(layers: nnx.Module, count: int, call, x: jax.Array, key: jax.Array | None) -> jax.Array:
+    """Run stacked `layers` one after another: call(layer, x, key_of_layer) -> x."""
+    keys = None if key is None else jax.random.split(key, count)
+
+    def body(x, layer_and_key):
+        layer, layer_key = layer_and_key
+        return call(layer, x, layer_key), None
+
+    return jax.lax.scan(body, x, (layers, keys), length=count)[0]
+
+
+@dataclasses.dataclass(frozen=True)
+class Latent:
+    """What an hourglass returns: the decoder's output and the posterior it came from."""
+
+    output: jax.Array  # [K, Q, D]
+    mean: jax.Array  # [K, S, D]
+    log_variance: jax.Array  # [K, S, D]
+
+    def kl(self) -> jax.Array:
+        """KL(q(z|r) || N(0, 1)), a mean over dimensions: [K, S]."""
+        variance = jnp.exp(self.log_variance)
+        return 0.5 * jnp.mean(variance + self.mean**2 - 1.0 - self.log_variance, axis=-1)
+
+
+class Hourglass(nnx.Module):
+    """One VAE block of Fig. 4: encoder layers over FFN(r), z, decoder layers over the queries."""
+
+    def __init__(self, config: LatentConfig, *, rngs: nnx.Rngs):
+        width = config.width
+        self.config = config
+        self.encoder = stack(config.encoder_layers, lambda rngs: EncoderLayer(config, rngs=rngs), rngs)
+        self.decoder = stack(config.decoder_layers, lambda rngs: DecoderLayer(config, rngs=rngs), rngs)
+        self.encoder_norm, self.decoder_norm = LayerNorm(width), LayerNorm(width)
+        self.mean = Linear(width, width, "latent", "latent_mlp", rngs=rngs)
+        self.log_variance = Linear(width, width, "latent", "latent_mlp", rngs=rngs, scale=0.01)
+        self.log_variance.bias[...] = jnp.full(width, config.log_variance_init)
+        self.ffn_z = FeedForward(width, config.mlp_width, width, rngs=rngs)
+
+    def __call__(self, inputs, input_mask, queries, query_mask, key: jax.Array | None = None) -> Latent:
+        """Args:
+          inputs: FFN(r) float32 [K, S, D]; input_mask: bool [K, S].
+          queries: q float32 [K, Q, D]; query_mask: bool [K, Q].
+          key: samples z and turns dropout on; None takes the mean.
+        """
+        encode_key, sample_key, decode_key = (None,) * 3 if key is None else jax.random.split(key, 3)
+        config = self.config
+        x = scan(
+            self.encoder, config.encoder_layers, lambda layer, x, k: layer(x, input_mask, k), inputs, encode_key
+        )
+        x = self.encoder_norm(x)
+        mean, log_variance = self.mean(x), jnp.clip(self.log_variance(x), -12.0, 6.0)  # [K, S, D]
+        z = mean
+        if sample_key is not None:
+            z = z + jnp.exp(0.5 * log_variance) * jax.random.normal(sample_key, mean.shape)
+        memory = self.ffn_z(z)
+        y = scan(
+            self.decoder,
+            config.decoder_layers,
+            lambda layer, y, k: layer(y, query_mask, memory, input_mask, k),
+            queries,
+            decode_key,
+        )
+        return Latent(self.decoder_norm(y), mean, log_variance)

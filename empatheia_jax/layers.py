@@ -1,0 +1,79 @@
+"""Transformer layers that the projectors and the latents share: float32, with logical axis names (see `sharding`)."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from empatheia_jax.sharding import param
+
+
+def dense(rngs: nnx.Rngs, shape: tuple[int, int], axes: tuple[str, str], scale: float = 1.0) -> nnx.Param:
+    """A matrix [in, out] drawn with LeCun's variance times scale^2."""
+    value = jax.random.normal(rngs.params(), shape) * scale / math.sqrt(shape[0])
+    return param(value, *axes)
+
+
+class Linear(nnx.Module):
+    """y = x W + b, float32; `axes` are logical names of [in, out]."""
+
+    def __init__(self, width_in: int, width_out: int, *axes: str, rngs: nnx.Rngs, scale: float = 1.0):
+        self.kernel = dense(rngs, (width_in, width_out), axes, scale)
+        self.bias = param(jnp.zeros(width_out), axes[1])
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return x @ self.kernel[...] + self.bias[...]
+
+
+class LayerNorm(nnx.Module):
+    """Layer normalisation over the last axis, float32."""
+
+    def __init__(self, width: int):
+        self.scale = param(jnp.ones(width), "latent")
+        self.bias = param(jnp.zeros(width), "latent")
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        x = x - jnp.mean(x, axis=-1, keepdims=True)
+        return x * jax.lax.rsqrt(jnp.mean(x * x, axis=-1, keepdims=True) + 1e-5) * self.scale[...] + self.bias[...]
+
+
+class FeedForward(nnx.Module):
+    """Two linear layers with GELU between: the FFN of Eqs. 1-6."""
+
+    def __init__(self, width_in: int, mlp_width: int, width_out: int, *, rngs: nnx.Rngs, input_axis: str = "latent"):
+        self.up = Linear(width_in, mlp_width, input_axis, "latent_mlp", rngs=rngs)
+        self.down = Linear(mlp_width, width_out, "latent_mlp", "latent", rngs=rngs)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return self.down(jax.nn.gelu(self.up(x)))
+
+
+class Attention(nnx.Module):
+    """Multi-head attention of queries [K, Q, D] to memory [K, S, D] where `mask` [K, S] is true."""
+
+    def __init__(self, width: int, heads: int, *, rngs: nnx.Rngs, memory_width: int | None = None):
+        self.heads = heads
+        memory_width = memory_width or width
+        self.query = Linear(width, width, "latent", "latent_heads", rngs=rngs)
+        self.key = Linear(memory_width, width, "latent", "latent_heads", rngs=rngs)
+        self.value = Linear(memory_width, width, "latent", "latent_heads", rngs=rngs)
+        self.out = Linear(width, width, "latent_heads", "latent", rngs=rngs)
+
+    def __call__(self, queries: jax.Array, memory: jax.Array, mask: jax.Array) -> jax.Array:
+        def split(x):  # [K, S, D] -> [K, S, H, D/H]
+            return x.reshape(*x.shape[:-1], self.heads, -1)
+
+        # A row with nothing to attend to (padding) would be 0/0: it attends to everything and is masked by its reader.
+        mask = mask | ~jnp.any(mask, axis=-1, keepdims=True)
+        q, k, v = split(self.query(queries)), split(self.key(memory)), split(self.value(memory))
+        attended = jax.nn.dot_product_attention(q, k, v, mask=mask[:, None, None, :])  # [K, Q, H, D/H]
+        return self.out(attended.reshape(queries.shape))
+
+
+def sinusoid(position: jax.Array, width: int, period: float = 10000.0) -> jax.Array:
+    """Sinusoidal code of float positions [...] -> [..., width]."""
+    rates = jnp.exp(-math.log(period) * jnp.arange(width // 2) / max(width // 2 - 1, 1))
+    angle = position[..., None] * rates
+    code = jnp.concatenate([jnp.sin(angle), jnp.cos(angle)], axis=-1)
+    return jnp.pad(code, [(0, 0)] * (code.ndim - 1) + [(0, width - code.shape[-1])])

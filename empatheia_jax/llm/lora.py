@@ -1,0 +1,117 @@
+"""Projections of the LLM and their low-rank adapters (section 4.2; Table 8: rank 16, alpha 32).
+
+y = x W + (alpha / r) dropout(x) A B, with W frozen, A and B float32, initialised as PEFT does:
+A uniform in +-1/sqrt(fan_in) (Kaiming with a = sqrt 5), B zero, so that the adapted model starts as the base.
+"""
+
+import math
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from empatheia_jax.config import LoraConfig
+
+
+class LoraError(ValueError):
+    """An adapter setting that would train nothing, or not what was asked for."""
+
+
+class Projection(nnx.Module):
+    """The same linear map (no bias) of all L layers, stacked on axis 0, with an optional adapter.
+
+    `lax.scan` over the owning module hands the body one layer, and `__call__` is written for that: kernel
+    [*shape_in, *shape_out]. `lora_a` [*shape_in, r] and `lora_b` [r, *shape_out] are None without an adapter.
+    """
+
+    def __init__(
+        self,
+        layers: int,
+        shape_in: dict[str, int],
+        shape_out: dict[str, int],
+        *,
+        lora: LoraConfig | None,
+        param_dtype: str,
+        init_std: float,
+        key: jax.Array,
+    ):
+        """`shape_in` and `shape_out` map logical axis names to sizes, in order ({"heads": 4, "head_dim": 32})."""
+        names_in, sizes_in = tuple(shape_in), tuple(shape_in.values())
+        names_out, sizes_out = tuple(shape_out), tuple(shape_out.values())
+        kernel_key, lora_key = jax.random.split(key)
+        kernel = init_std * jax.random.normal(kernel_key, (layers, *sizes_in, *sizes_out), jnp.float32)
+        self.kernel = nnx.Param(
+            kernel.astype(param_dtype), out_sharding=("layers", *names_in, *names_out), eager_sharding=False
+        )
+        self.inputs = len(sizes_in)
+        self.lora_a = self.lora_b = nnx.data(None)
+        self.scale = lora.alpha / lora.rank if lora else 0.0
+        if lora is None:
+            return
+        bound = 1.0 / math.sqrt(math.prod(sizes_in))
+        a = jax.random.uniform(lora_key, (layers, *sizes_in, lora.rank), jnp.float32, -bound, bound)
+        self.lora_a = nnx.LoRAParam(a, out_sharding=("layers", *names_in, "lora_rank"), eager_sharding=False)
+        self.lora_b = nnx.LoRAParam(
+            jnp.zeros((layers, lora.rank, *sizes_out), jnp.float32),
+            out_sharding=("layers", "lora_rank", *names_out),
+            eager_sharding=False,
+        )
+
+    @property
+    def adapted(self) -> bool:
+        """Whether this projection carries an adapter."""
+        return self.lora_a is not None
+
+    def __call__(self, x: jax.Array, lora_input: jax.Array | None = None) -> jax.Array:
+        """x [..., *shape_in] -> [..., *shape_out] in x's dtype; the adapter reads `lora_input` (x after dropout)."""
+        y = jnp.tensordot(x, self.kernel[...].astype(x.dtype), axes=self.inputs)
+        if not self.adapted:
+            return y
+        low = jnp.tensordot(x if lora_input is None else lora_input, self.lora_a[...].astype(x.dtype), axes=self.inputs)
+        return y + jnp.tensordot(low, self.lora_b[...].astype(x.dtype), axes=1) * jnp.asarray(self.scale, x.dtype)
+
+    def fold(self) -> None:
+        """Add (alpha / r) A B to the kernel, in float32, and drop the adapter."""
+        if not self.adapted:
+            return
+        multiply = jax.vmap(lambda a, b: jnp.tensordot(a, b, axes=1))  # over layers
+        delta = self.scale * multiply(self.lora_a[...], self.lora_b[...])
+        kernel = self.kernel[...]
+        self.kernel[...] = (kernel.astype(jnp.float32) + delta).astype(kernel.dtype)
+        self.lora_a = self.lora_b = nnx.data(None)
+
+
+def check_targets(lora: LoraConfig | None, projections: tuple[str, ...]) -> None:
+    """Raise LoraError unless `lora.targets` names at least one projection and nothing but projections."""
+    if lora is None:
+        return
+    strays = [name for name in lora.targets if name not in projections]
+    if strays or not lora.targets:
+        said = f"{', '.join(strays)} match no projection" if strays else "are empty, so nothing would be trained"
+        raise LoraError(f"lora.targets {said}; this LLM has {', '.join(projections)}")
+
+
+def adapter_dropout(x: jax.Array, rate: float, key: jax.Array | None) -> jax.Array:
+    """Inverted dropout of an adapter's input; the identity without a key or a rate.
+
+    Projections that read the same tensor (q, k and v; gate and up) share one mask, where PEFT draws one for each:
+    every adapter still sees the same noise distribution, and the mask is drawn once instead of three times.
+    """
+    if key is None or rate == 0.0:
+        return x
+    keep = jax.random.bernoulli(key, 1.0 - rate, x.shape)
+    return jnp.where(keep, x / (1.0 - rate), 0.0).astype(x.dtype)
+
+
+def merge(module: nnx.Module) -> nnx.Module:
+    """The same module with every adapter folded into its kernel; `module` itself is left as it was.
+
+    No array is copied but the kernels that change. Raises LoraError where there is no adapter to fold.
+    """
+    merged = nnx.merge(*nnx.split(module))
+    adapted = [node for _, node in nnx.iter_graph(merged) if isinstance(node, Projection) and node.adapted]
+    if not adapted:
+        raise LoraError("merge: this model carries no adapters")
+    for projection in adapted:
+        projection.fold()
+    return merged

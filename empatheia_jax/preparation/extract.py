@@ -1,0 +1,359 @@
+"""`empatheia extract`: run the frozen networks once over every utterance and keep what they say (DESIGN decision 4).
+
+Work is cut into shards, each a pure function of the data and the settings, so any number of workers and processes may
+do them in any order and a killed run goes on with the shards that are missing. A worker decodes an utterance's media
+once, for the encoders and for the golds.
+"""
+
+import concurrent.futures
+import contextlib
+import dataclasses
+import multiprocessing
+import os
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from empatheia_jax.config import Config, ConfigError, GeneratorConfig
+from empatheia_jax.data.avamerg import SPLITS, locate, read_examples
+from empatheia_jax.data.features import (
+    MAX_SIDE,
+    STYLE_FRAMES,
+    FeatureWriter,
+    content_hash,
+    store_settings,
+    write_json_lines,
+    write_shard,
+)
+from empatheia_jax.data.media import read_audio, read_video
+from empatheia_jax.data.schema import RecordError
+from empatheia_jax.encoders import build_encoders
+from empatheia_jax.generators.interfaces import FaceGenerator, SpeechGenerator
+
+SHARD_UTTERANCES = 32
+LARGE_SHARD_UTTERANCES = 256  # from LARGE_DATA utterances on: fewer files
+LARGE_DATA = 20_000
+
+
+class ExtractError(ValueError):
+    """An utterance whose media cannot be used: names it, its file and the reason."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """One utterance to extract. `text` is what a listener says (golds are wanted), None for a speaker."""
+
+    key: str
+    audio: Path | None
+    video: Path | None
+    text: str | None
+
+
+def build_generators(config: GeneratorConfig) -> tuple[SpeechGenerator, FaceGenerator]:
+    """The frozen generators whose content and style are the golds.
+
+    Raises:
+      ConfigError: when this version has no backend of that name.
+    """
+    if (config.speech, config.face) != ("classical", "classical"):
+        raise ConfigError(
+            f"generators.speech {config.speech!r}, generators.face {config.face!r}: this version has 'classical' only"
+        )
+    from empatheia_jax.generators.classical.face import ClassicalFace
+    from empatheia_jax.generators.classical.voice import ClassicalSpeech
+
+    return ClassicalSpeech(), ClassicalFace()
+
+
+# One utterance --------------------------------------------------------------------------------------------------------
+
+
+class Extractor:
+    """Turns a Job into the arrays of its record. One lives in each worker."""
+
+    def __init__(self, config: Config):
+        self.encoders = build_encoders(config.encoders)
+        self.speech, self.face = build_generators(config.generators)
+        self.limits = {"max_seconds": config.data.max_seconds, "max_megabytes": config.data.max_megabytes}
+
+    def __call__(self, job: Job) -> tuple[dict[str, np.ndarray], list[dict]]:
+        """The record's arrays, and what was rejected: [{key, modality, file, error}]."""
+        arrays: dict[str, np.ndarray] = {}
+        rejected: list[dict] = []
+
+        @contextlib.contextmanager
+        def attempt(modality: str, file: Path):
+            try:
+                yield
+            except (ValueError, OSError) as error:  # bad media and what cannot be made of it; bugs pass
+                rejected.append({"key": job.key, "modality": modality, "file": str(file), "error": str(error)})
+
+        if job.audio is not None:
+            with attempt("audio", job.audio):
+                arrays["audio"] = self._hear(job.audio)
+        if job.video is not None:
+            with attempt("video", job.video):
+                wanted = self.encoders["video"].feature_shape[0] if job.text is None else STYLE_FRAMES
+                frames = read_video(job.video, count=wanted, max_side=MAX_SIDE, **self.limits)
+                encoder = self.encoders["video"]
+                arrays["video"] = encoder.encode(encoder.preprocess(frames))
+                if job.text is not None:
+                    arrays["style_video"] = self.face.style(frames)
+        if job.text is not None and "audio" in arrays:
+            with attempt("gold", job.audio):
+                arrays |= self._golds(job.audio, job.text)
+        return arrays, rejected
+
+    def _hear(self, path: Path) -> np.ndarray:
+        encoder = self.encoders["audio"]
+        return encoder.encode(encoder.preprocess(read_audio(path, encoder.sample_rate, **self.limits)))
+
+    def _golds(self, path: Path, text: str) -> dict[str, np.ndarray]:
+        """What the generators say about a recording whose words are known (DESIGN decisions 7, 8)."""
+        rate = self.speech.sample_rate
+        audio = read_audio(path, rate, **self.limits)
+        phonemes = self.speech.phonemes(text)
+        phoneme_frames = self.speech.align(audio, rate, phonemes)
+        return {
+            "phonemes": phonemes,
+            "phoneme_frames": phoneme_frames,
+            "content_speech": self.speech.content(phonemes),
+            "style_speech": self.speech.style(audio, rate, phonemes),
+            "content_video": self.face.content(audio, rate, phonemes, phoneme_frames),
+        }
+
+
+# One shard, in a worker -----------------------------------------------------------------------------------------------
+
+_extractor: Extractor | None = None  # this worker's; made once by `_start_worker`
+
+
+def _start_worker(config: Config) -> None:
+    global _extractor
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        # Without this a worker would wait for ever when the main process is killed with SIGKILL.
+        threading.Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()
+        with contextlib.suppress(ImportError):
+            import cv2
+
+            cv2.setNumThreads(1)  # the workers are the parallelism
+    _extractor = Extractor(config)
+
+
+def _write_shard(directory: Path, index: int, jobs: list[Job], on_error: str) -> dict:
+    """Extract and write one shard; returns its notes {rejected, counts}."""
+    rejected: list[dict] = []
+    counts: Counter = Counter()
+    def records() -> Iterator[tuple[str, dict]]:
+        for job in jobs:
+            missed = _extractor.encoders["video"].faces_missed
+            arrays, bad = _extractor(job)
+            counts["faces_missed"] += _extractor.encoders["video"].faces_missed - missed
+            if bad and on_error == "stop":
+                raise ExtractError(f"{bad[0]['key']}: {bad[0]['error']} (go on without it: --on-error skip)")
+            rejected.extend(bad)
+            counts.update({"utterances": 1, "records": bool(arrays), "gold": "content_video" in arrays})
+            counts.update({name: name in arrays for name in ("audio", "video")})
+            if arrays:
+                yield job.key, arrays
+
+    notes = {"rejected": rejected, "counts": counts}
+    write_shard(directory, index, records(), notes)
+    return notes
+
+
+# The whole data ------------------------------------------------------------------------------------------------------
+
+
+def extract(
+    config: Config,
+    data_path: Path | str,
+    output: Path | str,
+    workers: int = 2,
+    on_error: Literal["stop", "skip"] = "stop",
+    progress: bool = True,
+    *,
+    process: int = 0,
+    processes: int = 1,
+) -> dict[str, int]:
+    """Write (or finish) the feature store of some data.
+
+    Several machines share the work when each is given its `process` of `processes` and the same `output`; the store is
+    complete when the last one is done. Calls worker processes by "spawn": a script that calls this needs the usual
+    `if __name__ == "__main__":`; `workers=1` works in this process.
+
+    Args:
+      config: encoders, generators and limits.
+      data_path: what `data.avamerg.read_examples` reads.
+      output: folder of the store. One that was interrupted is gone on with; a complete one is left as it is.
+      on_error: "stop" raises at the first unusable recording or record; "skip" counts it, lists it in
+        `output/rejected.jsonl` ({key, modality, file, error} a line) and goes on.
+      progress: a line with rate and time to go on stderr.
+    Returns:
+      Counts: utterances, records, audio, video, gold (listener utterances with all golds), rejected, faces_missed
+      (clips used whole because no face was found), without_media. Of a process that is not the last to finish: of its
+      own shards.
+    Raises:
+      ExtractError: an unusable recording ("stop"), or nothing to extract.
+      RecordError: a bad record of the data ("stop").
+      StoreError: `output` holds a store made with other settings or from other data.
+    """
+    directory = Path(output)
+    jobs, without_media = collect_jobs(config, Path(data_path), on_error)
+    size = SHARD_UTTERANCES if len(jobs) < LARGE_DATA else LARGE_SHARD_UTTERANCES
+    shards = [jobs[start : start + size] for start in range(0, len(jobs), size)]
+    speech, face = build_generators(config.generators)
+    settings = store_settings(build_encoders(config.encoders), speech, face)
+    writer = FeatureWriter(directory, settings, _source_hash(jobs, Path(data_path)), len(shards))
+    if writer.complete:
+        return dict(writer.manifest["counts"])
+
+    todo = [index for index in writer.unfinished() if index % processes == process]
+    with _Progress(sum(len(shards[index]) for index in todo), len(jobs), progress) as line:
+        for index, notes in _run(config, directory, {i: shards[i] for i in todo}, workers, on_error):
+            line.advance(len(shards[index]), len(notes["rejected"]))
+
+    mine = [index for index in range(len(shards)) if processes == 1 or index % processes == process]
+    if not writer.unfinished():
+        mine = list(range(len(shards)))
+    notes = [writer.notes(index) for index in mine]
+    counts = sum((Counter(note["counts"]) for note in notes), Counter())
+    rejected = [entry for note in notes for entry in note["rejected"]]
+    names = ("utterances", "records", "audio", "video", "gold", "faces_missed")
+    result = {name: counts[name] for name in names} | {"rejected": len(rejected), "without_media": without_media}
+    if not writer.unfinished():
+        write_json_lines(directory / "rejected.jsonl", rejected)
+        writer.finish(result)
+    return result
+
+
+def collect_jobs(config: Config, path: Path, on_error: str) -> tuple[list[Job], int]:
+    """Every utterance that has media, once, in the order of the data; and how many have none.
+
+    Raises:
+      ExtractError: when no utterance has media.
+    """
+    jobs: dict[str, Job] = {}
+    bare: set[str] = set()
+    for split in _splits(path):
+        examples, _ = read_examples(
+            path, split, on_error=on_error, validation_share=config.data.validation_share,
+            max_turns=config.data.max_turns,
+        )  # fmt: skip
+        for example in examples:
+            said = example.history if example.response is None else (*example.history, example.response)
+            for utterance in said:
+                key = example.utterance_key(utterance)
+                if utterance.audio is None and utterance.video is None:
+                    bare.add(key)
+                    continue
+                text = utterance.text if utterance.role == "listener" else None
+                jobs.setdefault(key, Job(key, utterance.audio, utterance.video, text))
+    if not jobs:
+        raise ExtractError(f"{path}: none of {len(bare)} utterances has a recording: there is nothing to extract")
+    return list(jobs.values()), len(bare - jobs.keys())
+
+
+def _splits(path: Path) -> list[str]:
+    """The splits that `path` holds. One file is test data when its name says so, else it is divided as train.json."""
+    if path.is_file() and "test" in path.stem.lower():
+        return ["test"]
+    found, first = [], None
+    for split in SPLITS[:2] if path.is_file() else SPLITS:
+        try:
+            locate(path, split)
+            found.append(split)
+        except RecordError as error:
+            first = first or error
+    if not found:
+        raise first
+    return found
+
+
+def _source_hash(jobs: list[Job], root: Path) -> str:
+    """Identity of the data: keys, texts, and the names (below `root`) and sizes of the media."""
+
+    def identity(path: Path | None) -> list | None:
+        if path is None:
+            return None
+        name = str(path.relative_to(root)) if path.is_relative_to(root) else path.name
+        return [name, path.stat().st_size if path.exists() else None]
+
+    return content_hash([[job.key, identity(job.audio), identity(job.video), job.text] for job in jobs])
+
+
+def _run(
+    config: Config, directory: Path, shards: dict[int, list[Job]], workers: int, on_error: str
+) -> Iterator[tuple[int, dict]]:
+    """Write shards, in this process or in workers; yields (index, notes) as they are done, in any order."""
+    if min(workers, len(shards)) <= 1:
+        if shards:
+            _start_worker(config)
+        for index, jobs in shards.items():
+            yield index, _write_shard(directory, index, jobs, on_error)
+        return
+    with _one_thread_each(), concurrent.futures.ProcessPoolExecutor(
+        min(workers, len(shards)), multiprocessing.get_context("spawn"), _start_worker, (config,)
+    ) as pool:
+        futures = {pool.submit(_write_shard, directory, i, jobs, on_error): i for i, jobs in shards.items()}
+        try:
+            for future in concurrent.futures.as_completed(futures):
+                yield futures[future], future.result()
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+@contextlib.contextmanager
+def _one_thread_each() -> Iterator[None]:
+    """Workers started inside use one BLAS thread each: they are the parallelism."""
+    names = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+    before = {name: os.environ.get(name) for name in names}
+    os.environ.update({name: "1" for name in names if before[name] is None})
+    try:
+        yield
+    finally:
+        for name in names:
+            if before[name] is None:
+                os.environ.pop(name, None)
+
+
+class _Progress:
+    """One line on stderr: done, rate, time to go. Rewritten in place on a terminal, else printed now and then."""
+
+    def __init__(self, todo: int, total: int, shown: bool):
+        self.todo, self.before, self.total, self.shown = todo, total - todo, total, shown
+        self.done = self.rejected = 0
+        self.start = self.last = time.monotonic()
+        self.terminal = sys.stderr.isatty()
+
+    def __enter__(self) -> "_Progress":
+        if self.shown and self.before:
+            print(f"extract  {self.before} of {self.total} utterances were done before", file=sys.stderr)
+        return self
+
+    def advance(self, utterances: int, rejected: int) -> None:
+        self.done += utterances
+        self.rejected += rejected
+        now = time.monotonic()
+        if self.shown and (self.terminal or now - self.last > 5.0 or self.done == self.todo):
+            self.last = now
+            print(self.line(now), end="\r" if self.terminal else "\n", file=sys.stderr, flush=True)
+
+    def line(self, now: float) -> str:
+        rate = self.done / max(now - self.start, 1e-9)
+        left = (self.todo - self.done) / max(rate, 1e-9)
+        return (
+            f"extract  {self.before + self.done}/{self.total} utterances  {rate:.1f}/s  "
+            f"{left:.0f} s to go  {self.rejected} rejected "
+        )
+
+    def __exit__(self, *_) -> None:
+        if self.shown and self.terminal and self.done:
+            print(file=sys.stderr)

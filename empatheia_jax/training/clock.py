@@ -1,0 +1,50 @@
+"""Where the time of a run goes: tokens a second, time left, and shares of compile, data and steps."""
+
+import time
+
+
+class Clock:
+    """Wall-clock account of a run. `with clock("data"):` adds to a named share."""
+
+    def __init__(self):
+        self.started = time.monotonic()
+        self.shares: dict[str, float] = {}
+        self._open: list[tuple[str, float]] = []
+
+    def __call__(self, name: str) -> "Clock":
+        self._open.append((name, time.monotonic()))
+        return self
+
+    def __enter__(self) -> "Clock":
+        return self
+
+    def __exit__(self, *_) -> None:
+        name, start = self._open.pop()
+        self.shares[name] = self.shares.get(name, 0.0) + time.monotonic() - start
+
+    @property
+    def elapsed(self) -> float:
+        """Seconds since the run began."""
+        return time.monotonic() - self.started
+
+
+class Rate:
+    """Units a second since the last reading, and the time left at the average rate."""
+
+    def __init__(self, total: int, done: int = 0):
+        self.total, self._first, self._done = total, done, done
+        self._start = self._last = time.monotonic()
+        self._units = 0.0
+
+    def add(self, units: float) -> None:
+        """Count work of one step."""
+        self._units += units
+        self._done += 1
+
+    def read(self) -> tuple[float, float]:
+        """(units a second since the last read, seconds left)."""
+        now = time.monotonic()
+        rate = self._units / max(now - self._last, 1e-9)
+        left = (self.total - self._done) * (now - self._start) / max(self._done - self._first, 1)
+        self._units, self._last = 0.0, now
+        return rate, left

@@ -1,0 +1,106 @@
+"""Section 5's losses, one function an equation. Each returns sums and counts, {term: (sum, count)}: the division comes
+once, over the accumulated step and all hosts. A loss is a mean over valid elements, so it does not depend on lengths.
+"""
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from empatheia_jax.latents.style_disentangler import Style
+
+Terms = dict[str, jax.Array]  # term -> sum, float32 []
+PROFILE_TERMS = ("age", "gender", "timbre")
+
+
+def empathetic_nll(hidden: jax.Array, logits_of, targets: jax.Array, mask: jax.Array, row_targets: int) -> Terms:
+    """Eq. 8, L_emp: negative log-likelihood of the target tokens.
+
+    Only the positions that carry loss pass the lm-head, row by row, so B * T * V is never materialised.
+
+    Args:
+      hidden: [B, T, D] after the final norm. logits_of: [..., D] -> float32 [..., V].
+      targets: int32 [B, T]. mask: bool [B, T]. row_targets: most masked positions of a row, static.
+    Returns:
+      {"emp": sum over tokens, "token_accuracy": number of right arg-maxes}.
+    """
+
+    @jax.checkpoint
+    def row(hidden, targets, mask):  # [T, D], [T], [T]
+        (where,) = jnp.nonzero(mask, size=row_targets, fill_value=0)
+        valid = jnp.arange(row_targets) < jnp.sum(mask)
+        logits = logits_of(hidden[where])
+        nll = optax.softmax_cross_entropy_with_integer_labels(logits, targets[where])
+        right = jnp.argmax(logits, -1) == targets[where]
+        return jnp.sum(jnp.where(valid, nll, 0.0)), jnp.sum(valid & right)
+
+    nll, right = jax.vmap(row)(hidden, targets, mask) if hidden.shape[0] > 1 else row(hidden[0], targets[0], mask[0])
+    return {"emp": jnp.sum(nll), "token_accuracy": jnp.sum(right).astype(jnp.float32)}
+
+
+def _masked_square(prediction: jax.Array, gold: jax.Array, mask: jax.Array) -> jax.Array:
+    """Sum over valid positions of the squared error's mean over the last axis."""
+    error = jnp.mean(jnp.square(prediction - gold), axis=-1)
+    return jnp.sum(jnp.where(mask, error, 0.0))
+
+
+def content_consistency(speech, gold_speech, speech_mask, video, gold_video, video_mask) -> Terms:
+    """Eq. 9, L_ccl: C_speech [K, P, .] and C_video [K, F, .] against the generators' own encodings."""
+    return {
+        "content_speech": _masked_square(speech, gold_speech, speech_mask),
+        "content_video": _masked_square(video, gold_video, video_mask),
+    }
+
+
+def style_alignment(style: Style, gold_speech, has_speech, gold_video, has_video) -> Terms:
+    """Eq. 10, L_sal: S_speech and S_video [K, .] against the styles of the gold recording and video."""
+    return {
+        "style_speech": _masked_square(style.speech, gold_speech, has_speech),
+        "style_video": _masked_square(style.video, gold_video, has_video),
+    }
+
+
+def classification(logits: dict[str, jax.Array], labels: dict[str, jax.Array]) -> Terms:
+    """Eq. 11, L_cls (the paper omits the minus sign): cross-entropy of emotion, age, gender, timbre.
+
+    Args:
+      logits: name -> [K, classes]. labels: name -> int32 [K], negative where not known.
+    """
+    terms = {}
+    for name, values in logits.items():
+        known = labels[name] >= 0
+        nll = optax.softmax_cross_entropy_with_integer_labels(values, jnp.maximum(labels[name], 0))
+        terms[name] = jnp.sum(jnp.where(known, nll, 0.0))
+        right = known & (jnp.argmax(values, -1) == labels[name])
+        terms[f"{name}_accuracy"] = jnp.sum(right).astype(jnp.float32)
+    return terms
+
+
+def style_alignment_and_consistency(scale: float) -> dict[str, float]:
+    """Eq. 12, L_sac = L_sal + L_cls, as weights of terms; Eq. 11 is the mean of its four cross-entropies."""
+    weights = {"style_speech": scale, "style_video": scale, "emotion": scale / 4}
+    return weights | {name: scale / 4 for name in PROFILE_TERMS}
+
+
+def overall(alpha: float, beta: float, kl_weight: float) -> dict[str, float]:
+    """Eq. 13, L_oal = L_emp + alpha L_ccl + beta L_sac, KL inside L_ccl and L_sac, as weights of terms."""
+    ccl = {"content_speech": alpha, "content_video": alpha, "kl_content": alpha * kl_weight}
+    return {"emp": 1.0} | ccl | style_alignment_and_consistency(beta) | {"kl_style": beta * kl_weight}
+
+
+def counts(batch: dict[str, jax.Array]) -> Terms:
+    """How many elements each term is a mean over: a function of the masks alone, so it is known before the gradient."""
+    count = {
+        "emp": batch["target_mask"],
+        "content_speech": batch["phonemes"] >= 0,
+        "style_speech": batch["has_style_speech"],
+        "style_video": batch["has_style_video"],
+        "kl_content": batch["response_index"] >= 0,
+        "kl_style": batch["example_id"] >= 0,
+        **{name: batch[name] >= 0 for name in ("emotion", *PROFILE_TERMS)},
+    }
+    sums = {name: jnp.sum(mask).astype(jnp.float32) for name, mask in count.items()}
+    sums["content_video"] = jnp.sum(batch["video_frames"]).astype(jnp.float32)
+    sums["token_accuracy"] = sums["emp"]
+    for name in ("emotion", *PROFILE_TERMS):
+        sums[f"{name}_accuracy"] = sums[name]
+    return sums

@@ -1,0 +1,32 @@
+"""AdamW with warm-up and cosine decay (Table 9: lr 5e-5, weight decay 1e-3); every stage starts a new one."""
+
+import jax
+import optax
+
+from empatheia_jax.config import OptimConfig, StageConfig
+
+
+def schedule(stage: StageConfig, steps: int) -> optax.Schedule:
+    """Linear warm-up over `warmup_share` of the steps, then a cosine to a tenth of the peak."""
+    warmup = max(1, round(stage.warmup_share * steps))
+    return optax.warmup_cosine_decay_schedule(
+        init_value=0.0,
+        peak_value=stage.learning_rate,
+        warmup_steps=warmup,
+        decay_steps=max(steps, warmup + 1),
+        end_value=0.1 * stage.learning_rate,
+    )
+
+
+def optimizer(optim: OptimConfig, stage: StageConfig, steps: int) -> optax.GradientTransformation:
+    """AdamW on clipped gradients; single vectors (norms, biases, gains) are not decayed."""
+    return optax.chain(
+        optax.clip_by_global_norm(optim.clip_norm),
+        optax.adamw(
+            schedule(stage, steps),
+            b1=optim.b1,
+            b2=optim.b2,
+            weight_decay=optim.weight_decay,
+            mask=lambda params: jax.tree.map(lambda leaf: leaf.ndim >= 2, params),
+        ),
+    )

@@ -1,0 +1,299 @@
+"""The pieces of a run that `train.py` puts together: workdir, tokenizer, data, model, one stage."""
+
+import dataclasses
+import json
+import signal
+from pathlib import Path
+
+import jax
+import numpy as np
+from flax import nnx
+
+from empatheia_jax import sharding
+from empatheia_jax.checkpoint import Checkpoints, Position, load_base, save_base, write_json
+from empatheia_jax.config import Config, ConfigError
+from empatheia_jax.config_io import config_from_json, config_to_json
+from empatheia_jax.data import avamerg, tokenizer
+from empatheia_jax.data.encoded import prompt_profile
+from empatheia_jax.data.features import FeatureStore
+from empatheia_jax.data.pipeline import Rows, evaluation_batches, steps_for, training_batches, widths_of
+from empatheia_jax.data.prompts import Text, render_prompt, render_target
+from empatheia_jax.data.schema import Example, Widths
+from empatheia_jax.empatheia import Empatheia, attune
+from empatheia_jax.training.clock import Clock, Rate
+from empatheia_jax.training.metrics import Metrics, finite
+from empatheia_jax.training.optim import optimizer
+from empatheia_jax.training.stages import ADAPTED, Stage
+from empatheia_jax.training.step import make_evaluation, make_step, split, trains
+
+
+def check_workdir(folder: Path, config: Config, resume: bool) -> None:
+    """See that the run's folder is unused, or that a resumed run keeps its config.
+
+    Raises:
+      ConfigError: a used folder without `resume`, nothing to resume, or another config.
+    """
+    saved = folder / "config.json"
+    if resume:
+        if not saved.exists():
+            raise ConfigError(f"{folder}: nothing to resume here (no config.json)")
+        before, now = json.loads(saved.read_text()), config_to_json(config)
+        changed = sorted(name for name in now if before.get(name) != now[name])
+        if changed:
+            raise ConfigError(f"{folder} was trained with another config ({', '.join(changed)}): resume with the same one")
+        return
+    if saved.exists():
+        raise ConfigError(f"{folder} holds a run already: pass --resume to continue it, or choose another --workdir")
+
+
+def save_config(folder: Path, config: Config) -> None:
+    """Save the resolved config: from here on the folder is a run."""
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(folder / "config.json", config_to_json(config))
+
+
+def saved_config(folder: Path) -> Config:
+    """Config of a finished or running run.
+
+    Raises:
+      ConfigError: `folder` is no run, or was written by another version.
+    """
+    path = Path(folder) / "config.json"
+    if not path.exists():
+        raise ConfigError(f"{folder}: not a run (no config.json); train one with train.py")
+    return config_from_json(json.loads(path.read_text()), str(path))
+
+
+@dataclasses.dataclass(frozen=True)
+class Data:
+    """Examples, tokenizer and stored features of a run."""
+
+    train: list[Example]
+    validation: list[Example]
+    tokenizer: tokenizer.Tokenizer
+    store: FeatureStore | None
+    widths: Widths | None
+
+
+def load_data(folder: Path, config: Config) -> Data:
+    """Read the training and validation Examples; train or load the tokenizer; open the feature store."""
+    data = config.data
+    read = {}
+    for split_name in ("train", "validation"):
+        read[split_name], report = avamerg.read_examples(
+            Path(data.path), split_name, on_error=data.on_error, validation_share=data.validation_share,
+            max_turns=data.max_turns,
+        )  # fmt: skip
+        print(f"data     {split_name}: {len(read[split_name])} Examples; {report.summary()}")
+    store = None
+    if config.modalities:
+        store = FeatureStore(Path(data.features or folder / "features"))
+    words = load_tokenizer(folder, config, read["train"])
+    return Data(read["train"], read["validation"], words, store, widths_of(store) if store else None)
+
+
+def load_tokenizer(folder: Path, config: Config, examples: list[Example]) -> tokenizer.Tokenizer:
+    """The run's tokenizer: a BPE trained on the training text for a scratch base, else the base's own."""
+    place = folder / "tokenizer"
+    if place.exists():
+        return tokenizer.load(place)
+    if config.base != "scratch":
+        loaded = tokenizer.load(config.base)
+    else:
+        loaded = tokenizer.train_bpe(list(_training_texts(examples, config)), config.llm.vocab_size)
+    loaded.save(place)
+    return loaded
+
+
+def _training_texts(examples: list[Example], config: Config):
+    for example in examples:
+        pieces = render_prompt(
+            example, "all", profile=prompt_profile(example, config), instruction="short", modalities=config.modalities
+        )
+        pieces = [*pieces, *(render_target(example.chain, example.response.text) if example.response else [])]
+        yield from (piece.text for piece in pieces if isinstance(piece, Text))
+
+
+def build(config: Config, widths: Widths | None, mesh: jax.sharding.Mesh) -> tuple[nnx.GraphDef, nnx.State]:
+    """Shapes and shardings first, then every parameter born where it lives."""
+
+    def create(key):
+        return Empatheia(config, widths, rngs=nnx.Rngs(key))
+
+    key = jax.random.key(config.seed)
+    graphdef, abstract = nnx.split(nnx.eval_shape(create, key))
+    where = sharding.shardings(abstract, mesh)
+    init = jax.jit(lambda key: nnx.split(create(key))[1], out_shardings=where)
+    return graphdef, init(key)
+
+
+def describe(state: nnx.State) -> str:
+    """Parameters of each part, one line."""
+    sizes: dict[str, int] = {}
+    for path, variable in nnx.to_flat_state(state):
+        part = "lora" if isinstance(variable, nnx.LoRAParam) else str(path[0])
+        sizes[part] = sizes.get(part, 0) + int(np.prod(variable.shape))
+    return ", ".join(f"{part} {size:,}" for part, size in sizes.items())
+
+
+class Stop:
+    """Turns Ctrl-C and SIGTERM into a wish that the loop reads between steps."""
+
+    def __init__(self):
+        self.wanted = False
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, self._ask)
+
+    def _ask(self, *_) -> None:
+        if self.wanted:  # a second Ctrl-C means now
+            raise KeyboardInterrupt
+        self.wanted = True
+        print("stopping after this step; the checkpoint is being written", flush=True)
+
+
+@dataclasses.dataclass
+class Run:
+    """What a stage needs from the run around it."""
+
+    folder: Path
+    config: Config
+    mesh: jax.sharding.Mesh
+    data: Data
+    checkpoints: Checkpoints
+    metrics: Metrics
+    clock: Clock
+    stop: Stop
+
+    def rows(self, stage: Stage, split_name: str = "train") -> Rows:
+        """Rows of a split under the stage's prompt."""
+        examples = self.data.train if split_name == "train" else self.data.validation
+        config, data = self.config, self.data
+        widths = data.widths or Widths((1, 1), (1, 1), 1, 1, 1, 1, 1)
+        return Rows(
+            examples, stage.prompt, config, data.tokenizer, data.store, widths, train=split_name == "train",
+            seed=config.seed * 10 + stage.number,
+        )  # fmt: skip
+
+
+def run_stage(run: Run, stage: Stage, graphdef, state: nnx.State, start: Position) -> tuple[nnx.State, Position]:
+    """Train one stage from `start` to its end, or until a stop is wished; returns the state and where it stands."""
+    config, clock = run.config, run.clock
+    settings = config.stages[str(stage.number)]
+    with clock("data"):
+        rows = run.rows(stage)
+        steps = steps_for(rows, settings.epochs)
+        batches = training_batches(
+            rows, start.stage_step, steps - start.stage_step,
+            process=jax.process_index(), processes=jax.process_count(),
+        )  # fmt: skip
+    print(f"stage {stage.number}  {stage.title}: {steps} steps, {len(rows.examples)} Examples, {rows.dropped}", flush=True)
+    model = nnx.merge(graphdef, state)
+    stage_graph, trainable, frozen = split(model, stage)
+    del model, state  # one copy: the old handles would keep donated buffers alive
+    tx = optimizer(config.optim, settings, steps)
+    with jax.set_mesh(run.mesh):
+        opt_state = jax.jit(tx.init)(trainable)
+        if start.stage_step:
+            opt_state = run.checkpoints.load_optimizer(start, opt_state)
+        step_fn = jax.jit(make_step(stage_graph, stage, tx, config.data.row_targets), donate_argnums=(0, 1))
+        position, compiled, rate, pending = start, None, Rate(steps, start.stage_step), None
+        key = jax.random.key(config.seed * 10 + stage.number)
+        for local in batches:
+            ids = [rows.examples[i].id for i in local["example_id"].reshape(-1) if i >= 0]
+            batch = _global(local, run.mesh, config.data.rows)
+            step_key = jax.random.fold_in(key, position.stage_step)
+            if compiled is None:
+                with clock("compile"):
+                    compiled = step_fn.lower(trainable, opt_state, frozen, batch, step_key).compile()
+            trainable, opt_state, values = compiled(trainable, opt_state, frozen, batch, step_key)
+            position = Position(position.step + 1, stage.number, position.stage_step + 1)
+            run.metrics.examples(position.step, stage.number, ids)
+            _log(run, stage, steps, rate, pending)  # metrics of the step before: nothing blocks on this one
+            pending = (position, values, ids)
+            wanted = run.stop.wanted
+            if wanted or (position.stage_step % config.checkpoint_every == 0 and position.stage_step < steps):
+                _log(run, stage, steps, rate, pending)
+                pending = None
+                with clock("checkpoint"):
+                    run.checkpoints.save(position, _saved(trainable, frozen, stage), opt_state)
+            if wanted:
+                break
+        _log(run, stage, steps, rate, pending, last=True)
+        state = nnx.merge_state(trainable, frozen)
+        if not run.stop.wanted:
+            position = Position(position.step, stage.number + 1, 0)
+            state = _finish(run, stage, state, opt_state, position)
+    return state, position
+
+
+def _finish(run: Run, stage: Stage, state: nnx.State, opt_state, position: Position) -> nnx.State:
+    with run.clock("checkpoint"):
+        if stage.number == 0:
+            base = nnx.filter_state(state, trains(("base",)))
+            save_base(run.folder / "base", base)
+            state = attune(state)
+        run.checkpoints.save(position, nnx.filter_state(state, trains(ADAPTED)), opt_state)
+    return state
+
+
+def _saved(trainable: nnx.State, frozen: nnx.State, stage: Stage) -> nnx.State:
+    """Stage 0 saves the base it is training as well; later the base is in DIR/base and only adapted parts are saved."""
+    state = nnx.merge_state(trainable, frozen)
+    return state if stage.number == 0 else nnx.filter_state(state, trains(ADAPTED))
+
+
+def restore(run: Run, state: nnx.State, position: Position | None) -> nnx.State:
+    """Resume order: 1. the base (DIR/base, or the converted one); 2. the adapted parts of the newest checkpoint."""
+    config = run.config
+    base_folder = run.folder / "base" if config.base == "scratch" else Path(config.base)
+    in_stage_0 = position is not None and position.stage == 0
+    if config.base != "scratch" or (position is not None and not in_stage_0):
+        base = load_base(base_folder, nnx.filter_state(state, trains(("base",))))
+        state = nnx.merge_state(state, base)
+    if position is None:
+        return attune(state) if config.base != "scratch" else state
+    saved = state if in_stage_0 else nnx.filter_state(state, trains(ADAPTED))
+    return nnx.merge_state(state, run.checkpoints.load_params(position, saved))
+
+
+def _global(local: dict[str, np.ndarray], mesh, rows: int) -> dict[str, jax.Array]:
+    where = sharding.batch_sharding(mesh, leading=1)
+    processes = jax.process_count()
+
+    def to_global(array):
+        shape = (array.shape[0], array.shape[1] * processes, *array.shape[2:])
+        return jax.make_array_from_process_local_data(where, array, shape)
+
+    return {name: to_global(array) for name, array in local.items()}
+
+
+def _log(run: Run, stage: Stage, steps: int, rate: Rate, pending, last: bool = False) -> None:
+    if pending is None:
+        return
+    position, values, ids = pending
+    values = finite(jax.device_get(values), position.step, ids)
+    rate.add(values.pop("tokens"))
+    if position.stage_step % run.config.log_every and not last and position.stage_step != 1:
+        return
+    values["tokens_per_second"], left = rate.read()
+    run.metrics.log(position.step, stage.number, values)
+    terms = "  ".join(f"{name} {values[name]:.3f}" for name in stage.weights if not name.startswith("kl"))
+    print(
+        f"  {position.stage_step:5d}/{steps}  loss {values['loss']:.4f}  {terms}  "
+        f"{values['tokens_per_second']:,.0f} tokens/s  {left:.0f} s left",
+        flush=True,
+    )
+
+
+def evaluate(run: Run, stage: Stage, graphdef, state: nnx.State) -> dict[str, float]:
+    """Mean of every term over the validation Examples, logged as validation_*."""
+    if not run.data.validation:
+        return {}
+    rows = run.rows(stage, "validation")
+    step = jax.jit(make_evaluation(graphdef, stage, run.config.data.row_targets))
+    sums: dict[str, np.ndarray] = {}
+    with jax.set_mesh(run.mesh):
+        for batch in evaluation_batches(rows):
+            for name, pair in jax.device_get(step(state, batch)).items():
+                sums[name] = sums.get(name, 0.0) + np.array(pair)
+    return {f"validation_{name}": float(value / max(count, 1.0)) for name, (value, count) in sums.items()}

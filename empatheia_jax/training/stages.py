@@ -1,0 +1,75 @@
+"""The four stages of section 5 (and stage 0, a base from scratch), as data.
+
+| stage | prompt      | trains                                        | frozen                | losses              |
+| 0     | text        | the small LLM                                 |                       | L_emp               |
+| 1     | text, CoE   | LoRA                                          | base                  | L_emp               |
+| 2     | as 1        | CS                                            | LLM, dropout off      | L_ccl + KL          |
+| 3     | slots       | SD, classifiers, projectors, the 34 rows      | LLM + LoRA            | L_sal + L_cls + KL  |
+| 4     | all         | LoRA, rows, projectors, CS, SD, classifiers   | base                  | Eq. 13              |
+"""
+
+import dataclasses
+from typing import Literal
+
+from empatheia_jax.config import Config, ConfigError
+from empatheia_jax.training import losses
+
+Group = Literal["base", "lora", "rows", "projectors", "content", "style"]
+ADAPTED: tuple[Group, ...] = ("lora", "rows", "projectors", "content", "style")
+
+
+@dataclasses.dataclass(frozen=True)
+class Stage:
+    """What one stage reads, trains and minimises."""
+
+    number: int
+    title: str
+    prompt: Literal["text", "slots", "all"]
+    trains: tuple[Group, ...]
+    weights: dict[str, float]  # loss term -> weight
+    llm_dropout: bool
+
+    @property
+    def content(self) -> bool:
+        """Whether the content synchronizer runs."""
+        return "content" in self.trains
+
+    @property
+    def style(self) -> bool:
+        """Whether the style disentangler runs."""
+        return "style" in self.trains
+
+
+def stage(number: int, config: Config) -> Stage:
+    """Stage `number` of `config`.
+
+    Raises:
+      ConfigError: when there is no such stage.
+    """
+    kl, optim = config.latents.kl_weight, config.optim
+    ccl = {"content_speech": 1.0, "content_video": 1.0, "kl_content": kl}
+    sac = losses.style_alignment_and_consistency(1.0) | {"kl_style": kl}
+    table = (
+        Stage(0, "base from scratch", "text", ("base",), {"emp": 1.0}, False),
+        Stage(1, "chain of empathy", "text", ("lora",), {"emp": 1.0}, True),
+        Stage(2, "content consistency", "text", ("content",), ccl, False),
+        Stage(3, "style alignment and consistency", "slots", ("style", "projectors", "rows"), sac, False),
+        Stage(4, "overall tuning", "all", ADAPTED, losses.overall(optim.alpha, optim.beta, kl), True),
+    )
+    if not 0 <= number < len(table):
+        raise ConfigError(f"there is no stage {number}: choose from 0 to 4")
+    return table[number]
+
+
+def group_of(path: tuple, is_lora: bool) -> Group:
+    """The group a parameter of `Empatheia` belongs to, from its path."""
+    if path[0] == "llm":
+        return "lora" if is_lora else "base"
+    groups = {
+        "new_tokens": "rows",
+        "audio_projector": "projectors",
+        "video_projector": "projectors",
+        "content_synchronizer": "content",
+        "style_disentangler": "style",
+    }
+    return groups[path[0]]

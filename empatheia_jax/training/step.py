@@ -1,0 +1,120 @@
+"""One training step: micro-batches scanned, sums divided once, gradients for the stage's groups only."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import nnx
+
+from empatheia_jax.empatheia import Empatheia, read_signals
+from empatheia_jax.training import losses
+from empatheia_jax.training.stages import Group, Stage, group_of
+
+Arrays = dict[str, jax.Array]
+
+
+def trains(groups: tuple[Group, ...]) -> Callable:
+    """A filter for `nnx.split`: true for parameters of these groups."""
+    return lambda path, variable: group_of(path, isinstance(variable, nnx.LoRAParam)) in groups
+
+
+def split(model: Empatheia, stage: Stage) -> tuple[nnx.GraphDef, nnx.State, nnx.State]:
+    """(graphdef, trainable, frozen) of a model for one stage; trainable is float32 whatever the base's dtype."""
+    graphdef, trainable, frozen = nnx.split(model, trains(stage.trains), ...)
+    return graphdef, jax.tree.map(lambda leaf: leaf.astype(jnp.float32), trainable), frozen
+
+
+def stage_terms(model: Empatheia, stage: Stage, batch: Arrays, key: jax.Array | None, row_targets: int) -> losses.Terms:
+    """The sums of every loss term that a stage minimises, and of its accuracies, over one micro-batch.
+
+    `key` samples the latents and turns dropout on; None is evaluation.
+    """
+    llm_key, content_key, style_key = (None,) * 3 if key is None else jax.random.split(key, 3)
+    hidden = model.hidden(batch, llm_key if stage.llm_dropout else None, slots=stage.prompt != "text")
+    terms: losses.Terms = {}
+    if "emp" in stage.weights:
+        terms |= losses.empathetic_nll(hidden, model.llm.logits, batch["targets"], batch["target_mask"], row_targets)
+    if stage.content or stage.style:
+        signals = read_signals(hidden, batch["response_index"], batch["signal_index"])
+    if stage.content:
+        terms |= _content(model, signals, batch, content_key)
+    if stage.style:
+        style = model.style_disentangler(signals.speech, signals.video, style_key)
+        terms |= losses.style_alignment(
+            style, batch["gold_style_speech"], batch["has_style_speech"], batch["gold_style_video"], batch["has_style_video"]
+        )
+        terms |= losses.classification(style.logits, batch)
+        valid = batch["example_id"] >= 0
+        terms["kl_style"] = jnp.sum(jnp.where(valid, jnp.mean(style.kl, axis=(1, 2)), 0.0))
+    return terms
+
+
+def _content(model: Empatheia, signals, batch: Arrays, key) -> losses.Terms:
+    keys = (None, None) if key is None else jax.random.split(key)
+    synchronizer, gold_video = model.content_synchronizer, batch["gold_content_video"]
+    speech, latent_speech = synchronizer.speech_content(
+        signals.response, signals.response_mask, batch["phonemes"], keys[0]
+    )
+    video, latent_video = synchronizer.video_content(
+        signals.response, signals.response_mask, batch["phonemes"], batch["phoneme_frames"], batch["video_frames"],
+        gold_video.shape[1], keys[1],
+    )  # fmt: skip
+    video_mask = jnp.arange(gold_video.shape[1]) < batch["video_frames"][:, None]
+    terms = losses.content_consistency(
+        speech, batch["gold_content_speech"], batch["phonemes"] >= 0, video, gold_video, video_mask
+    )
+    kl = 0.5 * (latent_speech.kl() + latent_video.kl())  # [K, R]
+    terms["kl_content"] = jnp.sum(jnp.where(signals.response_mask, kl, 0.0))
+    return terms
+
+
+def make_step(graphdef: nnx.GraphDef, stage: Stage, tx: optax.GradientTransformation, row_targets: int) -> Callable:
+    """The step of a stage: (trainable, opt_state, frozen, batch, key) -> (trainable, opt_state, metrics).
+
+    `batch` arrays have a leading accumulation axis A. Counts come from masks alone, so each micro-batch's gradient is
+    already divided by the whole step's counts, and their sum is the gradient of the accumulated loss.
+    """
+
+    def step(trainable: nnx.State, opt_state, frozen: nnx.State, batch: Arrays, key: jax.Array):
+        totals = jax.tree.map(lambda count: jnp.sum(count), jax.vmap(losses.counts)(batch))
+        scale = {name: 1.0 / jnp.maximum(total, 1.0) for name, total in totals.items()}
+
+        def micro(carry, xs):
+            grads, sums = carry
+            micro_batch, micro_key = xs
+
+            def loss_of(trainable):
+                model = nnx.merge(graphdef, trainable, frozen)
+                terms = stage_terms(model, stage, micro_batch, micro_key, row_targets)
+                return sum(weight * terms[name] * scale[name] for name, weight in stage.weights.items()), terms
+
+            (_, terms), new = jax.value_and_grad(loss_of, has_aux=True)(trainable)
+            return (jax.tree.map(jnp.add, grads, new), jax.tree.map(jnp.add, sums, terms)), None
+
+        accumulate = batch["tokens"].shape[0]
+        first = jax.tree.map(lambda x: x[0], batch)
+        shapes = jax.eval_shape(
+            lambda t, f: stage_terms(nnx.merge(graphdef, t, f), stage, first, key, row_targets), trainable, frozen
+        )
+        zeros = (jax.tree.map(jnp.zeros_like, trainable), jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes))
+        (grads, sums), _ = jax.lax.scan(micro, zeros, (batch, jax.random.split(key, accumulate)))
+        updates, opt_state = tx.update(grads, opt_state, trainable)
+        metrics = {name: value * scale[name] for name, value in sums.items()}
+        metrics["loss"] = sum(weight * metrics[name] for name, weight in stage.weights.items())
+        metrics["grad_norm"] = optax.global_norm(grads)
+        metrics["tokens"] = jnp.sum(batch["segment_ids"] > 0)
+        return optax.apply_updates(trainable, updates), opt_state, metrics
+
+    return step
+
+
+def make_evaluation(graphdef: nnx.GraphDef, stage: Stage, row_targets: int) -> Callable:
+    """(state, batch) -> {term: (sum, count)} of one micro-batch without dropout or sampling."""
+
+    def evaluate(state: nnx.State, batch: Arrays):
+        model = nnx.merge(graphdef, state)
+        terms, counts = stage_terms(model, stage, batch, None, row_targets), losses.counts(batch)
+        return {name: (value, counts[name]) for name, value in terms.items()}
+
+    return evaluate

@@ -1,0 +1,58 @@
+"""Shared by the data tests: where real data is, and small dialogues to break."""
+
+import copy
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture
+def real_data() -> Callable[[str], Path]:
+    """Finds a folder of real data by its name, or skips."""
+
+    def find(name: str) -> Path:
+        for folder in (os.environ.get("EMPATHEIA_DATA"), ROOT.parent / "shared" / "data"):
+            if folder and (Path(folder) / name).is_dir():
+                return Path(folder) / name
+        pytest.skip(f"no real data {name}: set EMPATHEIA_DATA to the folder that holds it")
+
+    return find
+
+
+@pytest.fixture
+def make_dialogue() -> Callable[..., dict]:
+    """Makes a dialogue of the released form with `turns` turns; keywords replace its keys."""
+
+    def make(number: int = 1, turns: int = 2, **changes) -> dict:
+        said = [f"Utterance {index} of dialogue {number}." for index in range(2 * turns)]
+        dialogue = {
+            "conversation_id": f"{number:05d}",
+            "speaker_profile": {"age": "child", "gender": "male", "timbre": "high", "ID": 28},
+            "listener_profile": {"age": "middle-aged", "gender": "female", "timbre": "mid", "ID": 18},
+            "topic": "Life Events",
+            "turns": [
+                {
+                    "turn_id": str(turn),
+                    "context": "Something happened.",
+                    "dialogue_history": [
+                        {"index": index, "role": ("speaker", "listener")[index % 2], "utterance": said[index]}
+                        for index in range(2 * turn + 1)
+                    ],
+                    "response": said[2 * turn + 1],
+                    "chain_of_empathy": {
+                        "speaker_emotion": "surprised",
+                        "event_scenario": "A scenario",
+                        "emotion_cause": "A cause",
+                        "goal_to_response": "A goal",
+                    },
+                }
+                for turn in range(turns)
+            ],
+        }
+        return copy.deepcopy(dialogue | changes)
+
+    return make

@@ -1,0 +1,88 @@
+"""Train Empatheia: the story of a run, top to bottom.
+
+python train.py configs/tiny.py --workdir runs/tiny [--stages 0,1,2,3,4] [--resume] [--data.path DIR ...]
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+import jax
+
+from empatheia_jax import sharding
+from empatheia_jax.checkpoint import Checkpoints, Position
+from empatheia_jax.config_io import load_config
+from empatheia_jax.training.clock import Clock
+from empatheia_jax.training.metrics import Metrics
+from empatheia_jax.training.run import Run, Stop, build, check_workdir, describe, evaluate, load_data, restore, run_stage, save_config
+from empatheia_jax.training.stages import stage
+
+
+def main(argv: list[str]) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("config")
+    parser.add_argument("--workdir", type=Path, required=True)
+    parser.add_argument("--stages", default="0,1,2,3,4")
+    parser.add_argument("--resume", action="store_true")
+    args, overrides = parser.parse_known_args(argv)
+    clock = Clock()
+
+    # ── Config ────────────────────────────────────────────────────────────────────────────────────────────────────
+    config = load_config(args.config, overrides)
+    stages = [stage(int(number), config) for number in args.stages.split(",")]
+    if config.base != "scratch":
+        stages = [s for s in stages if s.number != 0]  # a converted base needs no stage 0
+    if not config.modalities:
+        stages = [s for s in stages if s.number <= 1]  # words only: no latents to train
+    check_workdir(args.workdir, config, args.resume)
+
+    # ── Mesh ──────────────────────────────────────────────────────────────────────────────────────────────────────
+    mesh = sharding.make_mesh(config.mesh)
+    print(f"mesh     {dict(mesh.shape)} on {jax.devices()[0].device_kind}")
+
+    # ── Data ──────────────────────────────────────────────────────────────────────────────────────────────────────
+    with clock("data"):
+        data = load_data(args.workdir, config)
+    save_config(args.workdir, config)
+
+    # ── Model: abstract, then born sharded ────────────────────────────────────────────────────────────────────────
+    with clock("build"):
+        graphdef, state = build(config, data.widths, mesh)
+    print(f"model    {describe(state)}")
+
+    # ── Load ──────────────────────────────────────────────────────────────────────────────────────────────────────
+    checkpoints = Checkpoints(args.workdir / "checkpoints")
+    position = checkpoints.latest() if args.resume else None
+    metrics = Metrics(args.workdir, position.step if position else (0 if args.resume else None))
+    run = Run(args.workdir, config, mesh, data, checkpoints, metrics, clock, Stop())
+    state = restore(run, state, position)
+    position = position or Position(0, stages[0].number, 0)
+
+    # ── Stages ────────────────────────────────────────────────────────────────────────────────────────────────────
+    for current in stages:
+        if current.number < position.stage:
+            continue  # finished before the resume
+        start = position if position.stage == current.number else Position(position.step, current.number, 0)
+        state, position = run_stage(run, current, graphdef, state, start)
+        if run.stop.wanted:
+            break
+        with clock("evaluate"):
+            held_out = evaluate(run, current, graphdef, state)
+        metrics.log(position.step, current.number, held_out)
+        shown = "  ".join(f"{name.removeprefix('validation_')} {value:.3f}" for name, value in held_out.items())
+        print(f"  held out: {shown}", flush=True)
+
+    # ── Done ──────────────────────────────────────────────────────────────────────────────────────────────────────
+    checkpoints.close()
+    metrics.close()
+    shares = "  ".join(f"{name} {seconds:.0f} s" for name, seconds in clock.shares.items())
+    print(f"done     step {position.step} in {clock.elapsed:.0f} s ({shares})")
+    return 0
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main(sys.argv[1:]))
+    except (ValueError, OSError) as error:
+        print(f"train.py: {error}", file=sys.stderr)
+        sys.exit(2)
