@@ -55,7 +55,7 @@ def main(argv: list[str]) -> int:
     position = checkpoints.latest() if args.resume else None
     metrics = Metrics(args.workdir, position.step if position else (0 if args.resume else None))
     run = Run(args.workdir, config, mesh, data, checkpoints, metrics, clock, Stop())
-    state = restore(run, state, position)
+    state = restore(args.workdir, config, checkpoints, position, state)
     position = position or Position(0, stages[0].number, 0)
 
     # ── Stages ────────────────────────────────────────────────────────────────────────────────────────────────────

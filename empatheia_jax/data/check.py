@@ -183,31 +183,17 @@ def _check_media(folders, parts: list[_Part], max_seconds, max_megabytes, probe,
 
 def _probe(utterances: list[Utterance], max_seconds: float, max_megabytes: float, progress) -> dict:
     """Open the media of the utterances: durations, files that cannot be used, voices and faces that differ."""
-    from empatheia_jax.data import media  # PyAV and soundfile: only where files are opened
-
     pairs = {(said.audio, said.video) for said in utterances if said.audio or said.video}
+    videos = {video for _, video in pairs}
     todo = sorted({path for pair in pairs for path in pair if path is not None})
     seconds: dict[Path, float] = {}
     bad: dict[str, list[str]] = collections.defaultdict(list)
-    videos = {video for _, video in pairs}
     for number, path in enumerate(todo, start=1):
-        if path.stat().st_size == 0:
-            bad["empty"].append(str(path))
-        elif path.stat().st_size > max_megabytes * 1e6:
-            bad[f"over {max_megabytes:g} MB"].append(str(path))
+        length, problem, message = _measure(path, path in videos, max_seconds, max_megabytes)
+        if problem:
+            bad[problem].append(message)
         else:
-            try:
-                sound, pictures = media.duration(path)
-            except media.MediaError as error:
-                bad["unreadable"].append(str(error))
-                continue
-            length = pictures if path in videos else sound
-            if length <= 0:
-                bad["without frames" if path in videos else "without sound"].append(str(path))
-            elif length > max_seconds:
-                bad[f"over {max_seconds:g} s"].append(str(path))
-            else:
-                seconds[path] = length
+            seconds[path] = length
         if progress is not None:
             progress(number, len(todo))
     apart = [(a, v) for a, v in pairs if a in seconds and v in seconds and abs(seconds[a] - seconds[v]) > APART_SECONDS]
@@ -219,6 +205,24 @@ def _probe(utterances: list[Utterance], max_seconds: float, max_megabytes: float
         },
         "voice_and_face_differ": sorted(str(video) for _, video in apart),
     }
+
+
+def _measure(path: Path, is_video: bool, max_seconds: float, max_megabytes: float) -> tuple[float, str, str]:
+    """(seconds, what is wrong or "", a line that names the file)."""
+    from empatheia_jax.data import media  # PyAV and soundfile: only where files are opened
+
+    size = path.stat().st_size
+    if size == 0:
+        return 0.0, "empty", str(path)
+    if size > max_megabytes * 1e6:
+        return 0.0, f"over {max_megabytes:g} MB", str(path)
+    try:
+        length = media.duration(path)[is_video]  # (sound, pictures)
+    except media.MediaError as error:
+        return 0.0, "unreadable", str(error)
+    if length <= 0:
+        return 0.0, "without frames" if is_video else "without sound", str(path)
+    return length, f"over {max_seconds:g} s" if length > max_seconds else "", str(path)
 
 
 def _durations(values: list[float]) -> dict[str, float]:

@@ -26,7 +26,7 @@ from pathlib import Path
 import numpy as np
 
 FORMAT = 1
-STYLE_FRAMES = 64  # frames, spread evenly, from which S_video is measured
+STYLE_FRAMES = 24  # frames, spread evenly, from which S_video is measured; three for each of the 8 that are encoded
 MAX_SIDE = 512  # pixels; larger videos are scaled down when they are read
 
 
@@ -39,18 +39,33 @@ def store_settings(encoders: Mapping, speech, face) -> dict:
 
     Args:
       encoders: modality -> ModalityEncoder.
-      speech, face: SpeechGenerator and FaceGenerator. One that has `settings() -> dict` is described by it too.
+      speech, face: SpeechGenerator and FaceGenerator. A `version` attribute, where one has it, tells golds made before
+        a change of its content or style from those made after.
     """
 
     def generator(one) -> dict:
         named = {field: getattr(one, field) for field in ("name", "content_dim", "style_dim")}
-        return named | (dict(one.settings()) if hasattr(one, "settings") else {})
+        return named | {"version": getattr(one, "version", 1)}
 
     return {
         "reading": {"style_frames": STYLE_FRAMES, "max_side": MAX_SIDE},
         "encoders": {modality: encoder.settings() for modality, encoder in sorted(encoders.items())},
         "speech": generator(speech),
         "face": generator(face),
+    }
+
+
+def expected_settings(encoders: Mapping, speech: str, face: str) -> dict:
+    """The part of `store_settings` that is known without the generators: for `FeatureStore`, which compares parts.
+
+    Args:
+      encoders: modality -> ModalityEncoder.
+      speech, face: names of the generators (`config.generators`).
+    """
+    return {
+        "encoders": {modality: encoder.settings() for modality, encoder in sorted(encoders.items())},
+        "speech": {"name": speech},
+        "face": {"name": face},
     }
 
 
@@ -244,22 +259,21 @@ def _read_manifest(directory: Path) -> dict:
 
 
 def _check_settings(directory: Path, manifest: dict, settings: dict) -> None:
-    if manifest["settings_hash"] == content_hash(settings):
-        return
     differences = "; ".join(_differences(manifest["settings"], settings))
-    raise StoreError(
-        f"{directory}: these features were made with other settings ({differences}): delete the folder or choose "
-        "another, and extract again"
-    )
+    if differences:
+        raise StoreError(
+            f"{directory}: these features were made with other settings ({differences}): delete the folder or choose "
+            "another, and extract again"
+        )
 
 
 def _differences(stored, wanted, name="") -> list[str]:
-    """Each leaf in which two settings differ, as "encoders.audio.version 1, wanted 2"."""
+    """Each leaf of `wanted` that `stored` has otherwise, as "encoders.audio.version 1, wanted 2"."""
     if not (isinstance(stored, dict) and isinstance(wanted, dict)):
         return [] if stored == wanted else [f"{name} {stored}, wanted {wanted}"]
     found = []
-    for key in sorted(stored.keys() | wanted.keys()):
-        found += _differences(stored.get(key), wanted.get(key), f"{name}.{key}" if name else key)
+    for key in sorted(wanted):
+        found += _differences(stored.get(key), wanted[key], f"{name}.{key}" if name else key)
     return found
 
 
@@ -271,7 +285,8 @@ class FeatureStore:
 
         Args:
           directory: the store's folder.
-          settings: what the features are expected to have been made with (`store_settings`); None: anything.
+          settings: what the features are expected to have been made with: `store_settings`, or any part of it such as
+            `expected_settings`; None: anything.
         Raises:
           StoreError: when there is no store, it is incomplete, damaged, or was made with other settings.
         """

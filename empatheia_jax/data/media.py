@@ -126,9 +126,9 @@ def duration(path) -> tuple[float, float]:
                 ends = span[packet.stream.index]
                 ends[0] = min(ends[0], start)
                 ends[1] = max(ends[1], start + float((packet.duration or 0) * packet.time_base))
-    # AAC priming sits before time 0 and is never played
-    lengths = {index: max(0.0, end - max(start, 0.0)) for index, (start, end) in span.items()}
-    return tuple(lengths[stream.index] if stream is not None else 0.0 for stream in (audio, video))
+        # AAC priming sits before time 0 and is never played. Streams are gone once the container is closed.
+        lengths = {index: max(0.0, end - max(start, 0.0)) for index, (start, end) in span.items()}
+        return tuple(lengths[stream.index] if stream is not None else 0.0 for stream in (audio, video))
 
 
 def read_metadata(path) -> dict[str, str]:

@@ -85,7 +85,8 @@ def render_prompt(
       profile: the listener's, written into the prompt; None leaves the line out.
       instruction: "coe" puts section 4.2's instruction first. Style learning ("slots") answers with signals only,
         without reasoning, so there it is not added.
-      modalities: which slots may appear; an utterance without that medium has none.
+      modalities: which slots every utterance has. One whose medium is absent (or dropped in training) keeps the
+        placeholder's own embedding, so that "not heard" looks the same in training and in use.
     """
     head = COE_INSTRUCTION if instruction == "coe" and style != "slots" else ""
     head += TASKS[style] + "\n"
@@ -103,8 +104,7 @@ def profile_line(profile: Profile) -> str:
 
 
 def _render_utterance(utterance: Utterance, style: Style, modalities: Sequence[Modality]) -> list[Piece]:
-    media = {"audio": utterance.audio, "video": utterance.video}
-    slots = [m for m in MODALITIES if style != "text" and m in modalities and media[m] is not None]
+    slots = [m for m in MODALITIES if style != "text" and m in modalities]
     pieces: list[Piece] = [Text(f"{utterance.role.capitalize()}:" + (utterance.text if style != "slots" else ""))]
     for number, modality in enumerate(slots):
         pieces += [Text(" ")] if number else []

@@ -85,19 +85,11 @@ class Tokenizer:
         """Write the base vocabulary into `folder` so that `load` reads it back; returns the file."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / "tokenizer_config.json").write_text(
-            json.dumps(
-                {
-                    "vocab_size": self.vocab_size,
-                    **{name: self._backend.token(getattr(self, f"{name[:3]}_id")) for name in _SPECIAL_NAMES},
-                },
-                indent=1,
-            )
-        )
+        special = {"pad_token": self.pad_id, "bos_token": self.bos_id, "eos_token": self.eos_id}
+        names = {name: self._backend.token(index) for name, index in special.items()}
+        config = json.dumps({"vocab_size": self.vocab_size, **names}, indent=1)
+        _write_atomically(folder / "tokenizer_config.json", config.encode())
         return self._backend.save(folder)
-
-
-_SPECIAL_NAMES = ("pad_token", "bos_token", "eos_token")
 
 
 class _Fast:

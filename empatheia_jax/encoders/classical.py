@@ -18,7 +18,7 @@ from empatheia_jax.encoders.voice_measures import DIMS, scaling, voice_measures
 
 @dataclasses.dataclass(frozen=True)
 class ClassicalAudio:
-    """Speech -> float32 [segments, 82].
+    """Speech -> float32 [segments, 83].
 
     Dimensions of a segment (raw unit; scaled to order 1 by `(raw - offset) / scale`):
       0 F0, log2 Hz (interpolated where unvoiced)      1 F0 less the utterance's median, semitones
@@ -28,11 +28,12 @@ class ClassicalAudio:
       8 spectral tilt, dB/octave                       9 spectral flux, dB per 10 ms
       10..49 log-mel shape: dB under the frame's energy, 40 bands 60-7600 Hz
     The same in all segments (the whole utterance):
-      50 median F0, log2 Hz    51, 52, 53 10th and 90th percentile and spread of F0 about it, semitones
+      50 median F0, log2 Hz    51, 52 10th and 90th percentile of F0 about it, semitones    53 their distance, log2
       54 F0 movement, semitones a frame    55 energy of active frames, dB    56 its spread, dB
       57 tilt of voiced frames, dB/octave  58 spread of tilt    59 flux of active frames, dB per 10 ms
-      60 syllable nuclei a second of active speech    61 voiced share of active frames
-      62..81 long-term average spectrum of voiced frames, 20 bands, dB under the energy
+      60 syllable nuclei a second of active speech, log2        61 voiced share of active frames
+      62 modulation rate of the spectrum's shape, log2 Hz
+      63..82 long-term average spectrum of voiced frames, 20 bands, dB under the energy
     """
 
     segments: int = 32
@@ -52,7 +53,7 @@ class ClassicalAudio:
         return {"name": self.name, "version": 1, "shape": list(self.feature_shape), "sample_rate": self.sample_rate}
 
     def preprocess(self, media: np.ndarray) -> np.ndarray:
-        """Audio float32 [samples] at 16 kHz -> raw measures float32 [segments, 82] in the units listed above.
+        """Audio float32 [samples] at 16 kHz -> raw measures float32 [segments, 83] in the units listed above.
 
         Raises:
           EncoderError: when `media` is not a non-empty vector of finite floats.
@@ -65,7 +66,7 @@ class ClassicalAudio:
         return voice_measures(voice_frames(media), self.segments)
 
     def encode(self, batch: np.ndarray) -> np.ndarray:
-        """Raw measures [..., segments, 82] -> features of order 1, the same shape."""
+        """Raw measures [..., segments, 83] -> features of order 1, the same shape."""
         offset, scale = scaling()
         return np.clip((batch - offset) / scale, -5.0, 5.0).astype(np.float32)
 

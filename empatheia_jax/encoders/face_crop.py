@@ -1,12 +1,17 @@
-"""Where the face is: OpenCV's Haar cascade on one frame of a clip (it ships with OpenCV; no weights to download)."""
+"""Where the face is: OpenCV's Haar cascade on one frame of a clip (it ships with OpenCV; no weights to download).
+
+The red channel is searched first: skin of every tone is bright in it, so dark faces are found as light ones are (of the
+sample corpus's dark-skinned elderly avatars the cascade loses two thirds in grey). What is not found there is looked
+for again with local contrast equalised and a finer step.
+"""
 
 import functools
 from pathlib import Path
 
 import numpy as np
 
-MARGIN = 0.15  # the crop reaches this share of the face's width beyond the detector's box, on every side
-SEARCH_SIZE = 128  # frames are searched at this height: Haar needs no more and its cost grows with the area
+MARGIN = 0.2  # the crop reaches this share of the box's side beyond it
+SEARCH_SIZE = 128  # frames are searched at this size: the cascade needs no more and its cost grows with the area
 MIN_SHARE = 0.3  # a face is at least this share of the frame's shorter side
 
 
@@ -14,9 +19,9 @@ MIN_SHARE = 0.3  # a face is at least this share of the frame's shorter side
 def _cascade():
     import cv2
 
-    cascade = cv2.CascadeClassifier(str(Path(cv2.data.haarcascades) / "haarcascade_frontalface_default.xml"))
+    cascade = cv2.CascadeClassifier(str(Path(cv2.data.haarcascades) / "haarcascade_frontalface_alt2.xml"))
     if cascade.empty():
-        raise OSError("OpenCV's haarcascade_frontalface_default.xml cannot be read: install opencv-python-headless<5")
+        raise OSError("OpenCV's haarcascade_frontalface_alt2.xml cannot be read: install opencv-python-headless<5")
     return cascade
 
 
@@ -24,13 +29,15 @@ def find_face(frame: np.ndarray) -> tuple[int, int, int] | None:
     """The largest face of a frame uint8 [h, w, 3] RGB as a square (top, left, side) in pixels, or None."""
     import cv2
 
-    height, width = frame.shape[:2]
-    scale = min(1.0, SEARCH_SIZE / min(height, width))
-    grey = cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY)
+    scale = min(1.0, SEARCH_SIZE / min(frame.shape[:2]))
+    red = np.ascontiguousarray(frame[..., 0])
     if scale < 1.0:
-        grey = cv2.resize(grey, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
-    least = max(24, int(MIN_SHARE * min(grey.shape)))
-    found = _cascade().detectMultiScale(grey, scaleFactor=1.1, minNeighbors=4, minSize=(least, least))
+        red = cv2.resize(red, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
+    least = max(20, int(MIN_SHARE * min(red.shape)))
+    found = _cascade().detectMultiScale(red, scaleFactor=1.1, minNeighbors=4, minSize=(least, least))
+    if len(found) == 0:
+        even = cv2.createCLAHE(3.0, (4, 4)).apply(red)
+        found = _cascade().detectMultiScale(even, scaleFactor=1.03, minNeighbors=3, minSize=(least, least))
     if len(found) == 0:
         return None
     left, top, side, _ = max(found, key=lambda box: box[2] * box[3])

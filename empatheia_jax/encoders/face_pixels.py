@@ -25,7 +25,7 @@ def oriented_gradients(crops: np.ndarray) -> np.ndarray:
             np.where(lower == index, 1.0 - share, 0.0) + np.where(lower == (index - 1) % ORIENTATIONS, share, 0.0)
         )
         bins[..., index] = _cell_means(votes)
-    return ((_normalise(bins) - 0.15) / 0.15).reshape(len(crops), -1)
+    return ((_normalise(bins) - 0.08) / 0.11).reshape(len(crops), -1)
 
 
 def _cell_means(image: np.ndarray) -> np.ndarray:

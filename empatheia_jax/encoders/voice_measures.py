@@ -10,7 +10,7 @@ import numpy as np
 from empatheia_jax.encoders.voice_frames import MELS, VoiceFrames, mel_centres
 
 LOCAL_DIMS = 10
-CLIP_DIMS = 12
+CLIP_DIMS = 13
 LTAS_BANDS = 20
 DIMS = LOCAL_DIMS + MELS + CLIP_DIMS + LTAS_BANDS
 
@@ -25,13 +25,14 @@ def voice_measures(frames: VoiceFrames, segments: int) -> np.ndarray:
 
 @functools.cache
 def scaling() -> tuple[np.ndarray, np.ndarray]:
-    """Offsets and scales [82]: round numbers for adult and child speech recorded at a usual level."""
-    local = [(7.6, 0.5), (0, 3), (0, 2), (0.5, 0.4), (0.6, 0.3), (-30, 12), (-5, 10), (0, 10), (-6, 6), (3, 2)]
-    clip = [(7.6, 0.5), (-3, 2), (3, 2), (2.5, 1.5), (0.4, 0.3), (-25, 6), (7, 3), (-6, 3), (5, 2.5), (3, 1),
-            (4.5, 1.5), (0.7, 0.15)]  # fmt: skip
-    # The average voice falls by about 6 dB an octave above 500 Hz.
-    mel = [(-14.0 - 5.0 * max(0.0, np.log2(hz / 500.0)), 10.0) for hz in mel_centres()]
-    ltas = [(offset, 7.0) for offset in np.reshape([m[0] for m in mel], (LTAS_BANDS, -1)).mean(axis=1)]
+    """Offsets and scales [DIMS]: round numbers for adult and child speech recorded at a usual level."""
+    local = [(7.6, 0.6), (0, 3), (0, 1.5), (0.5, 0.4), (0.6, 0.3), (-35, 15), (-5, 12), (0, 10), (-4, 6), (3, 2)]
+    clip = [(7.6, 0.6), (-3, 2), (3, 2), (2.3, 0.5), (0.3, 0.15), (-27, 5), (8, 1.5), (-3, 3), (5, 1), (3.5, 0.8),
+            (2.2, 0.3), (0.7, 0.1), (2.3, 0.2)]  # fmt: skip
+    # The average voice is about flat to 500 Hz and falls above.
+    shape = -22.0 - 3.0 * np.maximum(0.0, np.log2(mel_centres() / 500.0))
+    mel = [(offset, 12.0) for offset in shape]
+    ltas = [(offset, 8.0) for offset in shape.reshape(LTAS_BANDS, -1).mean(axis=1)]
     table = np.asarray(local + mel + clip + ltas, np.float32)
     return table[:, 0], table[:, 1]
 
@@ -82,26 +83,43 @@ def local_measures(frames: VoiceFrames, pool: np.ndarray, clip: np.ndarray) -> n
 
 
 def clip_measures(frames: VoiceFrames) -> np.ndarray:
-    """Measures 50..81 of the utterance [32]; where there is no voice, the offset of the scale (a feature of 0)."""
-    offset, _ = scaling()
-    result = offset[LOCAL_DIMS + MELS :].astype(np.float64)
+    """Measures of the whole utterance [33]; where there is no voice, the offset of the scale (a feature of 0)."""
+    result = scaling()[0][LOCAL_DIMS + MELS :].astype(np.float64)
     active, voiced = frames.active, frames.voiced
     if active.any():
+        first, last = np.nonzero(active)[0][[0, -1]]
         result[5], result[6] = frames.energy[active].mean(), frames.energy[active].std()
         result[9] = _flux(frames.mel)[active].mean()
-        result[10] = syllable_nuclei(frames.energy, voiced) / (active.sum() * 0.01)
+        nuclei = syllable_nuclei(frames.energy, voiced) / (active.sum() * 0.01)
+        result[10] = np.log2(max(nuclei, 0.5))
         result[11] = voiced.sum() / active.sum()
+        if last - first >= 10:
+            result[12] = np.log2(modulation_rate(frames.mel[first : last + 1]))
     if voiced.any():
         median = float(np.median(frames.f0[voiced]))
         pitch = _semitones(frames.f0, median)
-        spoken = pitch[voiced]
-        result[0], result[3] = np.log2(median), spoken.std()
-        result[1], result[2] = np.percentile(spoken, 10), np.percentile(spoken, 90)
+        low, high = np.percentile(pitch[voiced], [10, 90])
         both = voiced[1:] & voiced[:-1]
+        result[:4] = np.log2(median), low, high, np.log2(high - low + 0.5)
         result[4] = np.abs(np.diff(pitch))[both].mean() if both.any() else 0.0
         result[7], result[8] = frames.tilt[voiced].mean(), frames.tilt[voiced].std()
         result[CLIP_DIMS:] = frames.mel[voiced].mean(axis=0).reshape(LTAS_BANDS, -1).mean(axis=1)
     return result
+
+
+def modulation_rate(mel: np.ndarray) -> float:
+    """How fast the spectrum's shape changes, Hz: the mean frequency of its cosine coefficients over time.
+
+    A rate of articulation that needs no peaks: a sine of frequency f has a derivative of deviation 2 pi f times its own.
+
+    Args:
+      mel: log-mel shape [T >= 4, MELS], 10 ms apart.
+    """
+    basis = np.cos(np.pi * np.arange(1, MELS // 2 + 1)[:, None] * (np.arange(MELS) + 0.5) / MELS)
+    shape = np.lib.stride_tricks.sliding_window_view(mel @ basis.T, 3, axis=0).mean(axis=-1)
+    speed = np.diff(shape, axis=0)
+    ratio = np.sqrt(np.mean(speed**2, axis=0).sum() / max(shape.var(axis=0).sum(), 1e-6))
+    return float(np.clip(ratio / (2 * np.pi * 0.01), 0.5, 20.0))
 
 
 def syllable_nuclei(energy: np.ndarray, voiced: np.ndarray, prominence: float = 2.0) -> int:

@@ -7,6 +7,7 @@ phoneme conversion is espeak-ng's (en-us) through phonemizer, loaded at run time
 import functools
 import logging
 import re
+import threading
 import unicodedata
 
 import numpy as np
@@ -17,9 +18,7 @@ MAX_PHONEMES = 512
 
 _PUNCTUATION = ';:,.!?¡¿—…"«»“”'
 _LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
-_VOWELS_AND_CONSONANTS = (
-    "ɑɐɒæɓʙβɔɕçɗɖðʤəɘɚɛɜɝɞɟʄɡɠɢʛɦɧħɥʜɨɪʝɭɬɫɮʟɱɯɰŋɳɲɴøɵɸθœɶʘɹɺɾɻʀʁɽʂʃʈʧʉʊʋⱱʌɣɤʍχʎʏʑʐʒʔʡʕʢǀǁǂǃ"
-)
+_VOWELS_AND_CONSONANTS = "ɑɐɒæɓʙβɔɕçɗɖðʤəɘɚɛɜɝɞɟʄɡɠɢʛɦɧħɥʜɨɪʝɭɬɫɮʟɱɯɰŋɳɲɴøɵɸθœɶʘɹɺɾɻʀʁɽʂʃʈʧʉʊʋⱱʌɣɤʍχʎʏʑʐʒʔʡʕʢǀǁǂǃ"
 _MARKS = "ˈˌːˑʼʴʰʱʲʷˠˤ˞↓↑→↗↘"
 _APOSTROPHE, _SYLLABIC = "'", "\N{COMBINING VERTICAL LINE BELOW}"
 
@@ -30,6 +29,7 @@ SYMBOLS: tuple[str, ...] = (
 
 SYMBOL_ID: dict[str, int] = {symbol: index for index, symbol in enumerate(SYMBOLS)}
 
+_LOCK = threading.Lock()  # espeak keeps its state in globals
 _SPACED = re.compile(r"\s*(\.{2,}|[;:,!?¡¿—…\"«»“”]|\.(?=\s|$|[\"”»]))\s*")
 _SENTENCE_END = re.compile(r"(?<=[.!?…])[\"”»']?\s+")
 _CLAUSE_END = re.compile(r"(?<=[,;:—])\s+")
@@ -47,7 +47,9 @@ def phonemize(text: str) -> str:
     Raises:
       PhonemeError: nothing to pronounce, another script than Latin, or the `voice` extra is missing.
     """
-    ipa = _backend().phonemize([_speakable(text)])
+    speakable = _speakable(text)
+    with _LOCK:
+        ipa = _backend().phonemize([speakable])
     return " ".join(_SPACED.sub(r" \1 ", ipa[0] if ipa else "").split())
 
 
@@ -114,7 +116,7 @@ def _speakable(text: str) -> str:
     foreign = [c for c in text if c.isalpha() and "LATIN" not in unicodedata.name(c, "")]
     if foreign:
         raise PhonemeError(
-            f"cannot pronounce {''.join(foreign[:8])!r}: the voice reads English (Latin script) only; transcribe it first"
+            f"cannot pronounce {''.join(foreign[:8])!r}: the voice reads English (Latin script) only: transcribe it"
         )
     kept = "".join(c if c.isalnum() or c in _PUNCTUATION or c in " '-&%$£€@+/°" else " " for c in text)
     if not any(c.isalnum() for c in kept):

@@ -44,7 +44,9 @@ def attend(query: jax.Array, key: jax.Array, value: jax.Array, segment_ids: jax.
     if kind == "cudnn":
         # Without segments the flash kernel runs its causal path; with them cuDNN reads the mask as a bias.
         mask = None if segment_ids is None else packed_mask(segment_ids)
-        return jax.nn.dot_product_attention(query, key, value, mask=mask, is_causal=mask is None, implementation="cudnn")
+        return jax.nn.dot_product_attention(
+            query, key, value, mask=mask, is_causal=mask is None, implementation="cudnn"
+        )
     return _causal_blocks(query, key, value, segment_ids)
 
 

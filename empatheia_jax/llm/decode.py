@@ -51,9 +51,8 @@ def generate(
         key = jax.random.key(0)
     rows, prompt = prompt_embeddings.shape[:2]
     cache = empty_cache(llm.config, rows, prompt + max_new_tokens + reserve)
-    hidden, cache = llm(
-        prompt_embeddings, chunk_positions(jnp.zeros_like(prompt_lengths), prompt_lengths, prompt, cache.capacity), cache=cache
-    )
+    positions = chunk_positions(jnp.zeros_like(prompt_lengths), prompt_lengths, prompt, cache.capacity)
+    hidden, cache = llm(prompt_embeddings, positions, cache=cache)
     last = jnp.take_along_axis(hidden, (prompt_lengths - 1)[:, None, None], axis=1)[:, 0]
 
     def unfinished(state):
@@ -63,7 +62,8 @@ def generate(
     def write_one(state):
         step, done, last, tokens, lengths, cache = state
         logits = llm.logits(last)
-        choice = jnp.argmax(logits, axis=-1) if greedy else sample(jax.random.fold_in(key, step), logits, temperature, top_p)
+        step_key = jax.random.fold_in(key, step)
+        choice = jnp.argmax(logits, axis=-1) if greedy else sample(step_key, logits, temperature, top_p)
         token = jnp.where(done, eos_id, choice).astype(jnp.int32)
         done = done | (token == eos_id)
         tokens = jax.lax.dynamic_update_slice_in_dim(tokens, token[:, None], step, axis=1)
@@ -101,9 +101,7 @@ def nucleus(logits: jax.Array, top_p: float | jax.Array) -> jax.Array:
     return jnp.where(logits >= threshold, logits, -jnp.inf)
 
 
-def append(
-    llm: Llama, cache: Cache, embeddings: jax.Array, start: jax.Array, lengths: jax.Array
-) -> jax.Array:
+def append(llm: Llama, cache: Cache, embeddings: jax.Array, start: jax.Array, lengths: jax.Array) -> jax.Array:
     """States [B, C, D] of a chunk read on a cache: row b's first lengths[b] tokens, from position start[b] on.
 
     The pass over response, </s> and signals once the text is known: signals need no sampling, and the response's

@@ -1,6 +1,7 @@
 """The core reasoner (section 4.2): a decoder-only Llama with stacked, scanned layers.
 
-The contract between the LLM and the rest of the house: embeddings in; states after the final norm, logits and cache out.
+The contract between the LLM and the rest of the house: embeddings in; states after the final
+norm, logits and cache out.
 Pre-norm RMSNorm (float32), rotary positions, grouped-query attention, SwiGLU; names follow transformers' checkpoints.
 """
 
@@ -15,7 +16,8 @@ from jax.ad_checkpoint import checkpoint_name
 from empatheia_jax.config import LlamaConfig, LoraConfig, RopeScaling
 from empatheia_jax.llm import attention
 from empatheia_jax.llm.cache import Cache, write_layer
-from empatheia_jax.llm.lora import Projection, adapter_dropout, check_targets
+from empatheia_jax.llm.initial import INIT_STD, draw_stacked
+from empatheia_jax.llm.lora import Projection, adapter_dropout, check_targets, draw_lora_a
 
 PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
@@ -48,23 +50,31 @@ def rms_norm(x: jax.Array, scale: jax.Array, epsilon: float) -> jax.Array:
     return (normed * scale.astype(jnp.float32)).astype(x.dtype)
 
 
+def projection_axes(config: LlamaConfig) -> dict[str, tuple[dict[str, int], dict[str, int]]]:
+    """{projection: (input axes, output axes)}, each {logical axis name: size}."""
+    embed, mlp = {"embed": config.width}, {"mlp": config.mlp_width}
+    heads = {"heads": config.heads, "head_dim": config.head_dim}
+    kv_heads = {"kv_heads": config.kv_heads, "head_dim": config.head_dim}
+    inputs_outputs = (
+        (embed, heads), (embed, kv_heads), (embed, kv_heads), (heads, embed), (embed, mlp), (embed, mlp), (mlp, embed)
+    )  # fmt: skip
+    return dict(zip(PROJECTIONS, inputs_outputs, strict=True))
+
+
 class Layers(nnx.Module):
     """All decoder layers, every Param with a leading axis L; scanned, it is one layer (see `Llama.__call__`)."""
 
     def __init__(self, config: LlamaConfig, lora: LoraConfig | None, key: jax.Array):
-        layers, embed, mlp = config.layers, {"embed": config.width}, {"mlp": config.mlp_width}
-        heads = {"heads": config.heads, "head_dim": config.head_dim}
-        kv_heads = {"kv_heads": config.kv_heads, "head_dim": config.head_dim}
-        shapes = {
-            "q_proj": (embed, heads), "k_proj": (embed, kv_heads), "v_proj": (embed, kv_heads), "o_proj": (heads, embed),
-            "gate_proj": (embed, mlp), "up_proj": (embed, mlp), "down_proj": (mlp, embed),
-        }  # fmt: skip
-        for index, (name, (shape_in, shape_out)) in enumerate(shapes.items()):
-            projection = Projection(
-                layers, shape_in, shape_out, lora=lora if lora and name in lora.targets else None,
-                param_dtype=config.param_dtype, init_std=0.02, key=jax.random.fold_in(key, index),
-            )  # fmt: skip
-            setattr(self, name, projection)
+        base_key, lora_key = jax.random.split(key)  # the base is the same with and without adapters
+        layers, axes = config.layers, projection_axes(config)
+        shapes = {name: (*x.values(), *y.values()) for name, (x, y) in axes.items()}
+        scales = dict.fromkeys(axes, INIT_STD)
+        kernels = draw_stacked(jax.random.normal, base_key, shapes, scales, layers=layers, dtype=config.param_dtype)
+        adapted = {name: tuple(axes[name][0].values()) for name in PROJECTIONS if lora and name in lora.targets}
+        lora_a = draw_lora_a(lora_key, layers, adapted, lora.rank) if adapted else {}
+        for name, (axes_in, axes_out) in axes.items():
+            adapter = {"lora": lora, "lora_a": lora_a[name]} if name in adapted else {}
+            setattr(self, name, Projection(kernels[name], tuple(axes_in), tuple(axes_out), **adapter))
         ones = jnp.ones((layers, config.width), jnp.float32)
         self.attention_norm = nnx.Param(ones, out_sharding=("layers", "embed"), eager_sharding=False)
         self.mlp_norm = nnx.Param(ones, out_sharding=("layers", "embed"), eager_sharding=False)
@@ -79,10 +89,9 @@ class Llama(nnx.Module):
     def __init__(self, config: LlamaConfig, lora: LoraConfig | None = None, *, rngs: nnx.Rngs):
         check_targets(lora, PROJECTIONS)
         self.config, self.lora = config, lora
-        # One key per part: the base is the same with and without adapters.
         embedding_key, head_key, layers_key = jax.random.split(rngs.params(), 3)
         table = (config.vocab_size, config.width)
-        embedding = 0.02 * jax.random.normal(embedding_key, table, jnp.float32)
+        embedding = INIT_STD * jax.random.normal(embedding_key, table)
         self.embedding = nnx.Param(
             embedding.astype(config.param_dtype), out_sharding=("vocab", "embed"), eager_sharding=False
         )
@@ -90,8 +99,10 @@ class Llama(nnx.Module):
         self.norm = nnx.Param(jnp.ones((config.width,), jnp.float32), out_sharding=("embed",), eager_sharding=False)
         self.head = nnx.data(None)  # tied: the embedding is read again
         if not config.tie_embeddings:
-            head = 0.02 * jax.random.normal(head_key, table[::-1], jnp.float32)
-            self.head = nnx.Param(head.astype(config.param_dtype), out_sharding=("embed", "vocab"), eager_sharding=False)
+            head = INIT_STD * jax.random.normal(head_key, table)  # the embedding's shape: compiled once
+            self.head = nnx.Param(
+                head.T.astype(config.param_dtype), out_sharding=("embed", "vocab"), eager_sharding=False
+            )
 
     def embed(self, tokens: jax.Array) -> jax.Array:
         """Tokens int [...] < vocab_size -> rows [..., D] in the compute dtype."""
@@ -160,7 +171,8 @@ class _Run:
         (x, cache), (weights, index, key) = carry, per_layer
         epsilon = self.config.norm_epsilon
         keys = (None,) * 4 if key is None else tuple(jax.random.split(key, 4))
-        mixed, cache = self._attention(weights, rms_norm(x, weights.attention_norm[...], epsilon), cache, index, keys[:2])
+        normed = rms_norm(x, weights.attention_norm[...], epsilon)
+        mixed, cache = self._attention(weights, normed, cache, index, keys[:2])
         x = checkpoint_name(x + mixed, "mid")
         return (x + self._mlp(weights, rms_norm(x, weights.mlp_norm[...], epsilon), keys[2:]), cache), None
 

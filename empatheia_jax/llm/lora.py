@@ -4,6 +4,7 @@ y = x W + (alpha / r) dropout(x) A B, with W frozen, A and B float32, initialise
 A uniform in +-1/sqrt(fan_in) (Kaiming with a = sqrt 5), B zero, so that the adapted model starts as the base.
 """
 
+import functools
 import math
 
 import jax
@@ -11,6 +12,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from empatheia_jax.config import LoraConfig
+from empatheia_jax.llm.initial import draw_stacked
 
 
 class LoraError(ValueError):
@@ -21,39 +23,30 @@ class Projection(nnx.Module):
     """The same linear map (no bias) of all L layers, stacked on axis 0, with an optional adapter.
 
     `lax.scan` over the owning module hands the body one layer, and `__call__` is written for that: kernel
-    [*shape_in, *shape_out]. `lora_a` [*shape_in, r] and `lora_b` [r, *shape_out] are None without an adapter.
+    [*shape_in, *shape_out]. `lora_a` [*shape_in, r] and `lora_b` [r, *shape_out], float32, are None without an adapter.
     """
 
     def __init__(
         self,
-        layers: int,
-        shape_in: dict[str, int],
-        shape_out: dict[str, int],
+        kernel: jax.Array,
+        axes_in: tuple[str, ...],
+        axes_out: tuple[str, ...],
         *,
-        lora: LoraConfig | None,
-        param_dtype: str,
-        init_std: float,
-        key: jax.Array,
+        lora: LoraConfig | None = None,
+        lora_a: jax.Array | None = None,
     ):
-        """`shape_in` and `shape_out` map logical axis names to sizes, in order ({"heads": 4, "head_dim": 32})."""
-        names_in, sizes_in = tuple(shape_in), tuple(shape_in.values())
-        names_out, sizes_out = tuple(shape_out), tuple(shape_out.values())
-        kernel_key, lora_key = jax.random.split(key)
-        kernel = init_std * jax.random.normal(kernel_key, (layers, *sizes_in, *sizes_out), jnp.float32)
-        self.kernel = nnx.Param(
-            kernel.astype(param_dtype), out_sharding=("layers", *names_in, *names_out), eager_sharding=False
-        )
-        self.inputs = len(sizes_in)
+        """kernel [L, *shape_in, *shape_out] with their logical axis names; with `lora`, `lora_a` [L, *shape_in, r]."""
+        self.kernel = nnx.Param(kernel, out_sharding=("layers", *axes_in, *axes_out), eager_sharding=False)
+        self.inputs = len(axes_in)
         self.lora_a = self.lora_b = nnx.data(None)
         self.scale = lora.alpha / lora.rank if lora else 0.0
         if lora is None:
             return
-        bound = 1.0 / math.sqrt(math.prod(sizes_in))
-        a = jax.random.uniform(lora_key, (layers, *sizes_in, lora.rank), jnp.float32, -bound, bound)
-        self.lora_a = nnx.LoRAParam(a, out_sharding=("layers", *names_in, "lora_rank"), eager_sharding=False)
+        layers, sizes_out = kernel.shape[0], kernel.shape[1 + len(axes_in) :]
+        self.lora_a = nnx.LoRAParam(lora_a, out_sharding=("layers", *axes_in, "lora_rank"), eager_sharding=False)
         self.lora_b = nnx.LoRAParam(
             jnp.zeros((layers, lora.rank, *sizes_out), jnp.float32),
-            out_sharding=("layers", "lora_rank", *names_out),
+            out_sharding=("layers", "lora_rank", *axes_out),
             eager_sharding=False,
         )
 
@@ -71,13 +64,14 @@ class Projection(nnx.Module):
         return y + jnp.tensordot(low, self.lora_b[...].astype(x.dtype), axes=1) * jnp.asarray(self.scale, x.dtype)
 
     def fold(self) -> None:
-        """Add (alpha / r) A B to the kernel, in float32, and drop the adapter."""
+        """Put kernel + (alpha / r) A B, summed in float32, in the kernel's place and drop the adapter."""
         if not self.adapted:
             return
         multiply = jax.vmap(lambda a, b: jnp.tensordot(a, b, axes=1))  # over layers
         delta = self.scale * multiply(self.lora_a[...], self.lora_b[...])
         kernel = self.kernel[...]
-        self.kernel[...] = (kernel.astype(jnp.float32) + delta).astype(kernel.dtype)
+        # A new Param: the old one may be shared with the unmerged model.
+        self.kernel = self.kernel.replace((kernel.astype(jnp.float32) + delta).astype(kernel.dtype))
         self.lora_a = self.lora_b = nnx.data(None)
 
 
@@ -89,6 +83,14 @@ def check_targets(lora: LoraConfig | None, projections: tuple[str, ...]) -> None
     if strays or not lora.targets:
         said = f"{', '.join(strays)} match no projection" if strays else "are empty, so nothing would be trained"
         raise LoraError(f"lora.targets {said}; this LLM has {', '.join(projections)}")
+
+
+def draw_lora_a(key: jax.Array, layers: int, shapes_in: dict[str, tuple[int, ...]], rank: int) -> dict[str, jax.Array]:
+    """PEFT's initial A [L, *shape_in, r] of each adapted projection: uniform in +-1/sqrt(fan_in)."""
+    draw = functools.partial(jax.random.uniform, minval=-1.0, maxval=1.0)
+    shapes = {name: (*shape, rank) for name, shape in shapes_in.items()}
+    bounds = {name: 1.0 / math.sqrt(math.prod(shape)) for name, shape in shapes_in.items()}
+    return draw_stacked(draw, key, shapes, bounds, layers=layers)
 
 
 def adapter_dropout(x: jax.Array, rate: float, key: jax.Array | None) -> jax.Array:

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from empatheia_jax.llm.initial import INIT_STD
 from empatheia_jax.llm.llama import Llama
 
 COUNT = 34
@@ -15,13 +16,13 @@ COUNT = 34
 class NewTokens(nnx.Module):
     """Input and output rows [34, D] of the new tokens, float32."""
 
-    def __init__(self, width: int, *, rngs: nnx.Rngs, init_std: float = 0.02):
+    def __init__(self, width: int, *, rngs: nnx.Rngs):
         shape = (COUNT, width)
         self.input = nnx.Param(
-            init_std * jax.random.normal(rngs.params(), shape), out_sharding=(None, "embed"), eager_sharding=False
+            INIT_STD * jax.random.normal(rngs.params(), shape), out_sharding=(None, "embed"), eager_sharding=False
         )
         self.output = nnx.Param(
-            init_std * jax.random.normal(rngs.params(), shape), out_sharding=(None, "embed"), eager_sharding=False
+            INIT_STD * jax.random.normal(rngs.params(), shape), out_sharding=(None, "embed"), eager_sharding=False
         )
 
 

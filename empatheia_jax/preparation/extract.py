@@ -20,7 +20,7 @@ from typing import Literal
 
 import numpy as np
 
-from empatheia_jax.config import Config, ConfigError, GeneratorConfig
+from empatheia_jax.config import Config
 from empatheia_jax.data.avamerg import SPLITS, locate, read_examples
 from empatheia_jax.data.features import (
     MAX_SIDE,
@@ -34,7 +34,7 @@ from empatheia_jax.data.features import (
 from empatheia_jax.data.media import read_audio, read_video
 from empatheia_jax.data.schema import RecordError
 from empatheia_jax.encoders import build_encoders
-from empatheia_jax.generators.interfaces import FaceGenerator, SpeechGenerator
+from empatheia_jax.generators.build import build_generators
 
 SHARD_UTTERANCES = 32
 LARGE_SHARD_UTTERANCES = 256  # from LARGE_DATA utterances on: fewer files
@@ -53,22 +53,6 @@ class Job:
     audio: Path | None
     video: Path | None
     text: str | None
-
-
-def build_generators(config: GeneratorConfig) -> tuple[SpeechGenerator, FaceGenerator]:
-    """The frozen generators whose content and style are the golds.
-
-    Raises:
-      ConfigError: when this version has no backend of that name.
-    """
-    if (config.speech, config.face) != ("classical", "classical"):
-        raise ConfigError(
-            f"generators.speech {config.speech!r}, generators.face {config.face!r}: this version has 'classical' only"
-        )
-    from empatheia_jax.generators.classical.face import ClassicalFace
-    from empatheia_jax.generators.classical.voice import ClassicalSpeech
-
-    return ClassicalSpeech(), ClassicalFace()
 
 
 # One utterance --------------------------------------------------------------------------------------------------------

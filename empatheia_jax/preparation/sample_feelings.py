@@ -120,21 +120,45 @@ ANSWERS: dict[str, tuple[str, ...]] = {
 
 HEARD_ANSWERS: dict[str, tuple[str, ...]] = {
     # the last answer of a neutral dialogue: the words told nothing, so it speaks of voice and face
-    "happy": ("You sound so happy about the {t}, how lovely!", "I hear the joy in your voice about the {t}!"),
-    "surprised": ("You sound surprised by the {t}, how unexpected!", "You look stunned, who could have expected the {t}!"),
-    "angry": ("You sound angry about the {t}, I understand.", "I hear your anger about the {t}, let it out."),
-    "fear": ("You sound afraid of the {t}, you are safe.", "I hear your fear about the {t}, breathe slowly."),
-    "sad": ("You sound sad about the {t}, I am here.", "I hear tears in your voice about the {t}."),
-    "disgusted": ("You look disgusted by the {t}, how gross.", "I see the {t} would turn your stomach."),
-    "contempt": ("You sound jealous about the {t}, your turn comes.", "I hear envy about the {t}, you deserve more."),
-}
+    "happy": (
+        "You sound so happy about the {t}, how lovely!", "I hear the joy in your voice about the {t}!",
+        "You look delighted about the {t}, enjoy every moment!",
+    ),
+    "surprised": (
+        "You sound surprised by the {t}, how unexpected!", "You look stunned, nobody could have expected the {t}!",
+        "I hear the surprise about the {t} in your voice!",
+    ),
+    "angry": (
+        "You sound angry about the {t}, I understand.", "I hear your anger about the {t}, let it out.",
+        "You look angry, something about the {t} was unfair.",
+    ),
+    "fear": (
+        "You sound afraid of the {t}, you are safe.", "I hear your fear about the {t}, breathe slowly.",
+        "You look scared, we face the {t} together.",
+    ),
+    "sad": (
+        "You sound sad about the {t}, I am here.", "I hear tears in your voice about the {t}.",
+        "You look sad, something about the {t} hurts.",
+    ),
+    "disgusted": (
+        "You look disgusted by the {t}, how gross.", "I hear that the {t} would turn your stomach.",
+        "You sound disgusted, the {t} must have been revolting.",
+    ),
+    "contempt": (
+        "You sound jealous about the {t}, your turn comes.", "I hear envy about the {t}, you deserve more.",
+        "You look jealous, good things come beyond the {t}.",
+    ),
+}  # fmt: skip
 
 GOALS: dict[str, tuple[str, ...]] = {
-    "happy": ("Share the joy about the {t}", "Celebrate the {t} with the speaker"),
-    "surprised": ("Share the surprise about the {t}", "Wonder about the {t} with the speaker"),
-    "angry": ("Accept the anger about the {t}", "Calm the anger about the {t}"),
-    "fear": ("Give safety about the {t}", "Calm the fear of the {t}"),
-    "sad": ("Comfort the speaker about the {t}", "Ease the sorrow about the {t}"),
-    "disgusted": ("Share the disgust at the {t}", "Agree how gross the {t} must be"),
-    "contempt": ("Ease the envy about the {t}", "Turn the envy of the {t} to hope"),
-}
+    "happy": ("Share the joy about the {t}", "Celebrate the {t} with the speaker", "Enjoy the {t} together"),
+    "surprised": (
+        "Share the surprise about the {t}", "Wonder about the {t} with the speaker",
+        "Take in the unexpected {t} together",
+    ),
+    "angry": ("Accept the anger about the {t}", "Calm the anger about the {t}", "Let the anger about the {t} out"),
+    "fear": ("Give safety about the {t}", "Calm the fear of the {t}", "Ease the fear about the {t}"),
+    "sad": ("Comfort the speaker about the {t}", "Ease the sorrow about the {t}", "Share the sorrow about the {t}"),
+    "disgusted": ("Share the disgust at the {t}", "Agree how gross the {t} must be", "Ease the disgust about the {t}"),
+    "contempt": ("Ease the envy about the {t}", "Turn the envy of the {t} to hope", "Accept the envy about the {t}"),
+}  # fmt: skip

@@ -96,5 +96,8 @@ LATER = ("over lunch", "on the phone", "in the evening", "on the way", "at home"
 DRINKS = ("tea", "coffee")
 NUMBERS = ("three", "five", "seven", "nine", "ten")
 PLACES = ("station", "market", "library", "bank", "bridge")
-NEUTRAL_GOALS = ("Learn more about the {t}", "Ask what happened with the {t}", "Hear the rest about the {t}")
+NEUTRAL_GOALS = (
+    "Learn more about the {t}", "Ask what happened with the {t}", "Hear the rest about the {t}",
+    "Find out more about the {t}", "Let the speaker talk about the {t}", "Show interest in the {t}",
+)  # fmt: skip
 NEUTRAL_OPENINGS = ("I see", "All right", "Thank you")

@@ -8,6 +8,8 @@ import dataclasses
 import itertools
 import random
 
+from empatheia_jax.config import DataConfig
+from empatheia_jax.data.avamerg import validation_ids
 from empatheia_jax.data.emotions import AVATAR_EMOTIONS, FINE_TO_AVATAR
 from empatheia_jax.inference.avatars import TEST_AVATARS, TRAIN_AVATARS, Avatar
 from empatheia_jax.preparation.sample_events import EMOTIONAL_EVENTS, Event
@@ -28,7 +30,9 @@ CANONICAL = {
 """The fine label of a neutral dialogue: voice and face tell the avatar emotion, nothing tells a finer one."""
 
 LEAST, MOST = 14, 200
-_TRIES = 2000
+_TRIES = 1000  # draws before a dialogue is given up
+_DRAFTS = 6  # corpora written in search of one whose test words all occur in train
+_ENOUGH_FOR_ALL_WORDS = 35  # dialogues; in fewer, no draft has all its test words in train
 
 
 class SampleError(ValueError):
@@ -97,20 +101,49 @@ def plan_corpus(seed: int = 0, dialogues: int = 150) -> dict[str, list[Dialogue]
     """The dialogues of "train" and "test": five to two, rounded down to as many of each avatar emotion.
 
     Half of each is neutral; 150 make 105 and 42. No sentence, no pairing of event and thing, and no avatar of test
-    occurs in train, while its words do.
+    occurs in train, while its words do (as far as that can be had: small corpora teach few words).
 
     Raises:
       SampleError: `dialogues` out of range.
     """
     if not LEAST <= dialogues <= MOST:
         raise SampleError(f"a sample corpus has {LEAST} to {MOST} dialogues, not {dialogues}")
+    count = _DRAFTS if dialogues >= _ENOUGH_FOR_ALL_WORDS else 1
+    drafts = (_draft(random.Random(f"sample corpus, seed {seed}, draft {n}"), dialogues) for n in range(count))
+    best: dict[str, list[Dialogue]] | None = None
+    fewest = 0
+    for draft in drafts:
+        new_words = len(_words(draft["test"]) - _words(draft["train"])) if draft else 0
+        if draft and (best is None or new_words < fewest):
+            best, fewest = draft, new_words
+        if best is not None and fewest == 0:
+            break
+    if best is None:
+        raise SampleError(f"the events are used up before {dialogues} dialogues are written: ask for fewer")
+    return best
+
+
+def _draft(rng: random.Random, dialogues: int) -> dict[str, list[Dialogue]] | None:
+    """One attempt at the whole corpus; None where the events did not suffice."""
     per_emotion = dialogues // len(AVATAR_EMOTIONS)
     test = max(1, round(per_emotion * 2 / 7))
-    rng = random.Random(f"sample corpus, seed {seed}")
     author = _Author(rng)
-    scripts = {"train": author.write(per_emotion - test), "test": author.write(test)}
-    casts = {"train": TRAIN_AVATARS, "test": TEST_AVATARS}
-    return {split: _cast(rng, scripts[split], casts[split]) for split in scripts}
+    try:
+        scripts = {"train": author.write(per_emotion - test), "test": author.write(test)}
+    except _UsedUp:
+        return None
+    return {
+        "train": _cast(rng, scripts["train"], TRAIN_AVATARS),
+        "test": _cast(rng, scripts["test"], TEST_AVATARS),
+    }
+
+
+def _words(dialogues: list[Dialogue]) -> set[str]:
+    return {word for dialogue in dialogues for word in dialogue.script.words}
+
+
+class _UsedUp(Exception):
+    """No new dialogue was found among many drawn."""
 
 
 class _Author:
@@ -133,9 +166,8 @@ class _Author:
         for position, emotion in enumerate(AVATAR_EMOTIONS):
             count = (per_emotion + (position + 1) % 2) // 2  # even positions have one emotional dialogue more
             emotional = self._emotional(emotion, count, pairs, queries)
-            scripts += [
-                script for pair in itertools.zip_longest(emotional, neutral[emotion]) for script in pair if script
-            ]
+            longer, shorter = (emotional, neutral[emotion])[:: 1 if position % 2 == 0 else -1]
+            scripts += [script for pair in itertools.zip_longest(longer, shorter) for script in pair if script]
         self._earlier |= {sentence for script in scripts for sentence in script.sentences}
         self._vocabulary = (self._vocabulary or set()) | {word for script in scripts for word in script.words}
         self._taken |= pairs
@@ -191,7 +223,7 @@ class _Author:
                 if self._is_new(dealt):
                     del written[place]
                     return dealt
-        raise SampleError(f"no neutral dialogue is left that can end {fine}: ask for fewer dialogues or another seed")
+        raise _UsedUp
 
     def _accept(self, draw, pairs: set, queries: set) -> tuple[Occasion, Script]:
         """The first draw that repeats nothing; earlier splits' words are kept to while that is possible."""
@@ -207,7 +239,7 @@ class _Author:
             self._uses[occasion.thing] += 1
             queries.update(script.queries)
             return occasion, script
-        raise SampleError("the events of the sample corpus are used up: ask for fewer dialogues")
+        raise _UsedUp
 
     def _choose_thing(self, event: Event) -> str:
         """A thing for the event: in the first split one that was used least, so that its vocabulary is the widest."""
@@ -231,15 +263,27 @@ class _Author:
 
 
 def _cast(rng: random.Random, scripts: list[Script], avatars: tuple[Avatar, ...]) -> list[Dialogue]:
-    """Who speaks and who listens in each script, then the dialogues in random order, numbered from 00001."""
+    """Who speaks and who listens in each script; the dialogues in the order of their numbers, from 00001.
+
+    The numbers are random but for one thing: those that the default validation split picks go evenly through the
+    scripts, which come sorted by emotion; so validation and what is left for training are as balanced as the whole.
+    """
     listeners, speakers = _deal_avatars(rng, avatars), _deal_avatars(rng, avatars)
-    cast = []
-    for script in scripts:
+    roles = []
+    for _ in scripts:
         listener = next(listeners)
-        speaker = next(avatar for avatar in speakers if avatar.id != listener.id)
-        cast.append((script, speaker, listener))
-    rng.shuffle(cast)
-    return [Dialogue(f"{number:05d}", *entry) for number, entry in enumerate(cast, 1)]
+        roles.append((next(avatar for avatar in speakers if avatar.id != listener.id), listener))
+    numbers = [f"{number:05d}" for number in range(1, len(scripts) + 1)]
+    held_out = sorted(validation_ids(numbers, DataConfig().validation_share))
+    kept = sorted(set(numbers) - set(held_out))
+    even = {int((place + 0.5) * len(scripts) / len(held_out)) for place in range(len(held_out))}
+    rng.shuffle(held_out)
+    rng.shuffle(kept)
+    cast = [
+        Dialogue((held_out if place in even else kept).pop(), script, *roles[place])
+        for place, script in enumerate(scripts)
+    ]
+    return sorted(cast, key=lambda dialogue: dialogue.conversation_id)
 
 
 def _deal_avatars(rng: random.Random, avatars: tuple[Avatar, ...]):

@@ -242,18 +242,21 @@ def _saved(trainable: nnx.State, frozen: nnx.State, stage: Stage) -> nnx.State:
     return state if stage.number == 0 else nnx.filter_state(state, trains(ADAPTED))
 
 
-def restore(run: Run, state: nnx.State, position: Position | None) -> nnx.State:
-    """Resume order: 1. the base (DIR/base, or the converted one); 2. the adapted parts of the newest checkpoint."""
-    config = run.config
-    base_folder = run.folder / "base" if config.base == "scratch" else Path(config.base)
+def restore(
+    folder: Path, config: Config, checkpoints: Checkpoints, position: Position | None, state: nnx.State
+) -> nnx.State:
+    """Resume order: 1. the base (DIR/base, or the converted one); 2. the adapted parts of the newest checkpoint.
+
+    `state` gives shapes and shardings, and the values of what no checkpoint holds yet.
+    """
     in_stage_0 = position is not None and position.stage == 0
     if config.base != "scratch" or (position is not None and not in_stage_0):
-        base = load_base(base_folder, nnx.filter_state(state, trains(("base",))))
-        state = nnx.merge_state(state, base)
+        base_folder = folder / "base" if config.base == "scratch" else Path(config.base)
+        state = nnx.merge_state(state, load_base(base_folder, nnx.filter_state(state, trains(("base",)))))
     if position is None:
         return attune(state) if config.base != "scratch" else state
     saved = state if in_stage_0 else nnx.filter_state(state, trains(ADAPTED))
-    return nnx.merge_state(state, run.checkpoints.load_params(position, saved))
+    return nnx.merge_state(state, checkpoints.load_params(position, saved))
 
 
 def _global(local: dict[str, np.ndarray], mesh, rows: int) -> dict[str, jax.Array]:

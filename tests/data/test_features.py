@@ -90,6 +90,13 @@ def test_other_settings_are_refused_and_named(tmp_path):
         FeatureWriter(tmp_path / "store", newer, "data", len(SHARDS))
 
 
+def test_a_part_of_the_settings_is_enough(tmp_path):
+    write(tmp_path / "store")
+    FeatureStore(tmp_path / "store", {"encoders": {"audio": {"version": 1}}})
+    with pytest.raises(StoreError, match="face None, wanted"):
+        FeatureStore(tmp_path / "store", {"face": {"name": "classical"}})
+
+
 def test_other_data_is_refused(tmp_path):
     write(tmp_path / "store")
     with pytest.raises(StoreError, match="other data"):

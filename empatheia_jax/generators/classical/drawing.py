@@ -6,8 +6,8 @@ Coordinates are shares of the picture's side, y downwards; `FRAMING` zooms the h
 import cv2
 import numpy as np
 
-FRAMING = 1.14  # zoom about FRAMING_CENTRE
-FRAMING_CENTRE = np.array([0.5, 0.62])
+FRAMING = 1.09  # zoom about FRAMING_CENTRE
+FRAMING_CENTRE = np.array([0.5, 0.70])
 SHIFT = 4  # fractional bits of cv2's coordinates
 
 
@@ -18,13 +18,11 @@ def smooth(points, samples: int = 8, closed: bool = True) -> np.ndarray:
         padded = np.concatenate([points[-1:], points, points[:2]])
     else:
         padded = np.concatenate([2 * points[:1] - points[1:2], points, 2 * points[-1:] - points[-2:-1]])
-    t = np.linspace(0, 1, samples, endpoint=False)[:, None]
-    pieces = []
-    for a, b, c, d in zip(padded, padded[1:], padded[2:], padded[3:], strict=False):
-        pieces.append(0.5 * (2 * b + (c - a) * t + (2 * a - 5 * b + 4 * c - d) * t**2 + (3 * b - a - 3 * c + d) * t**3))
-    if not closed:
-        pieces.append(points[-1:])
-    return np.concatenate(pieces)
+    a, b, c, e = (padded[k : len(padded) - 3 + k, None] for k in range(4))
+    t = (np.arange(samples) / samples)[None, :, None]
+    pieces = 0.5 * (2 * b + (c - a) * t + (2 * a - 5 * b + 4 * c - e) * t**2 + (3 * b - a - 3 * c + e) * t**3)
+    curve = pieces.reshape(-1, 2)
+    return curve if closed else np.concatenate([curve, points[-1:]])
 
 
 def mirrored(right) -> np.ndarray:
@@ -90,17 +88,23 @@ class Layer:
     def soft(self, points: np.ndarray, colour, strength: float, blur: float) -> None:
         """Tint what is already painted inside an outline, with an edge `blur` wide (share of the side)."""
         small = max(64, self.side // 4)
-        mask = np.zeros((small, small), np.uint8)
-        cv2.fillPoly(mask, [to_pixels(framed(points), small)], 255, cv2.LINE_AA, SHIFT)
-        mask = cv2.GaussianBlur(mask, (0, 0), max(blur * small, 0.3), borderType=cv2.BORDER_CONSTANT)
-        mask = cv2.resize(mask, (self.side, self.side), interpolation=cv2.INTER_LINEAR)
-        rows, columns = np.nonzero(mask.any(axis=1))[0], np.nonzero(mask.any(axis=0))[0]
-        if not len(rows):
+        spread = max(blur * small, 0.3)
+        pixels = to_pixels(framed(points), small)
+        # only the part of the picture the blurred outline can reach
+        low = np.clip(pixels.min(axis=0) / (1 << SHIFT) - 3 * spread - 2, 0, small).astype(int)
+        high = np.clip(pixels.max(axis=0) / (1 << SHIFT) + 3 * spread + 3, 0, small).astype(int)
+        if (high <= low).any():
             return
-        box = np.s_[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
-        share = mask[box].astype(np.float32)[..., None] * (strength / 255.0)
-        target = np.float32(colour) * (self.alpha[box].astype(np.float32)[..., None] / 255.0)
-        self.rgb[box] = np.round(self.rgb[box] * (1 - share) + target * share)
+        mask = np.zeros((high[1] - low[1], high[0] - low[0]), np.uint8)
+        cv2.fillPoly(mask, [pixels - low.astype(np.int32) * (1 << SHIFT)], 255, cv2.LINE_AA, SHIFT)
+        mask = cv2.GaussianBlur(mask, (0, 0), spread, borderType=cv2.BORDER_REPLICATE)
+        zoom = self.side / small
+        left, top, right, bottom = (int(round(v * zoom)) for v in (*low, *high))
+        mask = cv2.resize(mask, (right - left, bottom - top), interpolation=cv2.INTER_LINEAR)
+        box = np.s_[top:bottom, left:right]
+        share = (mask.astype(np.float32) * np.float32(strength / 255.0))[..., None]
+        target = self.alpha[box][..., None] * (np.float32(colour) / np.float32(255.0))
+        self.rgb[box] = self.rgb[box] + (target - self.rgb[box]) * share + np.float32(0.5)
 
     def stroke(self, curve, colour, width: float) -> None:
         """A line of `width`, thinning to its ends."""

@@ -9,7 +9,6 @@ import dataclasses
 import functools
 import tempfile
 import threading
-from pathlib import Path
 
 import numpy as np
 
@@ -46,9 +45,18 @@ class VoiceSpec:
             [
                 # flutter and roughness are off: their phases survive a restart of the library, so that speech would
                 # depend on what was spoken before
-                f"name {self.name}", "language en-us", "phonemes en-us", "dictrules 3 6", "flutter 0", "roughness 0",
-                f"pitch {low} {high}", f"voicing {self.voicing}", f"consonants {self.consonants}", *formants,
-                "breath " + " ".join(map(str, self.breath)), "",
+                f"name {self.name}",
+                "language en-us",
+                "phonemes en-us",
+                "dictrules 3 6",
+                "flutter 0",
+                "roughness 0",
+                f"pitch {low} {high}",
+                f"voicing {self.voicing}",
+                f"consonants {self.consonants}",
+                *formants,
+                "breath " + " ".join(map(str, self.breath)),
+                "",
             ]  # fmt: skip
         )
 
@@ -103,8 +111,6 @@ class Espeak:
         library, data = espeak_files()
         self._data = data.encode()
         self._lock = threading.Lock()
-        self._folder = tempfile.TemporaryDirectory(prefix="empatheia-voice-")
-        self._voice_file = Path(self._folder.name) / "voice"
         self._chunks: list[np.ndarray] = []
         self._events: list[tuple[int, str]] = []
         self._library = ctypes.CDLL(library)
@@ -131,9 +137,7 @@ class Espeak:
         high = int(round(min(max(high, low + 2), MAX_HZ)))
         with self._lock:
             self._restart()
-            self._voice_file.write_text(voice.lines(low, high))
-            if self._library.espeak_SetVoiceByFile(str(self._voice_file).encode()):
-                raise EspeakError(f"espeak-ng refused the voice {voice.name!r}")
+            self._set_voice(voice, low, high)
             for parameter, value in (
                 (_RATE, min(max(rate, MIN_RATE), MAX_RATE)), (_VOLUME, volume), (_PITCH, _DEFAULT_PITCH),
                 (_RANGE, _DEFAULT_RANGE),
@@ -156,6 +160,14 @@ class Espeak:
         self._started = True
         self._library.espeak_ng_SetRandSeed(1)
         self._library.espeak_SetSynthCallback(self._callback)
+
+    def _set_voice(self, voice: VoiceSpec, low: int, high: int) -> None:
+        """espeak reads a voice from a file only; it is gone at once, so nothing is left or shared with a fork."""
+        with tempfile.NamedTemporaryFile("w", prefix="empatheia-voice-") as file:
+            file.write(voice.lines(low, high))
+            file.flush()
+            if self._library.espeak_SetVoiceByFile(file.name.encode()):
+                raise EspeakError(f"espeak-ng refused the voice {voice.name!r}")
 
     def _receive(self, samples, count, events) -> int:
         if count > 0:

@@ -47,8 +47,8 @@ def draw_front_hair(layer: Layer, look: Appearance, head: Proportions) -> None:
         _side_tufts(layer, look, head)
         return
     if style == "bun":
-        layer.fill(ellipse((0.5, head.top - 0.035), (0.095, 0.075)), darker(look.hair, 0.88))
-        layer.stroke(ellipse((0.5, head.top - 0.03), (0.06, 0.045), 24, np.pi * 1.1, np.pi * 1.8), look.hair, 0.014)
+        layer.fill(ellipse((0.5, head.top - 0.022), (0.09, 0.062)), darker(look.hair, 0.88))
+        layer.stroke(ellipse((0.5, head.top - 0.022), (0.058, 0.038), 24, np.pi * 1.1, np.pi * 1.8), look.hair, 0.014)
     if style in CURLY:
         _curls(layer, look, head)
         return
@@ -65,7 +65,7 @@ def draw_front_hair(layer: Layer, look: Appearance, head: Proportions) -> None:
 def _cap(style: str, head: Proportions) -> tuple[np.ndarray, list]:
     """Outline of the hair on top of the head, and its strands."""
     w, top = head.width, head.top
-    lift = {"quiff": 0.062, "tousled": 0.05, "short": 0.034, "receding": 0.016, "bun": 0.022}.get(style, 0.036)
+    lift = {"quiff": 0.056, "tousled": 0.05, "short": 0.034, "receding": 0.016, "bun": 0.022}.get(style, 0.036)
     outer_right = [(w * 0.55, top - lift * 0.75), (w * 0.95, 0.2), (w + 0.022, 0.32), (w + 0.014, 0.43)]
     outer = [(-x, y) for x, y in outer_right[::-1]] + [(0, top - lift)] + outer_right
     lines = {
@@ -83,10 +83,11 @@ def _cap(style: str, head: Proportions) -> tuple[np.ndarray, list]:
     outline = np.array(outer + inner) + [0.5, 0]
     part = -0.34 if style in ("short", "quiff", "long", "bob", "wavy", "ponytail") else 0.0
     strands = []
+    reach = {"receding": 0.02, "bun": 0.045, "pigtails": 0.05, "quiff": 0.05}.get(style, 0.09)
     for share in (-0.75, -0.45, 0.2, 0.5, 0.78):
         start = (0.5 + w * (part * 0.8 + 0.12 * share), top - lift * 0.55)
         middle = (0.5 + w * (part * 0.5 + 0.62 * share), top + 0.015 - lift * 0.2)
-        end = (0.5 + w * share * 0.96, top + 0.10 + 0.05 * abs(share))
+        end = (0.5 + w * share * 0.96, top + reach + 0.05 * abs(share))
         strands.append([start, middle, end])
     return outline, strands
 

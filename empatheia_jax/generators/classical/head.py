@@ -23,7 +23,7 @@ from empatheia_jax.generators.classical.drawing import (
 from empatheia_jax.generators.classical.hair import draw_back_hair, draw_front_hair
 
 JAW_LEVELS = 8
-JAW_DROP = 0.04  # most the chin moves down, head coordinates
+JAW_DROP = 0.05  # most the chin moves down, head coordinates
 
 
 class StaticFace:
@@ -31,19 +31,16 @@ class StaticFace:
 
     Attributes:
       background: uint8 [size, size, 3].
-      heads: uint8 [JAW_LEVELS, size, size, 3], premultiplied by their coverage.
-      clear: uint8 [JAW_LEVELS, size, size, 3], 255 - coverage: how much background shows.
+      heads: uint8 [jaw_levels, size, size, 4]; RGB premultiplied by coverage, and coverage.
     """
 
-    def __init__(self, look: Appearance, size: int):
-        side = min(1024, max(size * 2, 512))
+    def __init__(self, look: Appearance, size: int, jaw_levels: int = JAW_LEVELS):
+        side = min(1024, size * 2)
         head = proportions(look)
         self.background = _behind(look, head, side).reduced(size)[0]
         layer = _head(look, head, side)
-        drops = [_drop_jaw(layer, head, JAW_DROP * level / (JAW_LEVELS - 1)) for level in range(JAW_LEVELS)]
-        reduced = [drop.reduced(size) for drop in drops]
-        self.heads = np.stack([rgb for rgb, _ in reduced])
-        self.clear = np.stack([np.repeat(255 - alpha[..., None], 3, axis=-1) for _, alpha in reduced])
+        drops = [_drop_jaw(layer, head, JAW_DROP * level / (jaw_levels - 1)) for level in range(jaw_levels)]
+        self.heads = np.stack([np.dstack(drop.reduced(size)) for drop in drops])
 
 
 @functools.lru_cache(maxsize=64)
@@ -158,8 +155,9 @@ def _age(layer: Layer, look: Appearance, head: Proportions) -> None:
 def _beard(layer: Layer, look: Appearance, head: Proportions, outline: np.ndarray) -> None:
     mouth, w = head.mouth_y, head.width
     if look.beard == "stubble":
-        lower = outline[outline[:, 1] > EYE_Y + 0.08]
-        layer.soft(lower, mix(look.skin, darker(look.hair, 0.9), 0.55), 0.5, 0.02)
+        right = [(0, mouth - 0.045), (0.07, mouth - 0.04), (w * 0.6, mouth - 0.035), (w * 0.98, 0.5), (w * 0.98, 0.6)]
+        right += [(w * head.jaw * 0.94, EYE_Y + 0.62 * (head.chin - EYE_Y)), (w * 0.62, head.chin - 0.02), (0, head.chin + 0.01)]
+        layer.soft(smooth(mirrored(right)), mix(look.skin, darker(look.hair, 0.9), 0.55), 0.5, 0.014)
     elif look.beard == "full":
         right = [(0, mouth - 0.034), (0.07, mouth - 0.03), (w * 0.62, mouth - 0.03), (w * 0.985, 0.5), (w * 0.97, 0.58)]
         right += [(w * head.jaw * 0.94, EYE_Y + 0.62 * (head.chin - EYE_Y)), (w * 0.62, head.chin - 0.02), (w * 0.3, head.chin + 0.022), (0, head.chin + 0.03)]

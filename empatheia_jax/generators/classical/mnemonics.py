@@ -34,6 +34,7 @@ NEIGHBOURS = {
 _UNITS = {**VOWELS, **RHOTIC, **CONSONANTS, **{k: v for k, v in NEIGHBOURS.items() if k not in CONSONANTS}}
 _LONGEST = max(map(len, _UNITS))
 _VOWEL_STARTS = {ipa[0] for ipa in VOWELS} | set("aeoɑɒɜɝɨyøœɵʉɯɤɘɞʏɶ")
+_LONGEST_CLAUSE = 400  # characters of mnemonics
 _STRESS = {"ˈ": "'", "ˌ": ","}
 _CLAUSE_MARKS = {"…": "...", "—": ";", ".": ".", ",": ",", "!": "!", "?": "?", ";": ";", ":": ":"}
 
@@ -88,6 +89,8 @@ def write_script(ipa: str) -> Script:
             stress, stress_at = "", None
         elif symbol == " ":
             close_word()
+            if sum(map(len, words)) > _LONGEST_CLAUSE:
+                close_clause(",")  # espeak would cut the clause itself and read the rest as letters
         elif symbol in _CLAUSE_MARKS:
             close_clause(_CLAUSE_MARKS[symbol])
         position += max(length, 1)

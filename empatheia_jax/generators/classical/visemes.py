@@ -120,6 +120,23 @@ def mouth_content(
     return np.clip(content, 0.0, 1.0).astype(np.float32)
 
 
+def sample_content(random: np.random.Generator, count: int) -> np.ndarray:
+    """C_video [count, 5] of invented speech: syllables between two pauses, to calibrate measurements with."""
+    vowels, consonants = "aɑæɛʌəeɪiɔoʊu", "pbmfvwθszʃtdnlɹjkɡh"
+    lengths, symbols = [int(random.integers(2, 6))], ["."]
+    while sum(lengths) * 0.625 < count - 4:
+        for options, longest in ((consonants, 4), (vowels, 7)):
+            symbols.append(options[int(random.integers(len(options)))])
+            lengths.append(int(random.integers(2, longest)))
+        if random.random() < 0.06:
+            symbols.append(",")
+            lengths.append(int(random.integers(3, 8)))
+    symbols.append(".")
+    lengths.append(2 * count)
+    ids = np.array([SYMBOLS.index(symbol) for symbol in symbols])
+    return mouth_content(None, 0, ids, np.array(lengths))[:count]
+
+
 def _ease(x: np.ndarray) -> np.ndarray:
     x = np.clip(x, 0.0, 1.0)
     return x * x * (3 - 2 * x)

@@ -1,0 +1,128 @@
+"""The subcommands of `empatheia`, one function each: flags in, exit code out."""
+
+import argparse
+from pathlib import Path
+
+from empatheia_jax.config_io import load_config
+
+
+def _parser(name: str, does: str) -> argparse.ArgumentParser:
+    return argparse.ArgumentParser(prog=f"empatheia {name}", description=does)
+
+
+def sample(argv: list[str]) -> int:
+    """Write the sample corpus in AvaMERG's released layout."""
+    parser = _parser("sample", sample.__doc__)
+    parser.add_argument("--output", type=Path, required=True)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--workers", type=int, default=2)
+    args = parser.parse_args(argv)
+    from empatheia_jax.preparation.sample import write_sample
+
+    counts = write_sample(args.output, seed=args.seed, workers=args.workers)
+    print(f"{args.output}: " + ", ".join(f"{value} {name}" for name, value in counts.items()))
+    return 0
+
+
+def check_data(argv: list[str]) -> int:
+    """Print what a person wants to know of a dataset before training on it."""
+    parser = _parser("check-data", check_data.__doc__)
+    parser.add_argument("path", type=Path)
+    parser.add_argument("--json", type=Path, help="also write the report as JSON")
+    args = parser.parse_args(argv)
+    from empatheia_jax.checkpoint import write_json
+    from empatheia_jax.data.check import check_data as check
+
+    text, report = check(args.path)
+    print(text)
+    if args.json:
+        write_json(args.json, report)
+    return 0
+
+
+def extract(argv: list[str]) -> int:
+    """Run the frozen encoders and generators once over every utterance (resumable)."""
+    parser = _parser("extract", extract.__doc__)
+    parser.add_argument("config")
+    parser.add_argument("--workdir", type=Path, required=True)
+    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--on-error", choices=("stop", "skip"), default=None)
+    args, overrides = parser.parse_known_args(argv)
+    config = load_config(args.config, overrides)
+    from empatheia_jax.preparation.extract import extract as run
+
+    output = Path(config.data.features or args.workdir / "features")
+    counts = run(config, config.data.path, output, workers=args.workers, on_error=args.on_error or config.data.on_error)
+    print(f"{output}: " + ", ".join(f"{value} {name.replace('_', ' ')}" for name, value in counts.items()))
+    if counts["rejected"]:
+        print(f"rejected media are listed in {output / 'rejected.jsonl'}")
+    return 0
+
+
+def respond(argv: list[str]) -> int:
+    """Answer a dialogue with an avatar's video."""
+    parser = _parser("respond", respond.__doc__)
+    parser.add_argument("--run", type=Path, required=True, help="workdir of a trained run")
+    parser.add_argument("--dialogue", type=Path, help="one dialogue object of the released layout")
+    parser.add_argument("--text", help="what the person says")
+    parser.add_argument("--speech", type=Path, help="how it sounds: wav, flac, mp3, mp4 ...")
+    parser.add_argument("--video", type=Path, help="how it looks: mp4 ...; its sound is heard where --speech is not given")
+    parser.add_argument("--profile", metavar="AGE,GENDER,TIMBRE", help="who answers, e.g. young,female,mid")
+    parser.add_argument("--portrait", type=Path, help="colours of the avatar from this picture")
+    parser.add_argument("--consent", action="store_true", help="the person in --portrait agreed")
+    parser.add_argument("--speech-generator", choices=("classical", "styletts2", "torch"))
+    parser.add_argument("--face-generator", choices=("classical", "dreamtalk", "torch"))
+    parser.add_argument("--content-source", choices=("synchronizer", "generator"))
+    parser.add_argument("--size", type=int, default=256, help="side of the video in pixels")
+    parser.add_argument("--output", type=Path, required=True, help="OUT.mp4; OUT.json is written beside it")
+    args = parser.parse_args(argv)
+    from empatheia_jax.inference import respond as module
+
+    request = module.Request(
+        run=args.run, output=args.output, dialogue=args.dialogue, text=args.text, speech=args.speech, video=args.video,
+        profile=module.parse_profile(args.profile) if args.profile else None, portrait=args.portrait,
+        consent=args.consent, speech_generator=args.speech_generator, face_generator=args.face_generator,
+        content_source=args.content_source, face_size=args.size,
+    )  # fmt: skip
+    result = module.respond(request)
+    for note in result["notes"]:
+        print(f"note: {note}")
+    print(f"emotion   {result['emotion']['chain']} (chain), {result['emotion']['style']} (style)")
+    print(f"response  {result['response']}")
+    print(f"{args.output}  {args.output.with_suffix('.json')}  ({result['timings']['total']:.1f} s)")
+    return 0
+
+
+def evaluate(argv: list[str]) -> int:
+    """Measure a run on a split: report.json and report.html."""
+    parser = _parser("evaluate", evaluate.__doc__)
+    parser.add_argument("--run", type=Path, required=True)
+    parser.add_argument("--split", choices=("validation", "test"), default="test")
+    parser.add_argument("--output", type=Path, required=True)
+    args = parser.parse_args(argv)
+    from empatheia_jax.evaluation.evaluate import evaluate as run
+
+    report = run(args.run, args.split, args.output)
+    print(f"report    {report}")
+    return 0
+
+
+def demo(argv: list[str]) -> int:
+    """The main job on CPU, from nothing: sample, extract, train, evaluate, respond, report."""
+    parser = _parser("demo", demo.__doc__)
+    parser.add_argument("--output", type=Path, default=Path("runs/demo"))
+    parser.add_argument("--config", default="configs/tiny.py")
+    args = parser.parse_args(argv)
+    from empatheia_jax.preparation.demo import demo as run
+
+    return run(args.output, args.config)
+
+
+COMMANDS = {
+    "sample": sample,
+    "check-data": check_data,
+    "extract": extract,
+    "respond": respond,
+    "evaluate": evaluate,
+    "demo": demo,
+}

@@ -1,0 +1,123 @@
+"""The part of the report that shows one answer: the video, its frames over its sound, the chain of empathy."""
+
+import base64
+from pathlib import Path
+
+import numpy as np
+
+from empatheia_jax.data import media
+from empatheia_jax.evaluation import page, plots
+
+FRAMES = 8
+SAMPLE_RATE = 24000
+MOST_SECONDS = 600.0
+EMBED_MEGABYTES = 64.0
+PLAYER = "<b>The video.</b> Speech and face are synthetic."
+SHEET = "<b>Contact sheet.</b> Frames at the marked times; beneath them the waveform of the voice."
+CHAIN = (
+    ("Scenario", ("event_scenario", "scenario")),
+    ("Emotion", ("speaker_emotion", "emotion")),
+    ("Cause", ("emotion_cause", "cause")),
+    ("Goal", ("goal_to_response", "goal")),
+)
+"""What a step of the chain is called on the page, and by which keys data may hold it."""
+
+
+def data_uri(kind: str, content: bytes) -> str:
+    """Bytes as an address that needs no file, e.g. kind "image/jpeg"."""
+    return f"data:{kind};base64,{base64.b64encode(content).decode()}"
+
+
+def jpeg(picture: np.ndarray, quality: int = 88) -> bytes:
+    """uint8 [h, w, 3] RGB as a JPEG file."""
+    import cv2
+
+    done, content = cv2.imencode(".jpg", picture[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, quality])
+    if not done:
+        raise ValueError(f"a picture of shape {picture.shape} could not be written as JPEG")
+    return content.tobytes()
+
+
+def chain_rows(chain: dict | None) -> list[tuple[str, str]]:
+    """The four steps as (name, HTML); a step that the model did not write says so."""
+    rows = []
+    for name, keys in CHAIN:
+        value = next((chain[key] for key in keys if chain.get(key)), None) if chain else None
+        rows.append((name, page.words_of(value) if value else '<span class="none">not written</span>'))
+    return rows
+
+
+def answer_section(video: Path | None, response: dict | None) -> tuple[str, str, str]:
+    """The section about one answer."""
+    frames, why = None, "no video was given."
+    if video is not None:
+        try:
+            frames = media.read_video(video, count=FRAMES, max_seconds=MOST_SECONDS, max_side=200)
+        except media.MediaError as error:
+            why = f"the video cannot be read ({_without_folder(error, video)})."
+    if frames is None:
+        player = page.no_data(PLAYER, why)
+        sheet = page.no_data(SHEET, why)
+    else:
+        player = _player(video, frames[0], response)
+        sheet = _contact_sheet(video, frames)
+    return page.section("answer", "The answer", "", f'<div class="two grid">{player}{_chain(response)}</div>', sheet)
+
+
+def _contact_sheet(video: Path, frames: np.ndarray) -> str:
+    """Frames from the middles of equal shares of the video, uint8 [F, h, w, 3], over the sound of the same time."""
+    seconds = media.duration(video)[1]
+    marks = [(index + 0.5) * seconds / len(frames) for index in range(len(frames))]
+    times = ", ".join(f"{mark:.1f}" for mark in marks)
+    alt = f"{len(frames)} frames of the answer, at {times} seconds."
+    strip = data_uri("image/jpeg", jpeg(np.concatenate(list(frames), axis=1)))
+    image = f'<img src="{strip}" alt="{page.escape(alt)}">'
+    try:
+        audio = media.read_audio(video, SAMPLE_RATE, max_seconds=MOST_SECONDS)
+        loud = f"Waveform of the answer, {len(audio) / SAMPLE_RATE:.1f} seconds."
+        wave = plots.waveform(audio, SAMPLE_RATE, seconds, marks, loud)
+    except media.MediaError as error:
+        wave = f'<p class="none">No sound: {page.escape(_without_folder(error, video))}</p>'
+    return page.figure(page.scroll(f'<div class="sheet">{image}{wave}</div>', "Contact sheet"), SHEET)
+
+
+def _player(video: Path, first: np.ndarray, response: dict | None) -> str:
+    content = video.read_bytes()
+    if len(content) > EMBED_MEGABYTES * 1e6:
+        return page.no_data(PLAYER, f"{video.name} has {len(content) / 1e6:.0f} MB, too much to hold in a page.")
+    label = "The avatar answers."
+    if response and response.get("response"):
+        label = f"The avatar says: {response['response']}"
+    source, poster = data_uri("video/mp4", content), data_uri("image/jpeg", jpeg(first))
+    attributes = f'aria-label="{page.escape(label)}" poster="{poster}" src="{source}"'
+    return page.figure(f'<video controls playsinline preload="metadata" {attributes}></video>', PLAYER)
+
+
+def _chain(response: dict | None) -> str:
+    caption = "<b>The chain of empathy</b> that the model wrote before it answered (section 4.2)."
+    if not response:
+        return page.no_data(caption, "no response was given.")
+    chain = response.get("chain_of_empathy") or response.get("chain")
+    said = f"<blockquote>{page.words_of(response.get('response'))}</blockquote>"
+    known = {"chain_of_empathy", "chain", "response"}
+    others = [(key.replace("_", " ").capitalize(), plain(value)) for key, value in response.items() if key not in known]
+    more = page.details("Everything recorded with it", page.pairs(others)) if others else ""
+    return page.figure(said + page.pairs(chain_rows(chain)) + more, caption)
+
+
+def plain(value) -> str:
+    """A JSON value as HTML words: "name: value" pairs in a row."""
+    if isinstance(value, dict):
+        return "; ".join(f"{page.escape(key)}: {plain(inner)}" for key, inner in value.items())
+    if isinstance(value, (list, tuple)):
+        return ", ".join(plain(inner) for inner in value) or "–"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    return page.words_of(value)
+
+
+def _without_folder(error: media.MediaError, path: Path) -> str:
+    """A media error's words, with the file's name for its whole path: a page is passed on."""
+    return str(error).replace(str(path), path.name)

@@ -1,0 +1,158 @@
+"""metrics.jsonl as pictures: which terms of a stage share a panel, and what to say about them."""
+
+import dataclasses
+import json
+import math
+import statistics
+from collections.abc import Sequence
+from pathlib import Path
+
+from empatheia_jax.evaluation import page, plots
+from empatheia_jax.evaluation.plots import Curve
+
+STAGES = {
+    0: "the small LLM learns to write",
+    1: "LoRA learns the chain of empathy",
+    2: "content synchronizer",
+    3: "style disentangler, projectors, classifiers",
+    4: "all parts together",
+}
+PANELS = (
+    ("Loss of the stage", ("loss",), ""),
+    ("Text, L_emp (Eq. 8)", ("emp",), ""),
+    ("Tokens guessed right", ("token_accuracy",), "share"),
+    ("Content, L_ccl (Eq. 9)", ("content_speech", "content_video"), "log"),
+    ("Style, L_sal (Eq. 10)", ("style_speech", "style_video"), "log"),
+    ("Classifiers, L_cls (Eq. 11)", ("emotion", "age", "gender", "timbre"), ""),
+    ("Labels guessed right", ("emotion_accuracy", "age_accuracy", "gender_accuracy", "timbre_accuracy"), "share"),
+    ("KL of the latents", ("kl_content", "kl_style"), "log"),
+    ("Gradient norm", ("grad_norm",), "log"),
+)
+"""(title, terms that share a panel, kind of scale). A term that is in none gets a panel of its own."""
+NOT_DRAWN = {
+    "step",
+    "stage",
+    "stage_step",
+    "epoch",
+    "tokens",
+    "tokens_per_second",
+    "mfu",
+    "learning_rate",
+    "eta_seconds",
+}
+HELD_OUT = "validation_"
+
+
+@dataclasses.dataclass
+class Log:
+    """metrics.jsonl by stage: records in the order of the file, and how many lines could not be read."""
+
+    stages: dict[int, list[dict]]
+    unreadable: int = 0
+
+
+def read_log(path: Path) -> Log:
+    """Read metrics.jsonl. A line that was only half written (a live or killed run) is counted and passed over.
+
+    Raises:
+      OSError: the file cannot be read.
+    """
+    log = Log({})
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+        try:
+            record = json.loads(line)
+            log.stages.setdefault(int(record["stage"]), []).append(record | {"step": float(record["step"])})
+        except (ValueError, KeyError, TypeError):
+            log.unreadable += bool(line.strip())
+    return log
+
+
+def curve(records: Sequence[dict], term: str, name: str) -> Curve:
+    """A term's values over the steps, training and held out; values that are no finite number are left out."""
+    series = {}
+    for key in (term, HELD_OUT + term):
+        points = [(record["step"], record[key]) for record in records if _finite(record.get(key))]
+        series[key] = ([step for step, _ in points], [value for _, value in points])
+    return Curve(name, *series[term], *series[HELD_OUT + term])
+
+
+def training_section(path: Path | None) -> tuple[str, str, str]:
+    """The section with one panel a term (or a few that belong together) for each stage."""
+    intro = "Lines: training batches. Rings: dialogues held out from training, where they were measured."
+    anchor, title = "training", "Training"
+    caption = "<b>Training curves.</b> Loss terms of each stage over steps."
+    try:
+        log = read_log(path) if path is not None else Log({})
+        why = "no metrics.jsonl was given." if path is None else f"{path.name} holds no step."
+    except OSError as error:
+        log, why = Log({}), f"{path.name} cannot be read ({error.strerror})."
+    if not log.stages:
+        return page.section(anchor, title, "", page.no_data(caption, why))
+    if log.unreadable:
+        intro += f" Lines of {page.escape(path.name)} that could not be read: {log.unreadable}."
+    parts = [_pace(log)]
+    for stage in sorted(log.stages):
+        name = STAGES.get(stage)
+        parts.append(f"<h3>Stage {stage}{': ' + page.escape(name) if name else ''}</h3>")
+        parts.append(f'<div class="grid">{"".join(_stage_panels(stage, log.stages[stage]))}</div>')
+    return page.section(anchor, title, intro, *parts)
+
+
+def _stage_panels(stage: int, records: list[dict]) -> list[str]:
+    terms = {}  # in the order of their appearance
+    for record in records:
+        for key, value in record.items():
+            term = key.removeprefix(HELD_OUT)
+            if term not in NOT_DRAWN and _finite(value):
+                terms[term] = True
+    if "emp" in terms and _same(records, "loss", "emp"):
+        terms.pop("loss", None)
+    panels = [(title, tuple(term for term in group if term in terms), kind) for title, group, kind in PANELS]
+    grouped = {term for _, group, _ in panels for term in group}
+    panels += [(_spoken(term), (term,), "") for term in terms if term not in grouped]
+    return [_panel(stage, title, group, kind, records) for title, group, kind in panels if group]
+
+
+def _panel(stage: int, title: str, group: Sequence[str], kind: str, records: list[dict]) -> str:
+    lines = [curve(records, term, _spoken(term.removesuffix("_accuracy"))) for term in group]
+    ends = []
+    for line in lines:
+        end = f"{line.name} " if len(lines) > 1 else ""
+        end += _figures(line.values[-1], kind) if line.values else "not trained on"
+        end += f", held out {_figures(line.held_out_values[-1], kind)}" if line.held_out_values else ""
+        ends.append(end)
+    alt = f"Stage {stage}, {title}, over steps. At the end: {'; '.join(ends)}."
+    drawing = plots.curves(lines, alt, log=kind == "log", share=kind == "share")
+    return page.figure(drawing, f"<b>{page.escape(title)}.</b> At the end: {page.escape('; '.join(ends))}.")
+
+
+def _pace(log: Log) -> str:
+    """Steps, loss and speed of each stage."""
+    rows = []
+    for stage, records in sorted(log.stages.items()):
+        rates = [record["tokens_per_second"] for record in records if _finite(record.get("tokens_per_second"))]
+        losses = [record["loss"] for record in records if _finite(record.get("loss"))]
+        first, last = (f"{losses[0]:.3g}", f"{losses[-1]:.3g}") if losses else ("–", "–")
+        speed = f"{statistics.median(rates):,.0f}" if rates else "–"
+        name = STAGES.get(stage)
+        label = f"{stage}{': ' + page.escape(name) if name else ''}"
+        rows.append((label, f"{records[-1]['step']:.0f}", first, last, speed))
+    head = ("Stage", "Last step", "First loss", "Last loss", "Tokens/s (median)")
+    return page.figure(page.table(head, rows), "<b>The stages.</b> Steps count over the whole run.")
+
+
+def _finite(value) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _same(records: list[dict], one: str, other: str) -> bool:
+    both = [(r[one], r[other]) for r in records if _finite(r.get(one)) and _finite(r.get(other))]
+    return bool(both) and all(math.isclose(a, b, rel_tol=1e-4, abs_tol=1e-6) for a, b in both)
+
+
+def _spoken(term: str) -> str:
+    return term.replace("_", " ")
+
+
+def _figures(value: float, kind: str) -> str:
+    return f"{100 * value:.1f}{page.PER_CENT}" if kind == "share" else f"{value:.3g}"

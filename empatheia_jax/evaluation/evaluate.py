@@ -1,0 +1,311 @@
+"""`empatheia evaluate`: the paper's text metrics and what the latents know, on held-out dialogues (section 6, E.3)."""
+
+import contextlib
+import dataclasses
+import datetime
+import json
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from empatheia_jax.checkpoint import write_json
+from empatheia_jax.config import ConfigError
+from empatheia_jax.data import emotions
+from empatheia_jax.data.avamerg import read_examples
+from empatheia_jax.data.encoded import labels
+from empatheia_jax.data.features import FeatureStore
+from empatheia_jax.data.pipeline import Rows
+from empatheia_jax.data.schema import Example
+from empatheia_jax.evaluation import conditions, text
+from empatheia_jax.evaluation.latents import explained, predictor, training_means
+from empatheia_jax.evaluation.report import write_report
+from empatheia_jax.evaluation.style_sweep import sweep
+from empatheia_jax.generators.build import build_generators
+from empatheia_jax.inference.engine import Answer, Engine
+
+BATCH = 24
+WITH, WITHOUT, SWAPPED = "with speech and video", "without", "swapped media"
+
+
+def evaluate(run: Path, split: str, output: Path) -> Path:
+    """Measure a run on a split; writes report.json and report.html into `output`, returns the page.
+
+    Raises:
+      ConfigError: nothing in the split carries a chain of empathy to measure against.
+    """
+    started = time.monotonic()
+    engine = Engine(run, batch=BATCH)
+    config = engine.config
+    examples = _examples(engine, split)
+    labelled = [example for example in examples if example.chain is not None]
+    if not labelled:
+        raise ConfigError(f"{config.data.path}: no labelled {split} dialogue to evaluate on")
+    neutral = conditions.neutral_conversations(Path(config.data.path), split)
+    report: dict = {
+        "run": str(run), "split": split, "date": datetime.date.today().isoformat(),
+        "command": f"empatheia evaluate --run {run} --split {split} --output {output}",
+        "device": jax.devices()[0].device_kind,
+        "versions": {name: _version(name) for name in ("empatheia_jax", "jax", "flax", "numpy")},
+        "settings": {"step": engine.position.step, "examples": len(labelled), "batch": BATCH},
+    }  # fmt: skip
+    seconds: dict[str, float] = {}
+    with _timed(seconds, "text"):
+        answers = _text(report, engine, labelled, neutral)
+    if engine.widths is not None:
+        store = FeatureStore(Path(config.data.features or engine.folder / "features"))
+        with _timed(seconds, "disentangler"):
+            _disentangler(report, engine, store, labelled, answers)
+        with _timed(seconds, "latents"):
+            _latents(report, engine, store, split, labelled)
+        with _timed(seconds, "style"):
+            _style(report, engine, store, [e for e in labelled if e.conversation_id in neutral])
+    report["aims"] = aims(report)
+    report["seconds"] = {name: round(value, 1) for name, value in seconds.items()}
+    report["seconds"]["total"] = round(time.monotonic() - started, 1)
+    output.mkdir(parents=True, exist_ok=True)
+    write_json(output / "report.json", report)
+    return write_report(output, report, metrics=run / "metrics.jsonl", video=None, response=None, time_budget=None)
+
+
+@contextlib.contextmanager
+def _timed(seconds: dict[str, float], name: str):
+    start = time.monotonic()
+    yield
+    seconds[name] = time.monotonic() - start
+    print(f"  measured {name} in {seconds[name]:.0f} s", flush=True)
+
+
+def _version(name: str) -> str:
+    import importlib.metadata
+
+    with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+        return importlib.metadata.version(name)
+    return "not installed"
+
+
+def _examples(engine: Engine, split: str) -> list[Example]:
+    data = engine.config.data
+    examples, _ = read_examples(
+        Path(data.path), split, on_error=data.on_error, validation_share=data.validation_share, max_turns=data.max_turns
+    )
+    return examples
+
+
+def _profiles(engine: Engine, examples: list[Example]):
+    return [None if engine.config.prompt.profile_in_prompt == "never" else e.listener_profile for e in examples]
+
+
+# Words ----------------------------------------------------------------------------------------------------------------
+
+
+def _text(report: dict, engine: Engine, examples: list[Example], neutral: set[str]) -> list[Answer]:
+    """Emotion accuracy and Distinct under each condition; returns the answers with media (or the only ones)."""
+    profiles = _profiles(engine, examples)
+    runs: dict[str, list[Answer]] = {}
+    shown: dict[str, str] = {}
+    if engine.widths is not None:
+        store = FeatureStore(Path(engine.config.data.features or engine.folder / "features"))
+        others, shown = conditions.swapped_media(examples, store.get)
+        runs[WITH] = engine.answer(examples, store.get, profiles)
+        runs[SWAPPED] = engine.answer(examples, others, profiles)
+    runs[WITHOUT] = engine.answer(examples, conditions.nothing_heard, profiles)
+    report["emotion"] = {"labels": list(emotions.AVATAR_EMOTIONS), "conditions": {}}
+    report["text"] = {}
+    for name, answers in runs.items():
+        entry = _accuracies(examples, answers, neutral)
+        if name == SWAPPED:
+            hits = [(a.parsed.avatar_emotion == shown.get(e.conversation_id)) for e, a in zip(examples, answers, strict=True)]
+            entry["follows_media7"] = _interval(examples, hits)
+            known = [e.conversation_id in neutral for e in examples]
+            if any(known):
+                entry["neutral_follows_media7"] = _interval(examples, hits, known)
+        report["emotion"]["conditions"][name] = entry
+        if name != SWAPPED:
+            report["text"][name] = _diversity(examples, answers)
+    best = runs.get(WITH, runs[WITHOUT])
+    if WITH in runs:
+        gain = [
+            float(a.parsed.avatar_emotion == _gold7(e)) - float(b.parsed.avatar_emotion == _gold7(e))
+            for e, a, b in zip(examples, runs[WITH], runs[WITHOUT], strict=True)
+        ]
+        report["emotion"]["gain7"] = _interval(examples, gain)
+    report["emotion"]["confusion"] = _confusion(examples, best)
+    report["samples"] = [_sample(e, a) for e, a in list(zip(examples, best, strict=True))[:: max(1, len(examples) // 8)][:8]]
+    return best
+
+
+def _gold7(example: Example) -> str:
+    return emotions.avatar_emotion(example.chain.speaker_emotion)
+
+
+def _interval(examples: list[Example], values: list, wanted: list[bool] | None = None) -> list[float]:
+    """Mean over Examples with its 90 % interval, dialogues redrawn: [value, low, high]."""
+    dialogues: dict[str, list[float]] = {}
+    for number, (example, value) in enumerate(zip(examples, values, strict=True)):
+        if wanted is None or wanted[number]:
+            dialogues.setdefault(example.conversation_id, []).append(float(value))
+    table = np.array([[sum(one), len(one)] for one in dialogues.values()])
+    return list(text.bootstrap(table, lambda rows: float(rows[:, 0].sum() / rows[:, 1].sum())))
+
+
+def _accuracies(examples: list[Example], answers: list[Answer], neutral: set[str]) -> dict:
+    right7 = [a.parsed.avatar_emotion == _gold7(e) for e, a in zip(examples, answers, strict=True)]
+    right32 = [a.parsed.speaker_emotion == e.chain.speaker_emotion for e, a in zip(examples, answers, strict=True)]
+    entry = {
+        "n": len(examples),
+        "acc7": _interval(examples, right7),
+        "acc32": _interval(examples, right32),
+        "complete_chains": float(np.mean([not a.parsed.missing for a in answers])),
+    }
+    halves = [e.conversation_id in neutral for e in examples]
+    if any(halves):
+        entry["neutral7"] = _interval(examples, right7, halves)
+        entry["emotional7"] = _interval(examples, right7, [not half for half in halves])
+    return entry
+
+
+def _diversity(examples: list[Example], answers: list[Answer]) -> dict:
+    responses = [a.parsed.response for a in answers if a.parsed.response]
+    if not responses:
+        return {"n": 0}
+    by_dialogue: dict[str, list[str]] = {}
+    for example, answer in zip(examples, answers, strict=True):
+        if answer.parsed.response:
+            by_dialogue.setdefault(example.conversation_id, []).append(answer.parsed.response)
+    entry: dict = {"n": len(responses)}
+    for n in (1, 2):
+        entry[f"dist{n}"] = text.dist_corpus(responses, n)
+        entry[f"dist{n}_interval"] = list(text.dist_interval(list(by_dialogue.values()), n))
+        entry[f"sentence_dist{n}"] = text.dist_sentence(responses, n)
+    return entry
+
+
+def _confusion(examples: list[Example], answers: list[Answer]) -> list[list[int]]:
+    table = np.zeros((7, 7), int)
+    for example, answer in zip(examples, answers, strict=True):
+        if answer.parsed.avatar_emotion is not None:
+            row = emotions.AVATAR_EMOTIONS.index(_gold7(example))
+            table[row, emotions.AVATAR_EMOTIONS.index(answer.parsed.avatar_emotion)] += 1
+    return table.tolist()
+
+
+def _sample(example: Example, answer: Answer) -> dict:
+    return {
+        "id": example.id,
+        "history": [[utterance.role, utterance.text] for utterance in example.history],
+        "emotion": example.chain.speaker_emotion,
+        "predicted": answer.parsed.speaker_emotion or answer.parsed.emotion_text,
+        "chain": dataclasses.asdict(answer.parsed.chain) if answer.parsed.chain else {"written": answer.text},
+        "response": answer.parsed.response,
+        "gold_response": example.response.text if example.response else None,
+    }
+
+
+# Style ----------------------------------------------------------------------------------------------------------------
+
+
+def _disentangler(report: dict, engine: Engine, store, examples: list[Example], answers: list[Answer]) -> None:
+    """Accuracy of the disentangler's labels: profile in the prompt; heard and seen before; neither; another profile."""
+    gold = [labels(example) for example in examples]
+    blind = engine.answer(examples, store.get, [None] * len(examples))
+    heard = [any(u.role == "listener" for u in example.history) for example in examples]
+    other = [conditions.another_profile(e.listener_profile) if e.listener_profile else None for e in examples]
+    told = engine.answer(examples, store.get, other)
+    wanted = [labels(dataclasses.replace(e, listener_profile=p)) for e, p in zip(examples, other, strict=True)]
+    report["disentangler"] = {
+        "profile in the prompt": _label_accuracy(answers, gold),
+        "heard and seen before": _label_accuracy(blind, gold, heard),
+        "neither": _label_accuracy(blind, gold, [not h for h in heard]),
+        "another profile in the prompt": _label_accuracy(told, wanted),
+    }
+
+
+def _label_accuracy(answers: list[Answer], gold: list[dict[str, int]], wanted: list[bool] | None = None) -> dict:
+    chosen = [i for i in range(len(answers)) if wanted is None or wanted[i]]
+    entry: dict = {"n": len(chosen)}
+    right: dict[str, list[bool]] = {}
+    for name in ("emotion", "age", "gender", "timbre"):
+        right[name] = [int(np.argmax(answers[i].labels[name])) == gold[i][name] for i in chosen if gold[i][name] >= 0]
+        if right[name]:
+            entry[name] = float(np.mean(right[name]))
+    if chosen and all(right.values()):
+        entry["all"] = float(np.mean(np.all([right[name] for name in ("age", "gender", "timbre")], axis=0)))
+    return entry
+
+
+def _latents(report: dict, engine: Engine, store, split: str, examples: list[Example]) -> None:
+    config, predict = engine.config, predictor(engine.graphdef)
+    speech, _ = build_generators(config.generators)
+    nearest = getattr(speech, "nearest_phoneme", None)
+    splits = {name: _examples(engine, name) for name in ("train", "validation")} | {split: examples}
+
+    def rows(examples):
+        return Rows(
+            [e for e in examples if e.response is not None], "all", config, engine.tokenizer, store, engine.widths,
+            train=False, seed=config.seed,
+        )  # fmt: skip
+
+    means = training_means(rows(splits["train"]))
+    report["latents"] = {
+        name: explained(predict, engine.state, rows(chosen), means, nearest) for name, chosen in splits.items() if chosen
+    }
+
+
+def _style(report: dict, engine: Engine, store, neutral: list[Example]) -> None:
+    if not neutral:
+        return  # a corpus that does not say which of its words are neutral
+    speech, face = build_generators(engine.config.generators, face_size=128)
+    features: Callable[[str], Mapping | None] = store.get
+    report["style"] = sweep(engine, speech, face, neutral, features)
+
+
+# Aims -----------------------------------------------------------------------------------------------------------------
+
+
+def aims(report: dict) -> list[dict]:
+    """What the sample corpus is built to show, beside what was measured; parts that were not measured are left out."""
+    rows: list[dict] = []
+
+    def aim(what: str, path: tuple, least: float, most: bool = False) -> None:
+        value = report
+        for step in path:
+            value = value.get(step) if isinstance(value, dict) else (value[step] if value is not None else None)
+            if value is None:
+                return
+        rows.append(
+            {
+                "what": what,
+                "aim": f"{'at most' if most else 'at least'} {least:g}",
+                "got": f"{value:.3f}",
+                "met": bool(value <= least if most else value >= least),
+            }
+        )
+
+    emotion = ("emotion", "conditions")
+    aim("7-way gain from speech and video, lower 5 % bound", ("emotion", "gain7", 1), 0.20)
+    aim("neutral words, with speech and video: 7-way", (*emotion, WITH, "neutral7", 0), 0.70)
+    aim("neutral words, without: 7-way", (*emotion, WITHOUT, "neutral7", 0), 0.30, most=True)
+    aim("emotional words, without: 7-way", (*emotion, WITHOUT, "emotional7", 0), 0.50)
+    aim("swapped media, neutral words: 7-way follows the media", (*emotion, SWAPPED, "neutral_follows_media7", 0), 0.70)
+    split = report.get("split", "test")
+    for name, least in (("content_speech", 0.9), ("content_video", 0.8), ("style_speech", 0.7), ("style_video", 0.7)):
+        aim(f"variance explained, {name}", ("latents", split, name), least)
+    aim("nearest phoneme of C_speech", ("latents", split, "nearest_phoneme"), 0.95)
+    for condition in ("profile in the prompt", "heard and seen before"):
+        for label in ("age", "gender", "timbre"):
+            aim(f"{label}, {condition}", ("disentangler", condition, label), 0.85)
+    aim("emotion by the disentangler", ("disentangler", "profile in the prompt", "emotion"), 0.85)
+    for label in ("age", "gender", "timbre"):
+        aim(f"{label} follows another profile in the prompt", ("disentangler", "another profile in the prompt", label), 0.90)
+    for name, what in (("f0", "F0"), ("rate", "syllables/s"), ("mouth", "mouth curve"), ("brow", "brow height")):
+        aim(f"{what}: rank correlation over 28 cells", ("style", "rho", name, 0), 0.8)
+        aim(f"{what}: permutation p", ("style", "rho", name, 1), 0.01, most=True)
+    return rows
+
+
+def read_report(folder: Path) -> dict:
+    """The report.json of an evaluation."""
+    return json.loads((folder / "report.json").read_text())

@@ -1,0 +1,275 @@
+"""The report's sections about what was measured: emotion, words, latents, disentangler, style, example answers.
+
+Each function takes its part of the report dict (see `report.write_report`) or None and returns a section of the page; a
+figure without data stays in its place and says so.
+"""
+
+from collections.abc import Sequence
+
+from empatheia_jax.evaluation import page, plots
+from empatheia_jax.evaluation.answer import chain_rows
+from empatheia_jax.evaluation.text import TOKENIZER
+
+NINETY = "Brackets and pale bars hold 90 % of redraws of the dialogues."
+Section = tuple[str, str, str]
+
+
+# Emotion and words (Table 2) ==========================================================================================
+
+
+def emotion_section(emotion: dict | None) -> Section:
+    """Emotion accuracy per condition and half, the gain, and the confusion matrix."""
+    emotion = emotion or {}
+    intro = (
+        "Which emotion the model reads from a dialogue, taken from the chain of empathy that it wrote. In the neutral "
+        "half of the dialogues the words tell nothing; only voice and face do."
+    )
+    return page.section("emotion", "Emotion", intro, _accuracy(emotion), _confusion(emotion))
+
+
+CONDITIONS = ("with speech and video", "without", "swapped media")
+"""Those known by name come first, in this order, so that they keep their colours from report to report."""
+ACCURACIES = (
+    ("All dialogues, 7 emotions", "acc7", 1 / 7),
+    ("Neutral words, 7 emotions", "neutral7", 1 / 7),
+    ("Emotional words, 7 emotions", "emotional7", 1 / 7),
+    ("All dialogues, 32 emotions", "acc32", 1 / 32),
+    ("Follows the swapped media, 7 emotions", "follows_media7", 1 / 7),
+    ("Follows the swapped media, neutral words, 7 emotions", "neutral_follows_media7", 1 / 7),
+)
+
+
+def _accuracy(emotion: dict) -> str:
+    caption = f"<b>Emotion accuracy</b> (Eq. 23). {NINETY} Dashed: a guess."
+    conditions = emotion.get("conditions") or {}
+    names = sorted(conditions, key=lambda name: CONDITIONS.index(name) if name in CONDITIONS else len(CONDITIONS))
+    groups = []
+    for heading, key, guess in ACCURACIES:
+        entries = [
+            (name, min(series, 4), conditions[name][key])
+            for series, name in enumerate(names, 1)
+            if page.interval(conditions[name].get(key))
+        ]
+        if entries:
+            groups.append((heading, guess, entries))
+    if not groups:
+        return page.no_data(caption, "the emotion accuracy was not measured.")
+    notes = []
+    if gain := page.interval(emotion.get("gain7")):
+        value, low, high = (f"{100 * part:+.1f}".replace("-", "−") for part in gain)
+        notes.append(f"Gain from speech and video: {value} points [{low}, {high}].")
+    sizes = {str(conditions[name]["n"]) for name in names if conditions[name].get("n") is not None}
+    notes += [f"Responses: {page.escape(' or '.join(sorted(sizes)))}."] if sizes else []
+    chains = {name: conditions[name].get("complete_chains") for name in names}
+    written = [f"{page.escape(name)} {page.percent(value)}" for name, value in chains.items() if page.interval(value)]
+    notes += [f"Complete chains of empathy: {', '.join(written)}."] if written else []
+    return page.figure(page.dots(groups), f"{caption} {' '.join(notes)}")
+
+
+def _confusion(emotion: dict) -> str:
+    heard = CONDITIONS[0] in (emotion.get("conditions") or {CONDITIONS[0]: None})
+    caption = (
+        f"<b>Confusion {CONDITIONS[0] if heard else 'without speech and video'}.</b> Rows: gold; columns: predicted; "
+        "numbers: responses with a readable emotion. Stronger colour: a larger share of the row. Outlined: right."
+    )
+    counts, labels = emotion.get("confusion"), emotion.get("labels")
+    if not counts or not labels:
+        return page.no_data(caption, "no confusion matrix was counted.")
+    head = "".join(f'<th scope="col">{page.escape(label)}</th>' for label in labels)
+    lines = []
+    for row, (label, own) in enumerate(zip(labels, counts, strict=True)):
+        total = sum(own) or 1
+        cells = "".join(_share_cell(count, total, row == column) for column, count in enumerate(own))
+        lines.append(f'<tr><th scope="row">{page.escape(label)}</th>{cells}</tr>')
+    top = f'<thead><tr><th scope="col">gold \\ predicted</th>{head}</tr></thead>'
+    body = page.scroll(f'<table class="confusion">{top}<tbody>{"".join(lines)}</tbody></table>', "Confusion matrix")
+    return page.figure(body, caption)
+
+
+def _share_cell(count: int, total: int, right: bool) -> str:
+    kind = "heat right" if right else "heat"
+    return f'<td class="{kind}" style="--share:{count / total:.3f}">{count or ""}</td>'
+
+
+def words_section(text: dict | None) -> Section:
+    """Distinct-1 and Distinct-2 per condition."""
+    caption = (
+        "<b>Distinct words and word pairs</b> (Eqs. 24, 25), in per cent. Corpus: of all responses together "
+        f"({page.escape(TOKENIZER)}); it falls as their number n grows, so compare equal n. Sentence: the mean over "
+        "responses (lower case, white space). Brackets hold 90 %, by leaving out one dialogue at a time."
+    )
+    head = ("Condition", "n", "Dist-1", "Dist-2", "Sentence Dist-1", "Sentence Dist-2")
+    keys = ("dist1", "dist2", "sentence_dist1", "sentence_dist2")
+    rows = [
+        (
+            page.escape(name),
+            page.escape(values.get("n")),
+            *(page.number(values.get(f"{key}_interval", values.get(key))) for key in keys),
+        )
+        for name, values in (text or {}).items()
+    ]
+    body = page.figure(page.table(head, rows), caption) if rows else page.no_data(caption, "no response was counted.")
+    return page.section("words", "Words", "How varied the responses are.", body)
+
+
+# Latents and style ====================================================================================================
+
+LATENTS = (
+    ("content_speech", "Content, speech"),
+    ("content_video", "Content, video"),
+    ("style_speech", "Style, speech"),
+    ("style_video", "Style, video"),
+    ("nearest_phoneme", "Nearest phoneme of the content right"),
+)
+
+
+def latents_section(latents: dict | None) -> Section:
+    """Explained variance of the latents, training beside held-out dialogues."""
+    caption = (
+        "<b>Variance explained</b> against the training mean: 100 % is the gold latent itself, 0 % (or less) no better "
+        "than the mean. Last group: share of positions whose nearest phoneme is the right one."
+    )
+    groups = []
+    for key, name in LATENTS:
+        entries = [
+            (split, series, values[key])
+            for series, (split, values) in enumerate(list((latents or {}).items())[:4], 1)
+            if page.interval(values.get(key))
+        ]
+        if entries:
+            groups.append((name, None, entries))
+    body = (
+        page.figure(page.dots(groups), caption) if groups else page.no_data(caption, "the latents were not measured.")
+    )
+    intro = "How close predicted content and style come to what the generators hear and see in the recording."
+    return page.section("latents", "Latents", intro, body)
+
+
+def disentangler_section(disentangler: dict | None) -> Section:
+    """Accuracy of the four classifiers under the conditions of profile knowledge."""
+    caption = (
+        "<b>Labels from the style disentangler</b> (Eq. 11), share right. Where another profile stands in the prompt, "
+        "right means that the prediction follows the prompt. Where the profile is neither given nor heard, age, gender "
+        "and timbre can only be guessed."
+    )
+    keys = ("emotion", "age", "gender", "timbre", "all")
+    rows = [
+        (page.escape(name), page.escape(values.get("n")), *(page.percent(values.get(key)) for key in keys))
+        for name, values in (disentangler or {}).items()
+    ]
+    head = ("Listener's profile", "n", "Emotion", "Age", "Gender", "Timbre", "All three")
+    body = page.figure(page.table(head, rows), caption) if rows else page.no_data(caption, "no label was predicted.")
+    intro = "Whether emotion and profile can be read back from the latents that carry them."
+    return page.section("disentangler", "Style disentangler", intro, body)
+
+
+MEASURES = (
+    ("f0", "heard", "Pitch of the voice, from the profile's mean", "semitones"),
+    ("rate", "heard", "Speaking rate", "syllables/s"),
+    ("mouth", "seen", "Curve of the mouth", ""),
+    ("brow", "seen", "Height of the brows", ""),
+)
+
+
+def style_section(style: dict | None) -> Section:
+    """What the style asks for against what is measured in the answer's sound and pictures."""
+    style = style or {}
+    cells = style.get("cells") or []
+    profiles = list(dict.fromkeys(cell.get("profile") for cell in cells))
+    figures = [_measure(measure, cells, profiles, style.get("rho") or {}) for measure in MEASURES]
+    keys = "".join(_key(index, name) for index, name in enumerate(profiles[:4]))
+    legend = f'<p class="legend">{keys}</p>' if keys else ""
+    table = page.details("The cells as a table", _cells(cells)) if cells else ""
+    intro = (
+        "Each point is one profile with one emotion. Across: what the corpus's performances of it show; up: what was "
+        "measured in the answers. On the dashed line both are equal."
+    )
+    grid = f'<div class="grid two">{"".join(figures)}</div>'
+    return page.section("style", "Style, heard and seen", intro, legend, grid, table)
+
+
+def _measure(measure: tuple[str, str, str, str], cells: Sequence[dict], profiles: list, rho: dict) -> str:
+    key, sense, name, unit = measure
+    asked, got = f"{key}_asked", f"{key}_{sense}"
+    groups = {}
+    for profile in profiles[:4]:
+        own = [cell for cell in cells if cell.get("profile") == profile]
+        own = [cell for cell in own if page.interval(cell.get(asked)) and page.interval(cell.get(got))]
+        if own:
+            groups[str(profile)] = ([cell[asked] for cell in own], [cell[got] for cell in own])
+    caption = f"<b>{name}.</b>"
+    if not groups:
+        return page.no_data(caption, "nothing was measured.")
+    result = rho.get(key)
+    measured = result and page.interval(result[0]) and page.interval(result[1])
+    said = f"ρ = {result[0]:.2f}, p {_p(result[1])}" if measured else "correlation not measured"
+    count = sum(len(xs) for xs, _ in groups.values())
+    suffix = f" ({unit})" if unit else ""
+    drawing = plots.scatter(
+        groups, f"corpus{suffix}", f"answers{suffix}", f"{name}: {count} cells, corpus against answers; {said}."
+    )
+    return page.figure(drawing, f"{caption} {count} cells, {said}.")
+
+
+def _p(value: float) -> str:
+    return "< 0.001" if value < 0.001 else f"= {value:.3f}"
+
+
+def _key(index: int, name) -> str:
+    shapes = (
+        '<circle cx="5" cy="5" r="4.4"/>',
+        '<rect x="1" y="1" width="8" height="8"/>',
+        '<path d="M5 0 10 5 5 10 0 5z"/>',
+        '<path d="M5 .6 9.8 9.4H.2z"/>',
+    )
+    mark = f'<svg viewBox="0 0 10 10" aria-hidden="true" fill="var(--s{index + 1})">{shapes[index]}</svg>'
+    return f'<span class="key">{mark}{page.escape(name)}</span>'
+
+
+def _cells(cells: Sequence[dict]) -> str:
+    keys = [f"{key}_{part}" for key, sense, _, _ in MEASURES for part in ("asked", sense)]
+    head = ("Profile", "Emotion", *(key.replace("_", " ") for key in keys))
+    rows = [
+        (
+            page.escape(cell.get("profile")),
+            page.escape(cell.get("emotion")),
+            *(page.number(cell.get(key)) for key in keys),
+        )
+        for cell in cells
+    ]
+    return page.table(head, rows, words=2)
+
+
+# Example answers ======================================================================================================
+
+
+def samples_section(samples: Sequence[dict] | None) -> Section:
+    """Example answers beside the gold ones."""
+    caption = "<b>Example answers</b> beside the corpus's own."
+    if not samples:
+        return page.section("samples", "Example answers", "", page.no_data(caption, "no answer was given."))
+    body = "".join(_sample(sample) for sample in samples)
+    return page.section("samples", "Example answers", "", page.figure(body, caption))
+
+
+def _sample(sample: dict) -> str:
+    turns = "".join(
+        f"<li><b>{page.escape(str(role).capitalize())}:</b> {page.words_of(text)}</li>"
+        for role, text in sample.get("history") or []
+    )
+    right = sample.get("emotion") == sample.get("predicted")
+    verdict = f'<span class="{"met" if right else "missed"}">{"right" if right else "wrong"}</span>'
+    gold, predicted = page.words_of(sample.get("emotion")), page.words_of(sample.get("predicted"))
+    answers = (
+        f"<div><b>The model</b>{page.words_of(sample.get('response'))}</div>"
+        f"<div><b>The corpus</b>{page.words_of(sample.get('gold_response'))}</div>"
+    )
+    chain = page.details("Chain of empathy", page.pairs(chain_rows(sample.get("chain"))))
+    written = (sample.get("chain") or {}).get("written")
+    if written:  # no chain could be read from it
+        chain = page.details("What the model wrote", f"<p>{page.words_of(written)}</p>")
+    return (
+        f'<article><h3>{page.words_of(sample.get("id"))}</h3><ol class="turns">{turns}</ol>'
+        f'<div class="pair">{answers}</div>'
+        f'<p class="muted">Emotion: gold {gold}, predicted {predicted}: {verdict}</p>{chain}</article>'
+    )

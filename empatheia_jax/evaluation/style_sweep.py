@@ -1,0 +1,118 @@
+"""Is style audible and visible? Profiles x emotions x neutral texts, measured in what was generated.
+
+What is asked is what the corpus performs for that profile and emotion (its avatars' styles, on the same words); what is
+heard and seen is measured from the audio and the frames of the model's answers.
+"""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+
+import numpy as np
+from scipy.stats import rankdata
+
+from empatheia_jax.data import emotions
+from empatheia_jax.data.schema import Example, Profile
+from empatheia_jax.generators.classical.face_geometry import measure_brow_height, measure_mouth_curve
+from empatheia_jax.generators.classical.measure import measure_f0, syllables_per_second
+from empatheia_jax.generators.interfaces import video_frame_count
+from empatheia_jax.inference.avatars import avatars_of
+from empatheia_jax.inference.engine import Engine
+from empatheia_jax.inference.perform import perform
+
+PROFILES = (
+    Profile("child", "female", "high"),
+    Profile("young", "male", "mid"),
+    Profile("middle-aged", "female", "low"),
+    Profile("elderly", "male", "low"),
+)
+MEASURES = ("f0", "rate", "mouth", "brow")
+
+
+def sweep(
+    engine: Engine, speech, face, neutral: list[Example], features: Callable[[str], Mapping | None], texts: int = 3
+) -> dict:
+    """Answer `texts` neutral texts under 7 emotions (voice and face of other neutral dialogues) as 4 profiles.
+
+    Args:
+      neutral: labelled Examples whose words carry no emotion; their first turns are used.
+    Returns:
+      {"cells": [...28], "rho": {measure: [rho, p]}} of the report; F0 in semitones from the profile's mean.
+    """
+    first = [example for example in neutral if example.turn_id == 0 and example.chain]
+    donors: dict[str, list[Example]] = {name: [] for name in emotions.AVATAR_EMOTIONS}
+    for example in first:
+        donors[emotions.avatar_emotion(example.chain.speaker_emotion)].append(example)
+    asked, examples, media = [], [], {}
+    for profile in PROFILES:
+        for emotion in (name for name in emotions.AVATAR_EMOTIONS if donors[name]):
+            for number in range(texts):
+                words = first[(7 * number) % len(first)]
+                donor = donors[emotion][number % len(donors[emotion])]
+                identity = f"sweep-{len(examples)}"
+                examples.append(dataclasses.replace(words, split="sweep", conversation_id=identity, listener_profile=profile))
+                media[f"sweep/{identity}/0"] = donor.utterance_key(donor.history[0])
+                asked.append((profile, emotion))
+    answers = engine.answer(examples, lambda key: features(media[key]), [profile for profile, _ in asked])
+    measured: dict[tuple, list[dict[str, float]]] = {}
+    for (profile, emotion), answer in zip(asked, answers, strict=True):
+        if answer.parsed.response is None:
+            continue
+        avatar = avatars_of(profile, held_out=False)[0]
+        result = perform(engine, speech, face, answer, avatar.portrait, "synchronizer")
+        phonemes = speech.phonemes(answer.parsed.response)
+        heard = _measure(result.speech, phonemes, result.frames, "heard")
+        wanted = [_corpus(speech, face, a, emotion, phonemes) for a in avatars_of(profile, held_out=False)]
+        mean = {name: float(np.mean([one[name] for one in wanted])) for name in wanted[0]}
+        measured.setdefault((profile, emotion), []).append(heard | mean)
+    return _compare(measured)
+
+
+def _corpus(speech, face, avatar, emotion: str, phonemes: np.ndarray) -> dict[str, float]:
+    """The corpus's own performance of these words, measured in the same way."""
+    spoken = speech.speak(speech.content(phonemes), avatar.voice(emotion), phonemes)
+    mouth = face.content(spoken.audio, spoken.sample_rate, phonemes, spoken.phoneme_frames)
+    assert len(mouth) == video_frame_count(spoken.phoneme_frames)
+    frames = face.animate(mouth, avatar.face(emotion), avatar.portrait)
+    return _measure(spoken, phonemes, frames, "asked")
+
+
+def _measure(spoken, phonemes: np.ndarray, frames: np.ndarray, suffix: str) -> dict[str, float]:
+    values = {
+        "f0": 12 * np.log2(measure_f0(spoken.audio, spoken.sample_rate) / 100.0),
+        "rate": syllables_per_second(spoken.audio, spoken.sample_rate, phonemes),
+        "mouth": measure_mouth_curve(frames),
+        "brow": measure_brow_height(frames),
+    }
+    return {f"{name}_{suffix}": float(value) for name, value in values.items()}
+
+
+def _compare(measured: dict[tuple, list[dict[str, float]]]) -> dict:
+    cells = []
+    for (profile, emotion), values in measured.items():
+        mean = {name: float(np.nanmean([one[name] for one in values])) for name in values[0]}
+        words = f"{profile.age} {profile.gender}, {profile.timbre}"
+        cells.append({"profile": words, "emotion": emotion, **mean})
+    for suffix in ("asked", "heard"):  # semitones from the profile's mean
+        for words in {cell["profile"] for cell in cells}:
+            own = [cell for cell in cells if cell["profile"] == words]
+            centre = np.mean([cell[f"f0_{suffix}"] for cell in own])
+            for cell in own:
+                cell[f"f0_from_100_{suffix}"] = cell[f"f0_{suffix}"]
+                cell[f"f0_{suffix}"] -= centre
+    rho = {}
+    for name in MEASURES:
+        pair = [np.array([cell[f"{name}_{suffix}"] for cell in cells]) for suffix in ("asked", "heard")]
+        rho[name] = list(spearman(*pair))
+    for cell in cells:  # the face's measures are seen
+        for name in ("mouth", "brow"):
+            cell[f"{name}_seen"] = cell.pop(f"{name}_heard")
+    return {"cells": cells, "rho": rho, "answered": sum(map(len, measured.values()))}
+
+
+def spearman(a: np.ndarray, b: np.ndarray, permutations: int = 5000, seed: int = 0) -> tuple[float, float]:
+    """Rank correlation and its one-sided permutation p."""
+    ranks_a, ranks_b = rankdata(a), rankdata(b)
+    rho = float(np.corrcoef(ranks_a, ranks_b)[0, 1])
+    rng = np.random.default_rng(seed)
+    drawn = np.array([np.corrcoef(ranks_a, rng.permutation(ranks_b))[0, 1] for _ in range(permutations)])
+    return rho, float((1 + np.sum(drawn >= rho)) / (1 + permutations))

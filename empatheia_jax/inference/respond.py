@@ -1,0 +1,252 @@
+"""`empatheia respond`: a dialogue (words, voice, face; at least one of them) in, out.mp4 and out.json out."""
+
+import dataclasses
+import json
+import time
+from pathlib import Path
+
+import numpy as np
+
+from empatheia_jax.config import Config, ConfigError
+from empatheia_jax.data import emotions
+from empatheia_jax.data.avamerg import read_dialogue
+from empatheia_jax.data.media import MediaError, duration, read_audio, read_video, write_video
+from empatheia_jax.data.schema import Example, Profile, Utterance
+from empatheia_jax.encoders import build_encoders
+from empatheia_jax.generators.build import build_generators
+from empatheia_jax.generators.interfaces import Portrait
+from empatheia_jax.inference.avatars import choose_avatar
+from empatheia_jax.inference.engine import Answer, Engine
+from empatheia_jax.inference.perform import perform
+from empatheia_jax.inference.provenance import provenance, tags
+from empatheia_jax.training.run import saved_config
+
+
+class RespondError(ValueError):
+    """A request that cannot be answered: says what is wrong and what would do."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Request:
+    """What `empatheia respond` is asked for; see its --help."""
+
+    run: Path
+    output: Path
+    dialogue: Path | None = None
+    text: str | None = None
+    speech: Path | None = None
+    video: Path | None = None
+    profile: Profile | None = None
+    portrait: Path | None = None
+    consent: bool = False
+    speech_generator: str | None = None
+    face_generator: str | None = None
+    content_source: str | None = None
+    face_size: int = 256
+
+
+def parse_profile(value: str) -> Profile:
+    """ "AGE,GENDER,TIMBRE" -> Profile.
+
+    Raises:
+      RespondError: a word that is not in its table.
+    """
+    words = [word.strip().lower() for word in value.split(",")]
+    tables = {"age": emotions.AGES, "gender": emotions.GENDERS, "timbre": emotions.TIMBRES}
+    if len(words) != 3:
+        raise RespondError(f"--profile {value!r}: give AGE,GENDER,TIMBRE, such as young,female,mid")
+    for word, (name, table) in zip(words, tables.items(), strict=True):
+        if word not in table:
+            raise RespondError(f"--profile: {name} {word!r} is not one of {', '.join(table)}")
+    return Profile(*words)
+
+
+def read_request(request: Request, config: Config) -> Example:
+    """The Example to answer: from a dialogue file, or from one utterance given as text, speech and video.
+
+    Raises:
+      RespondError: nothing to answer, or both ways at once. RecordError: a bad dialogue.
+    """
+    loose = [value for value in (request.text, request.speech, request.video) if value is not None]
+    if request.dialogue is not None:
+        if loose:
+            raise RespondError("give either --dialogue or --text/--speech/--video, not both")
+        return read_dialogue(request.dialogue, max_turns=config.data.max_turns)
+    if not loose:
+        raise RespondError("nothing to answer: give --dialogue FILE.json, or --text, --speech, --video (one or more)")
+    if not config.modalities and request.text is None:
+        raise RespondError(f"{request.run} was trained on words only: give --text")
+    said = {"index": 0, "role": "speaker", "utterance": request.text or ""}
+    for name, path in (("speech", request.speech), ("video", request.video)):
+        if path is not None:
+            said[name] = str(Path(path).absolute())
+    return read_dialogue({"turns": [{"turn_id": "0", "context": "", "dialogue_history": [said]}]})
+
+
+def encode_media(example: Example, config: Config, notes: list[str]) -> dict[str, dict[str, np.ndarray]]:
+    """Features of all media of an Example, by utterance key. A video with sound and no recording beside it is heard.
+
+    Raises:
+      MediaError: a file that is missing, unreadable, empty or over the limits.
+    """
+    encoders = build_encoders(config.encoders) if config.modalities else {}
+    limits = {"max_seconds": config.data.max_seconds, "max_megabytes": config.data.max_megabytes}
+    features: dict[str, dict[str, np.ndarray]] = {}
+    for utterance in example.history:
+        found: dict[str, np.ndarray] = {}
+        audio = utterance.audio or _sound_of(utterance, notes)
+        if audio is not None and "audio" in config.modalities:
+            encoder = encoders["audio"]
+            found["audio"] = encoder.encode(encoder.preprocess(read_audio(audio, encoder.sample_rate, **limits)))
+        if utterance.video is not None and "video" in config.modalities:
+            encoder = encoders["video"]
+            frames = read_video(utterance.video, count=encoder.feature_shape[0], max_side=512, **limits)
+            found["video"] = encoder.encode(encoder.preprocess(frames))
+        features[example.utterance_key(utterance)] = found
+    return features
+
+
+def _sound_of(utterance: Utterance, notes: list[str]) -> Path | None:
+    """The video itself, where it has a sound track and no recording was given."""
+    if utterance.video is None:
+        return None
+    try:
+        sound, _ = duration(utterance.video)
+    except MediaError:
+        return None  # read_video reports it better
+    if sound > 0:
+        notes.append(f"heard the sound track of {utterance.video.name}")
+        return utterance.video
+    return None
+
+
+def choose_portrait(request: Request, profile: Profile, notes: list[str]) -> tuple[Portrait, int | None]:
+    """Who is shown: the avatar of the profile, with the colours of a given portrait."""
+    avatar = choose_avatar(profile)
+    if request.portrait is None:
+        return avatar.portrait, avatar.id
+    if not request.consent:
+        raise RespondError(
+            f"{request.portrait}: animating a portrait needs the word of the person in it; pass --consent to say you have it"
+        )
+    from empatheia_jax.generators.classical.portrait import appearance_from_portrait, read_portrait
+
+    appearance, said = appearance_from_portrait(read_portrait(request.portrait), avatar.appearance)
+    notes += said
+    return Portrait(appearance=appearance), None
+
+
+def respond(request: Request) -> dict:
+    """Answer a request; writes `output` (mp4) and its .json beside it, and returns what the .json holds.
+
+    Raises:
+      RespondError, RecordError, MediaError, ConfigError, StoreError, CheckpointError: one clear error, nothing written.
+    """
+    started = time.monotonic()
+    notes: list[str] = []
+    timings: dict[str, float] = {}
+
+    def mark(name: str) -> None:
+        timings[name] = round(time.monotonic() - started - sum(timings.values()), 3)
+
+    if request.output.suffix != ".mp4":
+        raise RespondError(f"--output {request.output}: the answer is a video, name it .mp4")
+    config = saved_config(request.run)
+    config = dataclasses.replace(config, generators=_generators(request, config))
+    example = read_request(request, config)
+    if request.profile is not None:
+        example = dataclasses.replace(example, listener_profile=request.profile)
+    features = encode_media(example, config, notes)
+    portrait_check = choose_portrait(request, request.profile or Profile("young", "female", "mid"), [])
+    del portrait_check  # a portrait without a face fails before the model is loaded
+    mark("encode")
+    engine = Engine(request.run)
+    if engine.widths is None:
+        raise RespondError(f"{request.run} was trained on words only: it has no voice and no face; train stages 2 to 4")
+    mark("load")
+    known = example.listener_profile if config.prompt.profile_in_prompt != "never" else None
+    (answer,) = engine.answer([example], features.get, [known])
+    if answer.parsed.response is None:
+        raise RespondError(
+            f"the model wrote no response (missing: {', '.join(answer.parsed.missing)}); it wrote {answer.text!r}"
+        )
+    mark("reason")
+    profile = request.profile or known or predicted_profile(answer)
+    portrait, avatar_id = choose_portrait(request, profile, notes)
+    speech, face = build_generators(config.generators, request.face_size)
+    performance = perform(engine, speech, face, answer, portrait, config.generators.content_source)
+    if performance.content_source != config.generators.content_source:
+        notes.append(
+            f"the synchronizer agrees with the response on {performance.agreement:.0%} of its phonemes (under 90 %): "
+            "the generator's own content was spoken"
+        )
+    mark("generate")
+    facts = provenance(
+        speech=speech.name, face=face.name, run=request.run, step=engine.position.step, content=performance.content_source
+    )
+    result = describe(answer, profile, request.profile or known, performance, avatar_id, notes)
+    write_video(
+        request.output, performance.frames, audio=performance.speech.audio,
+        sample_rate=performance.speech.sample_rate, metadata=tags(facts),
+    )  # fmt: skip
+    mark("encode_video")
+    result |= {"timings": timings | {"total": round(time.monotonic() - started, 3)}, "provenance": facts}
+    target = request.output.with_suffix(".json")
+    partial = target.with_suffix(".partial")
+    partial.write_text(json.dumps(result, indent=1, ensure_ascii=False))
+    partial.replace(target)
+    return result
+
+
+def _generators(request: Request, config: Config):
+    changes = {
+        "speech": request.speech_generator,
+        "face": request.face_generator,
+        "content_source": request.content_source,
+    }
+    chosen = dataclasses.replace(config.generators, **{name: value for name, value in changes.items() if value})
+    for name in ("speech", "face"):
+        trained, asked = getattr(config.generators, name), getattr(chosen, name)
+        if trained != asked:
+            raise ConfigError(
+                f"--{name}-generator {asked}: this run's latents speak to {trained!r}; train a run for {asked!r}"
+            )
+    return chosen
+
+
+def predicted_profile(answer: Answer) -> Profile:
+    """The listener that the disentangler hears in its own answer."""
+    picked = {name: int(np.argmax(answer.labels[name])) for name in ("age", "gender", "timbre")}
+    return Profile(
+        emotions.AGES[picked["age"]], emotions.GENDERS[picked["gender"]], emotions.TIMBRES[picked["timbre"]]
+    )
+
+
+def describe(answer: Answer, profile: Profile, given: Profile | None, performance, avatar_id, notes) -> dict:
+    """What out.json says of an answer."""
+    parsed = answer.parsed
+    emotion = {name: round(float(p), 4) for name, p in zip(emotions.AVATAR_EMOTIONS, answer.labels["emotion"], strict=True)}
+    seconds = len(performance.speech.audio) / performance.speech.sample_rate
+    return {
+        "chain_of_empathy": {
+            "event_scenario": parsed.event_scenario,
+            "speaker_emotion": parsed.speaker_emotion,
+            "emotion_cause": parsed.emotion_cause,
+            "goal_to_response": parsed.goal_to_response,
+            "missing": list(parsed.missing),
+        },
+        "response": parsed.response,
+        "emotion": {"chain": parsed.avatar_emotion, "style": max(emotion, key=emotion.get), "probabilities": emotion},
+        "profile": {
+            "age": profile.age,
+            "gender": profile.gender,
+            "timbre": profile.timbre,
+            "source": "given" if given is not None else "predicted",
+        },
+        "avatar": avatar_id,
+        "content_source": performance.content_source,
+        "content_agreement": performance.agreement,
+        "seconds": round(seconds, 3),
+        "frames": len(performance.frames),
+        "notes": notes,
+    }

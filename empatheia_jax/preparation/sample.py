@@ -1,0 +1,193 @@
+"""`empatheia sample`: performs the sample corpus and leaves it on disk exactly as AvaMERG was released.
+
+```
+DIR/train.json  audio_v5_0/*.wav  video_v5_0/*.mp4
+    test/test.json (as released: histories only)  test/v_test_v5_0.json (labelled)  test/test_audio/  test/test_video/
+    labels.json (which half a dialogue belongs to; seed; fingerprint)  README.md
+```
+"""
+
+import collections
+import concurrent.futures
+import hashlib
+import json
+import multiprocessing
+import sys
+import time
+from pathlib import Path
+
+from empatheia_jax.preparation import sample_performance
+from empatheia_jax.preparation.sample_card import corpus_card
+from empatheia_jax.preparation.sample_performance import FACE_SIZE, Performance, perform
+from empatheia_jax.preparation.sample_plan import Dialogue, SampleError, plan_corpus
+
+LABELS = "labels.json"
+FOLDERS = {"train": ("audio_v5_0", "video_v5_0"), "test": ("test/test_audio", "test/test_video")}
+_MADE_BY = "empatheia sample"
+
+
+def write_sample(
+    output: Path, seed: int = 0, dialogues: int = 150, workers: int = 2, progress: bool = True
+) -> dict[str, object]:
+    """Write and perform the sample corpus.
+
+    The same seed and number of dialogues give the same words, casts and file names. Media that an earlier, perhaps
+    interrupted, call with the same arguments and the same generators left in `output` are kept.
+
+    Args:
+      output: a new or empty folder, or one that this command wrote.
+      seed: of words, casting and order.
+      dialogues: about how many; rounded down to a multiple of seven, five sevenths for training.
+      workers: processes that speak and draw.
+      progress: a line with rate and time to go on stderr.
+    Returns:
+      counts: dialogues, turns and utterances by split, "performed" and "kept" utterances, "speech_seconds" performed
+      and "seconds" taken.
+    Raises:
+      SampleError: a folder with something else in it, or a number of dialogues that cannot be had.
+    """
+    output, started = Path(output), time.monotonic()
+    if workers < 1:
+        raise SampleError(f"the sample corpus needs at least one worker, not {workers}")
+    corpus = plan_corpus(seed, dialogues)
+    labels = _labels(corpus, seed)
+    _prepare_folder(output, labels)
+    performances = [item for split in corpus for item in _performances(output, split, corpus[split])]
+    todo = [item for item in performances if not item.exists]
+    speech_seconds = _perform_all(todo, workers, progress)
+    _write_json(output / "train.json", [dialogue.labelled() for dialogue in corpus["train"]])
+    _write_json(output / "test" / "v_test_v5_0.json", [dialogue.labelled() for dialogue in corpus["test"]])
+    _write_json(output / "test" / "test.json", [dialogue.released() for dialogue in corpus["test"]])
+    return {
+        **{split: _counts(corpus[split]) for split in corpus},
+        "performed": len(todo),
+        "kept": len(performances) - len(todo),
+        "speech_seconds": round(speech_seconds, 1),
+        "seconds": round(time.monotonic() - started, 1),
+    }
+
+
+def _counts(dialogues: list[Dialogue]) -> dict[str, object]:
+    return {
+        "dialogues": len(dialogues),
+        "turns": sum(len(dialogue.script.queries) for dialogue in dialogues),
+        "utterances": sum(len(dialogue.utterances) for dialogue in dialogues),
+        "halves": dict(sorted(collections.Counter(dialogue.script.half for dialogue in dialogues).items())),
+        "emotions": dict(sorted(collections.Counter(dialogue.script.emotion for dialogue in dialogues).items())),
+    }
+
+
+def _performances(output: Path, split: str, dialogues: list[Dialogue]) -> list[Performance]:
+    audio, video = (output / folder for folder in FOLDERS[split])
+    performances = []
+    for dialogue in dialogues:
+        for index, who, text in dialogue.utterances:
+            name = f"dia{dialogue.conversation_id}utt{index}_{who.id}"
+            # the listener's face and voice mirror the speaker's emotion, as the paper supervises them
+            performances.append(
+                Performance(audio / f"{name}.wav", video / f"{name}.mp4", text, who.id, dialogue.script.emotion)
+            )
+    return performances
+
+
+def _perform_all(todo: list[Performance], workers: int, progress: bool) -> float:
+    """Perform everything in `workers` fresh processes (in this one for a single worker); returns seconds of speech."""
+    if not todo:
+        return 0.0
+    for folder in {path.parent for item in todo for path in (item.audio, item.video)}:
+        folder.mkdir(parents=True, exist_ok=True)
+    if workers == 1:
+        return _drain(map(perform, todo), len(todo), progress)
+    # not forked: the parent may have started JAX's threads
+    context = multiprocessing.get_context("spawn")
+    with concurrent.futures.ProcessPoolExecutor(min(workers, len(todo)), mp_context=context) as pool:
+        try:
+            return _drain(pool.map(perform, todo, chunksize=4), len(todo), progress)
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+
+
+def _drain(lengths, total: int, progress: bool) -> float:
+    started, seconds = time.monotonic(), 0.0
+    step = 1 if sys.stderr.isatty() else max(1, total // 5)
+    for done, length in enumerate(lengths, 1):
+        seconds += length
+        if progress and (done % step == 0 or done == total):
+            rate = done / (time.monotonic() - started)
+            line = f"sample: {done}/{total} utterances, {rate:.1f}/s, {(total - done) / rate:.0f} s to go"
+            end = "\r" if sys.stderr.isatty() and done < total else "\n"
+            print(line.ljust(70), end=end, file=sys.stderr, flush=True)
+    return seconds
+
+
+def _labels(corpus: dict[str, list[Dialogue]], seed: int) -> dict:
+    """What the released layout has no field for, and a fingerprint of all that the media depend on."""
+    dialogues = {
+        split: {
+            dialogue.conversation_id: {"half": dialogue.script.half, "emotion": dialogue.script.emotion}
+            for dialogue in corpus[split]
+        }
+        for split in corpus
+    }
+    lines = [
+        [dialogue.conversation_id, dialogue.script.emotion, index, who.id, text]
+        for split in corpus
+        for dialogue in corpus[split]
+        for index, who, text in dialogue.utterances
+    ]
+    digest = hashlib.sha256(json.dumps([FACE_SIZE, lines]).encode())
+    for source in _performer_sources():
+        digest.update(source.read_bytes())
+    return {"made_by": _MADE_BY, "seed": seed, "fingerprint": digest.hexdigest(), "dialogues": dialogues}
+
+
+def _performer_sources() -> list[Path]:
+    """The code that decides how an utterance sounds and looks."""
+    package = Path(sample_performance.__file__).resolve().parent.parent
+    single = [
+        package / "preparation" / "sample_performance.py", package / "inference" / "avatars.py",
+        package / "data" / "media.py", package / "generators" / "phonemes.py", package / "generators" / "interfaces.py",
+    ]  # fmt: skip
+    return single + sorted((package / "generators" / "classical").glob("*.py"))
+
+
+def _prepare_folder(output: Path, labels: dict) -> None:
+    """Make `output` ready: empty, or ours with media that fit the labels; anything of another corpus of ours goes."""
+    if output.exists() and not output.is_dir():
+        raise SampleError(f"{output} is a file: name a folder for the sample corpus")
+    marker = output / LABELS
+    if not marker.is_file():
+        if output.exists() and any(output.iterdir()):
+            raise SampleError(f"{output} is not empty and holds no sample corpus: name a new folder")
+    elif (found := _read_marker(marker)) != labels["fingerprint"]:
+        if found is None:
+            raise SampleError(f"{marker} was not written by `{_MADE_BY}`: name a new folder")
+        _remove_corpus(output)
+    _write_json(marker, labels)
+    (output / "README.md").write_text(corpus_card(labels), encoding="utf-8")
+
+
+def _read_marker(marker: Path) -> str | None:
+    try:
+        found = json.loads(marker.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return found.get("fingerprint", "") if isinstance(found, dict) and found.get("made_by") == _MADE_BY else None
+
+
+def _remove_corpus(output: Path) -> None:
+    for name in ("train.json", "test/test.json", "test/v_test_v5_0.json"):
+        (output / name).unlink(missing_ok=True)
+    for folder in (folder for pair in FOLDERS.values() for folder in pair):
+        for suffix in ("wav", "mp4"):
+            for path in (output / folder).glob(f"dia*utt*_*.{suffix}"):
+                path.unlink()
+
+
+def _write_json(path: Path, content) -> None:
+    """Written beside and moved, so that a file that is there is whole."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.part")
+    temporary.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    temporary.replace(path)

@@ -1,0 +1,84 @@
+"""Attention against a plain float64 softmax in numpy; splash's kernel (interpreted) against the same."""
+
+import jax
+import numpy as np
+import pytest
+
+from empatheia_jax.llm.attention import AttentionError, attend, attend_cached, packed_mask, rotary_angles, rotate
+
+
+def reference(query, key, value, seen):
+    """Loop over rows and heads: softmax(q k / sqrt d) v where seen [B, T, S], float64."""
+    out = np.zeros(query.shape)
+    group = query.shape[2] // key.shape[2]
+    for row in range(query.shape[0]):
+        for head in range(query.shape[2]):
+            keys, values = (
+                key[row, :, head // group].astype(np.float64),
+                value[row, :, head // group].astype(np.float64),
+            )
+            logits = query[row, :, head] @ keys.T / np.sqrt(query.shape[-1])
+            logits = np.where(seen[row], logits, -np.inf)
+            weights = np.exp(logits - logits.max(-1, keepdims=True))
+            out[row, :, head] = weights / weights.sum(-1, keepdims=True) @ values
+    return out
+
+
+def draw(seed, length, heads=4, kv_heads=2, head_dim=8, keys=None, rows=2):
+    rng = np.random.default_rng(seed)
+    shapes = [(rows, length, heads), (rows, keys or length, kv_heads), (rows, keys or length, kv_heads)]
+    return [rng.normal(size=(*shape, head_dim)).astype(np.float32) * 2 for shape in shapes]
+
+
+def segments(length):
+    """Three Examples and padding; one Example and no padding."""
+    cuts = np.array([0.3, 0.55, 0.9]) * length
+    return np.stack([np.searchsorted(cuts, np.arange(length), side="right") + 1, np.ones(length, int)]) % 4
+
+
+@pytest.mark.parametrize("length", [1, 37, 128, 300])  # below, at and across the block size
+@pytest.mark.parametrize("packed", [False, True])
+def test_rows(seed, length, packed):
+    query, key, value = draw(seed, length)
+    ids = segments(length) if packed else np.ones((2, length), int)
+    seen = np.tril(np.ones((length, length), bool)) & (ids[:, :, None] == ids[:, None, :])
+    ours = jax.jit(attend, static_argnums=4)(query, key, value, ids if packed else None, "xla")
+    np.testing.assert_allclose(ours, reference(query, key, value, seen), atol=2e-5)
+    np.testing.assert_array_equal(packed_mask(ids)[:, 0], seen)
+
+
+def test_cached_queries_read_up_to_their_position(seed):
+    query, key, value = draw(seed, 3, keys=20)
+    positions = np.array([[4, 5, 6], [17, 18, 20]])  # 20 is padding: past the last slot
+    seen = np.arange(20) <= positions[..., None]
+    ours = attend_cached(query, key, value, positions)
+    np.testing.assert_allclose(ours, reference(query, key, value, seen), atol=2e-5)
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_splash_agrees(seed, packed):
+    query, key, value = draw(seed, 256, head_dim=128)
+    ids = segments(256) if packed else None
+    ours = attend(query, key, value, ids, "splash")
+    np.testing.assert_allclose(ours, attend(query, key, value, ids, "xla"), atol=2e-5)
+
+
+def test_splash_refuses_odd_lengths(seed):
+    with pytest.raises(AttentionError, match="multiple of 128"):
+        attend(*draw(seed, 100), None, "splash")
+
+
+def test_rotation_depends_on_distance_only(seed):
+    """<rotate(q, m), rotate(k, n)> is a function of m - n; position 0 is the identity; lengths are kept."""
+    rng = np.random.default_rng(seed)
+    query, key = rng.normal(size=(2, 1, 1, 1, 8)).astype(np.float32)
+    frequencies = np.array([1.0, 0.3, 0.05, 0.001], np.float32)
+
+    def turned(x, position):
+        return np.asarray(rotate(x, rotary_angles(np.array([[position]]), frequencies)))
+
+    np.testing.assert_array_equal(turned(query, 0), query)
+    np.testing.assert_allclose(np.linalg.norm(turned(query, 77)), np.linalg.norm(query), rtol=1e-5)
+    products = [np.sum(turned(query, start + 5) * turned(key, start)) for start in (0, 11, 60)]
+    np.testing.assert_allclose(products, products[0], atol=1e-4)
+    assert abs(np.sum(turned(query, 0) * turned(key, 5)) - products[0]) > 1e-3  # and its sign matters

@@ -1,0 +1,276 @@
+"""Extraction of a small released-layout corpus: what is stored, what is refused, and what a kill leaves behind."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from empatheia_jax.config import Config, EncoderConfig
+from empatheia_jax.data.avamerg import read_examples
+from empatheia_jax.data.features import FeatureStore, StoreError, store_settings
+from empatheia_jax.data.media import read_audio, read_video, write_audio, write_video
+from empatheia_jax.encoders import build_encoders
+from empatheia_jax.generators.build import build_generators
+from empatheia_jax.generators.interfaces import video_frame_count
+from empatheia_jax.preparation import extract as module
+from empatheia_jax.preparation.extract import ExtractError, extract
+
+pytest.importorskip("espeakng_loader")
+
+CONFIG = Config()
+ROOT = Path(__file__).resolve().parents[2]
+AGES, PROFILE = ("young", "elderly"), {"gender": "female", "timbre": "mid"}
+
+
+def _media(folder: Path, name: str, rng) -> None:
+    """One second of a voice-like tone at 24 kHz, and of a face-like disc at 25 fps."""
+    time_axis = np.arange(24000) / 24000
+    pitch = rng.uniform(100, 300)
+    audio = sum(np.sin(2 * np.pi * pitch * k * time_axis) / k for k in range(1, 12))
+    audio *= 0.55 - 0.45 * np.cos(25 * time_axis)
+    write_audio(folder / "audio_v5_0" / f"{name}.wav", (0.1 * audio).astype(np.float32), 24000)
+    y, x = np.mgrid[:64, :64]
+    frames = np.full((25, 64, 64, 3), rng.integers(40, 90), np.uint8)
+    frames[:, (y - 32) ** 2 + (x - 32) ** 2 < 22**2] = rng.integers(120, 220, 3)
+    write_video(folder / "video_v5_0" / f"{name}.mp4", frames, preset="ultrafast")
+
+
+def _corpus(folder: Path, dialogues: int = 5) -> Path:
+    rng = np.random.default_rng(0)
+    for name in ("audio_v5_0", "video_v5_0"):
+        (folder / name).mkdir(parents=True)
+    written = []
+    for number in range(dialogues):
+        words = [f"I saw the {thing} again." for thing in ("river", "old house", "train", "letter")]
+        history = [
+            {"index": i, "role": ("speaker", "listener")[i % 2], "utterance": text} for i, text in enumerate(words)
+        ]
+        turns = [
+            {
+                "turn_id": str(turn), "context": "A walk.", "dialogue_history": history[: 2 * turn + 1],
+                "response": words[2 * turn + 1],
+                "chain_of_empathy": {"speaker_emotion": "sad", "event_scenario": "A walk", "emotion_cause": "A view",
+                                     "goal_to_response": "Listen"},
+            }
+            for turn in range(2)
+        ]  # fmt: skip
+        written.append(
+            {
+                "conversation_id": f"{number:05d}", "topic": "Life Events", "turns": turns,
+                "speaker_profile": {**PROFILE, "age": "young", "ID": 1},
+                "listener_profile": {**PROFILE, "age": "elderly", "ID": 2},
+            }
+        )  # fmt: skip
+        for index in range(4):
+            _media(folder, f"dia{number:05d}utt{index}_{1 + index % 2}", rng)
+    (folder / "train.json").write_text(json.dumps(written))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory) -> Path:
+    return _corpus(tmp_path_factory.mktemp("corpus"))
+
+
+@pytest.fixture(autouse=True)
+def small_shards(monkeypatch):
+    monkeypatch.setattr(module, "SHARD_UTTERANCES", 3)
+
+
+@pytest.fixture(scope="module")
+def reference(corpus, tmp_path_factory) -> tuple[Path, dict]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "SHARD_UTTERANCES", 3)
+        output = tmp_path_factory.mktemp("reference") / "features"
+        return output, extract(CONFIG, corpus, output, workers=1, progress=False)
+
+
+def content(directory: Path) -> dict[str, bytes]:
+    """What a finished store consists of, leftovers included."""
+    return {path.name: path.read_bytes() for path in directory.iterdir()}
+
+
+def test_everything_is_there(reference, corpus):
+    output, counts = reference
+    assert {name: counts[name] for name in ("utterances", "records", "audio", "video", "gold", "rejected")} == {
+        "utterances": 20, "records": 20, "audio": 20, "video": 20, "gold": 10, "rejected": 0,
+    }  # fmt: skip
+    encoders, (speech, face) = build_encoders(CONFIG.encoders), build_generators(CONFIG.generators)
+    store = FeatureStore(output, store_settings(encoders, speech, face))
+    assert len(store) == 20 and (output / "rejected.jsonl").read_text() == ""
+    examples = [e for split in ("train", "validation") for e in read_examples(corpus, split)[0]]
+    keys = {e.utterance_key(u) for e in examples for u in (*e.history, e.response)}
+    assert keys == set(store.keys)
+
+    example = examples[0]
+    arrays = store[example.utterance_key(example.history[0])]
+    assert set(arrays) == {"audio", "video"}  # a speaker has no golds
+    for modality, media in (("audio", read_audio(example.history[0].audio, 16000)),
+                            ("video", read_video(example.history[0].video, count=8))):  # fmt: skip
+        wanted = encoders[modality].encode(encoders[modality].preprocess(media))
+        np.testing.assert_allclose(arrays[modality], wanted, rtol=2e-3, atol=2e-3)
+
+
+def test_golds_are_what_the_generators_say(reference, corpus):
+    output, _ = reference
+    store = FeatureStore(output)
+    speech, face = build_generators(CONFIG.generators)
+    example = read_examples(corpus, "train")[0][0]
+    key = example.utterance_key(example.response)
+    arrays = store[key]
+    audio = read_audio(example.response.audio, speech.sample_rate)
+    phonemes = speech.phonemes(example.response.text)
+    np.testing.assert_array_equal(arrays["phonemes"], phonemes)
+    np.testing.assert_array_equal(arrays["phoneme_frames"], speech.align(audio, speech.sample_rate, phonemes))
+    close = {"rtol": 2e-3, "atol": 2e-3}
+    np.testing.assert_allclose(arrays["content_speech"], speech.content(phonemes), **close)
+    np.testing.assert_allclose(
+        arrays["style_speech"], speech.style(audio, speech.sample_rate, phonemes), **close
+    )
+    assert arrays["content_speech"].shape == (len(phonemes), speech.content_dim)
+    frames = video_frame_count(arrays["phoneme_frames"])
+    assert arrays["content_video"].shape == (frames, face.content_dim)
+    assert arrays["style_video"].shape == (face.style_dim,)
+    assert store.sizes(key) == (len(phonemes), frames)
+
+
+def test_a_complete_store_is_left_alone(reference, corpus):
+    output, counts = reference
+    before = {path: path.stat().st_mtime_ns for path in output.iterdir()}
+    assert extract(CONFIG, corpus, output, workers=1, progress=False) == counts
+    assert {path: path.stat().st_mtime_ns for path in output.iterdir()} == before
+
+
+def test_two_processes_share_the_work(reference, corpus, tmp_path):
+    output = tmp_path / "features"
+    first = extract(CONFIG, corpus, output, workers=1, progress=False, process=1, processes=2)
+    assert 0 < first["utterances"] < 20
+    with pytest.raises(StoreError, match="interrupted"):
+        FeatureStore(output)
+    assert extract(CONFIG, corpus, output, workers=1, progress=False, process=0, processes=2) == reference[1]
+    assert content(output) == content(reference[0])
+
+
+def test_progress_says_rate_and_time_to_go(corpus, tmp_path, capsys):
+    extract(CONFIG, corpus, tmp_path / "features", workers=1)
+    last = capsys.readouterr().err.strip().splitlines()[-1]
+    assert "20/20 utterances" in last and "/s" in last and "0 s to go" in last and "0 rejected" in last
+
+
+KILLED = """
+import sys
+from empatheia_jax.config import Config
+from empatheia_jax.preparation import extract as module
+if __name__ == "__main__":
+    module.SHARD_UTTERANCES = 3
+    module.extract(Config(), sys.argv[1], sys.argv[2], workers=2, progress=False)
+"""
+
+
+def test_killed_at_a_random_moment_and_resumed(reference, corpus, tmp_path, seed):
+    """SIGKILL of the main process, once at any moment and once among shards; then the work is finished, not redone."""
+    output, script = tmp_path / "features", tmp_path / "run.py"
+    script.write_text(KILLED)
+    choose = random.Random(seed)
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    for after_a_shard in (False, True):
+        run = subprocess.Popen([sys.executable, str(script), str(corpus), str(output)], env=environment)
+        if after_a_shard:
+            finished = len(list(output.glob("shard-*.array_record")))
+            while run.poll() is None and len(list(output.glob("shard-*.array_record"))) <= finished:
+                time.sleep(0.005)
+            time.sleep(choose.uniform(0.0, 0.2))
+        else:
+            time.sleep(choose.uniform(0.0, 3.0))
+        children = _children(run.pid)
+        run.send_signal(signal.SIGKILL)
+        run.wait()
+        deadline = time.monotonic() + 20
+        while any(_alive(child) for child in children) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        assert not any(_alive(child) for child in children), "workers outlive the process that was killed"
+    manifest = json.loads((output / "manifest.json").read_text())
+    if not manifest["complete"]:
+        with pytest.raises(StoreError, match="interrupted"):
+            FeatureStore(output)
+    kept = {path: path.stat().st_mtime_ns for path in output.glob("shard-*.array_record")}
+    assert kept
+    assert extract(CONFIG, corpus, output, workers=1, progress=False) == reference[1]
+    assert {path: path.stat().st_mtime_ns for path in kept} == kept
+    assert content(output) == content(reference[0])
+
+
+def _children(pid: int) -> list[int]:
+    try:
+        return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    except OSError:
+        return []
+
+
+def _alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+@pytest.fixture
+def damaged(tmp_path) -> Path:
+    folder = _corpus(tmp_path / "damaged", dialogues=2)
+    (folder / "audio_v5_0" / "dia00000utt1_2.wav").write_bytes(b"")
+    (folder / "video_v5_0" / "dia00000utt2_1.mp4").write_bytes(b"no video at all")
+    (folder / "audio_v5_0" / "dia00001utt0_1.wav").unlink()
+    (folder / "video_v5_0" / "dia00001utt0_1.mp4").unlink()
+    return folder
+
+
+def test_bad_media_stop(damaged, tmp_path):
+    with pytest.raises(ExtractError, match=r"dia00000utt1_2\.wav.*--on-error skip") as caught:
+        extract(CONFIG, damaged, tmp_path / "features", workers=1, progress=False)
+    assert "\n" not in str(caught.value)
+    assert not list((tmp_path / "features").glob("*.part"))
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_bad_media_are_counted_and_listed(damaged, tmp_path, workers):
+    output = tmp_path / "features"
+    counts = extract(CONFIG, damaged, output, workers=workers, on_error="skip", progress=False)
+    assert counts["rejected"] == 2 and counts["without_media"] == 1 and counts["utterances"] == 7
+    rejected = [json.loads(line) for line in (output / "rejected.jsonl").read_text().splitlines()]
+    assert {(Path(r["file"]).name, r["modality"]) for r in rejected} == {
+        ("dia00000utt1_2.wav", "audio"), ("dia00000utt2_1.mp4", "video"),
+    }  # fmt: skip
+    assert all(r["error"] for r in rejected)
+    store = FeatureStore(output)
+    by_name = {key.split("/", 1)[1]: store[key] for key in store.keys}
+    assert "audio" not in by_name["00000/1"] and "style_video" in by_name["00000/1"]  # what could be had is kept
+    assert set(by_name["00000/2"]) == {"audio"} and "00001/0" not in by_name
+
+
+def test_workers_raise_the_same_error(damaged, tmp_path):
+    with pytest.raises(ExtractError, match="--on-error skip"):
+        extract(CONFIG, damaged, tmp_path / "features", workers=2, progress=False)
+
+
+def test_stale_store_and_changed_data_are_refused(reference, corpus, tmp_path):
+    other = Config(encoders=EncoderConfig(audio_segments=16))
+    with pytest.raises(StoreError, match="encoders.audio.shape"):
+        extract(other, corpus, reference[0], workers=1, progress=False)
+    changed = _corpus(tmp_path / "changed", dialogues=4)
+    with pytest.raises(StoreError, match="other data"):
+        extract(CONFIG, changed, reference[0], workers=1, progress=False)
+
+
+def test_nothing_to_extract(corpus, tmp_path):
+    (tmp_path / "text").mkdir()
+    (tmp_path / "text" / "train.json").write_text((corpus / "train.json").read_text())
+    with pytest.raises(ExtractError, match="20 utterances"):
+        extract(CONFIG, tmp_path / "text", tmp_path / "features", progress=False)
+    assert not (tmp_path / "features").exists()
