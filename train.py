@@ -14,7 +14,20 @@ from empatheia_jax.checkpoint import Checkpoints, Position
 from empatheia_jax.config_io import load_config
 from empatheia_jax.training.clock import Clock
 from empatheia_jax.training.metrics import Metrics
-from empatheia_jax.training.run import Run, Stop, build, check_workdir, describe, evaluate, load_data, restore, run_stage, save_config
+from empatheia_jax.training.run import (
+    Run,
+    Stop,
+    abstract_model,
+    check_workdir,
+    complete,
+    describe,
+    evaluate,
+    initialise,
+    load_data,
+    restore,
+    run_stage,
+    save_config,
+)
 from empatheia_jax.training.stages import stage
 
 
@@ -45,17 +58,19 @@ def main(argv: list[str]) -> int:
         data = load_data(args.workdir, config)
     save_config(args.workdir, config)
 
-    # ── Model: abstract, then born sharded ────────────────────────────────────────────────────────────────────────
-    with clock("build"):
-        graphdef, state = build(config, data.widths, mesh)
+    # ── Model (abstract): shapes and shardings before a byte ──────────────────────────────────────────────────────
+    graphdef, state = abstract_model(config, data.widths, mesh)
     print(f"model    {describe(state)}")
 
-    # ── Load ──────────────────────────────────────────────────────────────────────────────────────────────────────
+    # ── Load, sharded: what a checkpoint holds is restored into place, the rest is drawn there ────────────────────
     checkpoints = Checkpoints(args.workdir / "checkpoints")
     position = checkpoints.latest() if args.resume else None
+    with clock("load"):
+        if not complete(position):
+            state = initialise(config, data.widths, state)
+        state = restore(args.workdir, config, checkpoints, position, state)
     metrics = Metrics(args.workdir, position.step if position else (0 if args.resume else None))
     run = Run(args.workdir, config, mesh, data, checkpoints, metrics, clock, Stop())
-    state = restore(args.workdir, config, checkpoints, position, state)
     position = position or Position(0, stages[0].number, 0)
 
     # ── Stages ────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -30,7 +30,7 @@ class Position:
 
 def _named(state: nnx.State) -> dict[str, jax.Array]:
     """Flat names -> arrays: a form that outlives changes of module classes."""
-    return {"/".join(map(str, path)): variable[...] for path, variable in nnx.to_flat_state(state)}
+    return {"/".join(map(str, path)): variable.get_value() for path, variable in nnx.to_flat_state(state)}
 
 
 def _filled(state: nnx.State, arrays: dict[str, jax.Array]) -> nnx.State:

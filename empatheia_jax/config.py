@@ -143,6 +143,7 @@ class DataConfig:
     frames: int = 512  # F
     modality_dropout: float = 0.3
     profile_dropout: float = 0.2  # share of training Examples whose profile line is left out
+    word_dropout: float = 0.0  # share of the prompt's words blanked in training; keeps a small LLM from learning by heart
     max_turns: int = 16
     max_seconds: float = 60.0
     max_megabytes: float = 50.0
@@ -155,6 +156,7 @@ class StageConfig:
     epochs: float = 6.0
     learning_rate: float = 5e-5
     warmup_share: float = 0.1
+    weight_decay: float | None = None  # None: optim.weight_decay
 
 
 @dataclasses.dataclass(frozen=True)

@@ -18,6 +18,7 @@ import hashlib
 import itertools
 import json
 import os
+import platform
 import struct
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -136,7 +137,7 @@ def write_json_lines(path: Path, values: Iterable) -> None:
 
 @contextlib.contextmanager
 def _atomic(path: Path) -> Iterator[Path]:
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.part")
+    temporary = path.with_name(f"{path.name}.{platform.node()}.{os.getpid()}.part")
     try:
         yield temporary
         with open(temporary, "rb+") as file:
@@ -144,6 +145,24 @@ def _atomic(path: Path) -> Iterator[Path]:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _remove_strays(directory: Path) -> None:
+    """Remove what killed processes of this machine were writing; other machines may be at work on the same store."""
+    for path in directory.glob(f"*.{platform.node()}.*.part"):
+        pid = path.name.rsplit(".", 2)[1]
+        if not (pid.isdigit() and _runs(int(pid))):
+            path.unlink(missing_ok=True)
+
+
+def _runs(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    return True
 
 
 def write_shard(directory: Path, index: int, records: Iterable[tuple[str, Mapping[str, np.ndarray]]], notes: dict):
@@ -202,7 +221,8 @@ class FeatureWriter:
                     "changed): delete the folder or choose another"
                 )
         else:
-            if self.directory.exists() and any(self.directory.iterdir()):
+            # A run killed while it wrote the manifest leaves a .part file.
+            if self.directory.exists() and any(path.suffix != ".part" for path in self.directory.iterdir()):
                 raise StoreError(f"{self.directory}: not empty and no feature store: choose another folder")
             self.directory.mkdir(parents=True, exist_ok=True)
             self.manifest = self._new
@@ -238,8 +258,7 @@ class FeatureWriter:
         write_json(self.directory / "index.json", index)
         self.manifest = self.manifest | {"complete": True, "counts": counts}
         write_json(self.directory / "manifest.json", self.manifest)
-        for stray in self.directory.glob("shard-*.part"):  # what a killed run left of the shard it was writing
-            stray.unlink(missing_ok=True)
+        _remove_strays(self.directory)
 
 
 # Reading --------------------------------------------------------------------------------------------------------------

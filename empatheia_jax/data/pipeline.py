@@ -58,7 +58,7 @@ class Rows:
         *, train: bool, seed: int,
     ):  # fmt: skip
         self.examples, self.config, self.store, self.widths = examples, config, store, widths
-        self.train, self.seed, self.style = train, seed, style
+        self.train, self.seed, self.style, self.tokenizer = train, seed, style, tokenizer
         data = config.data
         self.limits = RowLimits(data.row_tokens, data.row_targets, data.row_utterances, data.row_examples)
         self.encoded, self.encoded_bare = [], []
@@ -107,6 +107,9 @@ class Rows:
             bare = self.train and self.style != "text" and drop_profile < data.profile_dropout
             encoded = (self.encoded_bare if bare else self.encoded)[example_id]
             self._place_text(row, encoded, cursor, number)
+            if self.train and data.word_dropout:
+                words = slice(cursor, cursor + encoded.prompt_length)
+                self._drop_words(row["tokens"][words], rng)
             heard = not (self.train and drop_audio < data.modality_dropout)
             seen = not (self.train and drop_video < data.modality_dropout)
             utterance = self._place_slots(row, encoded, cursor, utterance, {"audio": heard, "video": seen})
@@ -127,6 +130,13 @@ class Rows:
         span = np.arange(first, last)[: self.config.data.response_tokens] + start
         row["response_index"][number, : len(span)] = span
         row["signal_index"][number] = start + encoded.signals + np.arange(2 * SIGNALS)
+
+    def _drop_words(self, prompt: np.ndarray, rng: np.random.Generator) -> None:
+        """Blank some of a prompt's words in place; slots and the first token stay."""
+        drop = rng.random(len(prompt)) < self.config.data.word_dropout
+        drop &= prompt < self.tokenizer.vocab_size
+        drop[0] = False
+        prompt[drop] = self.tokenizer.pad_id
 
     def _place_slots(self, row, encoded: Encoded, start: int, utterance: int, present: dict[str, bool]) -> int:
         if self.store is None:

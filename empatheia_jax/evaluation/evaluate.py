@@ -22,7 +22,6 @@ from empatheia_jax.data.schema import Example
 from empatheia_jax.evaluation import conditions, text
 from empatheia_jax.evaluation.latents import explained, predictor, training_means
 from empatheia_jax.evaluation.report import write_report
-from empatheia_jax.evaluation.style_sweep import sweep
 from empatheia_jax.generators.build import build_generators
 from empatheia_jax.inference.engine import Answer, Engine
 
@@ -257,6 +256,8 @@ def _latents(report: dict, engine: Engine, store, split: str, examples: list[Exa
 def _style(report: dict, engine: Engine, store, neutral: list[Example]) -> None:
     if not neutral:
         return  # a corpus that does not say which of its words are neutral
+    from empatheia_jax.evaluation.style_sweep import sweep
+
     speech, face = build_generators(engine.config.generators, face_size=128)
     features: Callable[[str], Mapping | None] = store.get
     report["style"] = sweep(engine, speech, face, neutral, features)

@@ -59,11 +59,11 @@ def percent(value: Estimate, digits: int = 1) -> str:
 
 
 def clock(seconds: float) -> str:
-    """Seconds for people: "31 s", "2 min 05 s"."""
+    """Seconds for people: "9.6 s", "84 s", "2 min 05 s"."""
     if seconds < 9.95:
         return f"{seconds:.1f} s"
     whole = round(seconds)
-    return f"{whole} s" if whole < 60 else f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole} s" if whole < 120 else f"{whole // 60} min {whole % 60:02d} s"
 
 
 # Blocks ===============================================================================================================

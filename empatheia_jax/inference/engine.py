@@ -26,7 +26,7 @@ from empatheia_jax.data.schema import Example, Profile, Widths
 from empatheia_jax.data.tokenizer import SIGNALS, Tokenizer
 from empatheia_jax.empatheia import Empatheia
 from empatheia_jax.llm.decode import append, generate
-from empatheia_jax.training.run import build, restore, saved_config
+from empatheia_jax.training.run import abstract_model, complete, restore, saved_config
 
 Features = Mapping[str, Mapping[str, np.ndarray]]  # utterance key -> {"audio": [Na, Da], "video": [Nv, Dv]}
 PROMPT_BUCKET, CHUNK_BUCKET, CONTENT_BUCKET = 64, 16, 32
@@ -66,10 +66,10 @@ class Engine:
         mesh = sharding.make_mesh(MeshConfig(data=1), jax.devices()[:1])
         checkpoints = Checkpoints(self.folder / "checkpoints")
         self.position = checkpoints.latest()
-        if self.position is None:
-            raise ConfigError(f"{self.folder}: no checkpoint yet: train it first, or wait for the first one")
-        self.graphdef, state = build(self.config, self.widths, mesh)
-        self.state = restore(self.folder, self.config, checkpoints, self.position, state)
+        if not complete(self.position):
+            raise ConfigError(f"{self.folder}: no checkpoint after stage 0 yet: train it first, or wait for one")
+        self.graphdef, abstract = abstract_model(self.config, self.widths, mesh)
+        self.state = restore(self.folder, self.config, checkpoints, self.position, abstract)
         checkpoints.close()
         self._write = jax.jit(self._write_traced)
         self._read = jax.jit(self._read_traced)

@@ -26,7 +26,7 @@ def optimizer(optim: OptimConfig, stage: StageConfig, steps: int) -> optax.Gradi
             schedule(stage, steps),
             b1=optim.b1,
             b2=optim.b2,
-            weight_decay=optim.weight_decay,
+            weight_decay=optim.weight_decay if stage.weight_decay is None else stage.weight_decay,
             mask=lambda params: jax.tree.map(lambda leaf: leaf.ndim >= 2, params),
         ),
     )

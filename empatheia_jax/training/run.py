@@ -114,17 +114,24 @@ def _training_texts(examples: list[Example], config: Config):
         yield from (piece.text for piece in pieces if isinstance(piece, Text))
 
 
-def build(config: Config, widths: Widths | None, mesh: jax.sharding.Mesh) -> tuple[nnx.GraphDef, nnx.State]:
-    """Shapes and shardings first, then every parameter born where it lives."""
+def abstract_model(config: Config, widths: Widths | None, mesh: jax.sharding.Mesh) -> tuple[nnx.GraphDef, nnx.State]:
+    """Shapes, dtypes and shardings of every parameter, before a byte is allocated."""
+    graphdef, abstract = nnx.split(nnx.eval_shape(_create(config, widths), jax.random.key(0)))
 
-    def create(key):
-        return Empatheia(config, widths, rngs=nnx.Rngs(key))
+    def placed(leaf, where):
+        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where)
 
-    key = jax.random.key(config.seed)
-    graphdef, abstract = nnx.split(nnx.eval_shape(create, key))
-    where = sharding.shardings(abstract, mesh)
-    init = jax.jit(lambda key: nnx.split(create(key))[1], out_shardings=where)
-    return graphdef, init(key)
+    return graphdef, jax.tree.map(placed, abstract, sharding.shardings(abstract, mesh))
+
+
+def initialise(config: Config, widths: Widths | None, abstract: nnx.State) -> nnx.State:
+    """Every parameter drawn where it lives."""
+    create, where = _create(config, widths), jax.tree.map(lambda leaf: leaf.sharding, abstract)
+    return jax.jit(lambda key: nnx.split(create(key))[1], out_shardings=where)(jax.random.key(config.seed))
+
+
+def _create(config: Config, widths: Widths | None):
+    return lambda key: Empatheia(config, widths, rngs=nnx.Rngs(key))
 
 
 def describe(state: nnx.State) -> str:
@@ -242,20 +249,25 @@ def _saved(trainable: nnx.State, frozen: nnx.State, stage: Stage) -> nnx.State:
     return state if stage.number == 0 else nnx.filter_state(state, trains(ADAPTED))
 
 
+def complete(position: Position | None) -> bool:
+    """Whether a checkpoint and the base beside it hold every parameter: true once stage 0 is over."""
+    return position is not None and position.stage > 0
+
+
 def restore(
     folder: Path, config: Config, checkpoints: Checkpoints, position: Position | None, state: nnx.State
 ) -> nnx.State:
     """Resume order: 1. the base (DIR/base, or the converted one); 2. the adapted parts of the newest checkpoint.
 
-    `state` gives shapes and shardings, and the values of what no checkpoint holds yet.
+    `state` gives shapes and shardings, and the values of what no checkpoint holds yet; it may be abstract where the
+    checkpoint is `complete`.
     """
-    in_stage_0 = position is not None and position.stage == 0
-    if config.base != "scratch" or (position is not None and not in_stage_0):
+    if config.base != "scratch" or complete(position):
         base_folder = folder / "base" if config.base == "scratch" else Path(config.base)
         state = nnx.merge_state(state, load_base(base_folder, nnx.filter_state(state, trains(("base",)))))
     if position is None:
         return attune(state) if config.base != "scratch" else state
-    saved = state if in_stage_0 else nnx.filter_state(state, trains(ADAPTED))
+    saved = nnx.filter_state(state, trains(ADAPTED)) if complete(position) else state
     return nnx.merge_state(state, checkpoints.load_params(position, saved))
 
 

@@ -1,6 +1,10 @@
 """The feature store: what goes in comes out, and nothing unfinished, stale or damaged is read."""
 
+import os
 import pickle
+import platform
+import subprocess
+import sys
 import threading
 
 import grain
@@ -123,6 +127,20 @@ def test_damaged_shard(tmp_path, damage):
     assert writer.unfinished() == [1] and not writer.complete
     write(tmp_path / "store")
     assert len(FeatureStore(tmp_path / "store")) == 4
+
+
+def test_what_a_kill_leaves_is_cleared_away(tmp_path):
+    directory = tmp_path / "store"
+    directory.mkdir()
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    stray = directory / f"manifest.json.{platform.node()}.{dead.pid}.part"
+    ours = directory / f"shard-00001.array_record.{platform.node()}.{os.getpid()}.part"
+    for path in (stray, ours):
+        path.write_text("half")
+    write(directory)
+    assert not stray.exists() and ours.exists()  # a live process may still rename its file
+    assert len(FeatureStore(directory)) == 4
 
 
 def test_a_failing_shard_leaves_nothing(tmp_path):

@@ -142,7 +142,7 @@ def test_everything_is_on_the_page(tmp_path, report, metrics, video):
         "It stings.", "A lost job", "jealous", "not written", "synchronizer",  # the answer
         "I hear you.", "I am sorry.", "the the the", "wrong",  # samples
         "1 of 2", "met", "missed",  # aims
-        "45 s of 30 s, over", "1 min 05 s", "Altogether 2 min 27 s of 1 min 10 s planned",
+        "45 s of 30 s, over", "65 s", "Altogether 2 min 27 s of 70 s planned",
         "empatheia evaluate", "jax: 0.10.2", "llm.width", "128", "tiny<",  # settings
         "held out 0.875", "odd", "could not be read: 1", "1,155",  # training
     ):  # fmt: skip

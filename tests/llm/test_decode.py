@@ -21,7 +21,7 @@ def prompts(seed):
 
 @pytest.fixture(scope="module")
 def run(llm):
-    """Callable(prompts, lengths, eos, key=, temperature=, top_p=) -> Generated: greedy and sampling, compiled once each."""
+    """Callable(prompts, lengths, eos, key=, temperature=, top_p=) -> Generated; without `eos` no row ever ends."""
     graphdef, state = nnx.split(llm)
 
     def call(state, prompts, lengths, eos, **sampling):
@@ -30,7 +30,7 @@ def run(llm):
 
     compiled = jax.jit(call)
 
-    def make(prompts, lengths, eos=60, **sampling):
+    def make(prompts, lengths, eos=-1, **sampling):
         return compiled(state, prompts, jnp.asarray(lengths), eos, **sampling)
 
     return make

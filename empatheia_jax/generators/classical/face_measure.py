@@ -32,7 +32,7 @@ MOUTH = (0.35, 0.545, 0.65, 0.80)
 _GRID = {EYES: (30, 22), MOUTH: (22, 20)}  # what a region is reduced to before PCA
 _COMPONENTS = 120
 _RIDGE, _LINEAR, _WIDTH = 2e-2, 0.05, 2.2
-_AVATARS, _STYLES = 96, 24  # calibration: invented avatars, and styles each performs
+_AVATARS, _STYLES = 96, 20  # calibration: invented avatars, and styles each performs
 _FIRST_AVATAR = 900_000
 _MIXING = 0.28
 

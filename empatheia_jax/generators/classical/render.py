@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 
 from empatheia_jax.generators.classical.appearance import Appearance, proportions
-from empatheia_jax.generators.classical.drawing import SHIFT, framed, mix, to_pixels
+from empatheia_jax.generators.classical.drawing import SHIFT, framed, to_pixels
 from empatheia_jax.generators.classical.expression import Shape, head_pose, jaw, named, upper_shapes
 from empatheia_jax.generators.classical.head import StaticFace, static_face
 from empatheia_jax.generators.classical.mouth import mouth_shapes
@@ -45,15 +45,15 @@ def draw(
     pixel_turn = turn.copy()
     pixel_turn[:, :, 2] = turn[:, :, 2] * size + turn[:, :, :2] @ np.array([0.5, 0.5]) - 0.5
     levels = np.round(jaw(v, content) * (len(layers.heads) - 1)).astype(int)
-    strokes = [_stroke(shape, turn, size, count) for shape in moving_shapes(look, v, content, numbers)]
+    strokes = _strokes(moving_shapes(look, v, content, numbers), turn, size)
     frames = np.empty((count, size, size, 3), np.uint8)
     for index in range(count):
         turned = cv2.warpAffine(layers.heads[levels[index]], pixel_turn[index], (size, size))
         clear = cv2.bitwise_not(cv2.extractChannel(turned, 3))
         behind = cv2.multiply(layers.background, cv2.merge((clear, clear, clear)), scale=1 / 255)
         frame = cv2.add(behind, cv2.cvtColor(turned, cv2.COLOR_RGBA2RGB))
-        for colours, outlines in strokes:
-            if colours[index] is not None:
+        for colours, visible, outlines in strokes:
+            if visible[index]:
                 cv2.fillPoly(frame, [outline[index] for outline in outlines], colours[index], cv2.LINE_AA, SHIFT)
         frames[index] = frame
     return frames
@@ -67,17 +67,22 @@ def moving_shapes(look: Appearance, v: dict[str, np.ndarray], content: np.ndarra
     return [dataclasses.replace(shape, outlines=[outline + shift for outline in shape.outlines]) for shape in shapes]
 
 
-def _stroke(shape: Shape, turn: np.ndarray, size: int, count: int) -> tuple[list, list[np.ndarray]]:
-    """A shape's colour in every frame (None: not drawn) and its outlines in fixed-point pixels."""
-    outlines = []
-    for outline in shape.outlines:
-        points = framed(np.broadcast_to(outline, (count, *outline.shape[1:])))
-        moved = points @ turn[:, :, :2].transpose(0, 2, 1) + turn[:, None, :, 2]
-        outlines.append(to_pixels(moved, size))
-    if shape.strength is None:
-        return [shape.colour] * count, outlines
-    strength = np.broadcast_to(shape.strength, count)
-    return [mix(shape.faint, shape.colour, s) if s > FAINTEST else None for s in strength], outlines
+def _strokes(shapes: list[Shape], turn: np.ndarray, size: int) -> list[tuple[list, list, list[np.ndarray]]]:
+    """Of each shape: its colour and whether it is seen, frame by frame, and its outlines in fixed-point pixels."""
+    count = len(turn)
+    outlines = [np.broadcast_to(o, (count, *o.shape[1:])) for shape in shapes for o in shape.outlines]
+    ends = np.cumsum([o.shape[1] for o in outlines])
+    points = framed(np.concatenate(outlines, axis=1))
+    pixels = to_pixels(points @ turn[:, :, :2].transpose(0, 2, 1) + turn[:, None, :, 2], size)
+    placed = iter(np.split(pixels, ends[:-1], axis=1))
+    strokes = []
+    for shape in shapes:
+        strength = np.ones(count) if shape.strength is None else np.broadcast_to(shape.strength, count)[:count]
+        faint, full = np.array(shape.faint), np.array(shape.colour)
+        colours = np.round(full if shape.strength is None else faint + (full - faint) * strength[:, None])
+        colours = np.broadcast_to(colours, (count, 3)).tolist()
+        strokes.append((colours, (strength > FAINTEST).tolist(), [next(placed) for _ in shape.outlines]))
+    return strokes
 
 
 def _turns(shift: np.ndarray, roll: np.ndarray) -> np.ndarray:
