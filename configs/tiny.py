@@ -34,6 +34,7 @@ def get_config() -> Config:
             response_tokens=24,
             phonemes=96,
             frames=128,
+            word_swap=0.8,
         ),
         optim=OptimConfig(accumulate=1, weight_decay=1e-3),
         # A scratch model of a million parameters wants larger steps than Vicuna's 5e-5.

@@ -143,6 +143,7 @@ class DataConfig:
     frames: int = 512  # F
     modality_dropout: float = 0.3
     profile_dropout: float = 0.2  # share of training Examples whose profile line is left out
+    word_swap: float = 0.0  # share of text-stage Examples whose things are exchanged (`data/augment.py`)
     word_dropout: float = 0.0  # share of the prompt's words blanked in training; keeps a small LLM from learning by heart
     max_turns: int = 16
     max_seconds: float = 60.0

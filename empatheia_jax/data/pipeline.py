@@ -11,11 +11,15 @@ import grain
 import numpy as np
 
 from empatheia_jax.config import Config, ConfigError
+from empatheia_jax.data.augment import WordSwap
 from empatheia_jax.data.encoded import Encoded, encode, labels, prompt_profile
 from empatheia_jax.data.packing import RowLimits, RowStream, Size, check_fits
 from empatheia_jax.data.prompts import Style
 from empatheia_jax.data.schema import SYMBOL_COUNT, UNKNOWN, Batch, Example, Widths
 from empatheia_jax.data.tokenizer import SIGNALS, Tokenizer
+
+
+SWAP_SPARE = 8  # tokens by which swapped words may be longer than those they replace
 
 
 @dataclasses.dataclass
@@ -51,16 +55,18 @@ class Rows:
     Args:
       store: maps an utterance key to its arrays, or None where it has none (`features.FeatureStore.get`).
       train: modality and profile dropout on; drawn from (seed, epoch, Example), so a resumed run draws the same.
+      swap: `data.word_swap` applies (stages that learn from words alone).
     """
 
     def __init__(
         self, examples: list[Example], style: Style, config: Config, tokenizer: Tokenizer, store, widths: Widths,
-        *, train: bool, seed: int,
+        *, train: bool, seed: int, swap: bool = False,
     ):  # fmt: skip
         self.examples, self.config, self.store, self.widths = examples, config, store, widths
         self.train, self.seed, self.style, self.tokenizer = train, seed, style, tokenizer
         data = config.data
         self.limits = RowLimits(data.row_tokens, data.row_targets, data.row_utterances, data.row_examples)
+        self.swap = WordSwap(examples) if train and swap and data.word_swap else None
         self.encoded, self.encoded_bare = [], []
         for example in examples:
             profile = prompt_profile(example, config)
@@ -68,8 +74,10 @@ class Rows:
             self.encoded_bare.append(
                 encode(example, style, config, tokenizer, None) if profile is not None else self.encoded[-1]
             )
+        spare = SWAP_SPARE if self.swap else 0
         self.sizes = [
-            Size(len(e.ids), int(e.loss.sum()), len({slot.key for slot in e.slots})) for e in self.encoded
+            Size(len(e.ids) + spare, int(e.loss.sum()) + spare, len({slot.key for slot in e.slots}))
+            for e in self.encoded
         ]
         check_fits(self.sizes, self.limits, [example.id for example in examples])
         self.stream = RowStream(self.sizes, self.limits, seed)
@@ -106,6 +114,8 @@ class Rows:
             data = self.config.data
             bare = self.train and self.style != "text" and drop_profile < data.profile_dropout
             encoded = (self.encoded_bare if bare else self.encoded)[example_id]
+            if self.swap is not None and rng.random() < data.word_swap:
+                encoded = self._swapped(example_id, bare, rng)
             self._place_text(row, encoded, cursor, number)
             if self.train and data.word_dropout:
                 words = slice(cursor, cursor + encoded.prompt_length)
@@ -130,6 +140,16 @@ class Rows:
         span = np.arange(first, last)[: self.config.data.response_tokens] + start
         row["response_index"][number, : len(span)] = span
         row["signal_index"][number] = start + encoded.signals + np.arange(2 * SIGNALS)
+
+    def _swapped(self, example_id: int, bare: bool, rng: np.random.Generator) -> Encoded:
+        """The Example with other things in it; itself where that would not fit the place the plan gave it."""
+        example = self.swap(self.examples[example_id], rng)
+        profile = None if bare else prompt_profile(example, self.config)
+        encoded = encode(example, self.style, self.config, self.tokenizer, profile)
+        planned = self.sizes[example_id]
+        if len(encoded.ids) > planned.tokens or encoded.loss.sum() > planned.targets:
+            return (self.encoded_bare if bare else self.encoded)[example_id]
+        return encoded
 
     def _drop_words(self, prompt: np.ndarray, rng: np.random.Generator) -> None:
         """Blank some of a prompt's words in place; slots and the first token stay."""

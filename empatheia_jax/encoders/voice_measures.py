@@ -110,7 +110,7 @@ def clip_measures(frames: VoiceFrames) -> np.ndarray:
 def modulation_rate(mel: np.ndarray) -> float:
     """How fast the spectrum's shape changes, Hz: the mean frequency of its cosine coefficients over time.
 
-    A rate of articulation that needs no peaks: a sine of frequency f has a derivative of deviation 2 pi f times its own.
+    A rate of articulation that needs no peaks: the derivative of a sine of f Hz deviates 2 pi f times as much as it.
 
     Args:
       mel: log-mel shape [T >= 4, MELS], 10 ms apart.

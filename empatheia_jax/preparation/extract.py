@@ -6,6 +6,7 @@ once, for the encoders and for the golds.
 """
 
 import concurrent.futures
+import concurrent.futures.process
 import contextlib
 import dataclasses
 import multiprocessing
@@ -290,6 +291,10 @@ def _run(
         try:
             for future in concurrent.futures.as_completed(futures):
                 yield futures[future], future.result()
+        except concurrent.futures.process.BrokenProcessPool as error:
+            raise ExtractError(
+                "a worker died (out of memory?): run this again, it goes on where it stopped; --workers 1 needs least"
+            ) from error
         finally:
             pool.shutdown(cancel_futures=True)
 

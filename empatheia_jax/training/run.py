@@ -178,7 +178,7 @@ class Run:
         widths = data.widths or Widths((1, 1), (1, 1), 1, 1, 1, 1, 1)
         return Rows(
             examples, stage.prompt, config, data.tokenizer, data.store, widths, train=split_name == "train",
-            seed=config.seed * 10 + stage.number,
+            seed=config.seed * 10 + stage.number, swap=stage.number < 2,
         )  # fmt: skip
 
 

@@ -135,7 +135,7 @@ def test_what_a_kill_leaves_is_cleared_away(tmp_path):
     dead = subprocess.Popen([sys.executable, "-c", ""])
     dead.wait()
     stray = directory / f"manifest.json.{platform.node()}.{dead.pid}.part"
-    ours = directory / f"shard-00001.array_record.{platform.node()}.{os.getpid()}.part"
+    ours = directory / f"shard-00001.array_record.{platform.node()}.{os.getppid()}.part"
     for path in (stray, ours):
         path.write_text("half")
     write(directory)

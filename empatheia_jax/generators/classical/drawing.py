@@ -117,4 +117,6 @@ class Layer:
         if size == self.side:
             return self.rgb, self.alpha
         box = cv2.INTER_AREA
-        return cv2.resize(self.rgb, (size, size), interpolation=box), cv2.resize(self.alpha, (size, size), interpolation=box)
+        return cv2.resize(self.rgb, (size, size), interpolation=box), cv2.resize(
+            self.alpha, (size, size), interpolation=box
+        )

@@ -34,7 +34,7 @@ _COSINE, _SINE = np.cos(_ANGLE), np.sin(_ANGLE)
 
 
 def named(style: np.ndarray) -> dict[str, np.ndarray]:
-    """S_video by name, limited to what can be drawn: [style_dim] or, changing over a clip, [F, style_dim] -> [F or 1]."""
+    """S_video [style_dim] or, changing over a clip, [F, style_dim] by name, limited to what can be drawn: [1 or F]."""
     return {name: np.clip(np.atleast_2d(style)[:, i], -2.2, 2.2) for i, name in enumerate(STYLE)}
 
 
@@ -194,7 +194,9 @@ def _nose(look: Appearance, head: Proportions, v: dict[str, np.ndarray]) -> list
     flare = (1 + 0.18 * np.clip(v["nose_wrinkle"], 0, 2))[:, None]
     shade = darker(look.skin, 0.76)
     t = np.linspace(0, np.pi, 11)
-    ball = ribbon(_outline(0.5 - 0.024 * size * flare * np.cos(t), y + 0.012 * size * np.sin(t)), 0.003 + 0.0012 * np.sin(t))
+    ball = ribbon(
+        _outline(0.5 - 0.024 * size * flare * np.cos(t), y + 0.012 * size * np.sin(t)), 0.003 + 0.0012 * np.sin(t)
+    )
     arc = np.linspace(-1.1, 1.3, 7)
     wings = [
         ribbon(
@@ -233,5 +235,5 @@ def _cheeks(look: Appearance, head: Proportions, v: dict[str, np.ndarray]) -> li
         apples.append(_line([(x - 0.036, y + 0.004), (x, y + 0.013), (x + 0.036, y + 0.002)], 0.006))
     return [
         Shape(darker(look.skin, 0.7), folds, look.skin, 0.8 * depth),
-        Shape(darker(look.skin, 0.74), apples, look.skin, np.clip(0.8 * v["cheek_raise"], 0, 1)),
+        Shape(darker(look.skin, 0.68), apples, look.skin, np.clip(0.8 * v["cheek_raise"], 0, 1)),
     ]

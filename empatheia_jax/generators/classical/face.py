@@ -1,12 +1,14 @@
 """A talking face without weights: a parametric 2-D portrait, drawn frame by frame.
 
-C_video moves jaw and lips, S_video brows, eyes, mouth and head (appendix D.2.2's split of content and style).
+C_video moves jaw and lips, S_video brows, eyes, mouth and head: the split of appendix D.2.2, in coordinates with names.
 """
 
 import numpy as np
 
+from empatheia_jax.generators.classical.appearance import Appearance
 from empatheia_jax.generators.classical.expression import STYLE
 from empatheia_jax.generators.classical.face_measure import measure_style
+from empatheia_jax.generators.classical.portrait import appearance_from_portrait
 from empatheia_jax.generators.classical.render import draw
 from empatheia_jax.generators.classical.visemes import CONTENT, mouth_content
 from empatheia_jax.generators.interfaces import VIDEO_FPS, Portrait
@@ -16,7 +18,7 @@ class ClassicalFace:
     """`FaceGenerator` that draws.
 
     Attributes:
-      size: side of the frames, pixels (even).
+      size: side of the frames, pixels: 128 for a corpus, 256 or 512 to be looked at.
     """
 
     name = "classical"
@@ -36,19 +38,36 @@ class ClassicalFace:
         return mouth_content(audio, sample_rate, phonemes, phoneme_frames)
 
     def style(self, frames: np.ndarray) -> np.ndarray:
-        """Gold S_video of a face video uint8 [F, h, w, 3] RGB: float32 [style_dim]; see `face_style.measure_style`."""
+        """Gold S_video of a face video uint8 [F, h, w, 3] RGB: float32 [style_dim]; see `measure_style`."""
         return measure_style(frames)
 
     def animate(self, content: np.ndarray, style: np.ndarray, portrait: Portrait) -> np.ndarray:
         """Draw a clip.
 
         Args:
-          content: C_video [F, content_dim].
-          style: S_video [style_dim].
-          portrait: its `appearance`.
+          content: C_video [F, content_dim]; F may be 0.
+          style: S_video [style_dim], or [F, style_dim] to change it over the clip.
+          portrait: `appearance` (an `Appearance`), or `image`, whose colours are put on it (or on a default face).
         Returns:
           uint8 [F, size, size, 3] RGB.
+        Raises:
+          ValueError: wrong shapes, values that are not numbers, an empty portrait.
+          PortraitError: the image has no face.
         """
-        look = portrait.appearance
         content, style = np.asarray(content, np.float64), np.asarray(style, np.float64)
-        return draw(look, content, style, self.size)
+        if content.ndim != 2 or content.shape[1] != self.content_dim:
+            raise ValueError(f"C_video must be [F, {self.content_dim}], not {list(content.shape)}")
+        if style.shape not in ((self.style_dim,), (len(content), self.style_dim)):
+            raise ValueError(f"S_video must be [{self.style_dim}] or [F, {self.style_dim}], not {list(style.shape)}")
+        if not (np.isfinite(content).all() and np.isfinite(style).all()):
+            raise ValueError("C_video or S_video holds values that are not numbers")
+        return draw(_appearance(portrait), content, style, self.size)
+
+
+def _appearance(portrait: Portrait) -> Appearance:
+    look = portrait.appearance
+    if portrait.image is not None:
+        return appearance_from_portrait(portrait.image, look)[0]
+    if not isinstance(look, Appearance):
+        raise ValueError("the classical face needs a portrait with an appearance or an image")
+    return look

@@ -12,8 +12,8 @@ from empatheia_jax.generators.classical.drawing import framed
 from empatheia_jax.generators.classical.face_measure import work_frames
 
 SIDE = 128
-_BROW_ROWS, _EYE_ROWS = (0.305, 0.425), (0.425, 0.50)  # head coordinates
-_BROW_COLUMNS = ((0.355, 0.45), (0.55, 0.645))
+_BROW_TOP, _EYE_ROWS, _LID = 0.302, (0.425, 0.495), 0.025  # head coordinates; no brow comes closer to its pupil
+_EYE_COLUMNS = ((0.375, 0.425), (0.575, 0.625))
 _MOUTH_ROWS, _MOUTH_COLUMNS = (0.59, 0.735), (0.425, 0.575)
 
 
@@ -27,13 +27,13 @@ def measure_brow_height(frames: np.ndarray) -> float:
     """
     heights = []
     for frame in work_frames(frames, side=SIDE):
-        lines = _thin_dark(frame, 11)
-        sides = []
-        for left, right in _BROW_COLUMNS:
-            brow = _centre(_cut(lines, _BROW_ROWS, (left, right)).sum(axis=1))
-            eye = _centre(_cut(lines, _EYE_ROWS, (left, right)).sum(axis=1))
-            top = _pixel(_EYE_ROWS[0], 1) - _pixel(_BROW_ROWS[0], 1)
-            sides.append(top + eye - brow)
+        lines, sides = _thin_dark(frame, 11) ** 2, []
+        for left, right in _EYE_COLUMNS:
+            eye = _pixel(_EYE_ROWS[0], 1) + _mean_row(_cut(_dark(frame), _EYE_ROWS, (left, right)))
+            outer = (left - 0.03, left + 0.04) if left < 0.5 else (right - 0.04, right + 0.03)
+            top, bottom = _pixel(_BROW_TOP, 1), int(eye - _LID * SIDE)
+            brow = top + _highest_peak(lines[top:bottom, _pixel(outer[0], 0) : _pixel(outer[1], 0)].sum(axis=1))
+            sides.append(eye - brow)
         heights.append(np.mean(sides) / SIDE)
     return float(np.median(heights))
 
@@ -85,9 +85,23 @@ def _cut(picture: np.ndarray, rows: tuple[float, float], columns: tuple[float, f
     return picture[top:bottom, left:right]
 
 
-def _centre(profile: np.ndarray) -> float:
-    """Centre of the highest peak of a profile, in samples."""
-    peak = int(np.argmax(profile))
-    near = slice(max(0, peak - 3), peak + 4)
+def _dark(frame: np.ndarray) -> np.ndarray:
+    """How much darker than half a cheek's brightness each pixel is: float [SIDE, SIDE]; pupils and little else."""
+    grey = cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY).astype(np.float64)
+    skin = np.median(_cut(grey, (0.51, 0.55), (0.40, 0.60)))
+    return np.maximum(0.5 * skin - grey, 0) ** 2
+
+
+def _mean_row(weight: np.ndarray) -> float:
+    profile = weight.sum(axis=1) + 1e-9
+    return float((np.arange(len(profile)) * profile).sum() / profile.sum())
+
+
+def _highest_peak(profile: np.ndarray) -> float:
+    """Centre of the first peak from the top that is not faint beside the largest, in rows."""
+    rise = np.concatenate([[0.0], profile, [0.0]])
+    peaks = np.nonzero((profile >= rise[:-2]) & (profile >= rise[2:]) & (profile > 0.35 * profile.max()))[0]
+    peak = int(peaks[0]) if len(peaks) else len(profile) // 2
+    near = slice(max(0, peak - 2), peak + 3)
     weight = profile[near] + 1e-9
     return float((np.arange(len(profile))[near] * weight).sum() / weight.sum())

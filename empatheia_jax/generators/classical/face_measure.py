@@ -5,7 +5,7 @@ The eye and the mouth region of a frame become maps of what is darker, brighter 
 Speech, blinks and sway are part of the calibration; a clip's style is the median over its frames. The calibration is
 deterministic, takes about two seconds once and is kept for the process.
 
-`measure_brow_height` and `measure_mouth_curve` know nothing of this: they are plain geometry, to check it against.
+`face_geometry` knows nothing of this: it is plain geometry, to check it against.
 """
 
 import dataclasses
@@ -20,7 +20,7 @@ from empatheia_jax.data.schema import Profile
 from empatheia_jax.generators.classical.appearance import appearance_for
 from empatheia_jax.generators.classical.drawing import framed
 from empatheia_jax.generators.classical.expression import STYLE
-from empatheia_jax.generators.classical.face_style import PERFORMANCE
+from empatheia_jax.generators.classical.face_style import emotion_styles
 from empatheia_jax.generators.classical.head import StaticFace
 from empatheia_jax.generators.classical.render import draw
 from empatheia_jax.generators.classical.visemes import sample_content
@@ -85,8 +85,7 @@ class Calibration:
     def predict(self, frames: np.ndarray) -> np.ndarray:
         """Style seen in each work frame: [f, style_dim]."""
         parts = [
-            (_maps(frames, box) - mean) @ basis
-            for box, mean, basis in zip(_GRID, self.means, self.bases, strict=True)
+            (_maps(frames, box) - mean) @ basis for box, mean, basis in zip(_GRID, self.means, self.bases, strict=True)
         ]
         return _kernel(np.concatenate(parts, axis=-1), self.centres, self.gamma) @ self.weights + self.bias
 
@@ -150,7 +149,7 @@ def _performances(random: np.random.Generator, number: int) -> tuple[np.ndarray,
     """An invented avatar in mixtures of two emotions while it speaks: frames [_STYLES, ...] and their styles."""
     age, gender = AGES[number % len(AGES)], GENDERS[number // len(AGES) % len(GENDERS)]
     look = appearance_for(Profile(age, gender, "mid"), _FIRST_AVATAR + number)
-    emotions = np.array([*PERFORMANCE.values(), (0.0,) * len(STYLE)])
+    emotions = np.concatenate([emotion_styles(), np.zeros((1, len(STYLE)))])
     share = random.beta(0.5, 0.5, (_STYLES, 1))
     one, other = random.integers(len(emotions), size=(2, _STYLES))
     styles = share * emotions[one] + (1 - share) * emotions[other]

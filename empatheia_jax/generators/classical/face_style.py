@@ -1,30 +1,67 @@
-"""S_video: how an avatar performs an emotion."""
+"""S_video an avatar shows for an emotion: what the sample corpus is performed with.
+
+The emotion decides; age and gender shade it a little, and every avatar has its own small habits.
+"""
 
 import numpy as np
 
-from empatheia_jax.data.emotions import AVATAR_EMOTIONS
+from empatheia_jax.data.emotions import AGES, AVATAR_EMOTIONS, GENDERS
 from empatheia_jax.data.schema import Profile
 from empatheia_jax.generators.classical.appearance import avatar_random
 from empatheia_jax.generators.classical.expression import STYLE
 
-#            raise slope skew  eye  cheek curve smirk part stretch lip wrinkle tilt drop
-PERFORMANCE = {
-    "happy": (0.35, 0.10, 0.0, 0.00, 1.0, 1.15, 0.0, 0.45, 0.6, 0.2, 0.0, 0.35, -0.2),
-    "surprised": (1.30, 0.10, 0.0, 1.20, 0.0, 0.00, 0.0, 1.60, -1.0, 0.0, 0.0, 0.0, -0.4),
-    "angry": (-0.9, -1.25, 0.0, 0.10, 0.2, -0.70, 0.0, 0.35, 0.3, 0.8, 0.5, 0.0, 0.5),
-    "fear": (0.70, 1.00, 0.0, 1.05, 0.0, -0.55, 0.0, 0.55, 0.6, 0.0, 0.0, -0.4, 0.1),
-    "sad": (0.10, 1.15, 0.0, -0.70, 0.1, -1.15, 0.0, -0.3, -0.3, 0.0, 0.0, 0.6, 0.9),
-    "disgusted": (-0.5, -0.45, 0.3, -0.70, 0.6, -0.80, 0.3, 0.1, 0.0, 1.2, 1.3, -0.6, -0.3),
-    "contempt": (0.10, -0.20, 1.1, -0.55, 0.1, 0.20, 1.15, -0.6, 0.1, 0.0, 0.0, -0.4, -0.8),
-}
-JITTER = 0.09
+PERFORMANCE: dict[str, dict[str, float]] = {
+    "happy": dict(brow_raise=0.35, brow_slope=0.1, cheek_raise=1.25, mouth_curve=1.2, mouth_part=0.45,
+                  mouth_stretch=0.7, lip_raise=0.2, head_tilt=0.35, head_drop=-0.2),
+    "surprised": dict(brow_raise=1.3, brow_slope=0.1, eye_open=1.25, cheek_raise=-0.4, mouth_part=1.6,
+                      mouth_stretch=-1.0, head_drop=-0.4),
+    "angry": dict(brow_raise=-0.9, brow_slope=-1.25, eye_open=0.1, cheek_raise=0.2, mouth_curve=-0.7, mouth_part=0.35,
+                  mouth_stretch=0.35, lip_raise=0.8, nose_wrinkle=0.5, head_drop=0.5),
+    "fear": dict(brow_raise=0.7, brow_slope=1.0, eye_open=1.05, cheek_raise=-0.3, mouth_curve=-0.55, mouth_part=0.55,
+                 mouth_stretch=0.65, head_tilt=-0.45, head_drop=0.1),
+    "sad": dict(brow_raise=0.1, brow_slope=1.15, eye_open=-0.75, cheek_raise=-0.1, mouth_curve=-1.2, mouth_part=-0.3,
+                mouth_stretch=-0.35, head_tilt=0.6, head_drop=0.9),
+    "disgusted": dict(brow_raise=-0.5, brow_slope=-0.45, brow_skew=0.3, eye_open=-0.7, cheek_raise=0.8,
+                      mouth_curve=-0.8, mouth_skew=0.3, mouth_part=0.1, lip_raise=1.25, nose_wrinkle=1.3,
+                      head_tilt=-0.6, head_drop=-0.3),
+    "contempt": dict(brow_raise=0.1, brow_slope=-0.2, brow_skew=1.1, eye_open=-0.55, mouth_curve=0.2, mouth_skew=1.2,
+                     mouth_part=-0.6, mouth_stretch=0.1, head_tilt=-0.4, head_drop=-0.8),
+}  # fmt: skip
+"""What each emotion moves (after Ekman's action units: a raised lower lid in joy, knit brows in anger ...)."""
+
+_INTENSITY = {"child": 1.1, "young": 1.0, "middle-aged": 0.97, "elderly": 0.92}
+_AGE = {"elderly": dict(brow_raise=-0.08, mouth_curve=-0.06, head_drop=0.06), "child": dict(eye_open=0.06)}
+_GENDER = {"female": dict(brow_raise=0.05, mouth_curve=0.04), "male": dict(brow_raise=-0.05, mouth_curve=-0.04)}
+_HABIT, _MOMENT = 0.07, 0.05  # standard deviation of an avatar's own bias, and of its take on one emotion
+
+
+def emotion_styles() -> np.ndarray:
+    """The seven emotions in `AVATAR_EMOTIONS`' order, before profile and avatar: float64 [7, style_dim]."""
+    return np.stack([_vector(PERFORMANCE[emotion]) for emotion in AVATAR_EMOTIONS])
 
 
 def face_style(profile: Profile, emotion: str, avatar_id: int) -> np.ndarray:
-    """How an avatar performs one of the seven emotions: S_video, float32 [style_dim]."""
-    style = np.array(PERFORMANCE[emotion])
-    random = avatar_random(avatar_id, f"face/{emotion}")
-    return (style + JITTER * random.standard_normal(len(STYLE))).astype(np.float32)
+    """How an avatar shows one of the seven emotions.
+
+    Args:
+      profile: age makes it livelier or calmer, gender shades it.
+      emotion: one of `AVATAR_EMOTIONS`.
+      avatar_id: the avatar's number, for its own habits.
+    Returns:
+      S_video float32 [style_dim] of order 1, coordinates named by `expression.STYLE`; 0 is a neutral face.
+    Raises:
+      ValueError: an unknown emotion, age or gender.
+    """
+    if emotion not in PERFORMANCE:
+        raise ValueError(f"no performance of {emotion!r}: choose from {', '.join(AVATAR_EMOTIONS)}")
+    if profile.age not in AGES or profile.gender not in GENDERS:
+        raise ValueError(f"no face for age {profile.age!r}, gender {profile.gender!r}")
+    style = _INTENSITY[profile.age] * _vector(PERFORMANCE[emotion])
+    style += _vector(_AGE.get(profile.age, {})) + _vector(_GENDER[profile.gender])
+    style += _HABIT * avatar_random(avatar_id, "face habit").standard_normal(len(STYLE))
+    style += _MOMENT * avatar_random(avatar_id, f"face {emotion}").standard_normal(len(STYLE))
+    return style.astype(np.float32)
 
 
-assert set(PERFORMANCE) == set(AVATAR_EMOTIONS)
+def _vector(values: dict[str, float]) -> np.ndarray:
+    return np.array([values.get(name, 0.0) for name in STYLE])

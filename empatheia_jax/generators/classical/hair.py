@@ -16,7 +16,15 @@ def draw_back_hair(layer: Layer, look: Appearance, head: Proportions) -> None:
     """Hair behind neck and head, in a darker tone."""
     colour, w, top = darker(look.hair, 0.78), head.width, head.top
     if look.hair_style in ("long", "fringe_long"):
-        outline = [(0, top), (w * 0.9, 0.17), (w + 0.055, 0.34), (w + 0.065, 0.6), (w + 0.085, 0.86), (w * 0.7, 0.97), (0, 0.97)]
+        outline = [
+            (0, top),
+            (w * 0.9, 0.17),
+            (w + 0.055, 0.34),
+            (w + 0.065, 0.6),
+            (w + 0.085, 0.86),
+            (w * 0.7, 0.97),
+            (0, 0.97),
+        ]
         layer.fill(smooth(mirrored(outline)), colour)
     elif look.hair_style == "curly_long":
         for y in np.linspace(0.3, 0.86, 8):
@@ -26,17 +34,43 @@ def draw_back_hair(layer: Layer, look: Appearance, head: Proportions) -> None:
                 layer.fill(ellipse((0.5 + side * reach * 0.72, y), (0.08, 0.07)), colour)
     elif look.hair_style in ("bob", "wavy"):
         bottom = head.chin - 0.03
-        outline = [(0, top), (w * 0.9, 0.17), (w + 0.05, 0.34), (w + 0.06, 0.56), (w + 0.045, bottom), (w * 0.5, bottom + 0.02), (0, bottom)]
+        outline = [
+            (0, top),
+            (w * 0.9, 0.17),
+            (w + 0.05, 0.34),
+            (w + 0.06, 0.56),
+            (w + 0.045, bottom),
+            (w * 0.5, bottom + 0.02),
+            (0, bottom),
+        ]
         layer.fill(smooth(mirrored(outline)), colour)
     elif look.hair_style == "ponytail":
-        tail = [(0.58, 0.12), (0.76, 0.13), (0.82, 0.32), (0.8, 0.62), (0.86, 0.86), (0.74, 0.84), (0.71, 0.6), (0.7, 0.3)]
+        tail = [
+            (0.58, 0.12),
+            (0.76, 0.13),
+            (0.82, 0.32),
+            (0.8, 0.62),
+            (0.86, 0.86),
+            (0.74, 0.84),
+            (0.71, 0.6),
+            (0.7, 0.3),
+        ]
         layer.fill(smooth(tail), colour)
     elif look.hair_style == "pigtails":
         for side in (-1, 1):
             x = 0.5 + side * (w + 0.055)
-            bunch = [(0, 0.4), (side * 0.055, 0.43), (side * 0.085, 0.58), (side * 0.06, 0.74), (side * 0.01, 0.79), (-side * 0.012, 0.6)]
+            bunch = [
+                (0, 0.4),
+                (side * 0.055, 0.43),
+                (side * 0.085, 0.58),
+                (side * 0.06, 0.74),
+                (side * 0.01, 0.79),
+                (-side * 0.012, 0.6),
+            ]
             layer.fill(smooth(np.array(bunch) + [x - side * 0.02, 0]), colour)
-            layer.stroke(smooth(np.array(bunch)[1:5] * [0.6, 1] + [x - side * 0.02, 0.01], closed=False), look.hair, 0.03)
+            layer.stroke(
+                smooth(np.array(bunch)[1:5] * [0.6, 1] + [x - side * 0.02, 0.01], closed=False), look.hair, 0.03
+            )
             layer.fill(ellipse((x - side * 0.012, 0.415), (0.024, 0.02)), look.clothes)
 
 
@@ -65,31 +99,46 @@ def draw_front_hair(layer: Layer, look: Appearance, head: Proportions) -> None:
 def _cap(style: str, head: Proportions) -> tuple[np.ndarray, list]:
     """Outline of the hair on top of the head, and its strands."""
     w, top = head.width, head.top
-    lift = {"quiff": 0.056, "tousled": 0.05, "short": 0.034, "receding": 0.016, "bun": 0.022}.get(style, 0.036)
+    lift = _LIFT.get(style, 0.036)
     outer_right = [(w * 0.55, top - lift * 0.75), (w * 0.95, 0.2), (w + 0.022, 0.32), (w + 0.014, 0.43)]
     outer = [(-x, y) for x, y in outer_right[::-1]] + [(0, top - lift)] + outer_right
-    lines = {
-        "short": [(w - 0.012, 0.43), (w - 0.03, 0.33), (w * 0.62, 0.262), (w * 0.1, 0.282), (-w * 0.45, 0.235), (-w + 0.03, 0.32), (-w + 0.012, 0.43)],
-        "quiff": [(w - 0.012, 0.42), (w - 0.03, 0.31), (w * 0.66, 0.225), (w * 0.2, 0.2), (-w * 0.3, 0.24), (-w * 0.72, 0.245), (-w + 0.03, 0.32), (-w + 0.012, 0.42)],
-        "receding": [(w - 0.014, 0.43), (w - 0.03, 0.34), (w * 0.74, 0.235), (w * 0.5, 0.165), (w * 0.18, 0.2), (-w * 0.18, 0.2), (-w * 0.5, 0.165), (-w * 0.74, 0.235), (-w + 0.03, 0.34), (-w + 0.014, 0.43)],
-        "bowl": [(w - 0.006, 0.44), (w - 0.022, 0.33), (w * 0.8, 0.298), (w * 0.4, 0.3), (0, 0.302), (-w * 0.4, 0.3), (-w * 0.8, 0.298), (-w + 0.022, 0.33), (-w + 0.006, 0.44)],
-        "tousled": [(w - 0.012, 0.42), (w - 0.03, 0.32), (w * 0.72, 0.3), (w * 0.6, 0.252), (w * 0.34, 0.3), (w * 0.2, 0.25), (-w * 0.08, 0.302), (-w * 0.25, 0.25), (-w * 0.5, 0.296), (-w * 0.7, 0.25), (-w + 0.03, 0.32), (-w + 0.012, 0.42)],
-        "fringe_long": [(w - 0.004, 0.46), (w - 0.022, 0.33), (w * 0.8, 0.297), (w * 0.4, 0.303), (0, 0.305), (-w * 0.4, 0.303), (-w * 0.8, 0.297), (-w + 0.022, 0.33), (-w + 0.004, 0.46)],
-        "pigtails": [(w - 0.008, 0.43), (w - 0.03, 0.33), (w * 0.62, 0.285), (w * 0.12, 0.23), (0, 0.205), (-w * 0.12, 0.23), (-w * 0.62, 0.285), (-w + 0.03, 0.33), (-w + 0.008, 0.43)],
-        "bun": [(w - 0.01, 0.42), (w - 0.032, 0.32), (w * 0.66, 0.235), (w * 0.25, 0.21), (0, 0.207), (-w * 0.25, 0.21), (-w * 0.66, 0.235), (-w + 0.032, 0.32), (-w + 0.01, 0.42)],
-        "side": [(w - 0.006, 0.46), (w - 0.026, 0.34), (w * 0.72, 0.275), (w * 0.2, 0.215), (-w * 0.32, 0.175), (-w * 0.62, 0.26), (-w + 0.026, 0.34), (-w + 0.006, 0.46)],
-    }  # fmt: skip
-    inner = lines.get(style, lines["side"])
-    outline = np.array(outer + inner) + [0.5, 0]
+    hairline = _HAIRLINES.get(style, _HAIRLINES["side"])
+    if hairline[-1][0] >= 0:  # given by its right half
+        hairline = [*hairline, *((-x, y) for x, y in hairline[::-1] if x)]
+    outline = np.array([*outer, *((w * x, y) for x, y in hairline)]) + [0.5, 0]
     part = -0.34 if style in ("short", "quiff", "long", "bob", "wavy", "ponytail") else 0.0
-    strands = []
     reach = {"receding": 0.02, "bun": 0.045, "pigtails": 0.05, "quiff": 0.05}.get(style, 0.09)
+    strands = []
     for share in (-0.75, -0.45, 0.2, 0.5, 0.78):
         start = (0.5 + w * (part * 0.8 + 0.12 * share), top - lift * 0.55)
         middle = (0.5 + w * (part * 0.5 + 0.62 * share), top + 0.015 - lift * 0.2)
         end = (0.5 + w * share * 0.96, top + reach + 0.05 * abs(share))
         strands.append([start, middle, end])
     return outline, strands
+
+
+_LIFT = {"quiff": 0.056, "tousled": 0.05, "short": 0.034, "receding": 0.016, "bun": 0.022}
+"""How far the hair stands above the skull."""
+
+_HAIRLINES = {
+    "short": [
+        (0.95, 0.43), (0.86, 0.33), (0.62, 0.258), (0.1, 0.274), (-0.45, 0.235), (-0.86, 0.32), (-0.95, 0.43)],
+    "quiff": [
+        (0.95, 0.42), (0.86, 0.31), (0.66, 0.225), (0.2, 0.2), (-0.3, 0.24), (-0.72, 0.245), (-0.86, 0.32),
+        (-0.95, 0.42)],
+    "receding": [(0.94, 0.43), (0.86, 0.34), (0.74, 0.235), (0.5, 0.165), (0.18, 0.2)],
+    "bowl": [(0.97, 0.44), (0.9, 0.33), (0.8, 0.284), (0.4, 0.287), (0, 0.289)],
+    "tousled": [
+        (0.95, 0.42), (0.86, 0.32), (0.72, 0.285), (0.6, 0.245), (0.34, 0.285), (0.2, 0.24), (-0.08, 0.286),
+        (-0.25, 0.24), (-0.5, 0.282), (-0.7, 0.245), (-0.86, 0.32), (-0.95, 0.42)],
+    "fringe_long": [(0.98, 0.46), (0.9, 0.33), (0.8, 0.283), (0.4, 0.287), (0, 0.29)],
+    "pigtails": [(0.96, 0.43), (0.86, 0.33), (0.62, 0.272), (0.12, 0.23), (0, 0.205)],
+    "bun": [(0.95, 0.42), (0.85, 0.32), (0.66, 0.235), (0.25, 0.21), (0, 0.207)],
+    "side": [
+        (0.97, 0.46), (0.88, 0.34), (0.72, 0.265), (0.2, 0.215), (-0.32, 0.175), (-0.62, 0.26), (-0.88, 0.34),
+        (-0.97, 0.46)],
+}  # fmt: skip
+"""Lower edge of the hair on the forehead, from the picture's right: x in half widths of the face, y."""
 
 
 def _side_locks(layer: Layer, look: Appearance, head: Proportions) -> None:
@@ -113,7 +162,14 @@ def _side_locks(layer: Layer, look: Appearance, head: Proportions) -> None:
 def _side_tufts(layer: Layer, look: Appearance, head: Proportions) -> None:
     w = head.width
     for side in (-1, 1):
-        tuft = [(w * 0.93, 0.27), (w + 0.03, 0.3), (w + 0.045, 0.4), (w + 0.03, 0.49), (w - 0.004, 0.46), (w - 0.012, 0.36)]
+        tuft = [
+            (w * 0.93, 0.27),
+            (w + 0.03, 0.3),
+            (w + 0.045, 0.4),
+            (w + 0.03, 0.49),
+            (w - 0.004, 0.46),
+            (w - 0.012, 0.36),
+        ]
         layer.fill(smooth([(0.5 + side * x, y) for x, y in tuft]), look.hair)
 
 

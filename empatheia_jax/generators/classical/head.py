@@ -70,20 +70,48 @@ def face_outline(head: Proportions) -> np.ndarray:
 def _behind(look: Appearance, head: Proportions, side: int) -> Layer:
     """Backdrop with a soft glow, hair behind, clothes, neck and the head's shadow on it."""
     layer = Layer(side, look.background)
-    layer.soft(ellipse((0.5, 0.4), (0.42, 0.42)), mix(look.background, (255, 255, 255), 0.55), 0.8, 0.12)
+    layer.soft(ellipse((0.5, 0.4), (0.42, 0.42)), mix(look.background, (255, 255, 255), 0.45), 0.8, 0.12)
     layer.soft(ellipse((0.5, 1.12), (0.7, 0.25)), darker(look.background, 0.8), 0.6, 0.1)
     draw_back_hair(layer, look, head)
     s, n = head.shoulders, head.neck
     top = max(head.chin + 0.045, 0.80)
-    body = [(0, top - 0.01), (n * 0.98, top - 0.005), (s * 0.72, top + 0.05), (s, top + 0.11), (s + 0.05, 1.2), (0, 1.2)]
+    body = [
+        (0, top - 0.01),
+        (n * 0.98, top - 0.005),
+        (s * 0.72, top + 0.05),
+        (s, top + 0.11),
+        (s + 0.05, 1.2),
+        (0, 1.2),
+    ]
     layer.fill(smooth(mirrored(body)), look.clothes)
-    layer.soft(smooth(mirrored([(s * 0.5, 0.92), (s, 0.95), (s + 0.05, 1.2), (s * 0.4, 1.2)])), darker(look.clothes, 0.72), 0.5, 0.03)
+    layer.soft(
+        smooth(mirrored([(s * 0.5, 0.92), (s, 0.95), (s + 0.05, 1.2), (s * 0.4, 1.2)])),
+        darker(look.clothes, 0.72),
+        0.5,
+        0.03,
+    )
     skin = darker(look.skin, 0.93)
-    neck = [(0, 0.6), (n, 0.6), (n * 0.97, top - 0.04), (n * 1.1, top - 0.002), (n * 0.5, top + 0.035), (0, top + 0.045)]
+    neck = [
+        (0, 0.6),
+        (n, 0.6),
+        (n * 0.97, top - 0.04),
+        (n * 1.1, top - 0.002),
+        (n * 0.5, top + 0.035),
+        (0, top + 0.045),
+    ]
     layer.fill(smooth(mirrored(neck)), skin)
     shadow = [(0, 0.6), (n, 0.6), (n, head.chin + 0.01), (0, head.chin + 0.045)]
     layer.soft(smooth(mirrored(shadow)), darker(look.skin, 0.6), 0.75, 0.014)
-    collar = smooth([(0.5 - n * 1.12, top - 0.004), (0.5 - n * 0.5, top + 0.036), (0.5, top + 0.047), (0.5 + n * 0.5, top + 0.036), (0.5 + n * 1.12, top - 0.004)], closed=False)
+    collar = smooth(
+        [
+            (0.5 - n * 1.12, top - 0.004),
+            (0.5 - n * 0.5, top + 0.036),
+            (0.5, top + 0.047),
+            (0.5 + n * 0.5, top + 0.036),
+            (0.5 + n * 1.12, top - 0.004),
+        ],
+        closed=False,
+    )
     layer.stroke(collar, mix(look.clothes, (255, 255, 255), 0.3), 0.016)
     return layer
 
@@ -136,12 +164,17 @@ def _age(layer: Layer, look: Appearance, head: Proportions) -> None:
     mouth = head.mouth_y
     for direction in (-1, 1):
         nasolabial = [(0.055, head.nose_y - 0.01), (0.085, (head.nose_y + mouth) / 2), (0.1, mouth + 0.01)]
-        layer.stroke(smooth([(0.5 + direction * x, y) for x, y in nasolabial], closed=False), line, 0.004 + 0.006 * depth)
+        layer.stroke(
+            smooth([(0.5 + direction * x, y) for x, y in nasolabial], closed=False), line, 0.004 + 0.006 * depth
+        )
         bag = ellipse((0.5 + direction * head.eye_x, EYE_Y + 0.022), (0.045, 0.024), 16, 0.35, np.pi - 0.35)
         layer.stroke(bag, line, 0.003 + 0.006 * depth)
         crow = 0.5 + direction * (head.eye_x + 0.064)
         for rise in (-0.016, 0.002, 0.02):
-            ray = [(crow, EYE_Y + 0.002 + rise * 0.5), (crow + direction * 0.02 * (0.6 + 0.4 * depth), EYE_Y + rise * 1.3)]
+            ray = [
+                (crow, EYE_Y + 0.002 + rise * 0.5),
+                (crow + direction * 0.02 * (0.6 + 0.4 * depth), EYE_Y + rise * 1.3),
+            ]
             layer.stroke(smooth(ray, closed=False), line, 0.003 + 0.003 * depth)
         if look.age == "elderly":
             jowl = [(0.115, mouth + 0.02), (0.105, mouth + 0.065), (0.075, mouth + 0.09)]
@@ -156,19 +189,41 @@ def _beard(layer: Layer, look: Appearance, head: Proportions, outline: np.ndarra
     mouth, w = head.mouth_y, head.width
     if look.beard == "stubble":
         right = [(0, mouth - 0.045), (0.07, mouth - 0.04), (w * 0.6, mouth - 0.035), (w * 0.98, 0.5), (w * 0.98, 0.6)]
-        right += [(w * head.jaw * 0.94, EYE_Y + 0.62 * (head.chin - EYE_Y)), (w * 0.62, head.chin - 0.02), (0, head.chin + 0.01)]
+        right += [
+            (w * head.jaw * 0.94, EYE_Y + 0.62 * (head.chin - EYE_Y)),
+            (w * 0.62, head.chin - 0.02),
+            (0, head.chin + 0.01),
+        ]
         layer.soft(smooth(mirrored(right)), mix(look.skin, darker(look.hair, 0.9), 0.55), 0.5, 0.014)
     elif look.beard == "full":
         right = [(0, mouth - 0.034), (0.07, mouth - 0.03), (w * 0.62, mouth - 0.03), (w * 0.985, 0.5), (w * 0.97, 0.58)]
-        right += [(w * head.jaw * 0.94, EYE_Y + 0.62 * (head.chin - EYE_Y)), (w * 0.62, head.chin - 0.02), (w * 0.3, head.chin + 0.022), (0, head.chin + 0.03)]
+        right += [
+            (w * head.jaw * 0.94, EYE_Y + 0.62 * (head.chin - EYE_Y)),
+            (w * 0.62, head.chin - 0.02),
+            (w * 0.3, head.chin + 0.022),
+            (0, head.chin + 0.03),
+        ]
         layer.fill(smooth(mirrored(right)), look.hair)
         for x in (-0.1, -0.05, 0.0, 0.05, 0.1):
             strand = [(0.5 + x, head.chin - 0.055 - abs(x) * 0.2), (0.5 + x * 0.9, head.chin + 0.004 - abs(x) * 0.25)]
             layer.stroke(smooth(strand, closed=False), darker(look.hair, 0.86), 0.007)
-        patch = [(0, mouth - 0.028), (0.07, mouth - 0.02), (0.088, mouth + 0.002), (0.06, mouth + 0.03), (0, mouth + 0.036)]
+        patch = [
+            (0, mouth - 0.028),
+            (0.07, mouth - 0.02),
+            (0.088, mouth + 0.002),
+            (0.06, mouth + 0.03),
+            (0, mouth + 0.036),
+        ]
         layer.fill(smooth(mirrored(patch)), mix(look.skin, look.hair, 0.12))
     elif look.beard == "moustache":
-        right = [(0, mouth - 0.042), (0.045, mouth - 0.047), (0.094, mouth - 0.012), (0.1, mouth + 0.008), (0.06, mouth - 0.016), (0, mouth - 0.021)]
+        right = [
+            (0, mouth - 0.042),
+            (0.045, mouth - 0.047),
+            (0.094, mouth - 0.012),
+            (0.1, mouth + 0.008),
+            (0.06, mouth - 0.016),
+            (0, mouth - 0.021),
+        ]
         layer.fill(smooth(mirrored(right)), look.hair)
 
 

@@ -46,7 +46,7 @@ _TARGETS: dict[str, tuple[float, float, float, float, float]] = {
     "hɦħʕʔχʡʢʜ": (0.40, 0.25, 0.05, 0.15, 0.0),
 }
 _REST = (0.0, 0.1, 0.0, 0.0, 0.15)
-_PAUSES = set(";:,.!?¡¿—…\"«»“”")
+_PAUSES = set(';:,.!?¡¿—…"«»“”')
 _TRANSPARENT = set("ˈˌːˑʼʴʰʱʲʷˠˤ˞↓↑→↗↘'\N{COMBINING VERTICAL LINE BELOW} ")
 """Marks and word gaps: no shape of their own, the mouth goes from one neighbour to the next."""
 
