@@ -44,6 +44,7 @@ class LlamaConfig:
     norm_epsilon: float = 1e-5
     max_length: int = 4096
     tie_embeddings: bool = False
+    init_std: float = 0.02  # of a base from scratch; transformers' value, small for a narrow model
     compute_dtype: str = "bfloat16"
     param_dtype: str = "bfloat16"  # of the frozen base; LoRA is always float32
     attention: Literal["xla", "cudnn", "splash"] = "xla"
@@ -61,7 +62,7 @@ class LlamaConfig:
     def tiny(cls, vocab_size: int = 2048) -> "LlamaConfig":
         return cls(
             vocab_size=vocab_size, width=128, layers=4, heads=4, kv_heads=2, head_dim=32, mlp_width=352, max_length=1024,
-            compute_dtype="float32", param_dtype="float32", remat="none",
+            compute_dtype="float32", param_dtype="float32", remat="none", tie_embeddings=True, init_std=0.06,
         )  # fmt: skip
 
 

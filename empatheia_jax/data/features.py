@@ -14,6 +14,7 @@ golds `content_speech` [P, Cs], `content_video` [F, Cv], `style_speech` [Ss], `s
 """
 
 import contextlib
+import fcntl
 import hashlib
 import itertools
 import json
@@ -137,32 +138,24 @@ def write_json_lines(path: Path, values: Iterable) -> None:
 
 @contextlib.contextmanager
 def _atomic(path: Path) -> Iterator[Path]:
+    """A temporary name that becomes `path` when the block ends well. It is locked as long as its writer lives."""
     temporary = path.with_name(f"{path.name}.{platform.node()}.{os.getpid()}.part")
-    try:
-        yield temporary
-        with open(temporary, "rb+") as file:
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with open(temporary, "wb") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        try:
+            yield temporary
+            os.fsync(held.fileno())
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
 
 
 def _remove_strays(directory: Path) -> None:
-    """Remove what killed processes of this machine were writing; other machines may be at work on the same store."""
-    for path in directory.glob(f"*.{platform.node()}.*.part"):
-        pid = path.name.rsplit(".", 2)[1]
-        if not (pid.isdigit() and _runs(int(pid))):
-            path.unlink(missing_ok=True)
-
-
-def _runs(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        pass
-    return True
+    """Remove what killed processes were writing, and nothing that a live one still writes."""
+    for path in directory.glob("*.part"):
+        with contextlib.suppress(OSError), open(path, "rb") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            path.unlink()
 
 
 def write_shard(directory: Path, index: int, records: Iterable[tuple[str, Mapping[str, np.ndarray]]], notes: dict):

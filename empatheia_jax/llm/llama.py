@@ -16,7 +16,7 @@ from jax.ad_checkpoint import checkpoint_name
 from empatheia_jax.config import LlamaConfig, LoraConfig, RopeScaling
 from empatheia_jax.llm import attention
 from empatheia_jax.llm.cache import Cache, write_layer
-from empatheia_jax.llm.initial import INIT_STD, draw_stacked
+from empatheia_jax.llm.initial import draw_stacked
 from empatheia_jax.llm.lora import Projection, adapter_dropout, check_targets, draw_lora_a
 
 PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
@@ -68,7 +68,7 @@ class Layers(nnx.Module):
         base_key, lora_key = jax.random.split(key)  # the base is the same with and without adapters
         layers, axes = config.layers, projection_axes(config)
         shapes = {name: (*x.values(), *y.values()) for name, (x, y) in axes.items()}
-        scales = dict.fromkeys(axes, INIT_STD)
+        scales = dict.fromkeys(axes, config.init_std)
         kernels = draw_stacked(jax.random.normal, base_key, shapes, scales, layers=layers, dtype=config.param_dtype)
         adapted = {name: tuple(axes[name][0].values()) for name in PROJECTIONS if lora and name in lora.targets}
         lora_a = draw_lora_a(lora_key, layers, adapted, lora.rank) if adapted else {}
@@ -91,7 +91,7 @@ class Llama(nnx.Module):
         self.config, self.lora = config, lora
         embedding_key, head_key, layers_key = jax.random.split(rngs.params(), 3)
         table = (config.vocab_size, config.width)
-        embedding = INIT_STD * jax.random.normal(embedding_key, table)
+        embedding = config.init_std * jax.random.normal(embedding_key, table)
         self.embedding = nnx.Param(
             embedding.astype(config.param_dtype), out_sharding=("vocab", "embed"), eager_sharding=False
         )
@@ -99,7 +99,7 @@ class Llama(nnx.Module):
         self.norm = nnx.Param(jnp.ones((config.width,), jnp.float32), out_sharding=("embed",), eager_sharding=False)
         self.head = nnx.data(None)  # tied: the embedding is read again
         if not config.tie_embeddings:
-            head = INIT_STD * jax.random.normal(head_key, table)  # the embedding's shape: compiled once
+            head = config.init_std * jax.random.normal(head_key, table)  # the embedding's shape: compiled once
             self.head = nnx.Param(
                 head.T.astype(config.param_dtype), out_sharding=("embed", "vocab"), eager_sharding=False
             )

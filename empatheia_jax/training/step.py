@@ -92,13 +92,16 @@ def make_step(graphdef: nnx.GraphDef, stage: Stage, tx: optax.GradientTransforma
             (_, terms), new = jax.value_and_grad(loss_of, has_aux=True)(trainable)
             return (jax.tree.map(jnp.add, grads, new), jax.tree.map(jnp.add, sums, terms)), None
 
-        accumulate = batch["tokens"].shape[0]
+        micro_batches = batch["tokens"].shape[0]
         first = jax.tree.map(lambda x: x[0], batch)
         shapes = jax.eval_shape(
             lambda t, f: stage_terms(nnx.merge(graphdef, t, f), stage, first, key, row_targets), trainable, frozen
         )
         zeros = (jax.tree.map(jnp.zeros_like, trainable), jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes))
-        (grads, sums), _ = jax.lax.scan(micro, zeros, (batch, jax.random.split(key, accumulate)))
+        if micro_batches == 1:  # a loop of one costs XLA's CPU backend its fusions
+            (grads, sums), _ = micro(zeros, (first, key))
+        else:
+            (grads, sums), _ = jax.lax.scan(micro, zeros, (batch, jax.random.split(key, micro_batches)))
         updates, opt_state = tx.update(grads, opt_state, trainable)
         metrics = {name: value * scale[name] for name, value in sums.items()}
         metrics["loss"] = sum(weight * metrics[name] for name, weight in stage.weights.items())

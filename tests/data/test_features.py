@@ -1,11 +1,10 @@
 """The feature store: what goes in comes out, and nothing unfinished, stale or damaged is read."""
 
-import os
 import pickle
-import platform
 import subprocess
 import sys
 import threading
+from pathlib import Path
 
 import grain
 import numpy as np
@@ -14,6 +13,7 @@ import pytest
 from empatheia_jax.data import features
 from empatheia_jax.data.features import FeatureStore, FeatureWriter, StoreError, pack_record, unpack_record, write_shard
 
+ROOT = Path(__file__).resolve().parents[2]
 SETTINGS = {"format": 1, "encoders": {"audio": {"shape": [4, 3], "version": 1}, "video": {"shape": [2, 5]}}}
 SHARDS = [["train/00001/0", "train/00001/1"], ["train/00002/0"], ["test/00001/0"]]
 
@@ -132,14 +132,19 @@ def test_damaged_shard(tmp_path, damage):
 def test_what_a_kill_leaves_is_cleared_away(tmp_path):
     directory = tmp_path / "store"
     directory.mkdir()
-    dead = subprocess.Popen([sys.executable, "-c", ""])
-    dead.wait()
-    stray = directory / f"manifest.json.{platform.node()}.{dead.pid}.part"
-    ours = directory / f"shard-00001.array_record.{platform.node()}.{os.getppid()}.part"
-    for path in (stray, ours):
-        path.write_text("half")
+    hold = "import pathlib, sys, time; from empatheia_jax.data.features import _atomic\n"
+    hold += "with _atomic(pathlib.Path(sys.argv[1])) as path:\n    print(path.name, flush=True)\n    time.sleep(60)"
+    writers = [
+        subprocess.Popen([sys.executable, "-c", hold, directory / name], stdout=subprocess.PIPE, text=True, cwd=ROOT)
+        for name in ("manifest.json", "shard-00001.array_record")
+    ]
+    dead, alive = (directory / writer.stdout.readline().strip() for writer in writers)
+    writers[0].kill()
+    writers[0].wait()
     write(directory)
-    assert not stray.exists() and ours.exists()  # a live process may still rename its file
+    assert not dead.exists() and alive.exists()
+    writers[1].kill()
+    writers[1].wait()
     assert len(FeatureStore(directory)) == 4
 
 

@@ -130,7 +130,7 @@ def _brows(look: Appearance, head: Proportions, v: dict[str, np.ndarray]) -> lis
     for distance, half in ((0.045, 0.075), (0.068, 0.06)):
         y = head.brow_y - distance - 0.018 * v["brow_raise"]
         forehead.append(_line([(0.5 - half, y + 0.004), (0.5, y - 0.003), (0.5 + half, y + 0.004)], 0.006))
-    raised = 0.75 * np.clip(v["brow_raise"] - 0.25, 0, 1)
+    raised = 0.8 * np.clip(v["brow_raise"] - 0.5, 0, 1)
     return [
         Shape(crease, frown, look.skin, knit),
         Shape(crease, forehead, look.skin, raised),
@@ -235,5 +235,10 @@ def _cheeks(look: Appearance, head: Proportions, v: dict[str, np.ndarray]) -> li
         apples.append(_line([(x - 0.036, y + 0.004), (x, y + 0.013), (x + 0.036, y + 0.002)], 0.006))
     return [
         Shape(darker(look.skin, 0.7), folds, look.skin, 0.8 * depth),
-        Shape(darker(look.skin, 0.68), apples, look.skin, np.clip(0.8 * v["cheek_raise"], 0, 1)),
+        Shape(
+            darker(look.skin, 0.76 if look.age in ("child", "young") else 0.68),
+            apples,
+            look.skin,
+            np.clip(0.8 * v["cheek_raise"], 0, 1),
+        ),
     ]

@@ -41,14 +41,14 @@ def measure_brow_height(frames: np.ndarray) -> float:
 def measure_mouth_curve(frames: np.ndarray) -> float:
     """How far the corners of the mouth are above its middle (negative: below), share of the picture's height.
 
-    A parabola is laid through the line of the lips; the third of the frames whose mouth is most closed counts.
+    A parabola is laid through the line of the lips; median over frames.
 
     Args:
       frames: uint8 [F, h, w, 3] RGB, framed as this package's face is.
     Raises:
       ValueError: no frames, or not RGB.
     """
-    curves, heights = [], []
+    curves = []
     for frame in work_frames(frames, side=SIDE):
         weight = _cut(_thin_dark(frame, 9), _MOUTH_ROWS, _MOUTH_COLUMNS) ** 2
         rows, columns = np.mgrid[: weight.shape[0], : weight.shape[1]].astype(np.float64)
@@ -58,11 +58,8 @@ def measure_mouth_curve(frames: np.ndarray) -> float:
         design = np.stack([np.ones(weight.size), u.ravel(), u.ravel() ** 2], axis=1)
         weighted = design * weight.ravel()[:, None]
         fit = np.linalg.solve(weighted.T @ design + 1e-9 * np.eye(3), weighted.T @ rows.ravel())
-        residual = rows.ravel() - design @ fit
         curves.append(-fit[2] / SIDE)
-        heights.append(np.sqrt((weight.ravel() * residual**2).sum() / weight.sum()))
-    closed = np.argsort(heights)[: max(1, len(heights) // 3)]
-    return float(np.median(np.array(curves)[closed]))
+    return float(np.median(curves))
 
 
 def _thin_dark(frame: np.ndarray, reach: int) -> np.ndarray:

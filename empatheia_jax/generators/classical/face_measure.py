@@ -3,7 +3,7 @@
 The eye and the mouth region of a frame become maps of what is darker, brighter and redder than the skin around it
 (relative to that skin, so complexion hardly matters), are reduced by PCA and regressed to the style's coordinates.
 Speech, blinks and sway are part of the calibration; a clip's style is the median over its frames. The calibration is
-deterministic, takes about two seconds once and is kept for the process.
+deterministic, takes a few seconds once and is kept for the process.
 
 `face_geometry` knows nothing of this: it is plain geometry, to check it against.
 """
@@ -33,6 +33,7 @@ _GRID = {EYES: (30, 22), MOUTH: (22, 20)}  # what a region is reduced to before 
 _COMPONENTS = 120
 _RIDGE, _LINEAR, _WIDTH = 2e-2, 0.05, 2.2
 _AVATARS, _STYLES = 96, 20  # calibration: invented avatars, and styles each performs
+_SIZES = (128, 128, 256)  # of the renders: lines look a little different in a larger picture, reduced
 _FIRST_AVATAR = 900_000
 _MIXING = 0.28
 
@@ -48,7 +49,8 @@ def measure_style(frames: np.ndarray) -> np.ndarray:
     Raises:
       ValueError: no frames, or not RGB.
     """
-    return np.median(calibration().predict(work_frames(frames)), axis=0).astype(np.float32)
+    looked_at = work_frames(frames)
+    return np.median(calibration().predict(looked_at), axis=0).astype(np.float32)
 
 
 def work_frames(frames: np.ndarray, count: int = CLIP_FRAMES, side: int = SIDE) -> np.ndarray:
@@ -156,7 +158,9 @@ def _performances(random: np.random.Generator, number: int) -> tuple[np.ndarray,
     styles += _MIXING * random.standard_normal(styles.shape)
     moments = random.integers(0, 250, _STYLES)
     content = sample_content(random, 250)[moments]
-    return draw(look, content, styles, SIDE, moments, StaticFace(look, SIDE, jaw_levels=3)), styles
+    size = _SIZES[number % len(_SIZES)]
+    layers = StaticFace(look, size, jaw_levels=3, oversampling=1)
+    return work_frames(draw(look, content, styles, size, moments, layers), _STYLES), styles
 
 
 def _principal(rows: np.ndarray, random: np.random.Generator) -> np.ndarray:

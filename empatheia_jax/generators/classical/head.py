@@ -34,8 +34,8 @@ class StaticFace:
       heads: uint8 [jaw_levels, size, size, 4]; RGB premultiplied by coverage, and coverage.
     """
 
-    def __init__(self, look: Appearance, size: int, jaw_levels: int = JAW_LEVELS):
-        side = min(1024, size * 2)
+    def __init__(self, look: Appearance, size: int, jaw_levels: int = JAW_LEVELS, oversampling: int = 2):
+        side = min(1024, size * oversampling)
         head = proportions(look)
         self.background = _behind(look, head, side).reduced(size)[0]
         layer = _head(look, head, side)

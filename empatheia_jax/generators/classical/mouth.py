@@ -72,6 +72,6 @@ def mouth_shapes(look: Appearance, head: Proportions, v: dict[str, np.ndarray], 
         Shape(INSIDE, [between(upper_in, lower_in)]),
         Shape(TONGUE, [tongue]),
         Shape(TEETH, [between(upper_in, at(edge))]),
-        Shape(TEETH, [lower_teeth], TEETH, bared[:, 8] / 0.018),  # a hairline of no teeth would show as a white rim
+        Shape(TEETH, [lower_teeth], TEETH, (bared[:, 8] - 0.003) / 0.01),  # less would be a white rim on the lip
         Shape(mix(upper, INK, 0.72), [ribbon(upper_in, 0.0026 * np.clip(1.25 - np.abs(_U) ** 6, 0.5, 1))]),
     ]
