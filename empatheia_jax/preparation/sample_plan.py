@@ -29,6 +29,8 @@ CANONICAL = {
 }  # fmt: skip
 """The fine label of a neutral dialogue: voice and face tell the avatar emotion, nothing tells a finer one."""
 
+FINE_PER_EMOTION = 2
+
 LEAST, MOST = 14, 200
 _TRIES = 1000  # draws before a dialogue is given up
 _DRAFTS = 6  # corpora written in search of one whose test words all occur in train
@@ -179,14 +181,15 @@ class _Author:
         labels = list(itertools.islice(itertools.cycle(fine), count))
         if first:
             self._fine[emotion] = sorted(set(labels))
-        places = {label: self._rng.randrange(8) for label in self._fine[emotion]}
+        # what happens is that of all fine emotions of the class; how it is felt is the label's
+        events = [event for name in FINE_TO_AVATAR if FINE_TO_AVATAR[name] == emotion for event in EMOTIONAL_EVENTS[name]]
+        deck = itertools.cycle(self._rng.sample(events, len(events)))
         scripts = []
         for wanted, length in zip(labels, self._turn_counts(count), strict=True):
 
             def draw(attempt, wanted=wanted, length=length):
                 label = wanted if attempt < _TRIES // 8 else self._rng.choice(self._fine[emotion])
-                places[label] += 1
-                event = EMOTIONAL_EVENTS[label][places[label] % len(EMOTIONAL_EVENTS[label])]
+                event = next(deck)
                 occasion = draw_occasion(self._rng, event, self._choose_thing(event), length)
                 return occasion, write_emotional(self._rng, occasion, label, length)
 
@@ -252,9 +255,12 @@ class _Author:
         return not script.sentences & self._earlier
 
     def _order_fine(self, emotion: str) -> list[str]:
-        """The fine emotions of an avatar emotion in random order; the canonical one, which has its own half, last."""
+        """The canonical fine emotion of an avatar emotion and one more.
+
+        A hundred dialogues spread over 32 labels would show a scratch model each label once or twice.
+        """
         fine = [name for name, avatar in FINE_TO_AVATAR.items() if avatar == emotion and name != CANONICAL[emotion]]
-        return [*self._rng.sample(fine, len(fine)), CANONICAL[emotion]]
+        return [*self._rng.sample(fine, min(len(fine), FINE_PER_EMOTION - 1)), CANONICAL[emotion]]
 
     def _turn_counts(self, count: int) -> list[int]:
         """Twos and threes in turn, beginning with either."""
