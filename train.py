@@ -68,7 +68,7 @@ def main(argv: list[str]) -> int:
     with clock("load"):
         if not complete(position):
             state = initialise(config, data.widths, state)
-        state = restore(args.workdir, config, checkpoints, position, state)
+        state = restore(args.workdir, config, checkpoints, position, state, data.statistics)
     metrics = Metrics(args.workdir, position.step if position else (0 if args.resume else None))
     run = Run(args.workdir, config, mesh, data, checkpoints, metrics, clock, Stop())
     position = position or Position(0, stages[0].number, 0)

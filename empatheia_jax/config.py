@@ -62,7 +62,7 @@ class LlamaConfig:
     def tiny(cls, vocab_size: int = 2048) -> "LlamaConfig":
         return cls(
             vocab_size=vocab_size, width=128, layers=4, heads=4, kv_heads=2, head_dim=32, mlp_width=352, max_length=1024,
-            compute_dtype="float32", param_dtype="float32", remat="none", tie_embeddings=True, init_std=0.06,
+            compute_dtype="float32", param_dtype="float32", remat="lora", tie_embeddings=True, init_std=0.06,
         )  # fmt: skip
 
 
@@ -144,7 +144,7 @@ class DataConfig:
     frames: int = 512  # F
     modality_dropout: float = 0.3
     profile_dropout: float = 0.2  # share of training Examples whose profile line is left out
-    word_swap: float = 0.0  # share of text-stage Examples whose things are exchanged (`data/augment.py`)
+    word_swap: float = 0.0  # share of Examples under L_emp whose things are exchanged (`data/augment.py`)
     word_dropout: float = 0.0  # share of the prompt's words blanked in training; keeps a small LLM from learning by heart
     max_turns: int = 16
     max_seconds: float = 60.0

@@ -9,6 +9,7 @@ import dataclasses
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 
 from empatheia_jax.config import Config
@@ -80,8 +81,15 @@ class Empatheia(nnx.Module):
         return states
 
 
-def attune(state: nnx.State) -> nnx.State:
-    """Give slots and new tokens the size of the base's words, once a base is there: they meet it on equal terms."""
+Statistics = dict[str, tuple[np.ndarray, np.ndarray]]  # "audio", "video" -> mean [D], standard deviation [D]
+
+
+def attune(state: nnx.State, statistics: Statistics | None = None) -> nnx.State:
+    """Fit the new parts to what is there before they train, once a base is loaded or trained.
+
+    Slots and new tokens get the size of the base's words, so that they meet them on equal terms; the projectors
+    standardise their inputs by the training features' `statistics`.
+    """
     flat = dict(nnx.to_flat_state(state))
     words = flat[("llm", "embedding")]
     size = jnp.sqrt(jnp.mean(jnp.square(words[...].astype(jnp.float32))))
@@ -91,6 +99,11 @@ def attune(state: nnx.State) -> nnx.State:
         elif path == ("new_tokens", "input"):
             rows = variable[...]
             flat[path] = variable.replace(rows * size / jnp.sqrt(jnp.mean(jnp.square(rows))))
+    for modality, (mean, deviation) in (statistics or {}).items():
+        projector = f"{modality}_projector"
+        for name, value in (("shift", mean), ("scale", 1.0 / np.maximum(deviation, 0.05))):
+            variable = flat[(projector, name)]
+            flat[(projector, name)] = variable.replace(jax.device_put(value.astype(np.float32), variable[...].sharding))
     return nnx.from_flat_state(list(flat.items()))
 
 

@@ -49,13 +49,26 @@ def widths_of(store) -> Widths:
     )
 
 
+def feature_statistics(store, examples: list[Example], most: int = 2000) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Mean and standard deviation [D] of each modality's features over the Examples' utterances (at most `most`)."""
+    keys = sorted({e.utterance_key(u) for e in examples for u in e.history})
+    found = [record for key in keys[:: max(1, len(keys) // most)] if (record := store.get(key)) is not None]
+    statistics = {}
+    for modality in ("audio", "video"):
+        features = [record[modality] for record in found if modality in record]
+        if features:
+            stacked = np.concatenate(features)
+            statistics[modality] = (stacked.mean(axis=0), stacked.std(axis=0))
+    return statistics
+
+
 class Rows:
     """Examples of one split under one prompt style, as rows of numpy arrays.
 
     Args:
       store: maps an utterance key to its arrays, or None where it has none (`features.FeatureStore.get`).
       train: modality and profile dropout on; drawn from (seed, epoch, Example), so a resumed run draws the same.
-      swap: `data.word_swap` applies (stages that learn from words alone).
+      swap: `data.word_swap` applies; swapped Examples have no content gold, their recordings say other words.
     """
 
     def __init__(
@@ -114,8 +127,8 @@ class Rows:
             data = self.config.data
             bare = self.train and self.style != "text" and drop_profile < data.profile_dropout
             encoded = (self.encoded_bare if bare else self.encoded)[example_id]
-            if self.swap is not None and rng.random() < data.word_swap:
-                encoded = self._swapped(example_id, bare, rng)
+            swapped = self._swapped(example_id, bare, rng) if self.swap and rng.random() < data.word_swap else None
+            encoded = swapped or encoded
             self._place_text(row, encoded, cursor, number)
             if self.train and data.word_dropout:
                 words = slice(cursor, cursor + encoded.prompt_length)
@@ -123,7 +136,7 @@ class Rows:
             heard = not (self.train and drop_audio < data.modality_dropout)
             seen = not (self.train and drop_video < data.modality_dropout)
             utterance = self._place_slots(row, encoded, cursor, utterance, {"audio": heard, "video": seen})
-            self._place_gold(row, self.examples[example_id], number)
+            self._place_gold(row, self.examples[example_id], number, content=swapped is None)
             row["example_id"][number] = example_id
             cursor += len(encoded.ids)
         return row
@@ -141,14 +154,14 @@ class Rows:
         row["response_index"][number, : len(span)] = span
         row["signal_index"][number] = start + encoded.signals + np.arange(2 * SIGNALS)
 
-    def _swapped(self, example_id: int, bare: bool, rng: np.random.Generator) -> Encoded:
-        """The Example with other things in it; itself where that would not fit the place the plan gave it."""
+    def _swapped(self, example_id: int, bare: bool, rng: np.random.Generator) -> Encoded | None:
+        """The Example with other things in it; None where that would not fit the place the plan gave it."""
         example = self.swap(self.examples[example_id], rng)
         profile = None if bare else prompt_profile(example, self.config)
         encoded = encode(example, self.style, self.config, self.tokenizer, profile)
         planned = self.sizes[example_id]
         if len(encoded.ids) > planned.tokens or encoded.loss.sum() > planned.targets:
-            return (self.encoded_bare if bare else self.encoded)[example_id]
+            return None
         return encoded
 
     def _drop_words(self, prompt: np.ndarray, rng: np.random.Generator) -> None:
@@ -175,7 +188,8 @@ class Rows:
                 row[f"{slot.modality}_start"][at] = start + slot.position
         return utterance
 
-    def _place_gold(self, row, example: Example, number: int) -> None:
+    def _place_gold(self, row, example: Example, number: int, content: bool) -> None:
+        """Labels and golds; `content` False where the words are no longer those of the recording."""
         for name, value in labels(example).items():
             row[name][number] = value
         if self.store is None or example.response is None:
@@ -186,7 +200,7 @@ class Rows:
         if "style_video" in gold:
             row["gold_style_video"][number], row["has_style_video"][number] = gold["style_video"], True
         phonemes, frames = gold.get("phonemes"), gold.get("content_video")
-        if phonemes is None or frames is None or self.style == "slots":
+        if phonemes is None or frames is None or self.style == "slots" or not content:
             return
         data = self.config.data
         if len(phonemes) > data.phonemes or len(frames) > data.frames:

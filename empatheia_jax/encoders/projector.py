@@ -24,12 +24,16 @@ class Projector(nnx.Module):
         self.attention = Attention(config.width, config.heads, rngs=rngs)
         self.mlp = FeedForward(config.width, 2 * config.width, config.width, rngs=rngs)
         self.out = Linear(config.width, llm_width, "latent", "features", rngs=rngs)
+        # Set from the training features (`empatheia.attune`): what all faces share must not drown what tells them apart.
+        self.shift = param(jnp.zeros(features), "features")
+        self.scale = param(jnp.ones(features), "features")
         # Set to the size of the base's word embeddings before training, so that a slot weighs as much as a word.
         self.gain = param(jnp.full((1,), 0.02), "rows")
 
     def __call__(self, features: jax.Array) -> jax.Array:
         """[M, Na, Da] -> [M, N, D], each token of root mean square `gain`."""
-        x = self.inputs(features.astype(jnp.float32)) + self.position[...]
+        features = (features.astype(jnp.float32) - self.shift[...]) * self.scale[...]
+        x = self.inputs(features) + self.position[...]
         x = self.norm_inputs(jax.nn.gelu(x))
         mask = jnp.ones(x.shape[:2], bool)
         queries = jnp.broadcast_to(self.queries[...], (x.shape[0], *self.queries.shape))

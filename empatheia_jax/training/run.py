@@ -16,10 +16,10 @@ from empatheia_jax.config_io import config_from_json, config_to_json
 from empatheia_jax.data import avamerg, tokenizer
 from empatheia_jax.data.encoded import prompt_profile
 from empatheia_jax.data.features import FeatureStore
-from empatheia_jax.data.pipeline import Rows, evaluation_batches, steps_for, training_batches, widths_of
+from empatheia_jax.data.pipeline import Rows, evaluation_batches, feature_statistics, steps_for, training_batches, widths_of
 from empatheia_jax.data.prompts import Text, render_prompt, render_target
 from empatheia_jax.data.schema import Example, Widths
-from empatheia_jax.empatheia import Empatheia, attune
+from empatheia_jax.empatheia import Empatheia, Statistics, attune
 from empatheia_jax.training.clock import Clock, Rate
 from empatheia_jax.training.metrics import Metrics, finite
 from empatheia_jax.training.optim import optimizer
@@ -73,6 +73,7 @@ class Data:
     tokenizer: tokenizer.Tokenizer
     store: FeatureStore | None
     widths: Widths | None
+    statistics: Statistics  # of the stored training features
 
 
 def load_data(folder: Path, config: Config) -> Data:
@@ -89,7 +90,8 @@ def load_data(folder: Path, config: Config) -> Data:
     if config.modalities:
         store = FeatureStore(Path(data.features or folder / "features"))
     words = load_tokenizer(folder, config, read["train"])
-    return Data(read["train"], read["validation"], words, store, widths_of(store) if store else None)
+    statistics = feature_statistics(store, read["train"]) if store else {}
+    return Data(read["train"], read["validation"], words, store, widths_of(store) if store else None, statistics)
 
 
 def load_tokenizer(folder: Path, config: Config, examples: list[Example]) -> tokenizer.Tokenizer:
@@ -178,7 +180,7 @@ class Run:
         widths = data.widths or Widths((1, 1), (1, 1), 1, 1, 1, 1, 1)
         return Rows(
             examples, stage.prompt, config, data.tokenizer, data.store, widths, train=split_name == "train",
-            seed=config.seed * 10 + stage.number, swap=stage.number < 2,
+            seed=config.seed * 10 + stage.number, swap="emp" in stage.weights,
         )  # fmt: skip
 
 
@@ -238,7 +240,7 @@ def _finish(run: Run, stage: Stage, state: nnx.State, opt_state, position: Posit
         if stage.number == 0:
             base = nnx.filter_state(state, trains(("base",)))
             save_base(run.folder / "base", base)
-            state = attune(state)
+            state = attune(state, run.data.statistics)
         run.checkpoints.save(position, nnx.filter_state(state, trains(ADAPTED)), opt_state)
     return state
 
@@ -255,7 +257,12 @@ def complete(position: Position | None) -> bool:
 
 
 def restore(
-    folder: Path, config: Config, checkpoints: Checkpoints, position: Position | None, state: nnx.State
+    folder: Path,
+    config: Config,
+    checkpoints: Checkpoints,
+    position: Position | None,
+    state: nnx.State,
+    statistics: Statistics | None = None,
 ) -> nnx.State:
     """Resume order: 1. the base (DIR/base, or the converted one); 2. the adapted parts of the newest checkpoint.
 
@@ -266,7 +273,7 @@ def restore(
         base_folder = folder / "base" if config.base == "scratch" else Path(config.base)
         state = nnx.merge_state(state, load_base(base_folder, nnx.filter_state(state, trains(("base",)))))
     if position is None:
-        return attune(state) if config.base != "scratch" else state
+        return attune(state, statistics) if config.base != "scratch" else state
     saved = nnx.filter_state(state, trains(ADAPTED)) if complete(position) else state
     return nnx.merge_state(state, checkpoints.load_params(position, saved))
 

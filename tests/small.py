@@ -1,0 +1,139 @@
+"""A whole system small enough to try anything on: settings, words, dialogues, stored features, a model far from zero."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from empatheia_jax.config import (
+    Config,
+    DataConfig,
+    LatentConfig,
+    LlamaConfig,
+    LoraConfig,
+    OptimConfig,
+    ProjectorConfig,
+    PromptConfig,
+)
+from empatheia_jax.data import emotions, tokenizer
+from empatheia_jax.data.schema import ChainOfEmpathy, Example, Profile, Utterance, Widths
+from empatheia_jax.empatheia import Empatheia
+from empatheia_jax.generators.interfaces import video_frame_count
+
+WIDTHS = Widths(
+    audio=(4, 6), video=(3, 5), symbols=178, content_speech=7, content_video=3, style_speech=6, style_video=5
+)
+THINGS = "dog train bicycle letter garden exam kitchen violin bridge ticket camera blanket river lamp coat window".split()
+FEELINGS = "glad scared lonely proud upset calm worried tired".split()
+
+
+def small_config(**fields) -> Config:
+    """Two layers of width 32, float32, no dropout anywhere but in the data."""
+    config = Config(
+        name="small",
+        llm=LlamaConfig(
+            vocab_size=320, width=32, layers=2, heads=4, kv_heads=2, head_dim=8, mlp_width=48, max_length=512,
+            compute_dtype="float32", param_dtype="float32", remat="none", tie_embeddings=True, init_std=0.15,
+        ),
+        lora=LoraConfig(rank=4, alpha=8.0, dropout=0.0),
+        projector=ProjectorConfig(tokens=2, width=16, heads=2),
+        latents=LatentConfig(width=16, heads=2, mlp_width=32, encoder_layers=2, decoder_layers=2, dropout=0.0),
+        prompt=PromptConfig(instruction="short"),
+        data=DataConfig(
+            rows=2, row_tokens=512, row_examples=3, row_utterances=9, row_targets=448, response_tokens=24, phonemes=24,
+            frames=40, modality_dropout=0.0, profile_dropout=0.0,
+        ),
+        optim=OptimConfig(accumulate=1),
+    )  # fmt: skip
+    return dataclasses.replace(config, **fields)
+
+
+def sub(config: Config, part: str, **fields) -> Config:
+    """The config with fields of one part replaced."""
+    return dataclasses.replace(config, **{part: dataclasses.replace(getattr(config, part), **fields)})
+
+
+def make_examples(count: int, seed: int = 0, turns: int = 2) -> list[Example]:
+    """Listener turns of `count` dialogues of `turns` turns, of varied lengths and labels."""
+    rng = np.random.default_rng(seed)
+    examples = []
+    for dialogue in range(count):
+        profile = Profile(*(str(rng.choice(t)) for t in (emotions.AGES, emotions.GENDERS, emotions.TIMBRES)))
+        said = []
+        for turn in range(turns):
+            thing, feeling = str(rng.choice(THINGS)), str(rng.choice(FEELINGS))
+            extra = " ".join(map(str, rng.choice(THINGS, rng.integers(0, 3))))
+            said.append(Utterance(2 * turn, "speaker", f"I lost my {thing} {extra}.".replace("  ", " ")))
+            response = Utterance(2 * turn + 1, "listener", f"That {thing} was {feeling}.")
+            chain = ChainOfEmpathy(
+                f"losing a {thing}", str(rng.choice(emotions.FINE_EMOTIONS)), "it is gone", "comfort them"
+            )
+            identity = f"d{dialogue:03d}"
+            examples.append(
+                Example(
+                    f"train/{identity}/{turn}", "train", identity, turn, "Loss", "", tuple(said), None, profile, chain, response
+                )
+            )
+            said.append(response)
+    return examples
+
+
+def make_tokenizer(vocab_size: int = 320) -> tokenizer.Tokenizer:
+    """A BPE with a few merges."""
+    texts = [f"I lost my {a}. That {a} was {b}. Firstly, the emotion is" for a in THINGS for b in FEELINGS]
+    return tokenizer.train_bpe(texts, vocab_size)
+
+
+class Store(dict):
+    """Stored features in memory: what `FeatureStore` offers the pipeline."""
+
+    def sizes(self, key: str) -> tuple[int, int] | None:
+        found = self.get(key)
+        return (len(found["phonemes"]), len(found["content_video"])) if found and "phonemes" in found else None
+
+
+def make_store(examples: list[Example], seed: int = 1, widths: Widths = WIDTHS) -> Store:
+    """Random features of every utterance, golds of every listener's."""
+    rng, store = np.random.default_rng(seed), Store()
+    for example in examples:
+        for utterance in (*example.history, example.response):
+            key = example.utterance_key(utterance)
+            if key in store:
+                continue
+            draw = lambda *shape: rng.normal(size=shape).astype(np.float32)  # noqa: E731
+            store[key] = {"audio": draw(*widths.audio), "video": draw(*widths.video)}
+            if utterance.role == "listener":
+                phonemes = np.concatenate([[0], rng.integers(1, 178, rng.integers(5, 16))]).astype(np.int32)
+                frames = rng.integers(1, 4, len(phonemes)).astype(np.int32)
+                store[key] |= {
+                    "phonemes": phonemes,
+                    "phoneme_frames": frames,
+                    "content_speech": draw(len(phonemes), widths.content_speech),
+                    "content_video": draw(video_frame_count(frames), widths.content_video),
+                    "style_speech": draw(widths.style_speech),
+                    "style_video": draw(widths.style_video),
+                }
+    return store
+
+
+def make_model(config: Config, widths: Widths | None = WIDTHS, seed: int = 0) -> Empatheia:
+    """A model whose every parameter matters: adapters and biases are drawn too."""
+    model = Empatheia(config, widths, rngs=nnx.Rngs(seed))
+    rng = np.random.default_rng(seed)
+
+    def stir(variable):
+        value = np.asarray(variable.get_value())
+        return variable.replace(jnp.asarray(value + 0.05 * rng.normal(size=value.shape), value.dtype))
+
+    state = nnx.state(model)
+    flat = [(path, stir(variable)) for path, variable in nnx.to_flat_state(state)]
+    nnx.update(model, nnx.from_flat_state(flat))
+    return model
+
+
+def leaves(state) -> dict[str, np.ndarray]:
+    """Names -> numpy arrays of a state."""
+    flat = nnx.to_flat_state(state)
+    return {"/".join(map(str, path)): np.asarray(jax.device_get(v.get_value())) for path, v in flat}
