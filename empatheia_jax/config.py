@@ -145,7 +145,7 @@ class DataConfig:
     modality_dropout: float = 0.3
     profile_dropout: float = 0.2  # share of training Examples whose profile line is left out
     word_swap: float = 0.0  # share of Examples under L_emp whose things are exchanged (`data/augment.py`)
-    word_dropout: float = 0.0  # share of the prompt's words blanked in training; keeps a small LLM from learning by heart
+    word_dropout: float = 0.0  # share of the prompt's words blanked in overall tuning: modality dropout for text
     max_turns: int = 16
     max_seconds: float = 60.0
     max_megabytes: float = 50.0

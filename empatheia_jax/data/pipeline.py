@@ -18,7 +18,6 @@ from empatheia_jax.data.prompts import Style
 from empatheia_jax.data.schema import SYMBOL_COUNT, UNKNOWN, Batch, Example, Widths
 from empatheia_jax.data.tokenizer import SIGNALS, Tokenizer
 
-
 SWAP_SPARE = 8  # tokens by which swapped words may be longer than those they replace
 
 
@@ -130,7 +129,7 @@ class Rows:
             swapped = self._swapped(example_id, bare, rng) if self.swap and rng.random() < data.word_swap else None
             encoded = swapped or encoded
             self._place_text(row, encoded, cursor, number)
-            if self.train and data.word_dropout:
+            if self.train and data.word_dropout and self.style == "all":
                 words = slice(cursor, cursor + encoded.prompt_length)
                 self._drop_words(row["tokens"][words], rng)
             heard = not (self.train and drop_audio < data.modality_dropout)

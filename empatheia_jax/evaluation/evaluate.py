@@ -16,7 +16,6 @@ from empatheia_jax.config import ConfigError
 from empatheia_jax.data import emotions
 from empatheia_jax.data.avamerg import read_examples
 from empatheia_jax.data.encoded import labels
-from empatheia_jax.data.features import FeatureStore
 from empatheia_jax.data.pipeline import Rows
 from empatheia_jax.data.schema import Example
 from empatheia_jax.evaluation import conditions, text
@@ -24,6 +23,7 @@ from empatheia_jax.evaluation.latents import explained, predictor, training_mean
 from empatheia_jax.evaluation.report import write_report
 from empatheia_jax.generators.build import build_generators
 from empatheia_jax.inference.engine import Answer, Engine
+from empatheia_jax.training.run import open_store
 
 BATCH = 24
 WITH, WITHOUT, SWAPPED = "with speech and video", "without", "swapped media"
@@ -54,7 +54,7 @@ def evaluate(run: Path, split: str, output: Path) -> Path:
     with _timed(seconds, "text"):
         answers = _text(report, engine, labelled, neutral)
     if engine.widths is not None:
-        store = FeatureStore(Path(config.data.features or engine.folder / "features"))
+        store = open_store(engine.folder, config)
         with _timed(seconds, "disentangler"):
             _disentangler(report, engine, store, labelled, answers)
         with _timed(seconds, "latents"):
@@ -106,7 +106,7 @@ def _text(report: dict, engine: Engine, examples: list[Example], neutral: set[st
     runs: dict[str, list[Answer]] = {}
     shown: dict[str, str] = {}
     if engine.widths is not None:
-        store = FeatureStore(Path(engine.config.data.features or engine.folder / "features"))
+        store = open_store(engine.folder, engine.config)
         others, shown = conditions.swapped_media(examples, store.get)
         runs[WITH] = engine.answer(examples, store.get, profiles)
         runs[SWAPPED] = engine.answer(examples, others, profiles)
@@ -238,7 +238,7 @@ def _label_accuracy(answers: list[Answer], gold: list[dict[str, int]], wanted: l
 def _latents(report: dict, engine: Engine, store, split: str, examples: list[Example]) -> None:
     config, predict = engine.config, predictor(engine.graphdef)
     speech, _ = build_generators(config.generators)
-    nearest = getattr(speech, "nearest_phoneme", None)
+    nearest = getattr(speech, "decode_content", None)
     splits = {name: _examples(engine, name) for name in ("train", "validation")} | {split: examples}
 
     def rows(examples):

@@ -19,14 +19,13 @@ from empatheia_jax.checkpoint import Checkpoints
 from empatheia_jax.config import Config, ConfigError, MeshConfig
 from empatheia_jax.data import tokenizer as tokenizers
 from empatheia_jax.data.encoded import encode_prompt
-from empatheia_jax.data.features import FeatureStore
 from empatheia_jax.data.pipeline import widths_of
 from empatheia_jax.data.prompts import ParsedResponse, find_response, parse_generated
 from empatheia_jax.data.schema import Example, Profile, Widths
 from empatheia_jax.data.tokenizer import SIGNALS, Tokenizer
 from empatheia_jax.empatheia import Empatheia
 from empatheia_jax.llm.decode import append, generate
-from empatheia_jax.training.run import abstract_model, complete, restore, saved_config
+from empatheia_jax.training.run import abstract_model, complete, open_store, restore, saved_config
 
 Features = Mapping[str, Mapping[str, np.ndarray]]  # utterance key -> {"audio": [Na, Da], "video": [Nv, Dv]}
 PROMPT_BUCKET, CHUNK_BUCKET, CONTENT_BUCKET = 64, 16, 32
@@ -79,7 +78,7 @@ class Engine:
     def _widths(self) -> Widths | None:
         if not self.config.modalities:
             return None
-        return widths_of(FeatureStore(Path(self.config.data.features or self.folder / "features")))
+        return widths_of(open_store(self.folder, self.config))
 
     @property
     def style(self) -> str:

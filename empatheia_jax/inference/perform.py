@@ -30,9 +30,9 @@ def content_of(
     if source == "generator":
         return speech.content(phonemes), "generator", None
     content = engine.speech_content(answer.response_states, phonemes)
-    if not hasattr(speech, "nearest_phoneme"):
+    if not hasattr(speech, "decode_content"):
         return content, "synchronizer", None
-    agreement = float(np.mean(speech.nearest_phoneme(content) == phonemes))
+    agreement = float(np.mean(speech.decode_content(content) == phonemes))
     if agreement < AGREEMENT_WANTED:
         return speech.content(phonemes), "generator", agreement
     return content, "synchronizer", agreement

@@ -15,11 +15,19 @@ from empatheia_jax.config import Config, ConfigError
 from empatheia_jax.config_io import config_from_json, config_to_json
 from empatheia_jax.data import avamerg, tokenizer
 from empatheia_jax.data.encoded import prompt_profile
-from empatheia_jax.data.features import FeatureStore
-from empatheia_jax.data.pipeline import Rows, evaluation_batches, feature_statistics, steps_for, training_batches, widths_of
+from empatheia_jax.data.features import FeatureStore, expected_settings
+from empatheia_jax.data.pipeline import (
+    Rows,
+    evaluation_batches,
+    feature_statistics,
+    steps_for,
+    training_batches,
+    widths_of,
+)
 from empatheia_jax.data.prompts import Text, render_prompt, render_target
 from empatheia_jax.data.schema import Example, Widths
 from empatheia_jax.empatheia import Empatheia, Statistics, attune
+from empatheia_jax.encoders import build_encoders
 from empatheia_jax.training.clock import Clock, Rate
 from empatheia_jax.training.metrics import Metrics, finite
 from empatheia_jax.training.optim import optimizer
@@ -88,10 +96,17 @@ def load_data(folder: Path, config: Config) -> Data:
         print(f"data     {split_name}: {len(read[split_name])} Examples; {report.summary()}")
     store = None
     if config.modalities:
-        store = FeatureStore(Path(data.features or folder / "features"))
+        store = open_store(folder, config)
     words = load_tokenizer(folder, config, read["train"])
     statistics = feature_statistics(store, read["train"]) if store else {}
     return Data(read["train"], read["validation"], words, store, widths_of(store) if store else None, statistics)
+
+
+def open_store(folder: Path, config: Config) -> FeatureStore:
+    """The run's feature store, refused when it was made by other encoders or generators than the config's."""
+    generators = config.generators
+    expected = expected_settings(build_encoders(config.encoders), generators.speech, generators.face)
+    return FeatureStore(Path(config.data.features or folder / "features"), expected)
 
 
 def load_tokenizer(folder: Path, config: Config, examples: list[Example]) -> tokenizer.Tokenizer:
