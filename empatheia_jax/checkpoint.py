@@ -1,7 +1,7 @@
 """Checkpoints (Orbax): trainables, optimizer, counters; the base model by itself, once.
 
-    DIR/base/           the LLM that the adapters sit on (written after stage 0, or a link to a converted base)
-    DIR/checkpoints/    numbered by step; each is complete or absent (Orbax renames when all is written)
+DIR/base/           the LLM that the adapters sit on (written after stage 0, or a link to a converted base)
+DIR/checkpoints/    numbered by step; each is complete or absent (Orbax renames when all is written)
 """
 
 import dataclasses
@@ -49,7 +49,7 @@ def _check(saved: dict, wanted: dict, where: Path) -> None:
     if missing or strange or shapes:
         raise CheckpointError(
             f"{where} was written by another config: {len(missing)} parameters missing {missing[:3]}, {len(strange)} "
-            f"unknown {strange[:3]}, {len(shapes)} of another shape {sorted(shapes)[:3]}; use the config saved with the run"
+            f"unknown {strange[:3]}, {len(shapes)} of another shape {sorted(shapes)[:3]}; use the run's own config"
         )
 
 
@@ -66,7 +66,9 @@ def load_base(folder: Path, base: nnx.State) -> nnx.State:
     """
     folder = Path(folder)
     if not folder.exists():
-        raise CheckpointError(f"{folder}: no base model here; train stage 0 or convert one (python -m converters vicuna)")
+        raise CheckpointError(
+            f"{folder}: no base model here; train stage 0, or give the path of a converted one"
+        )
     wanted = _named(base)
     _check(ocp.metadata(str(folder.absolute())).metadata, wanted, folder)
     return _filled(base, ocp.load(str(folder.absolute()), _abstract(wanted)))

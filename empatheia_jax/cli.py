@@ -66,7 +66,9 @@ def respond(argv: list[str]) -> int:
     parser.add_argument("--dialogue", type=Path, help="one dialogue object of the released layout")
     parser.add_argument("--text", help="what the person says")
     parser.add_argument("--speech", type=Path, help="how it sounds: wav, flac, mp3, mp4 ...")
-    parser.add_argument("--video", type=Path, help="how it looks: mp4 ...; its sound is heard where --speech is not given")
+    parser.add_argument(
+        "--video", type=Path, help="how it looks: mp4 ...; heard too, without --speech"
+    )
     parser.add_argument("--profile", metavar="AGE,GENDER,TIMBRE", help="who answers, e.g. young,female,mid")
     parser.add_argument("--portrait", type=Path, help="colours of the avatar from this picture")
     parser.add_argument("--consent", action="store_true", help="the person in --portrait agreed")

@@ -51,7 +51,9 @@ class LlamaConfig:
     remat: Literal["none", "lora", "full"] = "lora"
 
     def __post_init__(self):
-        _require(self.heads % self.kv_heads == 0, f"llm.heads {self.heads} is no multiple of llm.kv_heads {self.kv_heads}")
+        _require(
+            self.heads % self.kv_heads == 0, f"llm.heads {self.heads} is not a multiple of kv_heads {self.kv_heads}"
+        )
         _require(self.head_dim % 2 == 0, f"llm.head_dim {self.head_dim} must be even: RoPE turns pairs")
 
     @classmethod
@@ -61,8 +63,8 @@ class LlamaConfig:
     @classmethod
     def tiny(cls, vocab_size: int = 2048) -> "LlamaConfig":
         return cls(
-            vocab_size=vocab_size, width=128, layers=4, heads=4, kv_heads=2, head_dim=32, mlp_width=352, max_length=1024,
-            compute_dtype="float32", param_dtype="float32", remat="lora", tie_embeddings=True, init_std=0.06,
+            vocab_size=vocab_size, width=128, layers=4, heads=4, kv_heads=2, head_dim=32, mlp_width=352,
+            max_length=1024, compute_dtype="float32", param_dtype="float32", remat="lora", tie_embeddings=True, init_std=0.06,
         )  # fmt: skip
 
 
@@ -114,7 +116,9 @@ class LatentConfig:
     sd_input: Literal["per_modality", "speech_only"] = "per_modality"
 
     def __post_init__(self):
-        _require(self.width % self.heads == 0, f"latents.width {self.width} is no multiple of latents.heads {self.heads}")
+        _require(
+            self.width % self.heads == 0, f"latents.width {self.width} is not a multiple of heads {self.heads}"
+        )
 
 
 @dataclasses.dataclass(frozen=True)

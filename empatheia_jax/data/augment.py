@@ -2,8 +2,9 @@
 
 The things a dialogue is about (words that its utterances share with its event scenario) are exchanged for those of
 other dialogues, in prompt and target alike. What stays, and so what the model must learn, is how feeling is worded and
-that scenario, cause and response take their nouns from the prompt. In overall tuning it also keeps the words from telling by heart what
-voice and face should. The recordings still say the old words, so a swapped Example has no content gold.
+that scenario, cause and response take their nouns from the prompt. In overall tuning it also keeps the words from
+telling by heart what voice and face should. The recordings still say the old words, so a swapped Example has no
+content gold.
 """
 
 import collections

@@ -51,9 +51,7 @@ def encode_prompt(example: Example, style: Style, config: Config, tokenizer: Tok
     )
 
 
-def encode(
-    example: Example, style: Style, config: Config, tokenizer: Tokenizer, profile: Profile | None
-) -> Encoded:
+def encode(example: Example, style: Style, config: Config, tokenizer: Tokenizer, profile: Profile | None) -> Encoded:
     """Prompt and target of an Example for a training stage of this prompt style."""
     prompt, slots = encode_prompt(example, style, config, tokenizer, profile)
     response = None if style == "slots" or example.response is None else example.response.text
@@ -68,7 +66,7 @@ def encode(
 
 
 def labels(example: Example) -> dict[str, int]:
-    """Class ids of an Example: the speaker's emotion (of 7), the listener's age, gender and timbre; UNKNOWN if absent."""
+    """Class ids of an Example: the speaker's emotion (of 7), the listener's age, gender, timbre; UNKNOWN if absent."""
     profile = example.listener_profile
 
     def find(table: tuple[str, ...], value: str | None) -> int:

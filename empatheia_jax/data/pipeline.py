@@ -275,7 +275,9 @@ class _StepSource:
         return self._rows.row(micro * self._batch_rows + self._process * self.local_rows + local)
 
 
-def training_batches(rows: Rows, first_step: int, steps: int, *, process: int = 0, processes: int = 1, threads: int = 2):
+def training_batches(
+    rows: Rows, first_step: int, steps: int, *, process: int = 0, processes: int = 1, threads: int = 2
+):
     """Iterator over steps first_step .. first_step + steps - 1: arrays [A, ...] of this process's rows.
 
     Raises:
@@ -288,9 +290,7 @@ def training_batches(rows: Rows, first_step: int, steps: int, *, process: int = 
     local = source.local_rows
 
     def batch(elements):
-        micros = [
-            stack_rows(list(elements[a * local : (a + 1) * local]), process * local) for a in range(accumulate)
-        ]
+        micros = [stack_rows(list(elements[a * local : (a + 1) * local]), process * local) for a in range(accumulate)]
         return {name: np.stack([micro[name] for micro in micros]) for name in micros[0]}
 
     dataset = grain.MapDataset.source(source).batch(accumulate * local, batch_fn=batch)

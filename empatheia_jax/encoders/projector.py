@@ -14,7 +14,7 @@ class Projector(nnx.Module):
 
     def __init__(self, config: ProjectorConfig, shape: tuple[int, int], llm_width: int, *, rngs: nnx.Rngs):
         """Args:
-          shape: (Na, Da) of the encoder. llm_width: D of the LLM.
+        shape: (Na, Da) of the encoder. llm_width: D of the LLM.
         """
         count, features = shape
         self.inputs = Linear(features, config.width, "features", "latent", rngs=rngs)
@@ -24,7 +24,7 @@ class Projector(nnx.Module):
         self.attention = Attention(config.width, config.heads, rngs=rngs)
         self.mlp = FeedForward(config.width, 2 * config.width, config.width, rngs=rngs)
         self.out = Linear(config.width, llm_width, "latent", "features", rngs=rngs)
-        # Set from the training features (`empatheia.attune`): what all faces share must not drown what tells them apart.
+        # Set from the training features (`empatheia.attune`): what all faces share must not drown the rest.
         self.shift = param(jnp.zeros(features), "features")
         self.scale = param(jnp.ones(features), "features")
         # Set to the size of the base's word embeddings before training, so that a slot weighs as much as a word.

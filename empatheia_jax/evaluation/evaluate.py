@@ -116,7 +116,10 @@ def _text(report: dict, engine: Engine, examples: list[Example], neutral: set[st
     for name, answers in runs.items():
         entry = _accuracies(examples, answers, neutral)
         if name == SWAPPED:
-            hits = [(a.parsed.avatar_emotion == shown.get(e.conversation_id)) for e, a in zip(examples, answers, strict=True)]
+            hits = [
+                (a.parsed.avatar_emotion == shown.get(e.conversation_id))
+                for e, a in zip(examples, answers, strict=True)
+            ]
             entry["follows_media7"] = _interval(examples, hits)
             known = [e.conversation_id in neutral for e in examples]
             if any(known):
@@ -132,7 +135,9 @@ def _text(report: dict, engine: Engine, examples: list[Example], neutral: set[st
         ]
         report["emotion"]["gain7"] = _interval(examples, gain)
     report["emotion"]["confusion"] = _confusion(examples, best)
-    report["samples"] = [_sample(e, a) for e, a in list(zip(examples, best, strict=True))[:: max(1, len(examples) // 8)][:8]]
+    report["samples"] = [
+        _sample(e, a) for e, a in list(zip(examples, best, strict=True))[:: max(1, len(examples) // 8)][:8]
+    ]
     return best
 
 
@@ -249,7 +254,9 @@ def _latents(report: dict, engine: Engine, store, split: str, examples: list[Exa
 
     means = training_means(rows(splits["train"]))
     report["latents"] = {
-        name: explained(predict, engine.state, rows(chosen), means, nearest) for name, chosen in splits.items() if chosen
+        name: explained(predict, engine.state, rows(chosen), means, nearest)
+        for name, chosen in splits.items()
+        if chosen
     }
 
 
@@ -300,7 +307,11 @@ def aims(report: dict) -> list[dict]:
             aim(f"{label}, {condition}", ("disentangler", condition, label), 0.85)
     aim("emotion by the disentangler", ("disentangler", "profile in the prompt", "emotion"), 0.85)
     for label in ("age", "gender", "timbre"):
-        aim(f"{label} follows another profile in the prompt", ("disentangler", "another profile in the prompt", label), 0.90)
+        aim(
+            f"{label} follows another prompted profile",
+            ("disentangler", "another profile in the prompt", label),
+            0.90,
+        )
     for name, what in (("f0", "F0"), ("rate", "syllables/s"), ("mouth", "mouth curve"), ("brow", "brow height")):
         aim(f"{what}: rank correlation over 28 cells", ("style", "rho", name, 0), 0.8)
         aim(f"{what}: permutation p", ("style", "rho", name, 1), 0.01, most=True)

@@ -49,7 +49,9 @@ def sweep(
                 words = first[(7 * number) % len(first)]
                 donor = donors[emotion][number % len(donors[emotion])]
                 identity = f"sweep-{len(examples)}"
-                examples.append(dataclasses.replace(words, split="sweep", conversation_id=identity, listener_profile=profile))
+                examples.append(
+                    dataclasses.replace(words, split="sweep", conversation_id=identity, listener_profile=profile)
+                )
                 media[f"sweep/{identity}/0"] = donor.utterance_key(donor.history[0])
                 asked.append((profile, emotion))
     answers = engine.answer(examples, lambda key: features(media[key]), [profile for profile, _ in asked])

@@ -153,7 +153,9 @@ class Engine:
         generated = self._write(self.state, tokens, lengths, *media)
         texts = [self._ids(generated, row) for row in range(self.batch)]
         spans = [find_response(self.tokenizer, ids) or (len(ids), len(ids)) for ids in texts]
-        chunk_length = _bucket(max(len(ids) - span[0] for ids, span in zip(texts, spans, strict=True)) + 33, CHUNK_BUCKET)
+        chunk_length = _bucket(
+            max(len(ids) - span[0] for ids, span in zip(texts, spans, strict=True)) + 33, CHUNK_BUCKET
+        )
         chunk = np.zeros((self.batch, chunk_length), np.int32)
         start, sizes, signals = (np.zeros(self.batch, np.int32) for _ in range(3))
         for row, (ids, span) in enumerate(zip(texts, spans, strict=True)):

@@ -127,7 +127,7 @@ def choose_portrait(request: Request, profile: Profile, notes: list[str]) -> tup
         return avatar.portrait, avatar.id
     if not request.consent:
         raise RespondError(
-            f"{request.portrait}: animating a portrait needs the word of the person in it; pass --consent to say you have it"
+            f"{request.portrait}: the person in a portrait must agree; pass --consent to say that they do"
         )
     from empatheia_jax.generators.classical.portrait import appearance_from_portrait, read_portrait
 
@@ -182,7 +182,11 @@ def respond(request: Request) -> dict:
         )
     mark("generate")
     facts = provenance(
-        speech=speech.name, face=face.name, run=request.run, step=engine.position.step, content=performance.content_source
+        speech=speech.name,
+        face=face.name,
+        run=request.run,
+        step=engine.position.step,
+        content=performance.content_source,
     )
     result = describe(answer, profile, request.profile or known, performance, avatar_id, notes)
     write_video(
@@ -217,15 +221,15 @@ def _generators(request: Request, config: Config):
 def predicted_profile(answer: Answer) -> Profile:
     """The listener that the disentangler hears in its own answer."""
     picked = {name: int(np.argmax(answer.labels[name])) for name in ("age", "gender", "timbre")}
-    return Profile(
-        emotions.AGES[picked["age"]], emotions.GENDERS[picked["gender"]], emotions.TIMBRES[picked["timbre"]]
-    )
+    return Profile(emotions.AGES[picked["age"]], emotions.GENDERS[picked["gender"]], emotions.TIMBRES[picked["timbre"]])
 
 
 def describe(answer: Answer, profile: Profile, given: Profile | None, performance, avatar_id, notes) -> dict:
     """What out.json says of an answer."""
     parsed = answer.parsed
-    emotion = {name: round(float(p), 4) for name, p in zip(emotions.AVATAR_EMOTIONS, answer.labels["emotion"], strict=True)}
+    emotion = {
+        name: round(float(p), 4) for name, p in zip(emotions.AVATAR_EMOTIONS, answer.labels["emotion"], strict=True)
+    }
     seconds = len(performance.speech.audio) / performance.speech.sample_rate
     return {
         "chain_of_empathy": {

@@ -72,7 +72,7 @@ def demo(output: Path, config: str) -> int:
 
 
 def _test_dialogue(corpus: Path, output: Path) -> Path:
-    """A test dialogue with neutral words, as `respond --dialogue` reads it: what was said, how it sounded and looked."""
+    """A test dialogue with neutral words, as `respond --dialogue` reads it: words, sound and looks."""
     labels = json.loads((corpus / "labels.json").read_text())["dialogues"]["test"]
     dialogues = json.loads((corpus / "test" / "v_test_v5_0.json").read_text())
     chosen = next(d for d in dialogues if labels[d["conversation_id"]]["half"] == "neutral" and len(d["turns"]) > 1)

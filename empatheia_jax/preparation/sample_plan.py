@@ -182,7 +182,9 @@ class _Author:
         if first:
             self._fine[emotion] = sorted(set(labels))
         # what happens is that of all fine emotions of the class; how it is felt is the label's
-        events = [event for name in FINE_TO_AVATAR if FINE_TO_AVATAR[name] == emotion for event in EMOTIONAL_EVENTS[name]]
+        events = [
+            event for name in FINE_TO_AVATAR if FINE_TO_AVATAR[name] == emotion for event in EMOTIONAL_EVENTS[name]
+        ]
         deck = itertools.cycle(self._rng.sample(events, len(events)))
         scripts = []
         for wanted, length in zip(labels, self._turn_counts(count), strict=True):

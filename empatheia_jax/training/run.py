@@ -48,7 +48,9 @@ def check_workdir(folder: Path, config: Config, resume: bool) -> None:
         before, now = json.loads(saved.read_text()), config_to_json(config)
         changed = sorted(name for name in now if before.get(name) != now[name])
         if changed:
-            raise ConfigError(f"{folder} was trained with another config ({', '.join(changed)}): resume with the same one")
+            raise ConfigError(
+                f"{folder} was trained with another config ({', '.join(changed)}): resume with that one"
+            )
         return
     if saved.exists():
         raise ConfigError(f"{folder} holds a run already: pass --resume to continue it, or choose another --workdir")
@@ -210,7 +212,9 @@ def run_stage(run: Run, stage: Stage, graphdef, state: nnx.State, start: Positio
             rows, start.stage_step, steps - start.stage_step,
             process=jax.process_index(), processes=jax.process_count(),
         )  # fmt: skip
-    print(f"stage {stage.number}  {stage.title}: {steps} steps, {len(rows.examples)} Examples, {rows.dropped}", flush=True)
+    print(
+        f"stage {stage.number}  {stage.title}: {steps} steps, {len(rows.examples)} Examples, {rows.dropped}", flush=True
+    )
     model = nnx.merge(graphdef, state)
     stage_graph, trainable, frozen = split(model, stage)
     del model, state  # one copy: the old handles would keep donated buffers alive

@@ -42,7 +42,11 @@ def stage_terms(model: Empatheia, stage: Stage, batch: Arrays, key: jax.Array | 
     if stage.style:
         style = model.style_disentangler(signals.speech, signals.video, style_key)
         terms |= losses.style_alignment(
-            style, batch["gold_style_speech"], batch["has_style_speech"], batch["gold_style_video"], batch["has_style_video"]
+            style,
+            batch["gold_style_speech"],
+            batch["has_style_speech"],
+            batch["gold_style_video"],
+            batch["has_style_video"],
         )
         terms |= losses.classification(style.logits, batch)
         valid = batch["example_id"] >= 0
