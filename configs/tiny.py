@@ -35,17 +35,17 @@ def get_config() -> Config:
             phonemes=96,
             frames=128,
             word_swap=0.8,
-            word_dropout=0.3,
+            word_dropout=0.15,
         ),
         # Style weighs more than the paper's 0.3: the demo's base has never seen a slot, and little time to learn them.
         optim=OptimConfig(accumulate=1, weight_decay=1e-3, beta=1.0),
         # A scratch model of a million parameters wants larger steps than Vicuna's 5e-5.
         stages={
-            "0": StageConfig(epochs=9, learning_rate=2e-3),
+            "0": StageConfig(epochs=11, learning_rate=2e-3),
             "1": StageConfig(epochs=1, learning_rate=1e-3),
             "2": StageConfig(epochs=4, learning_rate=3e-3),
-            "3": StageConfig(epochs=12, learning_rate=2e-3),
-            "4": StageConfig(epochs=10, learning_rate=2e-3),
+            "3": StageConfig(epochs=10, learning_rate=2e-3),
+            "4": StageConfig(epochs=9, learning_rate=2e-3),
         },
         log_every=20,
         checkpoint_every=200,

@@ -64,7 +64,8 @@ class LlamaConfig:
     def tiny(cls, vocab_size: int = 2048) -> "LlamaConfig":
         return cls(
             vocab_size=vocab_size, width=128, layers=4, heads=4, kv_heads=2, head_dim=32, mlp_width=352,
-            max_length=1024, compute_dtype="float32", param_dtype="float32", remat="lora", tie_embeddings=True, init_std=0.06,
+            max_length=1024, compute_dtype="float32", param_dtype="float32", remat="lora", tie_embeddings=True,
+            init_std=0.06,
         )  # fmt: skip
 
 

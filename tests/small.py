@@ -1,4 +1,4 @@
-"""A whole system small enough to try anything on: settings, words, dialogues, stored features, a model far from zero."""
+"""A whole system small enough to try anything on: settings, words, dialogues, stored features, a model far fr."""
 
 import dataclasses
 
@@ -25,7 +25,8 @@ from empatheia_jax.generators.interfaces import video_frame_count
 WIDTHS = Widths(
     audio=(4, 6), video=(3, 5), symbols=178, content_speech=7, content_video=3, style_speech=6, style_video=5
 )
-THINGS = "dog train bicycle letter garden exam kitchen violin bridge ticket camera blanket river lamp coat window".split()
+_WORDS = "dog train bicycle letter garden exam kitchen violin bridge ticket camera blanket river lamp coat window"
+THINGS = _WORDS.split()
 FEELINGS = "glad scared lonely proud upset calm worried tired".split()
 
 
@@ -73,7 +74,8 @@ def make_examples(count: int, seed: int = 0, turns: int = 2) -> list[Example]:
             identity = f"d{dialogue:03d}"
             examples.append(
                 Example(
-                    f"train/{identity}/{turn}", "train", identity, turn, "Loss", "", tuple(said), None, profile, chain, response
+                    f"train/{identity}/{turn}", "train", identity, turn, "Loss", "", tuple(said), None, profile,
+                    chain, response,
                 )
             )
             said.append(response)

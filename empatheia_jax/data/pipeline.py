@@ -79,6 +79,9 @@ class Rows:
         data = config.data
         self.limits = RowLimits(data.row_tokens, data.row_targets, data.row_utterances, data.row_examples)
         self.swap = WordSwap(examples) if train and swap and data.word_swap else None
+        self._braces: list[int] = []
+        if data.word_dropout:
+            self._braces = [i for i in range(tokenizer.vocab_size) if "{" in tokenizer.decode([i])]
         self.encoded, self.encoded_bare = [], []
         for example in examples:
             profile = prompt_profile(example, config)
@@ -130,7 +133,7 @@ class Rows:
             encoded = swapped or encoded
             self._place_text(row, encoded, cursor, number)
             if self.train and data.word_dropout and self.style == "all":
-                words = slice(cursor, cursor + encoded.prompt_length)
+                words = slice(cursor + self._dialogue_start(encoded), cursor + encoded.prompt_length)
                 self._drop_words(row["tokens"][words], rng)
             heard = not (self.train and drop_audio < data.modality_dropout)
             seen = not (self.train and drop_video < data.modality_dropout)
@@ -163,12 +166,16 @@ class Rows:
             return None
         return encoded
 
-    def _drop_words(self, prompt: np.ndarray, rng: np.random.Generator) -> None:
-        """Blank some of a prompt's words in place; slots and the first token stay."""
-        drop = rng.random(len(prompt)) < self.config.data.word_dropout
-        drop &= prompt < self.tokenizer.vocab_size
-        drop[0] = False
-        prompt[drop] = self.tokenizer.pad_id
+    def _dialogue_start(self, encoded: Encoded) -> int:
+        """Where the dialogue begins in a prompt: instruction and profile come before its opening brace."""
+        (places,) = np.nonzero(np.isin(encoded.ids[: encoded.prompt_length], self._braces))
+        return int(places[0]) + 1 if len(places) else 1
+
+    def _drop_words(self, dialogue: np.ndarray, rng: np.random.Generator) -> None:
+        """Blank some of a dialogue's words in place; slots stay."""
+        drop = rng.random(len(dialogue)) < self.config.data.word_dropout
+        drop &= dialogue < self.tokenizer.vocab_size
+        dialogue[drop] = self.tokenizer.pad_id
 
     def _place_slots(self, row, encoded: Encoded, start: int, utterance: int, present: dict[str, bool]) -> int:
         if self.store is None:

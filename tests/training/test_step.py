@@ -1,5 +1,6 @@
 """The step: accumulation, what it changes, what it must not."""
 
+
 import jax
 import jax.numpy as jnp
 import numpy as np
