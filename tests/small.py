@@ -1,4 +1,4 @@
-"""A whole system small enough to try anything on: settings, words, dialogues, stored features, a model far fr."""
+"""A whole system small enough to try anything on: settings, words, dialogues, features, a model far from zero."""
 
 import dataclasses
 
