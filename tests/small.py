@@ -121,18 +121,30 @@ def make_store(examples: list[Example], seed: int = 1, widths: Widths = WIDTHS) 
 
 
 def make_model(config: Config, widths: Widths | None = WIDTHS, seed: int = 0) -> Empatheia:
-    """A model whose every parameter matters: adapters and biases are drawn too."""
-    model = Empatheia(config, widths, rngs=nnx.Rngs(seed))
+    """A model whose every parameter matters (adapters and biases too), drawn in numpy: nothing is compiled."""
+    graphdef, abstract = nnx.split(nnx.eval_shape(lambda: Empatheia(config, widths, rngs=nnx.Rngs(0))))
     rng = np.random.default_rng(seed)
+    flat = [(path, variable.replace(_draw(rng, path, variable))) for path, variable in nnx.to_flat_state(abstract)]
+    return nnx.merge(graphdef, nnx.from_flat_state(flat))
 
-    def stir(variable):
-        value = np.asarray(variable.get_value())
-        return variable.replace(jnp.asarray(value + 0.05 * rng.normal(size=value.shape), value.dtype))
 
-    state = nnx.state(model)
-    flat = [(path, stir(variable)) for path, variable in nnx.to_flat_state(state)]
-    nnx.update(model, nnx.from_flat_state(flat))
-    return model
+def _draw(rng: np.random.Generator, path: tuple, variable) -> jax.Array:
+    value, last = rng.normal(size=variable.shape), str(path[-1])
+    if last in ("scale", "norm") or last.endswith("_norm"):
+        value = 1.0 + 0.1 * value
+    elif last == "bias":
+        value = 0.05 * value - (4.0 if "log_variance" in path else 0.0)
+    elif path[0] == "llm" or path[0] == "new_tokens":
+        value = 0.15 * value
+    elif last == "kernel":
+        value = value / np.sqrt(variable.shape[-2])
+    elif last == "gain":
+        value = np.full(variable.shape, 0.15)
+    return jnp.asarray(value, variable.dtype)
+
+
+FAST = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
+"""Compiler options for programs that run once."""
 
 
 def leaves(state) -> dict[str, np.ndarray]:

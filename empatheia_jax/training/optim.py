@@ -27,6 +27,12 @@ def optimizer(optim: OptimConfig, stage: StageConfig, steps: int) -> optax.Gradi
             b1=optim.b1,
             b2=optim.b2,
             weight_decay=optim.weight_decay if stage.weight_decay is None else stage.weight_decay,
-            mask=lambda params: jax.tree.map(lambda leaf: leaf.ndim >= 2, params),
+            mask=lambda params: jax.tree_util.tree_map_with_path(_decayed, params),
         ),
     )
+
+
+def _decayed(path, leaf) -> bool:
+    """Matrices and tables; the norms and biases of stacked layers have two axes and are not."""
+    name = jax.tree_util.keystr(path)
+    return leaf.ndim >= 2 and "norm" not in name and "bias" not in name
