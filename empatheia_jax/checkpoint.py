@@ -21,7 +21,10 @@ class CheckpointError(ValueError):
 
 @dataclasses.dataclass(frozen=True)
 class Position:
-    """Where a run stands: `step` over the run, `stage_step` finished steps of `stage`."""
+    """Where a run stands: `step` over the run, `stage_step` finished steps of `stage`.
+
+    At the end of stage s it is (step, s + 1, 0).
+    """
 
     step: int
     stage: int
@@ -75,7 +78,7 @@ def load_base(folder: Path, base: nnx.State) -> nnx.State:
 
 
 class Checkpoints:
-    """The numbered checkpoints of one run; the newest `KEPT` stay."""
+    """The numbered checkpoints of one run, each params, optimizer and position; the newest `KEPT` stay."""
 
     def __init__(self, folder: Path):
         self._folder = folder
@@ -86,7 +89,7 @@ class Checkpoints:
         )
 
     def latest(self) -> Position | None:
-        """Position of the newest complete checkpoint."""
+        """Position of the newest complete checkpoint; None where there is none."""
         newest = self._checkpointer.latest
         if newest is None:
             return None
@@ -94,7 +97,12 @@ class Checkpoints:
         return Position(**saved["position"])
 
     def save(self, position: Position, params: nnx.State, opt_state) -> None:
-        """Save asynchronously; a second call for the same step does nothing."""
+        """Save asynchronously; a step that is not after the newest one does nothing.
+
+        Args:
+          params: what cannot be had elsewhere: everything in stage 0, later the adapted parts without the base.
+          opt_state: the optimizer's, stored by leaf number, so it belongs to one stage's trainable parameters.
+        """
         if self._checkpointer.latest is not None and self._checkpointer.latest.step >= position.step:
             return
         leaves = {str(index): leaf for index, leaf in enumerate(jax.tree.leaves(opt_state))}
@@ -104,7 +112,11 @@ class Checkpoints:
         )
 
     def load_params(self, position: Position, params: nnx.State) -> nnx.State:
-        """Parameters of a checkpoint, in the shapes and shardings of `params`."""
+        """Parameters of a checkpoint, in the shapes and shardings of `params` (which may be abstract).
+
+        Raises:
+          CheckpointError: other parameters or shapes are in it.
+        """
         wanted = _named(params)
         metadata = self._checkpointer.checkpointables_metadata(position.step).metadata["params"]
         _check(metadata, wanted, self._folder / str(position.step))
@@ -112,7 +124,7 @@ class Checkpoints:
         return _filled(params, loaded["params"])
 
     def load_optimizer(self, position: Position, opt_state):
-        """Optimizer state of a checkpoint, in the structure and shardings of `opt_state`."""
+        """Optimizer state of a checkpoint, in the structure and shardings of `opt_state`, the same stage's."""
         leaves, structure = jax.tree.flatten(opt_state)
         wanted = {str(index): leaf for index, leaf in enumerate(leaves)}
         loaded = self._checkpointer.load_checkpointables(position.step, {"optimizer": _abstract(wanted)})["optimizer"]

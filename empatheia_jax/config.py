@@ -94,7 +94,7 @@ class EncoderConfig:
 
 @dataclasses.dataclass(frozen=True)
 class ProjectorConfig:
-    """Attention pooling of encoder features to N tokens of the LLM's width."""
+    """Attention pooling of encoder features to N tokens of the LLM's width (section 4.1)."""
 
     tokens: int = 4  # N: slots one modality of one utterance takes in the prompt
     width: int = 512
@@ -103,7 +103,10 @@ class ProjectorConfig:
 
 @dataclasses.dataclass(frozen=True)
 class LatentConfig:
-    """Content synchronizer and style disentangler (section 4.3; Fig. 4; Table 8: 4 layers)."""
+    """Content synchronizer and style disentangler (section 4.3; Fig. 4; Table 8: 4 layers).
+
+    Widths, FFN, KL and the start of the log-variance are this project's: the paper gives none.
+    """
 
     width: int = 512
     heads: int = 8
@@ -133,7 +136,10 @@ class PromptConfig:
 
 @dataclasses.dataclass(frozen=True)
 class DataConfig:
-    """Where the data is and the static shapes of a micro-batch."""
+    """Where the data is, the static shapes of a micro-batch, and the limits of what is read.
+
+    Letters are those of `data.schema`. Limits are per utterance: seconds, and megabytes of 10^6 bytes.
+    """
 
     path: str = ""
     features: str = ""  # feature store; empty: DIR/features
@@ -168,7 +174,10 @@ class StageConfig:
 
 @dataclasses.dataclass(frozen=True)
 class OptimConfig:
-    """AdamW (Table 9) and accumulation: a step takes `accumulate` micro-batches."""
+    """AdamW (Table 9) and accumulation: a step takes `accumulate` micro-batches of `data.rows` rows.
+
+    `clip_norm` bounds the global norm of the accumulated gradient.
+    """
 
     accumulate: int = 8
     weight_decay: float = 1e-3
@@ -190,7 +199,7 @@ class MeshConfig:
 
 @dataclasses.dataclass(frozen=True)
 class GeneratorConfig:
-    """Which frozen generators the latents speak to."""
+    """Which frozen generators the latents speak to; this version builds "classical" only and refuses the others."""
 
     speech: Literal["classical", "styletts2", "torch"] = "classical"
     face: Literal["classical", "dreamtalk", "torch"] = "classical"
@@ -199,7 +208,11 @@ class GeneratorConfig:
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """One experiment."""
+    """One experiment; `log_every` and `checkpoint_every` count steps of a stage.
+
+    Raises:
+      ConfigError: on construction, when a field or a combination cannot work.
+    """
 
     name: str = "empatheia"
     base: str = "scratch"  # "scratch": stage 0 trains the LLM; else the path of a converted base

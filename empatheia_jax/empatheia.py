@@ -37,7 +37,12 @@ class Empatheia(nnx.Module):
     """The whole model but for the frozen encoders and generators."""
 
     def __init__(self, config: Config, widths: Widths | None, *, rngs: nnx.Rngs):
-        """`widths` None builds a text-only model: the LLM and the new tokens, no projectors and no latents."""
+        """Draw every parameter; traceable, so that shapes can be had without memory (`nnx.eval_shape`).
+
+        Args:
+          widths: sizes that encoders and generators set. None builds a text-only model: the LLM and the new tokens,
+            no projectors and no latents.
+        """
         width = config.llm.width
         self.llm = Llama(config.llm, config.lora, rngs=rngs)
         self.new_tokens = NewTokens(width, rngs=rngs)
@@ -63,6 +68,8 @@ class Empatheia(nnx.Module):
           embeddings: [B, T, D]. audio: [M, Na, Da], video: [M, Nv, Dv], M = B * utterances a row, row by row.
           audio_start, video_start: int32 [M] flat index of a slot's first placeholder; -1 leaves the placeholder's own
             embedding, which so learns to mean "not heard" or "not seen".
+        Returns:
+          [B, T, D] in the dtype of `embeddings`.
         """
         for projector, features, start in (
             (self.audio_projector, audio, audio_start),
@@ -73,7 +80,12 @@ class Empatheia(nnx.Module):
         return embeddings
 
     def hidden(self, batch: dict[str, jax.Array], dropout_key=None, slots: bool = True) -> jax.Array:
-        """States of a packed batch after the final norm, [B, T, D]."""
+        """States of a packed batch after the final norm, [B, T, D] in the LLM's compute dtype.
+
+        Args:
+          batch: the arrays of `schema.Batch`. dropout_key: turns LoRA dropout on; None is evaluation.
+          slots: False leaves all placeholders as they are (prompts without slots, text-only models).
+        """
         x = self.embed(batch["tokens"])
         if slots:
             x = self.fill_slots(x, batch["audio"], batch["audio_start"], batch["video"], batch["video_start"])
@@ -89,6 +101,11 @@ def attune(state: nnx.State, statistics: Statistics | None = None) -> nnx.State:
 
     Slots and new tokens get the size of the base's words, so that they meet them on equal terms; the projectors
     standardise their inputs by the training features' `statistics`.
+
+    Args:
+      state: all parameters, concrete. statistics: by modality; one that is absent keeps shift 0 and scale 1.
+    Returns:
+      a new state with the same shapes and shardings.
     """
     flat = dict(nnx.to_flat_state(state))
     words = flat[("llm", "embedding")]
@@ -108,7 +125,10 @@ def attune(state: nnx.State, statistics: Statistics | None = None) -> nnx.State:
 
 
 def read_signals(hidden: jax.Array, response_index: jax.Array, signal_index: jax.Array) -> Signals:
-    """Pick r^t, r^s, r^v from states [B, T, D] by flat indices [K, R] and [K, 32]; -1 is padding."""
+    """Pick r^t, r^s, r^v (section 4.2) from states [B, T, D] by flat indices int32 [K, R] and [K, 32].
+
+    An index is row * T + column and lies in its Example's own row; -1 is padding and gives zeros. Returns float32.
+    """
     response = _gather(hidden, response_index).astype(jnp.float32)
     signals = _gather(hidden, signal_index).astype(jnp.float32)
     return Signals(response, response_index >= 0, signals[:, :SIGNALS], signals[:, SIGNALS:])

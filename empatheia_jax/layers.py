@@ -16,7 +16,7 @@ def dense(rngs: nnx.Rngs, shape: tuple[int, int], axes: tuple[str, str], scale: 
 
 
 class Linear(nnx.Module):
-    """y = x W + b, float32; `axes` are logical names of [in, out]."""
+    """y = x W + b, float32 [..., in] -> [..., out]; `axes` are logical names of [in, out]."""
 
     def __init__(self, width_in: int, width_out: int, *axes: str, rngs: nnx.Rngs, scale: float = 1.0):
         self.kernel = dense(rngs, (width_in, width_out), axes, scale)
@@ -27,7 +27,7 @@ class Linear(nnx.Module):
 
 
 class LayerNorm(nnx.Module):
-    """Layer normalisation over the last axis, float32."""
+    """Layer normalisation over the last axis, float32 [..., D], epsilon 1e-5 (torch's)."""
 
     def __init__(self, width: int):
         self.scale = param(jnp.ones(width), "latent")
@@ -39,7 +39,7 @@ class LayerNorm(nnx.Module):
 
 
 class FeedForward(nnx.Module):
-    """Two linear layers with GELU between: the FFN of Eqs. 1-6."""
+    """Two linear layers with GELU (tanh form) between, [..., in] -> [..., out]: the FFN of Eqs. 1-6."""
 
     def __init__(self, width_in: int, mlp_width: int, width_out: int, *, rngs: nnx.Rngs, input_axis: str = "latent"):
         self.up = Linear(width_in, mlp_width, input_axis, "latent_mlp", rngs=rngs)
@@ -50,7 +50,10 @@ class FeedForward(nnx.Module):
 
 
 class Attention(nnx.Module):
-    """Multi-head attention of queries [K, Q, D] to memory [K, S, D] where `mask` [K, S] is true."""
+    """Multi-head attention of queries [K, Q, D] to memory [K, S, memory_width] where `mask` bool [K, S] is true.
+
+    Returns [K, Q, D]. A row whose mask is all false attends to everything: its reader must mask it.
+    """
 
     def __init__(self, width: int, heads: int, *, rngs: nnx.Rngs, memory_width: int | None = None):
         self.heads = heads
@@ -72,7 +75,10 @@ class Attention(nnx.Module):
 
 
 def sinusoid(position: jax.Array, width: int, period: float = 10000.0) -> jax.Array:
-    """Sinusoidal code of float positions [...] -> [..., width]."""
+    """Sinusoidal code of float positions [...] -> [..., width]: sines, then cosines, wavelengths 2 pi to 2 pi `period`.
+
+    An odd width ends with a zero.
+    """
     rates = jnp.exp(-math.log(period) * jnp.arange(width // 2) / max(width // 2 - 1, 1))
     angle = position[..., None] * rates
     code = jnp.concatenate([jnp.sin(angle), jnp.cos(angle)], axis=-1)

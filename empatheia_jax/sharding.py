@@ -68,7 +68,9 @@ def make_mesh(config: MeshConfig, devices=None) -> Mesh:
 
 
 def partition_spec(axes: tuple[str | None, ...], shape: tuple[int, ...], mesh: Mesh, name: str = "") -> PartitionSpec:
-    """Logical axis names of one array -> PartitionSpec on `mesh`.
+    """Logical axis names of one array -> PartitionSpec on `mesh`; None leaves a dimension whole.
+
+    `name` is the parameter's, for the error.
 
     Raises:
       ShardingError: when two dimensions claim one mesh axis, or a dimension is not divisible by its axis.
@@ -89,7 +91,11 @@ def partition_spec(axes: tuple[str | None, ...], shape: tuple[int, ...], mesh: M
 
 
 def shardings(state: nnx.State, mesh: Mesh) -> nnx.State:
-    """NamedSharding of every variable of a (possibly abstract) state; unnamed variables are replicated."""
+    """NamedSharding of every variable of a (possibly abstract) state; unnamed variables are replicated.
+
+    Raises:
+      ShardingError: as `partition_spec`, naming the parameter.
+    """
 
     def of(path, variable):
         axes = variable.get_metadata().get("out_sharding") or ()
@@ -103,12 +109,20 @@ def shardings(state: nnx.State, mesh: Mesh) -> nnx.State:
 
 
 def place(state: nnx.State, mesh: Mesh) -> nnx.State:
-    """Put every array of `state` where the table says."""
+    """Put every array of `state` where the table says.
+
+    Raises:
+      ShardingError: as `partition_spec`.
+    """
     return jax.device_put(state, shardings(state, mesh))
 
 
 def batch_sharding(mesh: Mesh, leading: int = 0) -> NamedSharding:
-    """Sharding of a batch array: its first axis (after `leading` unsharded ones) over `data` and `fsdp`."""
+    """Sharding of a batch array: its first axis (after `leading` unsharded ones) over `data` and `fsdp`.
+
+    Every array of a `schema.Batch` has rows first (B, or K and M as multiples of B), so one sharding serves all;
+    `leading` is 1 where an accumulation axis comes before.
+    """
     return NamedSharding(mesh, PartitionSpec(*(None,) * leading, BATCH_AXES))
 
 

@@ -23,8 +23,12 @@ def swapped_media(examples: list[Example], features: Features) -> tuple[Features
     Each dialogue takes the media of the next one (in the order of their ids) whose avatar emotion differs; an utterance
     takes that of the same index, or the last of the same role.
 
+    Args:
+      examples: of one split; those without a chain of empathy get no media.
+      features: utterance key -> stored features.
     Returns:
-      the features, and for each conversation the avatar emotion its media now show.
+      the features (None where no dialogue of another emotion exists), and for each conversation the avatar emotion
+      its media now show.
     """
     dialogues: dict[str, Example] = {}
     for example in examples:  # the longest history of each dialogue
@@ -72,7 +76,7 @@ def without_profile(examples: list[Example]) -> list[Example]:
 
 
 def neutral_conversations(path: Path, split: str) -> set[str]:
-    """Conversations of a split whose words carry no emotion, as the sample corpus' labels.json says; else none.
+    """Ids of a split's conversations whose words carry no emotion, as the sample corpus' labels.json says; else none.
 
     The validation split is a part of train.json and shares its numbers.
     """

@@ -32,8 +32,11 @@ WITH, WITHOUT, SWAPPED = "with speech and video", "without", "swapped media"
 def evaluate(run: Path, split: str, output: Path) -> Path:
     """Measure a run on a split; writes report.json and report.html into `output`, returns the page.
 
+    Args:
+      run: workdir of a trained run. split: "validation" or "test". output: folder, made if it is not there.
     Raises:
-      ConfigError: nothing in the split carries a chain of empathy to measure against.
+      ConfigError: `run` is no trained run, or nothing in the split carries a chain of empathy to measure against.
+      RecordError: the run's data cannot be read. StoreError: its feature store is missing or made otherwise.
     """
     started = time.monotonic()
     engine = Engine(run, batch=BATCH)

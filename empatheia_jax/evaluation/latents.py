@@ -11,7 +11,10 @@ TARGETS = ("content_speech", "content_video", "style_speech", "style_video")
 
 
 def predictor(graphdef: nnx.GraphDef):
-    """Compiled (state, batch) -> the four predictions at the latents' means, gold text given (teacher forcing)."""
+    """Compiled (state, batch) -> the four predictions at the latents' means, gold text given (teacher forcing).
+
+    Predictions by name of `TARGETS`, float32: [K, P, content_dim], [K, F, content_dim], [K, style_dim] twice.
+    """
 
     @jax.jit
     def predict(state, batch):
@@ -59,7 +62,12 @@ def training_means(rows: Rows) -> dict[str, np.ndarray]:
 def explained(predict, state, rows: Rows, means: dict[str, np.ndarray], nearest_phoneme=None) -> dict[str, float]:
     """Share of variance explained against the training mean, 1 - SSE / SST over all dimensions, of each target.
 
-    `nearest_phoneme` (content [P, .] -> ids [P]) adds the share of phonemes that C_speech is nearest to.
+    Args:
+      predict: from `predictor`. means: from `training_means`.
+      nearest_phoneme: content [n, content_dim] -> symbol ids int32 [n]; adds "nearest_phoneme", the share of positions
+        whose C_speech is nearest to the right symbol.
+    Returns:
+      share of each target that varies at all, at most 1; 0 is no better than the mean.
     """
     errors = dict.fromkeys(TARGETS, 0.0)
     totals = dict.fromkeys(TARGETS, 0.0)

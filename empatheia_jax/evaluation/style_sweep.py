@@ -34,9 +34,13 @@ def sweep(
     """Answer `texts` neutral texts under 7 emotions (voice and face of other neutral dialogues) as 4 profiles.
 
     Args:
+      speech, face: the classical generators (measured against their own avatars).
       neutral: labelled Examples whose words carry no emotion; their first turns are used.
+      features: utterance key -> stored features, or None.
+      texts: texts a cell.
     Returns:
-      {"cells": [...28], "rho": {measure: [rho, p]}} of the report; F0 in semitones from the profile's mean.
+      {"cells": [...28], "rho": {measure: [rho, p]}, "answered": texts that got a response} of the report; F0 in
+      semitones from the profile's mean, rate in syllables a second, mouth and brow in shares of the picture's height.
     """
     first = [example for example in neutral if example.turn_id == 0 and example.chain]
     donors: dict[str, list[Example]] = {name: [] for name in emotions.AVATAR_EMOTIONS}
@@ -112,7 +116,7 @@ def _compare(measured: dict[tuple, list[dict[str, float]]]) -> dict:
 
 
 def spearman(a: np.ndarray, b: np.ndarray, permutations: int = 5000, seed: int = 0) -> tuple[float, float]:
-    """Rank correlation and its one-sided permutation p."""
+    """Spearman's rank correlation of a and b [n], and its one-sided permutation p (rho above 0)."""
     ranks_a, ranks_b = rankdata(a), rankdata(b)
     rho = float(np.corrcoef(ranks_a, ranks_b)[0, 1])
     rng = np.random.default_rng(seed)

@@ -38,10 +38,10 @@ class Answer:
     text: str  # as generated
     parsed: ParsedResponse
     response_states: np.ndarray  # r^t float32 [R, D], R tokens of the response (0 where it wrote none)
-    style_speech: np.ndarray  # [style_dim]
-    style_video: np.ndarray
+    style_speech: np.ndarray  # S_speech float32 [style_dim]; [0] of a text-only run
+    style_video: np.ndarray  # S_video, likewise
     labels: dict[str, np.ndarray]  # emotion [7], age [4], gender [2], timbre [3]: probabilities
-    tokens: int  # generated
+    tokens: int  # generated, </s> not counted
 
 
 def _bucket(length: int, step: int) -> int:
@@ -57,6 +57,7 @@ class Engine:
         Raises:
           ConfigError: `folder` is no run, or has no checkpoint yet.
           CheckpointError: its checkpoint does not belong to its config.
+          StoreError: its feature store, which tells the widths, is not there.
         """
         self.folder, self.batch, self.max_new_tokens = Path(folder), batch, max_new_tokens
         self.config: Config = saved_config(self.folder)
@@ -127,7 +128,9 @@ class Engine:
 
         Args:
           features: utterance key -> {"audio", "video"} features, or None where it was neither heard nor seen.
-          profiles: who answers, written into the prompt; None leaves the line out.
+          profiles: who answers, one an Example, written into the prompt; None leaves the line out.
+        Returns:
+          one `Answer` an Example, in order; greedy, latents at their means.
         """
         answers: list[Answer] = []
         order = range(0, len(examples), self.batch)

@@ -26,7 +26,14 @@ class Performance:
 def content_of(
     engine: Engine, speech: SpeechGenerator, answer: Answer, phonemes: np.ndarray, source: str
 ) -> tuple[np.ndarray, str, float | None]:
-    """C_speech [P, content_dim], whose it is, and the agreement of its nearest phonemes with the response's G2P."""
+    """C_speech [P, content_dim], whose it is, and the agreement of its nearest phonemes with the response's G2P.
+
+    Args:
+      phonemes: int32 [P], G2P of the response. source: "synchronizer" or "generator".
+    Returns:
+      content; "synchronizer" or "generator"; share in 0..1, None where it was not asked or the generator has no
+      `decode_content`.
+    """
     if source == "generator":
         return speech.content(phonemes), "generator", None
     content = engine.speech_content(answer.response_states, phonemes)
@@ -44,6 +51,9 @@ def perform(
     """Speak and animate an answer's response.
 
     `source` "synchronizer" falls back to the generator's own content where too few phonemes agree; the result says so.
+
+    Raises:
+      PhonemeError: a response that cannot be pronounced, or longer than the generator's limit.
     """
     phonemes = speech.phonemes(answer.parsed.response)
     content, used, agreement = content_of(engine, speech, answer, phonemes, source)

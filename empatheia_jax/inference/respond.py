@@ -84,7 +84,9 @@ def read_request(request: Request, config: Config) -> Example:
 
 
 def encode_media(example: Example, config: Config, notes: list[str]) -> dict[str, dict[str, np.ndarray]]:
-    """Features of all media of an Example, by utterance key. A video with sound and no recording beside it is heard.
+    """Features of all media of an Example, by utterance key: {"audio": float32 [Na, Da], "video": [Nv, Dv]}.
+
+    A video with sound and no recording beside it is heard, and `notes` gets a line about it.
 
     Raises:
       MediaError: a file that is missing, unreadable, empty or over the limits.
@@ -121,7 +123,13 @@ def _sound_of(utterance: Utterance, notes: list[str]) -> Path | None:
 
 
 def choose_portrait(request: Request, profile: Profile, notes: list[str]) -> tuple[Portrait, int | None]:
-    """Who is shown: the avatar of the profile, with the colours of a given portrait."""
+    """Who is shown: the avatar of the profile, with the colours of a given portrait; and the avatar's number.
+
+    With a portrait the number is None.
+
+    Raises:
+      RespondError: a portrait without consent. PortraitError: not a picture, or no face in it.
+    """
     avatar = choose_avatar(profile)
     if request.portrait is None:
         return avatar.portrait, avatar.id
@@ -219,13 +227,13 @@ def _generators(request: Request, config: Config):
 
 
 def predicted_profile(answer: Answer) -> Profile:
-    """The listener that the disentangler hears in its own answer."""
+    """The listener that the disentangler reads from r^s and r^v: the likeliest age, gender and timbre."""
     picked = {name: int(np.argmax(answer.labels[name])) for name in ("age", "gender", "timbre")}
     return Profile(emotions.AGES[picked["age"]], emotions.GENDERS[picked["gender"]], emotions.TIMBRES[picked["timbre"]])
 
 
 def describe(answer: Answer, profile: Profile, given: Profile | None, performance, avatar_id, notes) -> dict:
-    """What out.json says of an answer."""
+    """What out.json says of an answer, but for "timings" and "provenance"; `given` None: the profile is predicted."""
     parsed = answer.parsed
     emotion = {
         name: round(float(p), 4) for name, p in zip(emotions.AVATAR_EMOTIONS, answer.labels["emotion"], strict=True)

@@ -35,7 +35,7 @@ def active_phoneme(phoneme_frames: jax.Array, frames: int) -> tuple[jax.Array, j
 
 
 class ContentSynchronizer(nnx.Module):
-    """r^t -> C_speech, C_video."""
+    """r^t -> C_speech, C_video (Eqs. 1-2): an FFN and an hourglass each, nothing shared but the phoneme table."""
 
     def __init__(
         self, config: LatentConfig, llm_width: int, symbols: int, speech_dim: int, video_dim: int, *, rngs: nnx.Rngs
@@ -64,8 +64,9 @@ class ContentSynchronizer(nnx.Module):
         Args:
           r_t: float32 [K, R, D]; response_mask: bool [K, R].
           phonemes: int32 [K, P] symbol ids, -1 on padding.
+          key: samples z and turns dropout on; None takes the mean.
         Returns:
-          C_speech float32 [K, P, content_dim] and the latent.
+          C_speech float32 [K, P, content_dim] and the latent, whose posterior is [K, R, D].
         """
         mask = phonemes >= 0
         position = jnp.broadcast_to(jnp.arange(phonemes.shape[1], dtype=jnp.float32), phonemes.shape)
@@ -81,9 +82,11 @@ class ContentSynchronizer(nnx.Module):
         """Eqs. 1-2 for video.
 
         Args:
-          phonemes, phoneme_frames: int32 [K, P] (25 ms). video_frames: int32 [K], valid frames. frames: F, static.
+          r_t, response_mask, key: as in `speech_content`.
+          phonemes: int32 [K, P] symbol ids, -1 on padding. phoneme_frames: int32 [K, P], units of 25 ms, 0 on padding.
+          video_frames: int32 [K], valid frames of 40 ms. frames: F, static.
         Returns:
-          C_video float32 [K, F, content_dim] and the latent.
+          C_video float32 [K, F, content_dim] and the latent, whose posterior is [K, R, D].
         """
         mask = jnp.arange(frames) < video_frames[:, None]
         position = jnp.broadcast_to(jnp.arange(frames, dtype=jnp.float32), mask.shape)

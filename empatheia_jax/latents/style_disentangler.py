@@ -33,6 +33,9 @@ class StyleDisentangler(nnx.Module):
     """r^s, r^v -> S_speech, S_video, and the labels of emotion, age, gender, timbre."""
 
     def __init__(self, config: LatentConfig, llm_width: int, speech_dim: int, video_dim: int, *, rngs: nnx.Rngs):
+        """Args:
+          llm_width: D of r^s and r^v. speech_dim, video_dim: the generators' style_dim.
+        """
         self.config = config
         width = config.width
         self.ffn_speech = FeedForward(llm_width, config.mlp_width, width, rngs=rngs, input_axis="features")
@@ -52,7 +55,9 @@ class StyleDisentangler(nnx.Module):
     def __call__(self, r_s: jax.Array, r_v: jax.Array, key: jax.Array | None = None) -> Style:
         """Args:
           r_s, r_v: float32 [K, 16, D], states at <AUD1..16> and <VID1..16>.
-          key: samples z; None takes the mean.
+          key: samples z and turns dropout on; None takes the mean.
+        Returns:
+          `Style`, all float32; labels as logits, classes in the order of `data.emotions`.
         """
         if self.config.sd_input == "speech_only":
             r_v = r_s  # Eqs. 3-6 to the letter

@@ -33,6 +33,7 @@ class EncoderLayer(nnx.Module):
         self.mlp = FeedForward(config.width, config.mlp_width, config.width, rngs=rngs)
 
     def __call__(self, x: jax.Array, mask: jax.Array, key: jax.Array | None) -> jax.Array:
+        """x float32 [K, S, D], mask bool [K, S] -> [K, S, D]; `key` turns dropout on."""
         key_a, key_b = (None, None) if key is None else jax.random.split(key)
         y = self.norm_attention(x)
         x = x + _dropout(self.attention(y, y, mask), self.dropout, key_a)
@@ -50,6 +51,7 @@ class DecoderLayer(nnx.Module):
         self.mlp = FeedForward(config.width, config.mlp_width, config.width, rngs=rngs)
 
     def __call__(self, x, query_mask, memory, memory_mask, key):
+        """Queries x [K, Q, D] with mask [K, Q] over memory [K, S, D] with mask [K, S] -> [K, Q, D]."""
         keys = (None,) * 3 if key is None else jax.random.split(key, 3)
         y = self.norm_self(x)
         x = x + _dropout(self.self_attention(y, y, query_mask), self.dropout, keys[0])
@@ -69,7 +71,10 @@ def stack(layers: int, create, rngs: nnx.Rngs) -> nnx.Module:
 
 
 def scan(layers: nnx.Module, count: int, call, x: jax.Array, key: jax.Array | None) -> jax.Array:
-    """Run stacked `layers` one after another: call(layer, x, key_of_layer) -> x."""
+    """Run stacked `layers` (of `stack`) one after another: call(layer, x, key_of_layer) -> x of the same shape.
+
+    `key` None gives every layer None: no dropout.
+    """
     keys = None if key is None else jax.random.split(key, count)
 
     def body(x, layer_and_key):
@@ -94,7 +99,10 @@ class Latent:
 
 
 class Hourglass(nnx.Module):
-    """One VAE block of Fig. 4: encoder layers over FFN(r), z, decoder layers over the queries."""
+    """One VAE block of Fig. 4: encoder layers over FFN(r), z, decoder layers over the queries; all float32.
+
+    The log-variance is kept within -12..6.
+    """
 
     def __init__(self, config: LatentConfig, *, rngs: nnx.Rngs):
         width = config.width
@@ -112,6 +120,8 @@ class Hourglass(nnx.Module):
           inputs: FFN(r) float32 [K, S, D]; input_mask: bool [K, S].
           queries: q float32 [K, Q, D]; query_mask: bool [K, Q].
           key: samples z and turns dropout on; None takes the mean.
+        Returns:
+          `Latent`: output [K, Q, D], posterior [K, S, D]. Rows of padded queries or inputs hold no meaning.
         """
         encode_key, sample_key, decode_key = (None,) * 3 if key is None else jax.random.split(key, 3)
         config = self.config

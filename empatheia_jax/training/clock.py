@@ -4,7 +4,7 @@ import time
 
 
 class Clock:
-    """Wall-clock account of a run. `with clock("data"):` adds to a named share."""
+    """Wall-clock account of a run in seconds. `with clock("data"):` adds to a named share; blocks may nest."""
 
     def __init__(self):
         self.started = time.monotonic()
@@ -29,7 +29,10 @@ class Clock:
 
 
 class Rate:
-    """Units a second since the last reading, and the time left at the average rate."""
+    """Units (tokens) a second since the last reading, and the seconds left at the average pace of steps.
+
+    `total` steps in all, of which `done` were done before (a resumed stage).
+    """
 
     def __init__(self, total: int, done: int = 0):
         self.total, self._first, self._done = total, done, done

@@ -44,7 +44,14 @@ def _masked_square(prediction: jax.Array, gold: jax.Array, mask: jax.Array) -> j
 
 
 def content_consistency(speech, gold_speech, speech_mask, video, gold_video, video_mask) -> Terms:
-    """Eq. 9, L_ccl: C_speech [K, P, .] and C_video [K, F, .] against the generators' own encodings."""
+    """Eq. 9, L_ccl: C_speech and C_video against the generators' own encodings.
+
+    Args:
+      speech, gold_speech: float32 [K, P, content_dim]. speech_mask: bool [K, P].
+      video, gold_video: float32 [K, F, content_dim]. video_mask: bool [K, F].
+    Returns:
+      sums over phonemes and over frames of the squared error, a mean over dimensions (the paper's norm is a sum).
+    """
     return {
         "content_speech": _masked_square(speech, gold_speech, speech_mask),
         "content_video": _masked_square(video, gold_video, video_mask),
@@ -52,7 +59,14 @@ def content_consistency(speech, gold_speech, speech_mask, video, gold_video, vid
 
 
 def style_alignment(style: Style, gold_speech, has_speech, gold_video, has_video) -> Terms:
-    """Eq. 10, L_sal: S_speech and S_video [K, .] against the styles of the gold recording and video."""
+    """Eq. 10, L_sal: S_speech and S_video against the styles of the gold recording and video.
+
+    Args:
+      gold_speech, gold_video: float32 [K, style_dim] of the speech and the face generator.
+      has_speech, has_video: bool [K], which golds are there.
+    Returns:
+      sums over Examples of the squared error, a mean over dimensions.
+    """
     return {
         "style_speech": _masked_square(style.speech, gold_speech, has_speech),
         "style_video": _masked_square(style.video, gold_video, has_video),
@@ -64,6 +78,8 @@ def classification(logits: dict[str, jax.Array], labels: dict[str, jax.Array]) -
 
     Args:
       logits: name -> [K, classes]. labels: name -> int32 [K], negative where not known.
+    Returns:
+      per name the sum of cross-entropies over known labels, and "<name>_accuracy", the number of right arg-maxes.
     """
     terms = {}
     for name, values in logits.items():
@@ -76,7 +92,7 @@ def classification(logits: dict[str, jax.Array], labels: dict[str, jax.Array]) -
 
 
 def style_alignment_and_consistency(scale: float) -> dict[str, float]:
-    """Eq. 12, L_sac = L_sal + L_cls, as weights of terms; Eq. 11 is the mean of its four cross-entropies."""
+    """Eq. 12, L_sac = L_sal + L_cls, times `scale`, as weights of terms; Eq. 11 is the mean of its four."""
     weights = {"style_speech": scale, "style_video": scale, "emotion": scale / 4}
     return weights | {name: scale / 4 for name in PROFILE_TERMS}
 
@@ -88,7 +104,10 @@ def overall(alpha: float, beta: float, kl_weight: float) -> dict[str, float]:
 
 
 def counts(batch: dict[str, jax.Array]) -> Terms:
-    """How many elements each term is a mean over: a function of the masks alone, so it is known before the gradient."""
+    """How many elements each term is a mean over: a function of the masks alone, so it is known before the gradient.
+
+    `batch` holds the arrays of `schema.Batch`; every count is float32 [].
+    """
     count = {
         "emp": batch["target_mask"],
         "content_speech": batch["phonemes"] >= 0,

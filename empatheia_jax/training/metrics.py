@@ -8,9 +8,10 @@ from tensorboardX import SummaryWriter
 
 
 class Metrics:
-    """Writers of process 0; on resume the files are cut back to the checkpoint's step, so no step is there twice."""
+    """Writers of one run; on resume the files are cut back to the checkpoint's step, so no step is there twice."""
 
     def __init__(self, folder: Path, resume_step: int | None):
+        """`resume_step` None is a new run; 0 a resumed one without a checkpoint."""
         self._files = {}
         for name in ("metrics.jsonl", "examples.jsonl"):
             path = folder / name

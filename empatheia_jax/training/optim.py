@@ -7,7 +7,10 @@ from empatheia_jax.config import OptimConfig, StageConfig
 
 
 def schedule(stage: StageConfig, steps: int) -> optax.Schedule:
-    """Linear warm-up over `warmup_share` of the steps, then a cosine to a tenth of the peak."""
+    """Linear warm-up over `warmup_share` of a stage's `steps`, then a cosine to a tenth of the peak.
+
+    The paper gives the rate only; the shape is this project's.
+    """
     warmup = max(1, round(stage.warmup_share * steps))
     return optax.warmup_cosine_decay_schedule(
         init_value=0.0,

@@ -87,7 +87,12 @@ class Data:
 
 
 def load_data(folder: Path, config: Config) -> Data:
-    """Read the training and validation Examples; train or load the tokenizer; open the feature store."""
+    """Read the training and validation Examples; train or load the tokenizer; open the feature store.
+
+    Raises:
+      RecordError: nothing to read or a bad record. StoreError: no complete feature store of these settings.
+      TokenizerError: a tokenizer that cannot be trained or loaded.
+    """
     data = config.data
     read = {}
     for split_name in ("train", "validation"):
@@ -105,7 +110,11 @@ def load_data(folder: Path, config: Config) -> Data:
 
 
 def open_store(folder: Path, config: Config) -> FeatureStore:
-    """The run's feature store, refused when it was made by other encoders or generators than the config's."""
+    """The run's feature store (`data.features`, else `folder`/features).
+
+    Raises:
+      StoreError: none there, incomplete, damaged, or made by other encoders or generators than the config's.
+    """
     generators = config.generators
     expected = expected_settings(build_encoders(config.encoders), generators.speech, generators.face)
     return FeatureStore(Path(config.data.features or folder / "features"), expected)
@@ -134,7 +143,11 @@ def _training_texts(examples: list[Example], config: Config):
 
 
 def abstract_model(config: Config, widths: Widths | None, mesh: jax.sharding.Mesh) -> tuple[nnx.GraphDef, nnx.State]:
-    """Shapes, dtypes and shardings of every parameter, before a byte is allocated."""
+    """Shapes, dtypes and shardings of every parameter, before a byte is allocated.
+
+    Raises:
+      ShardingError: a dimension that the mesh does not divide.
+    """
     graphdef, abstract = nnx.split(nnx.eval_shape(_create(config, widths), jax.random.key(0)))
 
     def placed(leaf, where):
@@ -144,7 +157,7 @@ def abstract_model(config: Config, widths: Widths | None, mesh: jax.sharding.Mes
 
 
 def initialise(config: Config, widths: Widths | None, abstract: nnx.State) -> nnx.State:
-    """Every parameter drawn where it lives."""
+    """Every parameter drawn where it lives, from `config.seed`; `abstract` gives the shardings."""
     create, where = _create(config, widths), jax.tree.map(lambda leaf: leaf.sharding, abstract)
     return jax.jit(lambda key: nnx.split(create(key))[1], out_shardings=where)(jax.random.key(config.seed))
 
@@ -202,7 +215,13 @@ class Run:
 
 
 def run_stage(run: Run, stage: Stage, graphdef, state: nnx.State, start: Position) -> tuple[nnx.State, Position]:
-    """Train one stage from `start` to its end, or until a stop is wished; returns the state and where it stands."""
+    """Train one stage from `start` to its end, or until a stop is wished; returns the state and where it stands.
+
+    `start.stage_step` above 0 restores the optimizer of that checkpoint; `state` must be its parameters.
+
+    Raises:
+      FloatingPointError: a loss or gradient that is not finite. RecordError: an Example that no row can hold.
+    """
     config, clock = run.config, run.clock
     settings = config.stages[str(stage.number)]
     with clock("data"):
@@ -287,6 +306,9 @@ def restore(
 
     `state` gives shapes and shardings, and the values of what no checkpoint holds yet; it may be abstract where the
     checkpoint is `complete`.
+
+    Raises:
+      CheckpointError: no base where one is needed, or parameters of another config.
     """
     if config.base != "scratch" or complete(position):
         base_folder = folder / "base" if config.base == "scratch" else Path(config.base)
@@ -327,7 +349,7 @@ def _log(run: Run, stage: Stage, steps: int, rate: Rate, pending, last: bool = F
 
 
 def evaluate(run: Run, stage: Stage, graphdef, state: nnx.State) -> dict[str, float]:
-    """Mean of every term over the validation Examples, logged as validation_*."""
+    """Mean of every term over the validation Examples as {"validation_<term>": value}; {} where there are none."""
     if not run.data.validation:
         return {}
     rows = run.rows(stage, "validation")

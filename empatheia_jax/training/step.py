@@ -28,7 +28,12 @@ def split(model: Empatheia, stage: Stage) -> tuple[nnx.GraphDef, nnx.State, nnx.
 def stage_terms(model: Empatheia, stage: Stage, batch: Arrays, key: jax.Array | None, row_targets: int) -> losses.Terms:
     """The sums of every loss term that a stage minimises, and of its accuracies, over one micro-batch.
 
-    `key` samples the latents and turns dropout on; None is evaluation.
+    Args:
+      batch: the arrays of `schema.Batch`, one micro-batch.
+      key: samples the latents and turns dropout on; None is evaluation.
+      row_targets: most target tokens of a row, static (`data.row_targets`).
+    Returns:
+      term -> float32 [] sum; `losses.counts` has what to divide by.
     """
     llm_key, content_key, style_key = (None,) * 3 if key is None else jax.random.split(key, 3)
     hidden = model.hidden(batch, llm_key if stage.llm_dropout else None, slots=stage.prompt != "text")
@@ -78,6 +83,9 @@ def make_step(graphdef: nnx.GraphDef, stage: Stage, tx: optax.GradientTransforma
 
     `batch` arrays have a leading accumulation axis A. Counts come from masks alone, so each micro-batch's gradient is
     already divided by the whole step's counts, and their sum is the gradient of the accumulated loss.
+
+    Metrics, float32 []: every term as a mean, "loss" (Eq. 8, 9, 12 or 13 by stage, with KL), "grad_norm" before
+    clipping, "tokens" (real ones).
     """
 
     def step(trainable: nnx.State, opt_state, frozen: nnx.State, batch: Arrays, key: jax.Array):
