@@ -37,7 +37,9 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--workdir", type=Path, required=True)
     parser.add_argument("--stages", default="0,1,2,3,4")
     parser.add_argument("--resume", action="store_true")
+    parser.add_argument("--on-error", choices=("stop", "skip"), help="at a bad record: end, or count it and go on")
     args, overrides = parser.parse_known_args(argv)
+    overrides += ["--data.on-error", args.on_error] if args.on_error else []
     clock = Clock()
 
     # ── Config ────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -47,7 +49,7 @@ def main(argv: list[str]) -> int:
         stages = [s for s in stages if s.number != 0]  # a converted base needs no stage 0
     if not config.modalities:
         stages = [s for s in stages if s.number <= 1]  # words only: no latents to train
-    check_workdir(args.workdir, config, args.resume)
+    check_workdir(args.workdir, config, args.resume, stages)
 
     # ── Mesh ──────────────────────────────────────────────────────────────────────────────────────────────────────
     mesh = sharding.make_mesh(config.mesh)
@@ -79,13 +81,15 @@ def main(argv: list[str]) -> int:
             continue  # finished before the resume
         start = position if position.stage == current.number else Position(position.step, current.number, 0)
         state, position = run_stage(run, current, graphdef, state, start)
-        if run.stop.wanted:
-            break
+        if position.stage == current.number:
+            break  # stopped inside the stage
         with clock("evaluate"):
             held_out = evaluate(run, current, graphdef, state)
         metrics.log(position.step, current.number, held_out)
         shown = "  ".join(f"{name.removeprefix('validation_')} {value:.3f}" for name, value in held_out.items())
         print(f"  held out: {shown}", flush=True)
+        if run.stop.wanted:
+            break
 
     # ── Done ──────────────────────────────────────────────────────────────────────────────────────────────────────
     checkpoints.close()

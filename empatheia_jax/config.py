@@ -45,6 +45,7 @@ class LlamaConfig:
     max_length: int = 4096
     tie_embeddings: bool = False
     init_std: float = 0.02  # of a base from scratch; transformers' value, small for a narrow model
+    init_match: float = 0.0  # of a base from scratch: correlation of queries and keys, so that like attends to like
     compute_dtype: str = "bfloat16"
     param_dtype: str = "bfloat16"  # of the frozen base; LoRA is always float32
     attention: Literal["xla", "cudnn", "splash"] = "xla"
@@ -117,6 +118,7 @@ class LatentConfig:
     log_variance_init: float = -4.0
     kl_weight: float = 1e-4
     content_query: Literal["phoneme", "position"] = "phoneme"
+    whiten: bool = False  # the disentangler reads whitened states (`latents/whitening.py`)
     sd_input: Literal["per_modality", "speech_only"] = "per_modality"
 
     def __post_init__(self):
@@ -156,6 +158,7 @@ class DataConfig:
     modality_dropout: float = 0.3
     profile_dropout: float = 0.2  # share of training Examples whose profile line is left out
     word_swap: float = 0.0  # share of Examples under L_emp whose things are exchanged (`data/augment.py`)
+    recast: float = 0.0  # share of Examples performed by people of other dialogues (`data/recast.py`)
     word_dropout: float = 0.0  # share of the prompt's words blanked in overall tuning: modality dropout for text
     max_turns: int = 16
     max_seconds: float = 60.0
@@ -170,6 +173,9 @@ class StageConfig:
     learning_rate: float = 5e-5
     warmup_share: float = 0.1
     weight_decay: float | None = None  # None: optim.weight_decay
+    rows: int | None = None  # None: data.rows
+    row_tokens: int | None = None  # None: data.row_tokens; prompts differ in length from stage to stage
+    row_examples: int | None = None  # None: data.row_examples
 
 
 @dataclasses.dataclass(frozen=True)
@@ -186,6 +192,7 @@ class OptimConfig:
     b2: float = 0.999
     alpha: float = 0.2  # Eq. 13, weight of L_ccl
     beta: float = 0.3  # Eq. 13, weight of L_sac
+    emotion_weight: float = 0.0  # of the mean loss over the chain's emotion tokens, added to L_emp; the paper has none
 
 
 @dataclasses.dataclass(frozen=True)

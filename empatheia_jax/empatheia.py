@@ -15,10 +15,11 @@ from flax import nnx
 from empatheia_jax.config import Config
 from empatheia_jax.data.schema import Widths
 from empatheia_jax.encoders.projector import Projector
+from empatheia_jax.initial_values import draw_together
 from empatheia_jax.latents.content_synchronizer import ContentSynchronizer
 from empatheia_jax.latents.style_disentangler import StyleDisentangler
 from empatheia_jax.llm.llama import Llama
-from empatheia_jax.llm.new_tokens import NewTokens, embed
+from empatheia_jax.llm.new_tokens import NewTokens, embed, logits
 
 SIGNALS = 16  # <AUD1..16>, and as many <VID>
 
@@ -43,23 +44,18 @@ class Empatheia(nnx.Module):
           widths: sizes that encoders and generators set. None builds a text-only model: the LLM and the new tokens,
             no projectors and no latents.
         """
-        width = config.llm.width
+        self.signal_loss = config.prompt.signal_loss
         self.llm = Llama(config.llm, config.lora, rngs=rngs)
-        self.new_tokens = NewTokens(width, rngs=rngs)
-        if widths is None:
-            return
-        self.audio_projector = Projector(config.projector, widths.audio, width, rngs=rngs)
-        self.video_projector = Projector(config.projector, widths.video, width, rngs=rngs)
-        self.content_synchronizer = ContentSynchronizer(
-            config.latents, width, widths.symbols, widths.content_speech, widths.content_video, rngs=rngs
-        )
-        self.style_disentangler = StyleDisentangler(
-            config.latents, width, widths.style_speech, widths.style_video, rngs=rngs
-        )
+        for name, part in draw_together(lambda rngs: _parts(config, widths, rngs), rngs).items():
+            setattr(self, name, part)
 
     def embed(self, tokens: jax.Array) -> jax.Array:
         """Token ids [B, T], new ones included -> [B, T, D]."""
         return embed(self.llm, self.new_tokens, tokens)
+
+    def token_logits(self, hidden: jax.Array) -> jax.Array:
+        """States [..., D] -> float32 logits over what targets may be: [..., V], or [..., V + 34] with `signal_loss`."""
+        return logits(self.llm, self.new_tokens, hidden) if self.signal_loss else self.llm.logits(hidden)
 
     def fill_slots(self, embeddings, audio=None, audio_start=None, video=None, video_start=None) -> jax.Array:
         """Replace the placeholder embeddings by projected features (appendix D.1).
@@ -91,6 +87,24 @@ class Empatheia(nnx.Module):
             x = self.fill_slots(x, batch["audio"], batch["audio_start"], batch["video"], batch["video_start"])
         states, _ = self.llm(x, batch["positions"], segment_ids=batch["segment_ids"], dropout_key=dropout_key)
         return states
+
+
+def _parts(config: Config, widths: Widths | None, rngs) -> dict[str, nnx.Module]:
+    """Everything but the LLM, by attribute name."""
+    width, latents = config.llm.width, config.latents
+    parts = {"new_tokens": NewTokens(width, rngs=rngs)}
+    if widths is None:
+        return parts
+    return parts | {
+        "audio_projector": Projector(config.projector, widths.audio, width, rngs=rngs),
+        "video_projector": Projector(config.projector, widths.video, width, rngs=rngs),
+        "content_synchronizer": ContentSynchronizer(
+            latents, width, widths.symbols, widths.content_speech, widths.content_video, rngs=rngs
+        ),
+        "style_disentangler": StyleDisentangler(
+            latents, width, widths.style_speech, widths.style_video, rngs=rngs
+        ),
+    }
 
 
 Statistics = dict[str, tuple[np.ndarray, np.ndarray]]  # "audio", "video" -> mean [D], standard deviation [D]

@@ -11,7 +11,7 @@ from empatheia_jax.sharding import param
 
 def dense(rngs: nnx.Rngs, shape: tuple[int, int], axes: tuple[str, str], scale: float = 1.0) -> nnx.Param:
     """A matrix [in, out] drawn with LeCun's variance times scale^2."""
-    value = jax.random.normal(rngs.params(), shape) * scale / math.sqrt(shape[0])
+    value = rngs.normal(shape) * scale / math.sqrt(shape[0])
     return param(value, *axes)
 
 

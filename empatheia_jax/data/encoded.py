@@ -7,7 +7,7 @@ import numpy as np
 from empatheia_jax.config import Config
 from empatheia_jax.data import emotions
 from empatheia_jax.data.prompts import Style, encode_pieces, encode_target, render_prompt
-from empatheia_jax.data.schema import UNKNOWN, Example, Profile
+from empatheia_jax.data.schema import UNKNOWN, Example, Profile, RecordError
 from empatheia_jax.data.tokenizer import Tokenizer
 
 
@@ -29,13 +29,24 @@ class Encoded:
     loss: np.ndarray  # bool [length]; whether this id is a target of L_emp
     slots: tuple[Slot, ...]
     response: tuple[int, int]  # span of the response's own tokens, (0, 0): none
-    signals: int  # position of <AUD1>
+    emotion: tuple[int, int]  # span of the emotion that the chain names, (0, 0): none
+    signals: int | None  # position of <AUD1>; None where the Example ends with </s>
 
 
 def prompt_profile(example: Example, config: Config) -> Profile | None:
-    """The listener's profile as the prompt may know it (`profile_in_prompt`)."""
+    """The listener's profile as the prompt may know it (`profile_in_prompt`).
+
+    Raises:
+      RecordError: "always", and the Example has none.
+    """
     if config.prompt.profile_in_prompt == "never":
         return None
+    if config.prompt.profile_in_prompt == "always" and example.listener_profile is None:
+        raise RecordError(
+            f"{example.id}: no listener profile, and prompt.profile_in_prompt is always; give one (respond: --profile) "
+            "or choose auto",
+            conversation=example.conversation_id, field="listener_profile",
+        )  # fmt: skip
     return example.listener_profile
 
 
@@ -51,18 +62,32 @@ def encode_prompt(example: Example, style: Style, config: Config, tokenizer: Tok
     )
 
 
-def encode(example: Example, style: Style, config: Config, tokenizer: Tokenizer, profile: Profile | None) -> Encoded:
-    """Prompt and target of an Example for a training stage of this prompt style."""
+def encode(
+    example: Example, style: Style, config: Config, tokenizer: Tokenizer, profile: Profile | None, whole: bool = False
+) -> Encoded:
+    """Prompt and target of an Example for a training stage of this prompt style.
+
+    In stages 0 to 2 ("text") nobody reads the signals, and what comes last changes nothing before it: unless they carry
+    loss, the Example ends with </s> and takes a sixth less of a row.
+
+    `whole` puts loss on the prompt too: a base learns language, not only answers.
+    """
     prompt, slots = encode_prompt(example, style, config, tokenizer, profile)
     response = None if style == "slots" or example.response is None else example.response.text
     target = encode_target(tokenizer, example.chain, response)
-    ids = np.array(prompt + target.ids, np.int32)
     signals = len(prompt) + target.signals
+    ids = np.array(prompt + target.ids, np.int32)
     loss = np.zeros(len(ids), bool)
     # The chain, the response and </s> carry loss; the signals do not, unless asked.
-    loss[len(prompt) : len(ids) if config.prompt.signal_loss else signals] = True
-    span = (len(prompt) + target.span[0], len(prompt) + target.span[1]) if response is not None else (0, 0)
-    return Encoded(ids, len(prompt), loss, slots, span, signals)
+    loss[1 if whole else len(prompt) : len(ids) if config.prompt.signal_loss else signals] = True
+
+    def shifted(span: tuple[int, int]) -> tuple[int, int]:
+        return (len(prompt) + span[0], len(prompt) + span[1]) if span != (0, 0) else span
+
+    encoded = Encoded(ids, len(prompt), loss, slots, shifted(target.span), shifted(target.emotion), signals)
+    if style == "text" and not config.prompt.signal_loss:
+        return dataclasses.replace(encoded, ids=ids[:signals], loss=loss[:signals], signals=None)
+    return encoded
 
 
 def labels(example: Example) -> dict[str, int]:

@@ -15,10 +15,11 @@ from empatheia_jax.data.augment import WordSwap
 from empatheia_jax.data.encoded import Encoded, encode, labels, prompt_profile
 from empatheia_jax.data.packing import RowLimits, RowStream, Size, check_fits
 from empatheia_jax.data.prompts import Style
+from empatheia_jax.data.recast import Cast, Recast
 from empatheia_jax.data.schema import SYMBOL_COUNT, UNKNOWN, Batch, Example, Widths
 from empatheia_jax.data.tokenizer import SIGNALS, Tokenizer
 
-SWAP_SPARE = 8  # tokens by which swapped words may be longer than those they replace
+SPARE = 8  # tokens by which swapped words and another profile may be longer than what they replace
 
 
 @dataclasses.dataclass
@@ -67,29 +68,31 @@ class Rows:
     Args:
       store: maps an utterance key to its arrays, or None where it has none (`features.FeatureStore.get`).
       train: modality and profile dropout on; drawn from (seed, epoch, Example), so a resumed run draws the same.
+      whole: loss on prompts too.
       swap: `data.word_swap` applies; swapped Examples have no content gold, their recordings say other words.
     """
 
     def __init__(
         self, examples: list[Example], style: Style, config: Config, tokenizer: Tokenizer, store, widths: Widths,
-        *, train: bool, seed: int, swap: bool = False,
+        *, train: bool, seed: int, swap: bool = False, whole: bool = False,
     ):  # fmt: skip
         self.examples, self.config, self.store, self.widths = examples, config, store, widths
-        self.train, self.seed, self.style, self.tokenizer = train, seed, style, tokenizer
+        self.train, self.seed, self.style, self.tokenizer, self.whole = train, seed, style, tokenizer, whole
         data = config.data
         self.limits = RowLimits(data.row_tokens, data.row_targets, data.row_utterances, data.row_examples)
         self.swap = WordSwap(examples) if train and swap and data.word_swap else None
+        self.recast = Recast(examples) if train and store is not None and data.recast else None
         self._braces: list[int] = []
         if data.word_dropout:
             self._braces = [i for i in range(tokenizer.vocab_size) if "{" in tokenizer.decode([i])]
         self.encoded, self.encoded_bare = [], []
         for example in examples:
             profile = prompt_profile(example, config)
-            self.encoded.append(encode(example, style, config, tokenizer, profile))
+            self.encoded.append(encode(example, style, config, tokenizer, profile, whole))
             self.encoded_bare.append(
-                encode(example, style, config, tokenizer, None) if profile is not None else self.encoded[-1]
+                encode(example, style, config, tokenizer, None, whole) if profile is not None else self.encoded[-1]
             )
-        spare = SWAP_SPARE if self.swap else 0
+        spare = SPARE if self.swap or self.recast else 0
         self.sizes = [
             Size(len(e.ids) + spare, int(e.loss.sum()) + spare, len({slot.key for slot in e.slots}))
             for e in self.encoded
@@ -128,17 +131,18 @@ class Rows:
             drop_audio, drop_video, drop_profile = rng.random(3)
             data = self.config.data
             bare = self.train and self.style != "text" and drop_profile < data.profile_dropout
-            encoded = (self.encoded_bare if bare else self.encoded)[example_id]
-            swapped = self._swapped(example_id, bare, rng) if self.swap and rng.random() < data.word_swap else None
-            encoded = swapped or encoded
+            bare &= self.config.prompt.profile_in_prompt == "auto"
+            example, encoded, cast = self._augmented(example_id, bare, rng)
+            swapped = example.history != self.examples[example_id].history
             self._place_text(row, encoded, cursor, number)
-            if self.train and data.word_dropout and self.style == "all":
+            if self.train and data.word_dropout and self.style != "slots":
                 words = slice(cursor + self._dialogue_start(encoded), cursor + encoded.prompt_length)
                 self._drop_words(row["tokens"][words], rng)
             heard = not (self.train and drop_audio < data.modality_dropout)
             seen = not (self.train and drop_video < data.modality_dropout)
-            utterance = self._place_slots(row, encoded, cursor, utterance, {"audio": heard, "video": seen})
-            self._place_gold(row, self.examples[example_id], number, content=swapped is None)
+            present = {"audio": heard, "video": seen}
+            utterance = self._place_slots(row, encoded, cursor, utterance, present, cast.media if cast else {})
+            self._place_gold(row, example, number, cast, content=not swapped)
             row["example_id"][number] = example_id
             cursor += len(encoded.ids)
         return row
@@ -154,17 +158,30 @@ class Rows:
         first, last = encoded.response
         span = np.arange(first, last)[: self.config.data.response_tokens] + start
         row["response_index"][number, : len(span)] = span
-        row["signal_index"][number] = start + encoded.signals + np.arange(2 * SIGNALS)
+        if encoded.emotion != (0, 0):
+            row["emotion_mask"][start + encoded.emotion[0] - 1 : start + encoded.emotion[1] - 1] = True
+        if encoded.signals is not None:
+            row["signal_index"][number] = start + encoded.signals + np.arange(2 * SIGNALS)
 
-    def _swapped(self, example_id: int, bare: bool, rng: np.random.Generator) -> Encoded | None:
-        """The Example with other things in it; None where that would not fit the place the plan gave it."""
-        example = self.swap(self.examples[example_id], rng)
-        profile = None if bare else prompt_profile(example, self.config)
-        encoded = encode(example, self.style, self.config, self.tokenizer, profile)
-        planned = self.sizes[example_id]
-        if len(encoded.ids) > planned.tokens or encoded.loss.sum() > planned.targets:
-            return None
-        return encoded
+    def _augmented(
+        self, example_id: int, bare: bool, rng: np.random.Generator
+    ) -> tuple[Example, Encoded, Cast | None]:
+        """The Example with other things in it and another cast; itself where that does not fit its planned place."""
+        data, original = self.config.data, self.examples[example_id]
+        example, cast = original, None
+        if self.swap and rng.random() < data.word_swap:
+            example = self.swap(example, rng)
+        if self.recast and rng.random() < data.recast:
+            cast = self.recast(example, rng)
+        if cast is not None:
+            example = dataclasses.replace(example, listener_profile=cast.listener_profile)
+        if example is not original:
+            profile = None if bare else prompt_profile(example, self.config)
+            encoded = encode(example, self.style, self.config, self.tokenizer, profile, self.whole)
+            planned = self.sizes[example_id]
+            if len(encoded.ids) <= planned.tokens and encoded.loss.sum() <= planned.targets:
+                return example, encoded, cast
+        return original, (self.encoded_bare if bare else self.encoded)[example_id], None
 
     def _dialogue_start(self, encoded: Encoded) -> int:
         """Where the dialogue begins in a prompt: instruction and profile come before its opening brace."""
@@ -177,12 +194,14 @@ class Rows:
         drop &= dialogue < self.tokenizer.vocab_size
         dialogue[drop] = self.tokenizer.pad_id
 
-    def _place_slots(self, row, encoded: Encoded, start: int, utterance: int, present: dict[str, bool]) -> int:
+    def _place_slots(
+        self, row, encoded: Encoded, start: int, utterance: int, present: dict[str, bool], media: dict[str, str]
+    ) -> int:
         if self.store is None:
             return utterance
         place: dict[str, int] = {}
         for slot in encoded.slots:
-            features = self.store.get(slot.key)
+            features = self.store.get(media.get(slot.key, slot.key))
             if features is None or slot.modality not in features:
                 continue
             if slot.key not in place:
@@ -194,17 +213,18 @@ class Rows:
                 row[f"{slot.modality}_start"][at] = start + slot.position
         return utterance
 
-    def _place_gold(self, row, example: Example, number: int, content: bool) -> None:
+    def _place_gold(self, row, example: Example, number: int, cast: Cast | None, content: bool) -> None:
         """Labels and golds; `content` False where the words are no longer those of the recording."""
         for name, value in labels(example).items():
             row[name][number] = value
         if self.store is None or example.response is None:
             return
         gold = self.store.get(self._response_key(example)) or {}
-        if "style_speech" in gold:
-            row["gold_style_speech"][number], row["has_style_speech"][number] = gold["style_speech"], True
-        if "style_video" in gold:
-            row["gold_style_video"][number], row["has_style_video"][number] = gold["style_video"], True
+        styles = gold if cast is None else self.store.get(cast.style) or {}
+        if "style_speech" in styles:
+            row["gold_style_speech"][number], row["has_style_speech"][number] = styles["style_speech"], True
+        if "style_video" in styles:
+            row["gold_style_video"][number], row["has_style_video"][number] = styles["style_video"], True
         phonemes, frames = gold.get("phonemes"), gold.get("content_video")
         if phonemes is None or frames is None or self.style == "slots" or not content:
             return
@@ -228,7 +248,7 @@ def empty_row(config: Config, widths: Widths) -> dict[str, np.ndarray]:
         return np.full(shape, value, dtype)
 
     row = {name: filled(t, 0, np.int32) for name in ("tokens", "segment_ids", "positions", "targets")}
-    row["target_mask"] = filled(t, False, bool)
+    row["target_mask"], row["emotion_mask"] = filled(t, False, bool), filled(t, False, bool)
     row["audio"] = filled((m, *widths.audio), 0, np.float32)
     row["video"] = filled((m, *widths.video), 0, np.float32)
     row["audio_start"], row["video_start"] = filled(m, -1, np.int32), filled(m, -1, np.int32)
@@ -248,7 +268,7 @@ def empty_row(config: Config, widths: Widths) -> dict[str, np.ndarray]:
     return row
 
 
-GRID = ("tokens", "segment_ids", "positions", "targets", "target_mask")
+GRID = ("tokens", "segment_ids", "positions", "targets", "target_mask", "emotion_mask")
 FLAT_INDICES = ("audio_start", "video_start", "response_index", "signal_index")
 
 

@@ -12,7 +12,7 @@ from typing import Literal, NamedTuple
 from empatheia_jax.data.emotion_words import normalise_emotion
 from empatheia_jax.data.emotions import avatar_emotion
 from empatheia_jax.data.schema import ChainOfEmpathy, Example, Profile, Utterance
-from empatheia_jax.data.tokenizer import AUDIO_SLOT, NEW_TOKENS, SIGNALS, VIDEO_SLOT, Tokenizer
+from empatheia_jax.data.tokenizer import AUDIO_SLOT, NEW_TOKENS, VIDEO_SLOT, Tokenizer
 
 Modality = Literal["audio", "video"]
 Style = Literal["text", "slots", "all"]
@@ -53,10 +53,11 @@ STEPS = {
 
 @dataclasses.dataclass(frozen=True)
 class Text:
-    """Words. `response` marks the gold response inside a target."""
+    """Words. `response` marks the gold response inside a target, `emotion` the emotion that its chain names."""
 
     text: str
     response: bool = False
+    emotion: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -125,14 +126,18 @@ def _merge(pieces: list[Piece]) -> list[Piece]:
 
 
 def render_target(chain: ChainOfEmpathy | None, response: str) -> list[Text]:
-    """The answer of appendix D.1: the chain of empathy, then the response as a marked piece of its own.
+    """The answer of appendix D.1: the chain of empathy, then the response; emotion and response are marked pieces.
 
-    The response piece starts with the space that follows the colon. Without a chain only the last line is written.
+    A marked piece starts with the space that follows the colon. Without a chain only the last line is written.
     """
-    lines = []
-    if chain is not None:
-        lines = [f"{line} {getattr(chain, field)}" for field, line in STEPS.items() if field != "response"]
-    return [Text("\n".join([*lines, STEPS["response"]])), Text(f" {response}", response=True)]
+    answer = [Text(STEPS["response"]), Text(f" {response}", response=True)]
+    if chain is None:
+        return answer
+    before = f"{STEPS['event_scenario']} {chain.event_scenario}\n{STEPS['speaker_emotion']}"
+    after = f"\n{STEPS['emotion_cause']} {chain.emotion_cause}\n{STEPS['goal_to_response']} {chain.goal_to_response}\n"
+    return [
+        Text(before), Text(f" {chain.speaker_emotion}", emotion=True), Text(after + answer[0].text), answer[1]
+    ]  # fmt: skip
 
 
 class EncodedPrompt(NamedTuple):
@@ -143,18 +148,16 @@ class EncodedPrompt(NamedTuple):
 
 
 class EncodedTarget(NamedTuple):
-    """Ids of a target. `span` = (first, one past the last) position of the response's own tokens.
+    """Ids of a target. A span is (first, one past the last) position: of the response's own tokens, of the emotion's.
 
-    `ids[span[1]]` is </s>; the 32 signals follow. A target without text is the signals alone and `span` is (0, 0).
+    `ids[span[1]]` is </s>; the 32 signals follow from `signals` on. A target without text is the signals alone; a span
+    that is not there is (0, 0).
     """
 
     ids: list[int]
     span: tuple[int, int]
-
-    @property
-    def signals(self) -> int:
-        """Position of <AUD1>; the other 31 signals follow."""
-        return len(self.ids) - 2 * SIGNALS
+    emotion: tuple[int, int]
+    signals: int
 
 
 def encode_pieces(tokenizer: Tokenizer, pieces: Sequence[Piece], tokens_per_slot: int, *, bos: bool = True):
@@ -175,14 +178,16 @@ def encode_pieces(tokenizer: Tokenizer, pieces: Sequence[Piece], tokens_per_slot
 def encode_target(tokenizer: Tokenizer, chain: ChainOfEmpathy | None, response: str | None) -> EncodedTarget:
     """Chain, response, </s>, then <AUD1..16> <VID1..16>; with `response` None (style learning) the signals alone."""
     if response is None:
-        return EncodedTarget(tokenizer.signal_ids, (0, 0))
-    ids, span = [], (0, 0)
+        return EncodedTarget(tokenizer.signal_ids, (0, 0), (0, 0), 0)
+    ids, span, emotion = [], (0, 0), (0, 0)
     for piece in render_target(chain, response):
         start = len(ids)
         ids += tokenizer.encode(piece.text)
         if piece.response:
             span = (start, len(ids))
-    return EncodedTarget([*ids, tokenizer.eos_id, *tokenizer.signal_ids], span)
+        elif piece.emotion:
+            emotion = (start, len(ids))
+    return EncodedTarget([*ids, tokenizer.eos_id, *tokenizer.signal_ids], span, emotion, len(ids) + 1)
 
 
 def find_response(tokenizer: Tokenizer, ids: Sequence[int]) -> tuple[int, int] | None:

@@ -24,5 +24,5 @@ def text_problem(text: str) -> tuple[str, str] | None:
     other = [c for c in letters if not unicodedata.name(c, "").startswith(("LATIN", "FULLWIDTH LATIN"))]
     if len(other) * 2 > len(letters):
         script = unicodedata.name(other[0], "unknown").split()[0].lower()
-        return "text is in another script", f"mostly {script} letters; only English can be spoken"
+        return "text is in another script", f"mostly {script} letters in {text[:40]!r}; only English can be spoken"
     return None

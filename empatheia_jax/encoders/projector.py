@@ -18,8 +18,8 @@ class Projector(nnx.Module):
         """
         count, features = shape
         self.inputs = Linear(features, config.width, "features", "latent", rngs=rngs)
-        self.position = param(jax.random.normal(rngs.params(), (count, config.width)) * 0.1, "rows", "latent")
-        self.queries = param(jax.random.normal(rngs.params(), (config.tokens, config.width)), "rows", "latent")
+        self.position = param(rngs.normal((count, config.width)) * 0.1, "rows", "latent")
+        self.queries = param(rngs.normal((config.tokens, config.width)), "rows", "latent")
         self.norm_inputs, self.norm_mlp = LayerNorm(config.width), LayerNorm(config.width)
         self.attention = Attention(config.width, config.heads, rngs=rngs)
         self.mlp = FeedForward(config.width, 2 * config.width, config.width, rngs=rngs)

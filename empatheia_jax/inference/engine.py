@@ -55,7 +55,7 @@ class Engine:
         """Load a run.
 
         Raises:
-          ConfigError: `folder` is no run, or has no checkpoint yet.
+          ConfigError: `folder` is no run, or has no checkpoint yet, or none with trained latents.
           CheckpointError: its checkpoint does not belong to its config.
           StoreError: its feature store, which tells the widths, is not there.
         """
@@ -68,6 +68,11 @@ class Engine:
         self.position = checkpoints.latest()
         if not complete(self.position):
             raise ConfigError(f"{self.folder}: no checkpoint after stage 0 yet: train it first, or wait for one")
+        if self.widths is not None and self.position.stage < 4:
+            raise ConfigError(
+                f"{self.folder}: stopped before stage 4 (at stage {self.position.stage}), its latents are not trained "
+                "yet: finish it with train.py --resume"
+            )
         self.graphdef, abstract = abstract_model(self.config, self.widths, mesh)
         self.state = restore(self.folder, self.config, checkpoints, self.position, abstract)
         checkpoints.close()

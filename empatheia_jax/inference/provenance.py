@@ -2,18 +2,22 @@
 
 import datetime
 import hashlib
-import json
-from pathlib import Path
+
+import jax
+import numpy as np
+from flax import nnx
 
 import empatheia_jax
 
 
-def provenance(*, speech: str, face: str, run: Path | None = None, step: int | None = None, content: str = "") -> dict:
+def provenance(
+    *, speech: str, face: str, weights: str | None = None, step: int | None = None, content: str = ""
+) -> dict:
     """Facts for the metadata of wav and mp4, and for response.json.
 
     Args:
       speech, face: names of the generators.
-      run, step: the trained run and its checkpoint; None where no model took part (the sample corpus).
+      weights, step: `weights_hash` of the model and its step; None where no model took part (the sample corpus).
       content: "synchronizer" or "generator".
     """
     facts = {
@@ -23,15 +27,18 @@ def provenance(*, speech: str, face: str, run: Path | None = None, step: int | N
         "face_generator": face,
         "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     }
-    if run is not None:
-        facts |= {"weights": f"{run_hash(run)} step {step}", "content_source": content}
+    if weights is not None:
+        facts |= {"weights": f"{weights} step {step}", "content_source": content}
     return facts
 
 
-def run_hash(run: Path) -> str:
-    """First 16 hex digits of the SHA-256 of a run's config: which experiment the weights are of."""
-    config = json.loads((Path(run) / "config.json").read_text())
-    return hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()[:16]
+def weights_hash(adapted: nnx.State) -> str:
+    """First 16 hex digits of the SHA-256 of parameters, names and bytes: the adapted parts, a base is known by path."""
+    digest = hashlib.sha256()
+    for path, variable in sorted(nnx.to_flat_state(adapted), key=lambda item: str(item[0])):
+        digest.update(str(path).encode())
+        digest.update(np.ascontiguousarray(jax.device_get(variable[...])).tobytes())
+    return digest.hexdigest()[:16]
 
 
 def tags(facts: dict) -> dict[str, str]:

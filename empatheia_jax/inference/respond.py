@@ -6,10 +6,12 @@ import time
 from pathlib import Path
 
 import numpy as np
+from flax import nnx
 
 from empatheia_jax.config import Config, ConfigError
 from empatheia_jax.data import emotions
 from empatheia_jax.data.avamerg import read_dialogue
+from empatheia_jax.data.encoded import prompt_profile
 from empatheia_jax.data.media import MediaError, duration, read_audio, read_video, write_video
 from empatheia_jax.data.schema import Example, Profile, Utterance
 from empatheia_jax.encoders import build_encoders
@@ -18,8 +20,10 @@ from empatheia_jax.generators.interfaces import Portrait
 from empatheia_jax.inference.avatars import choose_avatar
 from empatheia_jax.inference.engine import Answer, Engine
 from empatheia_jax.inference.perform import perform
-from empatheia_jax.inference.provenance import provenance, tags
+from empatheia_jax.inference.provenance import provenance, tags, weights_hash
 from empatheia_jax.training.run import saved_config
+from empatheia_jax.training.stages import ADAPTED
+from empatheia_jax.training.step import trains
 
 
 class RespondError(ValueError):
@@ -74,6 +78,8 @@ def read_request(request: Request, config: Config) -> Example:
         return read_dialogue(request.dialogue, max_turns=config.data.max_turns)
     if not loose:
         raise RespondError("nothing to answer: give --dialogue FILE.json, or --text, --speech, --video (one or more)")
+    if request.text is not None and len(loose) == 1 and not any(c.isalnum() for c in request.text):
+        raise RespondError(f"--text {request.text!r}: there are no words in it; say something or give --speech")
     if not config.modalities and request.text is None:
         raise RespondError(f"{request.run} was trained on words only: give --text")
     said = {"index": 0, "role": "speaker", "utterance": request.text or ""}
@@ -137,9 +143,13 @@ def choose_portrait(request: Request, profile: Profile, notes: list[str]) -> tup
         raise RespondError(
             f"{request.portrait}: the person in a portrait must agree; pass --consent to say that they do"
         )
-    from empatheia_jax.generators.classical.portrait import appearance_from_portrait, read_portrait
+    from empatheia_jax.generators.classical.portrait import PortraitError, appearance_from_portrait, read_portrait
 
-    appearance, said = appearance_from_portrait(read_portrait(request.portrait), avatar.appearance)
+    picture = read_portrait(request.portrait)
+    try:
+        appearance, said = appearance_from_portrait(picture, avatar.appearance)
+    except PortraitError as error:
+        raise PortraitError(f"{request.portrait}: {error}") from error
     notes += said
     return Portrait(appearance=appearance), None
 
@@ -172,7 +182,7 @@ def respond(request: Request) -> dict:
     if engine.widths is None:
         raise RespondError(f"{request.run} was trained on words only: it has no voice and no face; train stages 2 to 4")
     mark("load")
-    known = example.listener_profile if config.prompt.profile_in_prompt != "never" else None
+    known = prompt_profile(example, config)
     (answer,) = engine.answer([example], features.get, [known])
     if answer.parsed.response is None:
         raise RespondError(
@@ -192,7 +202,7 @@ def respond(request: Request) -> dict:
     facts = provenance(
         speech=speech.name,
         face=face.name,
-        run=request.run,
+        weights=weights_hash(nnx.filter_state(engine.state, trains(ADAPTED))),
         step=engine.position.step,
         content=performance.content_source,
     )

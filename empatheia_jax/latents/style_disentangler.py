@@ -13,6 +13,7 @@ from flax import nnx
 from empatheia_jax.config import LatentConfig
 from empatheia_jax.data import emotions
 from empatheia_jax.latents.vae import Hourglass
+from empatheia_jax.latents.whitening import Whitening
 from empatheia_jax.layers import FeedForward, Linear
 from empatheia_jax.sharding import param
 
@@ -38,11 +39,12 @@ class StyleDisentangler(nnx.Module):
         """
         self.config = config
         width = config.width
+        self.whitening = Whitening(llm_width) if config.whiten else nnx.data(None)
         self.ffn_speech = FeedForward(llm_width, config.mlp_width, width, rngs=rngs, input_axis="features")
         self.ffn_video = FeedForward(llm_width, config.mlp_width, width, rngs=rngs, input_axis="features")
         self.emotion, self.profile = Hourglass(config, rngs=rngs), Hourglass(config, rngs=rngs)
         # q_e^s, q_e^v, q_p^s, q_p^v
-        self.queries = param(jax.random.normal(rngs.params(), (4, 1, width)) * 0.02, "rows", "rows", "latent")
+        self.queries = param(rngs.normal((4, 1, width)) * 0.02, "rows", "rows", "latent")
         self.style_speech = Linear(2 * width, speech_dim, "latent_mlp", "features", rngs=rngs)
         self.style_video = Linear(2 * width, video_dim, "latent_mlp", "features", rngs=rngs)
         self.fuse_emotion = Linear(2 * width, width, "latent_mlp", "latent", rngs=rngs)
@@ -61,6 +63,8 @@ class StyleDisentangler(nnx.Module):
         """
         if self.config.sd_input == "speech_only":
             r_v = r_s  # Eqs. 3-6 to the letter
+        if self.whitening is not None:
+            r_s, r_v = self.whitening(r_s, r_v)
         count, tokens, _ = r_s.shape
         # Both modalities pass the shared blocks in one call: [2K, 16, width].
         inputs = jnp.concatenate([self.ffn_speech(r_s), self.ffn_video(r_v)])

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from empatheia_jax.config import LatentConfig
+from empatheia_jax.initial_values import Normals, count_normals
 from empatheia_jax.layers import Attention, FeedForward, LayerNorm, Linear
 
 
@@ -62,12 +63,11 @@ class DecoderLayer(nnx.Module):
 def stack(layers: int, create, rngs: nnx.Rngs) -> nnx.Module:
     """`layers` modules of one kind as one module whose parameters have a leading "layers" axis (for lax.scan)."""
 
-    @nnx.split_rngs(splits=layers)
     @nnx.vmap(transform_metadata={nnx.PARTITION_NAME: "layers"})
-    def make(rngs):
-        return create(rngs)
+    def make(values):
+        return create(Normals(values))
 
-    return make(rngs)
+    return make(rngs.normal((layers, count_normals(create))))
 
 
 def scan(layers: nnx.Module, count: int, call, x: jax.Array, key: jax.Array | None) -> jax.Array:

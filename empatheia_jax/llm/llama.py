@@ -70,6 +70,10 @@ class Layers(nnx.Module):
         shapes = {name: (*x.values(), *y.values()) for name, (x, y) in axes.items()}
         scales = dict.fromkeys(axes, config.init_std)
         kernels = draw_stacked(jax.random.normal, base_key, shapes, scales, layers=layers, dtype=config.param_dtype)
+        if config.init_match:
+            keys = jnp.repeat(kernels["k_proj"], config.heads // config.kv_heads, axis=2)
+            mix = config.init_match * keys + (1 - config.init_match**2) ** 0.5 * kernels["q_proj"]
+            kernels["q_proj"] = mix.astype(config.param_dtype)
         adapted = {name: tuple(axes[name][0].values()) for name in PROJECTIONS if lora and name in lora.targets}
         lora_a = draw_lora_a(lora_key, layers, adapted, lora.rank) if adapted else {}
         for name, (axes_in, axes_out) in axes.items():

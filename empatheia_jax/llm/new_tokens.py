@@ -19,10 +19,10 @@ class NewTokens(nnx.Module):
     def __init__(self, width: int, *, rngs: nnx.Rngs):
         shape = (COUNT, width)
         self.input = nnx.Param(
-            INIT_STD * jax.random.normal(rngs.params(), shape), out_sharding=(None, "embed"), eager_sharding=False
+            INIT_STD * rngs.normal(shape), out_sharding=(None, "embed"), eager_sharding=False
         )
         self.output = nnx.Param(
-            INIT_STD * jax.random.normal(rngs.params(), shape), out_sharding=(None, "embed"), eager_sharding=False
+            INIT_STD * rngs.normal(shape), out_sharding=(None, "embed"), eager_sharding=False
         )
 
 

@@ -215,18 +215,30 @@ class _Author:
         for length in self._rng.sample(lengths, len(lengths)):
             written[length].append(self._accept(lambda attempt, length=length: draw(length), pairs, queries))
         result, at = {}, iter(lengths)
+        told: collections.Counter[tuple[str, str]] = collections.Counter()  # (event or thing, emotion)
         for emotion, count in zip(AVATAR_EMOTIONS, counts, strict=True):
-            result[emotion] = [self._dealt(written[next(at)], CANONICAL[emotion]) for _ in range(count)]
+            result[emotion] = [self._dealt(written[next(at)], CANONICAL[emotion], told) for _ in range(count)]
         self._taken |= pairs
         return result
 
-    def _dealt(self, written: list[tuple[Occasion, Script]], fine: str) -> Script:
-        """The next script that can end in this emotion without repeating an earlier split's sentence."""
-        for place, (occasion, script) in enumerate(written):
+    def _dealt(self, written: list[tuple[Occasion, Script]], fine: str, told: collections.Counter) -> Script:
+        """A script that can end in this emotion without repeating an earlier split's sentence.
+
+        Those whose event and thing have met this emotion least (`told`) come first: neither must tell it.
+        """
+
+        def met(place: int) -> tuple[int, int]:
+            occasion = written[place][0]
+            return told[occasion.event.said, fine], told[occasion.thing, fine]
+
+        for place in sorted(range(len(written)), key=met):
+            occasion, script = written[place]
             for _ in range(20):
                 dealt = deal_emotion(self._rng, script, occasion.thing, fine)
                 if self._is_new(dealt):
                     del written[place]
+                    told[occasion.event.said, fine] += 1
+                    told[occasion.thing, fine] += 1
                     return dealt
         raise _UsedUp
 

@@ -21,21 +21,35 @@ def schedule(stage: StageConfig, steps: int) -> optax.Schedule:
     )
 
 
-def optimizer(optim: OptimConfig, stage: StageConfig, steps: int) -> optax.GradientTransformation:
-    """AdamW on clipped gradients; single vectors (norms, biases, gains) are not decayed."""
+def optimizer(optim: OptimConfig, stage: StageConfig, steps: int, decayed) -> optax.GradientTransformation:
+    """AdamW on clipped gradients.
+
+    Args:
+      decayed: tree like the parameters (or one vector, as they are), 1 where weight decay applies, else 0.
+    """
     return optax.chain(
         optax.clip_by_global_norm(optim.clip_norm),
-        optax.adamw(
-            schedule(stage, steps),
-            b1=optim.b1,
-            b2=optim.b2,
-            weight_decay=optim.weight_decay if stage.weight_decay is None else stage.weight_decay,
-            mask=lambda params: jax.tree_util.tree_map_with_path(_decayed, params),
-        ),
+        optax.scale_by_adam(b1=optim.b1, b2=optim.b2),
+        _decay(optim.weight_decay if stage.weight_decay is None else stage.weight_decay, decayed),
+        optax.scale_by_learning_rate(schedule(stage, steps)),
     )
 
 
-def _decayed(path, leaf) -> bool:
-    """Matrices and tables; the norms and biases of stacked layers have two axes and are not."""
-    name = jax.tree_util.keystr(path)
-    return leaf.ndim >= 2 and "norm" not in name and "bias" not in name
+def _decay(weight: float, decayed) -> optax.GradientTransformation:
+    def add(updates, params):
+        return jax.tree.map(lambda update, param, where: update + weight * where * param, updates, params, decayed)
+
+    return optax.stateless(add)
+
+
+def decay_mask(params):
+    """Tree of 1.0 for matrices and tables, 0.0 for single vectors: norms, biases, gains; float32, each like its leaf.
+
+    The norms and biases of stacked layers have two axes and are not decayed either.
+    """
+
+    def decayed(path, leaf):
+        name = jax.tree_util.keystr(path)
+        return float(leaf.ndim >= 2 and "norm" not in name and "bias" not in name)
+
+    return jax.tree_util.tree_map_with_path(decayed, params)

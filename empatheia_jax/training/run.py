@@ -6,6 +6,7 @@ import signal
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
@@ -29,19 +30,24 @@ from empatheia_jax.data.schema import Example, Widths
 from empatheia_jax.empatheia import Empatheia, Statistics, attune
 from empatheia_jax.encoders import build_encoders
 from empatheia_jax.training.clock import Clock, Rate
+from empatheia_jax.training.flat import Flat
 from empatheia_jax.training.metrics import Metrics, finite
-from empatheia_jax.training.optim import optimizer
+from empatheia_jax.training.optim import decay_mask, optimizer
 from empatheia_jax.training.stages import ADAPTED, Stage
 from empatheia_jax.training.step import make_evaluation, make_step, split, trains
+from empatheia_jax.training.whiten import whiten
 
 
-def check_workdir(folder: Path, config: Config, resume: bool) -> None:
-    """See that the run's folder is unused, or that a resumed run keeps its config.
+def check_workdir(folder: Path, config: Config, resume: bool, stages: list[Stage]) -> None:
+    """See that the run's folder is unused, or that a resumed run keeps its config, and that there is a base to tune.
 
     Raises:
-      ConfigError: a used folder without `resume`, nothing to resume, or another config.
+      ConfigError: a used folder without `resume`, nothing to resume, another config, or later stages of a scratch base
+        that stage 0 has not trained.
     """
     saved = folder / "config.json"
+    if config.base == "scratch" and stages and stages[0].number > 0 and not (folder / "base").exists():
+        raise ConfigError(f"{folder}: no base there, and a scratch base is trained in stage 0: begin --stages with 0")
     if resume:
         if not saved.exists():
             raise ConfigError(f"{folder}: nothing to resume here (no config.json)")
@@ -206,11 +212,17 @@ class Run:
     def rows(self, stage: Stage, split_name: str = "train") -> Rows:
         """Rows of a split under the stage's prompt."""
         examples = self.data.train if split_name == "train" else self.data.validation
-        config, data = self.config, self.data
+        config, data, settings = self.config, self.data, self.config.stages[str(stage.number)]
+        names = ("rows", "row_tokens", "row_examples")
+        shape = {name: value for name in names if (value := getattr(settings, name)) is not None}
+        whole = stage.whole and split_name == "train"
+        if stage.whole:
+            shape["row_targets"] = shape.get("row_tokens", config.data.row_tokens)
+        config = dataclasses.replace(config, data=dataclasses.replace(config.data, **shape))
         widths = data.widths or Widths((1, 1), (1, 1), 1, 1, 1, 1, 1)
         return Rows(
             examples, stage.prompt, config, data.tokenizer, data.store, widths, train=split_name == "train",
-            seed=config.seed * 10 + stage.number, swap="emp" in stage.weights,
+            seed=config.seed * 10 + stage.number, swap="emp" in stage.weights, whole=whole,
         )  # fmt: skip
 
 
@@ -234,20 +246,32 @@ def run_stage(run: Run, stage: Stage, graphdef, state: nnx.State, start: Positio
     print(
         f"stage {stage.number}  {stage.title}: {steps} steps, {len(rows.examples)} Examples, {rows.dropped}", flush=True
     )
+    if stage.style and config.latents.whiten and not start.stage_step:
+        with clock("whiten"):
+            state = whiten(run.mesh, rows, graphdef, state)
     model = nnx.merge(graphdef, state)
     stage_graph, trainable, frozen = split(model, stage)
     del model, state  # one copy: the old handles would keep donated buffers alive
-    tx = optimizer(config.optim, settings, steps)
+    flat, decayed = None, decay_mask(trainable)
+    if run.mesh.size == 1:
+        flat = Flat(trainable)
+        decayed = jax.jit(lambda tree: flat.ravel(jax.tree.map(lambda d, p: jnp.full(p.shape, d), decayed, tree)))(
+            trainable
+        )
+    tx = optimizer(config.optim, settings, steps, decayed)
     with jax.set_mesh(run.mesh):
+        as_tree, as_vector = jax.jit(flat.unravel) if flat else _same, jax.jit(flat.ravel) if flat else _same
+        trainable = as_vector(trainable)
         opt_state = jax.jit(tx.init)(trainable)
         if start.stage_step:
-            opt_state = run.checkpoints.load_optimizer(start, opt_state)
-        step_fn = jax.jit(make_step(stage_graph, stage, tx, config.data.row_targets), donate_argnums=(0, 1))
+            opt_state = _load_optimizer(run, start, opt_state, flat)
+        step_fn = jax.jit(make_step(stage_graph, stage, tx, rows.config.data.row_targets, flat), donate_argnums=(0, 1))
         position, compiled, rate, pending = start, None, Rate(steps, start.stage_step), None
+        wanted = False  # read once a step: a signal after the last one must not lose the finished stage
         key = jax.random.key(config.seed * 10 + stage.number)
         for local in batches:
             ids = [rows.examples[i].id for i in local["example_id"].reshape(-1) if i >= 0]
-            batch = _global(local, run.mesh, config.data.rows)
+            batch = _global(local, run.mesh)
             step_key = jax.random.fold_in(key, position.stage_step)
             if compiled is None:
                 with clock("compile"):
@@ -262,15 +286,26 @@ def run_stage(run: Run, stage: Stage, graphdef, state: nnx.State, start: Positio
                 _log(run, stage, steps, rate, pending)
                 pending = None
                 with clock("checkpoint"):
-                    run.checkpoints.save(position, _saved(trainable, frozen, stage), opt_state)
+                    saved = _saved(as_tree(trainable), frozen, stage)
+                    run.checkpoints.save(position, saved, flat.expand(opt_state) if flat else opt_state)
             if wanted:
                 break
         _log(run, stage, steps, rate, pending, last=True)
-        state = nnx.merge_state(trainable, frozen)
-        if not run.stop.wanted:
+        state = nnx.merge_state(as_tree(trainable), frozen)
+        if not wanted:
             position = Position(position.step, stage.number + 1, 0)
-            state = _finish(run, stage, state, opt_state, position)
+            state = _finish(run, stage, state, flat.expand(opt_state) if flat else opt_state, position)
     return state, position
+
+
+def _same(tree):
+    return tree
+
+
+def _load_optimizer(run: Run, start: Position, opt_state, flat: Flat | None):
+    if flat is None:
+        return run.checkpoints.load_optimizer(start, opt_state)
+    return flat.collapse(run.checkpoints.load_optimizer(start, flat.expand(opt_state)))
 
 
 def _finish(run: Run, stage: Stage, state: nnx.State, opt_state, position: Position) -> nnx.State:
@@ -319,7 +354,7 @@ def restore(
     return nnx.merge_state(state, checkpoints.load_params(position, saved))
 
 
-def _global(local: dict[str, np.ndarray], mesh, rows: int) -> dict[str, jax.Array]:
+def _global(local: dict[str, np.ndarray], mesh) -> dict[str, jax.Array]:
     where = sharding.batch_sharding(mesh, leading=1)
     processes = jax.process_count()
 
@@ -353,7 +388,7 @@ def evaluate(run: Run, stage: Stage, graphdef, state: nnx.State) -> dict[str, fl
     if not run.data.validation:
         return {}
     rows = run.rows(stage, "validation")
-    step = jax.jit(make_evaluation(graphdef, stage, run.config.data.row_targets))
+    step = jax.jit(make_evaluation(graphdef, stage, rows.config.data.row_targets))
     sums: dict[str, np.ndarray] = {}
     with jax.set_mesh(run.mesh):
         for batch in evaluation_batches(rows):

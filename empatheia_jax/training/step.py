@@ -9,6 +9,7 @@ from flax import nnx
 
 from empatheia_jax.empatheia import Empatheia, read_signals
 from empatheia_jax.training import losses
+from empatheia_jax.training.flat import Flat
 from empatheia_jax.training.stages import Group, Stage, group_of
 
 Arrays = dict[str, jax.Array]
@@ -39,7 +40,9 @@ def stage_terms(model: Empatheia, stage: Stage, batch: Arrays, key: jax.Array | 
     hidden = model.hidden(batch, llm_key if stage.llm_dropout else None, slots=stage.prompt != "text")
     terms: losses.Terms = {}
     if "emp" in stage.weights:
-        terms |= losses.empathetic_nll(hidden, model.llm.logits, batch["targets"], batch["target_mask"], row_targets)
+        terms |= losses.empathetic_nll(
+            hidden, model.token_logits, batch["targets"], batch["target_mask"], batch["emotion_mask"], row_targets
+        )
     if stage.content or stage.style:
         signals = read_signals(hidden, batch["response_index"], batch["signal_index"])
     if stage.content:
@@ -78,8 +81,16 @@ def _content(model: Empatheia, signals, batch: Arrays, key) -> losses.Terms:
     return terms
 
 
-def make_step(graphdef: nnx.GraphDef, stage: Stage, tx: optax.GradientTransformation, row_targets: int) -> Callable:
+def make_step(
+    graphdef: nnx.GraphDef,
+    stage: Stage,
+    tx: optax.GradientTransformation,
+    row_targets: int,
+    flat: Flat | None = None,
+) -> Callable:
     """The step of a stage: (trainable, opt_state, frozen, batch, key) -> (trainable, opt_state, metrics).
+
+    With `flat`, `trainable` and the optimizer's moments are single vectors.
 
     `batch` arrays have a leading accumulation axis A. Counts come from masks alone, so each micro-batch's gradient is
     already divided by the whole step's counts, and their sum is the gradient of the accumulated loss.
@@ -92,27 +103,28 @@ def make_step(graphdef: nnx.GraphDef, stage: Stage, tx: optax.GradientTransforma
         totals = jax.tree.map(lambda count: jnp.sum(count), jax.vmap(losses.counts)(batch))
         scale = {name: 1.0 / jnp.maximum(total, 1.0) for name, total in totals.items()}
 
-        def micro(carry, xs):
-            grads, sums = carry
-            micro_batch, micro_key = xs
+        tree = flat.unravel(trainable) if flat else trainable
 
+        def gradient(micro_batch, micro_key):
             def loss_of(trainable):
                 model = nnx.merge(graphdef, trainable, frozen)
                 terms = stage_terms(model, stage, micro_batch, micro_key, row_targets)
                 return sum(weight * terms[name] * scale[name] for name, weight in stage.weights.items()), terms
 
-            (_, terms), new = jax.value_and_grad(loss_of, has_aux=True)(trainable)
-            return (jax.tree.map(jnp.add, grads, new), jax.tree.map(jnp.add, sums, terms)), None
+            (_, terms), grads = jax.value_and_grad(loss_of, has_aux=True)(tree)
+            return flat.ravel(grads) if flat else grads, terms
 
         micro_batches = batch["tokens"].shape[0]
         first = jax.tree.map(lambda x: x[0], batch)
-        shapes = jax.eval_shape(
-            lambda t, f: stage_terms(nnx.merge(graphdef, t, f), stage, first, key, row_targets), trainable, frozen
-        )
-        zeros = (jax.tree.map(jnp.zeros_like, trainable), jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes))
         if micro_batches == 1:  # a loop of one costs XLA's CPU backend its fusions
-            (grads, sums), _ = micro(zeros, (first, key))
+            grads, sums = gradient(first, key)
         else:
+            shapes = jax.eval_shape(gradient, first, key)
+            zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
+
+            def micro(carry, xs):
+                return jax.tree.map(jnp.add, carry, gradient(*xs)), None
+
             (grads, sums), _ = jax.lax.scan(micro, zeros, (batch, jax.random.split(key, micro_batches)))
         updates, opt_state = tx.update(grads, opt_state, trainable)
         metrics = {name: value * scale[name] for name, value in sums.items()}

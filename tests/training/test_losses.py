@@ -22,34 +22,40 @@ def nll_case(rows=3, length=11, width=5, vocabulary=13):
     targets = RNG.integers(0, vocabulary, (rows, length)).astype(np.int32)
     mask = RNG.random((rows, length)) < 0.4
     mask[0] = False  # a row without targets
-    return hidden, head, targets, mask
+    emotion = mask & (RNG.random((rows, length)) < 0.5)
+    return hidden, head, targets, mask, emotion
 
 
 @pytest.mark.parametrize("rows", [1, 3])
 @pytest.mark.parametrize("spare", [0, 4])
 def test_empathetic_nll_is_the_sum_over_masked_tokens_of_log_likelihood(rows, spare):
-    hidden, head, targets, mask = nll_case()
-    hidden, targets, mask = hidden[-rows:], targets[-rows:], mask[-rows:]
+    hidden, head, targets, mask, emotion = nll_case()
+    hidden, targets, mask, emotion = hidden[-rows:], targets[-rows:], mask[-rows:], emotion[-rows:]
     row_targets = int(mask.sum(1).max()) + spare
-    got = losses.empathetic_nll(jnp.asarray(hidden), lambda h: h @ head, targets, mask, row_targets)
-    expected, right = 0.0, 0
+    got = losses.empathetic_nll(jnp.asarray(hidden), lambda h: h @ head, targets, mask, emotion, row_targets)
+    expected, right, expected_emotion, right_emotion = 0.0, 0, 0.0, 0
     for b in range(rows):
         for t in range(hidden.shape[1]):
             if mask[b, t]:
                 scores = log_softmax((hidden[b, t] @ head).astype(np.float64))
                 expected -= scores[targets[b, t]]
                 right += int(np.argmax(scores) == targets[b, t])
+            if emotion[b, t]:
+                expected_emotion -= scores[targets[b, t]]
+                right_emotion += int(np.argmax(scores) == targets[b, t])
     np.testing.assert_allclose(got["emp"], expected, rtol=1e-5)
     assert float(got["token_accuracy"]) == right
+    np.testing.assert_allclose(got["chain_emotion"], expected_emotion, rtol=1e-5)
+    assert float(got["chain_emotion_accuracy"]) == right_emotion
 
 
 def test_empathetic_nll_and_its_gradient_are_torchs_cross_entropy():
     torch = pytest.importorskip("torch")
     import jax
 
-    hidden, head, targets, mask = nll_case()
+    hidden, head, targets, mask, emotion = nll_case()
     value, gradient = jax.value_and_grad(
-        lambda h: losses.empathetic_nll(h, lambda x: x @ head, targets, mask, hidden.shape[1])["emp"]
+        lambda h: losses.empathetic_nll(h, lambda x: x @ head, targets, mask, emotion, hidden.shape[1])["emp"]
     )(jnp.asarray(hidden))
     twin = torch.tensor(hidden, requires_grad=True)
     labels = torch.tensor(np.where(mask, targets, -100)).long()
@@ -116,7 +122,8 @@ def test_overall_is_the_papers_sum():
 
 def test_counts_say_how_many_elements_each_sum_has():
     batch = {
-        "target_mask": np.array([[True, False, True]]), "phonemes": np.array([[0, 5, -1], [-1, -1, -1]]),
+        "target_mask": np.array([[True, False, True]]), "emotion_mask": np.array([[True, False, False]]),
+        "phonemes": np.array([[0, 5, -1], [-1, -1, -1]]),
         "has_style_speech": np.array([True, False]), "has_style_video": np.array([False, False]),
         "response_index": np.array([[1, 2, -1], [-1, -1, -1]]), "example_id": np.array([4, -1]),
         "video_frames": np.array([6, 0]), "emotion": np.array([2, -1]), "age": np.array([-1, -1]),
@@ -124,7 +131,8 @@ def test_counts_say_how_many_elements_each_sum_has():
     }  # fmt: skip
     got = {name: float(value) for name, value in losses.counts(batch).items()}
     assert got == {
-        "emp": 2, "token_accuracy": 2, "content_speech": 2, "content_video": 6, "style_speech": 1, "style_video": 0,
+        "emp": 2, "token_accuracy": 2, "chain_emotion": 1, "chain_emotion_accuracy": 1,
+        "content_speech": 2, "content_video": 6, "style_speech": 1, "style_video": 0,
         "kl_content": 2, "kl_style": 1, "emotion": 1, "age": 0, "gender": 2, "timbre": 1, "emotion_accuracy": 1,
         "age_accuracy": 0, "gender_accuracy": 2, "timbre_accuracy": 1,
     }  # fmt: skip

@@ -1,0 +1,44 @@
+"""All trainable parameters as one vector, where one device holds them all.
+
+AdamW over two hundred small arrays is a thousand small kernels to compile and to start; over one vector it is a few.
+Checkpoints keep the tree, so a run may move between one device and many.
+"""
+
+import itertools
+import math
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+
+class Flat:
+    """The way between a tree of float32 arrays and one vector float32 [n], in the order of the tree's leaves."""
+
+    def __init__(self, tree):
+        leaves, self._structure = jax.tree.flatten(tree)
+        self._shapes = [leaf.shape for leaf in leaves]
+        self._ends = list(itertools.accumulate(math.prod(shape) for shape in self._shapes))
+
+    def ravel(self, tree) -> jax.Array:
+        """Tree -> [n]."""
+        return jnp.concatenate([jnp.ravel(leaf).astype(jnp.float32) for leaf in jax.tree.leaves(tree)])
+
+    def unravel(self, vector: jax.Array):
+        """[n] -> the tree."""
+        pieces = jnp.split(vector, self._ends[:-1])
+        leaves = [piece.reshape(shape) for piece, shape in zip(pieces, self._shapes, strict=True)]
+        return jax.tree.unflatten(self._structure, leaves)
+
+    def expand(self, opt_state):
+        """Optimizer state over the vector -> over the tree: what a checkpoint holds."""
+        size = self._ends[-1]
+        return jax.tree.map(lambda leaf: self.unravel(leaf) if leaf.shape == (size,) else leaf, opt_state)
+
+    def collapse(self, opt_state):
+        """Optimizer state over the tree -> over the vector."""
+
+        def whole(node) -> bool:
+            return isinstance(node, nnx.State)
+
+        return jax.tree.map(lambda node: self.ravel(node) if whole(node) else node, opt_state, is_leaf=whole)

@@ -1,0 +1,33 @@
+"""Fits the style disentangler's whitening when a stage begins, to the states that its training rows give then."""
+
+import jax
+import numpy as np
+from flax import nnx
+
+from empatheia_jax.data.pipeline import Rows, stack_rows
+from empatheia_jax.empatheia import read_signals
+from empatheia_jax.latents.whitening import fit
+
+EXAMPLES = 600  # states of this many are enough for the covariance of a narrow LLM
+
+
+def whiten(mesh: jax.sharding.Mesh, rows: Rows, graphdef: nnx.GraphDef, state: nnx.State) -> nnx.State:
+    """`state` with `style_disentangler.whitening` fitted to signal states of the first of `rows`."""
+
+    @jax.jit
+    def signals(state, batch):
+        found = read_signals(nnx.merge(graphdef, state).hidden(batch), batch["response_index"], batch["signal_index"])
+        return found.speech, found.video
+
+    speech, video, first, size = [], [], 0, rows.config.data.rows
+    with jax.set_mesh(mesh):
+        while sum(map(len, speech)) < min(EXAMPLES, 4 * len(rows.examples)):
+            batch = stack_rows([rows.row(number) for number in range(first, first + size)])
+            first += size
+            for found, part in zip((speech, video), jax.device_get(signals(state, batch)), strict=True):
+                found.append(part[batch["example_id"] >= 0])
+    flat = dict(nnx.to_flat_state(state))
+    for name, value in fit(np.concatenate(speech), np.concatenate(video)).items():
+        path = ("style_disentangler", "whitening", name)
+        flat[path] = flat[path].replace(jax.device_put(value, flat[path][...].sharding))
+    return nnx.from_flat_state(list(flat.items()))

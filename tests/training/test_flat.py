@@ -1,0 +1,50 @@
+"""One vector for all parameters: the same numbers as the tree, and AdamW over it is AdamW over the tree."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from small import make_model, small_config
+
+from empatheia_jax.config import OptimConfig, StageConfig
+from empatheia_jax.training.flat import Flat
+from empatheia_jax.training.optim import decay_mask, optimizer
+from empatheia_jax.training.stages import stage
+from empatheia_jax.training.step import split
+
+
+def test_there_and_back_and_the_optimizers_state_too():
+    config = small_config()
+    _, tree, _ = split(make_model(config), stage(4, config))
+    flat = Flat(tree)
+    vector = flat.ravel(tree)
+    assert vector.ndim == 1 and vector.size == sum(leaf.size for leaf in jax.tree.leaves(tree))
+    for ours, back in zip(jax.tree.leaves(tree), jax.tree.leaves(flat.unravel(vector)), strict=True):
+        np.testing.assert_array_equal(ours, back)
+    mask = decay_mask(tree)
+    as_vector = flat.ravel(jax.tree.map(lambda d, p: jnp.full(p.shape, d), mask, tree))
+    settings = (OptimConfig(weight_decay=0.1), StageConfig(learning_rate=1e-2), 10)
+    over_tree, over_vector = optimizer(*settings, mask), optimizer(*settings, as_vector)
+    tree_state, vector_state = over_tree.init(tree), over_vector.init(vector)
+    for number in range(3):
+        gradient = jax.tree.map(lambda p, n=number: jnp.sin(17.0 * p + n), tree)
+        updates, tree_state = over_tree.update(gradient, tree_state, tree)
+        tree = optax.apply_updates(tree, updates)
+        updates, vector_state = over_vector.update(flat.ravel(gradient), vector_state, vector)
+        vector = optax.apply_updates(vector, updates)
+    np.testing.assert_allclose(vector, flat.ravel(tree), rtol=1e-5, atol=1e-6)
+    expanded = flat.expand(vector_state)
+    assert jax.tree.structure(expanded) == jax.tree.structure(tree_state)  # a checkpoint looks the same either way
+    for ours, theirs in zip(jax.tree.leaves(flat.collapse(expanded)), jax.tree.leaves(vector_state), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+def test_norms_biases_and_gains_are_not_decayed():
+    config = small_config()
+    _, tree, _ = split(make_model(config), stage(4, config))
+    for path, decayed in jax.tree_util.tree_leaves_with_path(decay_mask(tree)):
+        name = jax.tree_util.keystr(path)
+        if "bias" in name or "norm" in name or "gain" in name:
+            assert decayed == 0.0, name
+        if "kernel" in name or "lora" in name:
+            assert decayed == 1.0, name

@@ -1,0 +1,181 @@
+"""What a run keeps on disk: checkpoints, metrics, config; and what it refuses."""
+
+import dataclasses
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from flax import nnx
+from small import leaves, make_model, small_config, sub
+
+from empatheia_jax.checkpoint import CheckpointError, Checkpoints, Position, load_base, save_base
+from empatheia_jax.config import Config, ConfigError, LlamaConfig, RopeScaling
+from empatheia_jax.config_io import config_from_json, config_to_json, load_config
+from empatheia_jax.training.metrics import Metrics, cut_back, finite
+from empatheia_jax.training.run import check_workdir, save_config, saved_config
+from empatheia_jax.training.stages import ADAPTED, stage
+from empatheia_jax.training.step import trains
+
+CONFIG = small_config()
+STAGES = [stage(number, CONFIG) for number in range(5)]
+
+
+@pytest.fixture(scope="module")
+def state():
+    return nnx.state(make_model(CONFIG))
+
+
+def zeroed(state):
+    return jax.tree.map(lambda x: jnp.asarray(np.zeros_like(x)), state)  # through numpy: nothing is compiled
+
+
+# Checkpoints ----------------------------------------------------------------------------------------------------------
+
+
+def test_checkpoints_come_back_bit_for_bit_and_the_newest_two_stay(tmp_path, state):
+    adapted = nnx.filter_state(state, trains(ADAPTED))
+    tx = optax.adamw(1e-3)
+    optimizer = jax.tree.map(lambda x: jnp.asarray(np.asarray(x) + 3), jax.jit(tx.init)(adapted))
+    checkpoints = Checkpoints(tmp_path / "checkpoints")
+    assert checkpoints.latest() is None
+    for step in (3, 5, 9):
+        scaled = jax.tree.map(lambda x, step=step: jnp.asarray(np.asarray(x) * step), adapted)
+        checkpoints.save(Position(step, 2, step - 1), scaled, optimizer)
+    checkpoints.close()
+    kept = {path.name for path in (tmp_path / "checkpoints").iterdir() if path.is_dir()}
+    assert len(kept) == 2 and any("9" in name for name in kept)
+    again = Checkpoints(tmp_path / "checkpoints")
+    assert again.latest() == Position(9, 2, 8)
+    loaded = leaves(again.load_params(again.latest(), zeroed(adapted)))
+    for name, value in leaves(adapted).items():
+        np.testing.assert_array_equal(loaded[name], value * 9, err_msg=name)
+    restored = again.load_optimizer(again.latest(), jax.tree.map(lambda x: jnp.asarray(np.zeros_like(x)), optimizer))
+    assert jax.tree.structure(restored) == jax.tree.structure(optimizer)
+    for a, b in zip(jax.tree.leaves(restored), jax.tree.leaves(optimizer), strict=True):
+        np.testing.assert_array_equal(a, b)
+    # Another config is refused before a byte is read, and named.
+    other = nnx.state(make_model(sub(CONFIG, "latents", mlp_width=48)))
+    with pytest.raises(CheckpointError, match="another config.*of another shape.*synchronizer"):
+        again.load_params(again.latest(), nnx.filter_state(other, trains(ADAPTED)))
+    fewer = nnx.filter_state(state, trains(("lora",)))
+    with pytest.raises(CheckpointError, match="unknown.*audio_projector"):
+        again.load_params(again.latest(), fewer)
+    again.close()
+
+
+def test_the_base_comes_back_and_a_missing_or_other_base_is_an_error(tmp_path, state):
+    base = nnx.filter_state(state, trains(("base",)))
+    with pytest.raises(CheckpointError, match="no base model here"):
+        load_base(tmp_path / "base", base)
+    save_base(tmp_path / "base", base)
+    loaded = leaves(load_base(tmp_path / "base", zeroed(base)))
+    for name, value in leaves(base).items():
+        np.testing.assert_array_equal(loaded[name], value)
+    wider = nnx.filter_state(nnx.state(make_model(sub(CONFIG, "llm", mlp_width=64))), trains(("base",)))
+    with pytest.raises(CheckpointError, match="another config"):
+        load_base(tmp_path / "base", wider)
+
+
+# Metrics --------------------------------------------------------------------------------------------------------------
+
+
+def test_cut_back_drops_later_steps_and_a_half_written_line(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    lines = [json.dumps({"step": step, "loss": step / 7}) for step in (1, 2, 2, 3, 4)]
+    path.write_text("\n".join(lines) + '\n{"step": 5, "lo')
+    cut_back(path, 3)
+    assert path.read_text() == "\n".join(lines[:4]) + "\n"
+    path.write_text("\n".join(lines[:2]) + '\n{"step": 2, "loss": 0.2')
+    cut_back(path, 9)
+    assert path.read_text() == "\n".join(lines[:2]) + "\n"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_resumed_metrics_go_on_where_the_checkpoint_stands(tmp_path):
+    first = Metrics(tmp_path, None)
+    for step in range(1, 6):
+        first.examples(step, 0, [f"e{step}"])
+        first.log(step, 0, {"loss": 1.0 / step})
+    first.close()
+    second = Metrics(tmp_path, 3)
+    second.examples(4, 0, ["e4"])
+    second.log(4, 0, {"loss": 0.25})
+    second.close()
+    records = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert [(r["step"], r["stage"], r["loss"]) for r in records] == [(s, 0, 1.0 / s) for s in (1, 2, 3, 4)]
+    taken = [json.loads(line) for line in (tmp_path / "examples.jsonl").read_text().splitlines()]
+    assert [r["examples"] for r in taken] == [["e1"], ["e2"], ["e3"], ["e4"]]
+
+
+@pytest.mark.parametrize("name", ["loss", "grad_norm"])
+def test_a_loss_that_is_not_finite_stops_and_names_the_examples(name):
+    values = {"loss": np.float32(1.0), "grad_norm": np.float32(2.0)}
+    assert finite(values, 7, []) == {"loss": 1.0, "grad_norm": 2.0}
+    with pytest.raises(FloatingPointError, match="step 7.*train/x/0"):
+        finite(values | {name: np.float32("nan")}, 7, ["train/x/0"])
+
+
+# Configs --------------------------------------------------------------------------------------------------------------
+
+
+def test_a_config_survives_json():
+    scaling = RopeScaling("llama3", 8.0, 1.0, 4.0, 8192)
+    config = sub(sub(small_config(modalities=("audio",)), "llm", rope_scaling=scaling), "lora", targets=("q_proj",))
+    config = dataclasses.replace(
+        config, stages=config.stages | {"3": dataclasses.replace(config.stages["3"], weight_decay=0.25)}
+    )
+    assert config_from_json(json.loads(json.dumps(config_to_json(config)))) == config
+    assert config_from_json(json.loads(json.dumps(config_to_json(Config())))) == Config()
+
+
+def test_an_unknown_field_or_an_impossible_value_is_named():
+    value = config_to_json(Config())
+    value["llm"]["colour"] = 3
+    with pytest.raises(ConfigError, match="run/config.json.*colour"):
+        config_from_json(value, "run/config.json")
+    with pytest.raises(ConfigError, match="heads 3"):
+        LlamaConfig(heads=3, kv_heads=2)
+    with pytest.raises(ConfigError, match="smell"):
+        Config(modalities=("smell",))
+
+
+def test_overrides_from_the_command_line_reach_every_part(tmp_path):
+    path = tmp_path / "mine.py"
+    path.write_text("from empatheia_jax.config import Config\ndef get_config():\n    return Config(name='mine')\n")
+    arguments = "--optim.b1 0.8 --data.path there --stages.3.epochs 2.5 --modalities audio --lora.targets q_proj v_proj"
+    config = load_config(str(path), arguments.split())
+    expected = sub(sub(Config(name="mine"), "optim", b1=0.8), "data", path="there")
+    expected = sub(expected, "lora", targets=("q_proj", "v_proj"))
+    stages = expected.stages | {"3": dataclasses.replace(expected.stages["3"], epochs=2.5)}
+    assert config == dataclasses.replace(expected, modalities=("audio",), stages=stages)
+    assert load_config(str(path)) == Config(name="mine")
+    with pytest.raises(ConfigError, match="no such config"):
+        load_config(str(tmp_path / "absent.py"))
+    path.write_text("x = 1\n")
+    with pytest.raises(ConfigError, match="get_config"):
+        load_config(str(path))
+
+
+def test_a_workdir_is_used_once_or_resumed_with_the_same_config(tmp_path):
+    with pytest.raises(ConfigError, match="nothing to resume"):
+        check_workdir(tmp_path, CONFIG, resume=True, stages=STAGES)
+    with pytest.raises(ConfigError, match="not a run"):
+        saved_config(tmp_path)
+    check_workdir(tmp_path, CONFIG, resume=False, stages=STAGES)
+    save_config(tmp_path, CONFIG)
+    assert saved_config(tmp_path) == CONFIG
+    with pytest.raises(ConfigError, match="holds a run already"):
+        check_workdir(tmp_path, CONFIG, resume=False, stages=STAGES)
+    check_workdir(tmp_path, CONFIG, resume=True, stages=STAGES)
+    with pytest.raises(ConfigError, match=r"another config \(optim\)"):
+        check_workdir(tmp_path, sub(CONFIG, "optim", b1=0.1), resume=True, stages=STAGES)
+
+
+def test_later_stages_of_a_scratch_base_need_a_trained_base(tmp_path):
+    with pytest.raises(ConfigError, match="begin --stages with 0"):
+        check_workdir(tmp_path, CONFIG, resume=False, stages=STAGES[1:])
+    (tmp_path / "base").mkdir()
+    check_workdir(tmp_path, CONFIG, resume=False, stages=STAGES[1:])
