@@ -12,11 +12,11 @@ import jax
 from empatheia_jax import sharding
 from empatheia_jax.checkpoint import Checkpoints, Position
 from empatheia_jax.config_io import load_config
+from empatheia_jax.data.prompts import signal_words
 from empatheia_jax.training.clock import Clock
 from empatheia_jax.training.metrics import Metrics
 from empatheia_jax.training.run import (
     Run,
-    Stop,
     abstract_model,
     check_workdir,
     complete,
@@ -29,6 +29,7 @@ from empatheia_jax.training.run import (
     save_config,
 )
 from empatheia_jax.training.stages import stage
+from empatheia_jax.training.stop import Stop
 
 
 def main(argv: list[str]) -> int:
@@ -70,7 +71,8 @@ def main(argv: list[str]) -> int:
     with clock("load"):
         if not complete(position):
             state = initialise(config, data.widths, state)
-        state = restore(args.workdir, config, checkpoints, position, state, data.statistics)
+        words = signal_words(data.tokenizer)
+        state = restore(args.workdir, config, checkpoints, position, state, data.statistics, words)
     metrics = Metrics(args.workdir, position.step if position else (0 if args.resume else None))
     run = Run(args.workdir, config, mesh, data, checkpoints, metrics, clock, Stop())
     position = position or Position(0, stages[0].number, 0)

@@ -20,7 +20,7 @@ def get_config() -> Config:
     return Config(
         name="tiny",
         base="scratch",
-        llm=dataclasses.replace(LlamaConfig.tiny(vocab_size=2048), init_match=0.8),
+        llm=dataclasses.replace(LlamaConfig.tiny(vocab_size=2048), init_match=0.8, rope_theta=1e6),
         lora=LoraConfig(rank=16, alpha=32.0, dropout=0.05),
         projector=ProjectorConfig(tokens=2, width=64, heads=4),
         latents=LatentConfig(
@@ -39,18 +39,19 @@ def get_config() -> Config:
             phonemes=96,
             frames=128,
             word_swap=0.8,
-            recast=0.7,
+            recast=0.9,
             word_dropout=0.25,
+            text_dropout=0.3,
         ),
         # Style weighs more than the paper's 0.3: the demo's base has never seen a slot, and little time to learn them.
-        optim=OptimConfig(accumulate=1, weight_decay=1e-3, beta=1.0, emotion_weight=0.5),
+        optim=OptimConfig(accumulate=1, weight_decay=1e-3, beta=0.7, emotion_weight=1.0),
         # A scratch model of a million parameters wants larger steps than Vicuna's 5e-5.
         stages={
             "0": StageConfig(epochs=13, learning_rate=2e-3),
             "1": StageConfig(epochs=1, learning_rate=1e-3),
             "2": StageConfig(epochs=4, learning_rate=3e-3),
             "3": StageConfig(epochs=12, learning_rate=1e-3, rows=4, row_tokens=384),
-            "4": StageConfig(epochs=9, learning_rate=1.5e-3, row_tokens=640, row_examples=3),
+            "4": StageConfig(epochs=12, learning_rate=1.5e-3, row_tokens=704, row_examples=3),
         },
         log_every=20,
         checkpoint_every=200,

@@ -159,7 +159,8 @@ class DataConfig:
     profile_dropout: float = 0.2  # share of training Examples whose profile line is left out
     word_swap: float = 0.0  # share of Examples under L_emp whose things are exchanged (`data/augment.py`)
     recast: float = 0.0  # share of Examples performed by people of other dialogues (`data/recast.py`)
-    word_dropout: float = 0.0  # share of the prompt's words blanked in overall tuning: modality dropout for text
+    word_dropout: float = 0.0  # share of the dialogue's words blanked where words are learned
+    text_dropout: float = 0.0  # share of Examples of stage 4 with all of them blanked: modality dropout for text
     max_turns: int = 16
     max_seconds: float = 60.0
     max_megabytes: float = 50.0

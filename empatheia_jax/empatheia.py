@@ -22,6 +22,7 @@ from empatheia_jax.llm.llama import Llama
 from empatheia_jax.llm.new_tokens import NewTokens, embed, logits
 
 SIGNALS = 16  # <AUD1..16>, and as many <VID>
+NOISE = 0.5  # share of noise, by size, in a signal that starts out as a word
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,26 +111,32 @@ def _parts(config: Config, widths: Widths | None, rngs) -> dict[str, nnx.Module]
 Statistics = dict[str, tuple[np.ndarray, np.ndarray]]  # "audio", "video" -> mean [D], standard deviation [D]
 
 
-def attune(state: nnx.State, statistics: Statistics | None = None) -> nnx.State:
+def attune(state: nnx.State, statistics: Statistics | None = None, words: np.ndarray | None = None) -> nnx.State:
     """Fit the new parts to what is there before they train, once a base is loaded or trained.
 
     Slots and new tokens get the size of the base's words, so that they meet them on equal terms; the projectors
-    standardise their inputs by the training features' `statistics`.
+    standardise their inputs by the training features' `statistics`. The signals of each modality start out as `words`
+    and noise: what they will be asked for, so that like attends to like.
 
     Args:
       state: all parameters, concrete. statistics: by modality; one that is absent keeps shift 0 and scale 1.
+      words: int [16] ids of the base's vocabulary, one a signal (`data.prompts.signal_words`); None: noise alone.
     Returns:
       a new state with the same shapes and shardings.
     """
     flat = dict(nnx.to_flat_state(state))
-    words = flat[("llm", "embedding")]
-    size = jnp.sqrt(jnp.mean(jnp.square(words[...].astype(jnp.float32))))
+    words_table = flat[("llm", "embedding")]
+    size = jnp.sqrt(jnp.mean(jnp.square(words_table[...].astype(jnp.float32))))
     for path, variable in flat.items():
         if path[-1] == "gain":
             flat[path] = variable.replace(jnp.broadcast_to(size, variable.shape))
         elif path == ("new_tokens", "input"):
-            rows = variable[...]
-            flat[path] = variable.replace(rows * size / jnp.sqrt(jnp.mean(jnp.square(rows))))
+            rows = variable[...] / jnp.sqrt(jnp.mean(jnp.square(variable[...])))
+            if words is not None:
+                meant = words_table[...][jnp.tile(words, 2)].astype(jnp.float32)  # [32, D]
+                meant = meant / jnp.sqrt(jnp.mean(jnp.square(meant), axis=-1, keepdims=True))
+                rows = rows.at[-2 * SIGNALS :].multiply(NOISE).at[-2 * SIGNALS :].add((1 - NOISE**2) ** 0.5 * meant)
+            flat[path] = variable.replace(rows * size)
     for modality, (mean, deviation) in (statistics or {}).items():
         projector = f"{modality}_projector"
         for name, value in (("shift", mean), ("scale", 1.0 / np.maximum(deviation, 0.05))):

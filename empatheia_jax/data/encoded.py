@@ -74,19 +74,20 @@ def encode(
     """
     prompt, slots = encode_prompt(example, style, config, tokenizer, profile)
     response = None if style == "slots" or example.response is None else example.response.text
-    target = encode_target(tokenizer, example.chain, response)
-    signals = len(prompt) + target.signals
+    target = encode_target(tokenizer, example.chain, response, profile)
+    end, signals = len(prompt) + target.end, len(prompt) + target.signals
     ids = np.array(prompt + target.ids, np.int32)
     loss = np.zeros(len(ids), bool)
     # The chain, the response and </s> carry loss; the signals do not, unless asked.
-    loss[1 if whole else len(prompt) : len(ids) if config.prompt.signal_loss else signals] = True
+    loss[1 if whole else len(prompt) : end] = True
+    loss[signals:] = config.prompt.signal_loss
 
     def shifted(span: tuple[int, int]) -> tuple[int, int]:
         return (len(prompt) + span[0], len(prompt) + span[1]) if span != (0, 0) else span
 
     encoded = Encoded(ids, len(prompt), loss, slots, shifted(target.span), shifted(target.emotion), signals)
     if style == "text" and not config.prompt.signal_loss:
-        return dataclasses.replace(encoded, ids=ids[:signals], loss=loss[:signals], signals=None)
+        return dataclasses.replace(encoded, ids=ids[:end], loss=loss[:end], signals=None)
     return encoded
 
 

@@ -69,22 +69,27 @@ class Rows:
       store: maps an utterance key to its arrays, or None where it has none (`features.FeatureStore.get`).
       train: modality and profile dropout on; drawn from (seed, epoch, Example), so a resumed run draws the same.
       whole: loss on prompts too.
-      swap: `data.word_swap` applies; swapped Examples have no content gold, their recordings say other words.
+      words: words are learned, so `data.word_swap` and `data.word_dropout` apply; swapped Examples have no content
+        gold, their recordings say other words.
     """
 
     def __init__(
         self, examples: list[Example], style: Style, config: Config, tokenizer: Tokenizer, store, widths: Widths,
-        *, train: bool, seed: int, swap: bool = False, whole: bool = False,
+        *, train: bool, seed: int, words: bool = False, whole: bool = False,
     ):  # fmt: skip
         self.examples, self.config, self.store, self.widths = examples, config, store, widths
         self.train, self.seed, self.style, self.tokenizer, self.whole = train, seed, style, tokenizer, whole
         data = config.data
         self.limits = RowLimits(data.row_tokens, data.row_targets, data.row_utterances, data.row_examples)
-        self.swap = WordSwap(examples) if train and swap and data.word_swap else None
-        self.recast = Recast(examples) if train and store is not None and data.recast else None
-        self._braces: list[int] = []
-        if data.word_dropout:
-            self._braces = [i for i in range(tokenizer.vocab_size) if "{" in tokenizer.decode([i])]
+        self.swap = WordSwap(examples) if train and words and data.word_swap else None
+        casts = train and store is not None and (words or style != "text")  # in stage 2 the LLM's inputs stay fixed
+        self.recast = Recast(examples) if casts and data.recast else None
+        self.word_dropout = data.word_dropout if train and words else 0.0
+        self.text_dropout = data.text_dropout if train and words and style == "all" else 0.0
+        self._braces: list[list[int]] = [[], []]
+        if self.word_dropout or self.text_dropout:
+            texts = [tokenizer.decode([i]) for i in range(tokenizer.vocab_size)]
+            self._braces = [[i for i, text in enumerate(texts) if brace in text] for brace in "{}"]
         self.encoded, self.encoded_bare = [], []
         for example in examples:
             profile = prompt_profile(example, config)
@@ -135,11 +140,13 @@ class Rows:
             example, encoded, cast = self._augmented(example_id, bare, rng)
             swapped = example.history != self.examples[example_id].history
             self._place_text(row, encoded, cursor, number)
-            if self.train and data.word_dropout and self.style != "slots":
-                words = slice(cursor + self._dialogue_start(encoded), cursor + encoded.prompt_length)
-                self._drop_words(row["tokens"][words], rng)
             heard = not (self.train and drop_audio < data.modality_dropout)
             seen = not (self.train and drop_video < data.modality_dropout)
+            if self.word_dropout or self.text_dropout:
+                first, last = self._dialogue(encoded)
+                wordless = (heard or seen) and rng.random() < self.text_dropout
+                words = row["tokens"][cursor + first : cursor + last]
+                self._drop_words(words, 1.0 if wordless else self.word_dropout, rng)
             present = {"audio": heard, "video": seen}
             utterance = self._place_slots(row, encoded, cursor, utterance, present, cast.media if cast else {})
             self._place_gold(row, example, number, cast, content=not swapped)
@@ -183,14 +190,17 @@ class Rows:
                 return example, encoded, cast
         return original, (self.encoded_bare if bare else self.encoded)[example_id], None
 
-    def _dialogue_start(self, encoded: Encoded) -> int:
-        """Where the dialogue begins in a prompt: instruction and profile come before its opening brace."""
-        (places,) = np.nonzero(np.isin(encoded.ids[: encoded.prompt_length], self._braces))
-        return int(places[0]) + 1 if len(places) else 1
+    def _dialogue(self, encoded: Encoded) -> tuple[int, int]:
+        """Where the dialogue is in a prompt, between its braces: the instruction comes before, the profile after."""
+        opening, closing = (
+            np.nonzero(np.isin(encoded.ids[: encoded.prompt_length], ids))[0] for ids in self._braces
+        )
+        first = int(opening[0]) + 1 if len(opening) else 1
+        return first, int(closing[-1]) if len(closing) else encoded.prompt_length
 
-    def _drop_words(self, dialogue: np.ndarray, rng: np.random.Generator) -> None:
-        """Blank some of a dialogue's words in place; slots stay."""
-        drop = rng.random(len(dialogue)) < self.config.data.word_dropout
+    def _drop_words(self, dialogue: np.ndarray, share: float, rng: np.random.Generator) -> None:
+        """Blank a share of a dialogue's words in place; slots stay."""
+        drop = rng.random(len(dialogue)) < share
         drop &= dialogue < self.tokenizer.vocab_size
         dialogue[drop] = self.tokenizer.pad_id
 

@@ -9,6 +9,9 @@ import re
 from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
+import numpy as np
+
+from empatheia_jax.data import emotions
 from empatheia_jax.data.emotion_words import normalise_emotion
 from empatheia_jax.data.emotions import avatar_emotion
 from empatheia_jax.data.schema import ChainOfEmpathy, Example, Profile, Utterance
@@ -91,12 +94,11 @@ def render_prompt(
     """
     head = COE_INSTRUCTION if instruction == "coe" and style != "slots" else ""
     head += TASKS[style] + "\n"
-    if profile is not None:
-        head += profile_line(profile) + "\n"
     pieces: list[Piece] = [Text(head + "Dialogue Context:\n{\n")]
     for utterance in example.history:
         pieces += _render_utterance(utterance, style, modalities)
-    return _merge([*pieces, Text("}\n")])
+    # Behind the dialogue, so that the signals have it nearer.
+    return _merge([*pieces, Text("}\n" + (f"{profile_line(profile)}\n" if profile is not None else ""))])
 
 
 def profile_line(profile: Profile) -> str:
@@ -140,6 +142,12 @@ def render_target(chain: ChainOfEmpathy | None, response: str) -> list[Text]:
     ]  # fmt: skip
 
 
+def signal_words(tokenizer: Tokenizer) -> np.ndarray:
+    """int32 [16]: the first token of each label that the style disentangler reads: ages, genders, timbres, emotions."""
+    labels = (*emotions.AGES, *emotions.GENDERS, *emotions.TIMBRES, *emotions.AVATAR_EMOTIONS)
+    return np.array([tokenizer.encode(f" {label}")[0] for label in labels], np.int32)
+
+
 class EncodedPrompt(NamedTuple):
     """Ids of a prompt, and where its slots start: (position in `ids`, modality, utterance index)."""
 
@@ -150,13 +158,14 @@ class EncodedPrompt(NamedTuple):
 class EncodedTarget(NamedTuple):
     """Ids of a target. A span is (first, one past the last) position: of the response's own tokens, of the emotion's.
 
-    `ids[span[1]]` is </s>; the 32 signals follow from `signals` on. A target without text is the signals alone; a span
-    that is not there is (0, 0).
+    `ids[span[1]]` is </s>, where what is generated ends; `ids[end]` comes after it: what `before_signals` says, then
+    the 32 signals from `signals` on. A target without text is the signals alone; a span that is not there is (0, 0).
     """
 
     ids: list[int]
     span: tuple[int, int]
     emotion: tuple[int, int]
+    end: int
     signals: int
 
 
@@ -175,10 +184,19 @@ def encode_pieces(tokenizer: Tokenizer, pieces: Sequence[Piece], tokens_per_slot
     return EncodedPrompt(ids, slots)
 
 
-def encode_target(tokenizer: Tokenizer, chain: ChainOfEmpathy | None, response: str | None) -> EncodedTarget:
-    """Chain, response, </s>, then <AUD1..16> <VID1..16>; with `response` None (style learning) the signals alone."""
+def before_signals(tokenizer: Tokenizer, profile: Profile | None) -> list[int]:
+    """What stands between </s> and the signals: the listener's profile once more, as in the style prompt, which ends
+    with it. A hundred words behind it, a small LLM's signals no longer know whose voice and face they ask for.
+    """
+    return tokenizer.encode(f"{profile_line(profile)}\n") if profile is not None else []
+
+
+def encode_target(
+    tokenizer: Tokenizer, chain: ChainOfEmpathy | None, response: str | None, profile: Profile | None = None
+) -> EncodedTarget:
+    """Chain, response, </s>, profile, then <AUD1..16> <VID1..16>; `response` None (style learning): signals alone."""
     if response is None:
-        return EncodedTarget(tokenizer.signal_ids, (0, 0), (0, 0), 0)
+        return EncodedTarget(tokenizer.signal_ids, (0, 0), (0, 0), 0, 0)
     ids, span, emotion = [], (0, 0), (0, 0)
     for piece in render_target(chain, response):
         start = len(ids)
@@ -187,7 +205,9 @@ def encode_target(tokenizer: Tokenizer, chain: ChainOfEmpathy | None, response: 
             span = (start, len(ids))
         elif piece.emotion:
             emotion = (start, len(ids))
-    return EncodedTarget([*ids, tokenizer.eos_id, *tokenizer.signal_ids], span, emotion, len(ids) + 1)
+    end, again = len(ids) + 1, before_signals(tokenizer, profile)
+    ids += [tokenizer.eos_id, *again, *tokenizer.signal_ids]
+    return EncodedTarget(ids, span, emotion, end, end + len(again))
 
 
 def find_response(tokenizer: Tokenizer, ids: Sequence[int]) -> tuple[int, int] | None:

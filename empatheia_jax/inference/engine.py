@@ -20,7 +20,7 @@ from empatheia_jax.config import Config, ConfigError, MeshConfig
 from empatheia_jax.data import tokenizer as tokenizers
 from empatheia_jax.data.encoded import encode_prompt
 from empatheia_jax.data.pipeline import widths_of
-from empatheia_jax.data.prompts import ParsedResponse, find_response, parse_generated
+from empatheia_jax.data.prompts import ParsedResponse, before_signals, find_response, parse_generated
 from empatheia_jax.data.schema import Example, Profile, Widths
 from empatheia_jax.data.tokenizer import SIGNALS, Tokenizer
 from empatheia_jax.empatheia import Empatheia
@@ -103,7 +103,7 @@ class Engine:
             embeddings = model.fill_slots(embeddings, audio, audio_start, video, video_start)
         return generate(
             model.llm, model.embed, embeddings, lengths, max_new_tokens=self.max_new_tokens,
-            eos_id=self.tokenizer.eos_id, reserve=self.max_new_tokens + 2 * SIGNALS + 8,
+            eos_id=self.tokenizer.eos_id, reserve=self.max_new_tokens + 2 * SIGNALS + 32,
         )  # fmt: skip
 
     def _read_traced(self, state, cache, chunk, start, lengths, signal_column):
@@ -146,12 +146,14 @@ class Engine:
         # One bucket and one slot count for all: one compilation.
         length = _bucket(max(len(ids) for ids, _ in encoded), PROMPT_BUCKET)
         slots = max(1, *(len(slots) for _, slots in encoded))
+        again = [before_signals(self.tokenizer, profile) for profile in profiles]
         for first in order:
-            part = encoded[first : first + self.batch]
-            answers += self._answer_batch(part, length, slots, features)[: len(part)]
+            part = slice(first, first + self.batch)
+            answers += self._answer_batch(encoded[part], again[part], length, slots, features)[: len(encoded[part])]
         return answers
 
-    def _answer_batch(self, encoded, length: int, slots: int, features) -> list[Answer]:
+    def _answer_batch(self, encoded, again, length: int, slots: int, features) -> list[Answer]:
+        again = again + [again[-1]] * (self.batch - len(again))
         padded = encoded + [encoded[-1]] * (self.batch - len(encoded))  # rows beyond the data repeat the last
         tokens = np.zeros((self.batch, length), np.int32)
         lengths = np.array([len(ids) for ids, _ in padded], np.int32)
@@ -162,12 +164,14 @@ class Engine:
         texts = [self._ids(generated, row) for row in range(self.batch)]
         spans = [find_response(self.tokenizer, ids) or (len(ids), len(ids)) for ids in texts]
         chunk_length = _bucket(
-            max(len(ids) - span[0] for ids, span in zip(texts, spans, strict=True)) + 33, CHUNK_BUCKET
-        )
+            max(len(ids) - span[0] + len(more) for ids, span, more in zip(texts, spans, again, strict=True))
+            + 1 + 2 * SIGNALS,
+            CHUNK_BUCKET,
+        )  # fmt: skip
         chunk = np.zeros((self.batch, chunk_length), np.int32)
         start, sizes, signals = (np.zeros(self.batch, np.int32) for _ in range(3))
-        for row, (ids, span) in enumerate(zip(texts, spans, strict=True)):
-            written = [*ids[span[0] :], self.tokenizer.eos_id, *self.tokenizer.signal_ids]
+        for row, (ids, span, more) in enumerate(zip(texts, spans, again, strict=True)):
+            written = [*ids[span[0] :], self.tokenizer.eos_id, *more, *self.tokenizer.signal_ids]
             chunk[row, : len(written)] = written
             start[row], sizes[row] = lengths[row] + span[0], len(written)
             signals[row] = len(written) - 2 * SIGNALS

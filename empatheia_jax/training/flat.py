@@ -9,6 +9,7 @@ import math
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 
 
@@ -17,7 +18,7 @@ class Flat:
 
     def __init__(self, tree):
         leaves, self._structure = jax.tree.flatten(tree)
-        self._shapes = [leaf.shape for leaf in leaves]
+        self._shapes, self._places = [leaf.shape for leaf in leaves], [leaf.sharding for leaf in leaves]
         self._ends = list(itertools.accumulate(math.prod(shape) for shape in self._shapes))
 
     def ravel(self, tree) -> jax.Array:
@@ -30,10 +31,16 @@ class Flat:
         leaves = [piece.reshape(shape) for piece, shape in zip(pieces, self._shapes, strict=True)]
         return jax.tree.unflatten(self._structure, leaves)
 
+    def tree(self, vector: jax.Array):
+        """[n] -> the tree, cut on the host: two hundred slices would have to be compiled on the device."""
+        pieces = np.split(np.array(vector), self._ends[:-1])
+        arrays = [piece.reshape(shape) for piece, shape in zip(pieces, self._shapes, strict=True)]
+        return jax.tree.unflatten(self._structure, jax.device_put(arrays, self._places))
+
     def expand(self, opt_state):
         """Optimizer state over the vector -> over the tree: what a checkpoint holds."""
         size = self._ends[-1]
-        return jax.tree.map(lambda leaf: self.unravel(leaf) if leaf.shape == (size,) else leaf, opt_state)
+        return jax.tree.map(lambda leaf: self.tree(leaf) if leaf.shape == (size,) else leaf, opt_state)
 
     def collapse(self, opt_state):
         """Optimizer state over the tree -> over the vector."""

@@ -104,9 +104,8 @@ def classification(logits: dict[str, jax.Array], labels: dict[str, jax.Array]) -
 
 
 def style_alignment_and_consistency(scale: float) -> dict[str, float]:
-    """Eq. 12, L_sac = L_sal + L_cls, times `scale`, as weights of terms; Eq. 11 is the mean of its four."""
-    weights = {"style_speech": scale, "style_video": scale, "emotion": scale / 4}
-    return weights | {name: scale / 4 for name in PROFILE_TERMS}
+    """Eq. 12, L_sac = L_sal + L_cls, times `scale`, as weights of terms; Eq. 11 sums over its four kinds of label."""
+    return dict.fromkeys(("style_speech", "style_video", "emotion", *PROFILE_TERMS), scale)
 
 
 def empathetic(emotion_weight: float) -> dict[str, float]:

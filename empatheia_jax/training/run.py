@@ -2,7 +2,7 @@
 
 import dataclasses
 import json
-import signal
+from collections.abc import Callable
 from pathlib import Path
 
 import jax
@@ -25,7 +25,7 @@ from empatheia_jax.data.pipeline import (
     training_batches,
     widths_of,
 )
-from empatheia_jax.data.prompts import Text, render_prompt, render_target
+from empatheia_jax.data.prompts import Text, render_prompt, render_target, signal_words
 from empatheia_jax.data.schema import Example, Widths
 from empatheia_jax.empatheia import Empatheia, Statistics, attune
 from empatheia_jax.encoders import build_encoders
@@ -35,6 +35,7 @@ from empatheia_jax.training.metrics import Metrics, finite
 from empatheia_jax.training.optim import decay_mask, optimizer
 from empatheia_jax.training.stages import ADAPTED, Stage
 from empatheia_jax.training.step import make_evaluation, make_step, split, trains
+from empatheia_jax.training.stop import Stop
 from empatheia_jax.training.whiten import whiten
 
 
@@ -181,21 +182,6 @@ def describe(state: nnx.State) -> str:
     return ", ".join(f"{part} {size:,}" for part, size in sizes.items())
 
 
-class Stop:
-    """Turns Ctrl-C and SIGTERM into a wish that the loop reads between steps."""
-
-    def __init__(self):
-        self.wanted = False
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, self._ask)
-
-    def _ask(self, *_) -> None:
-        if self.wanted:  # a second Ctrl-C means now
-            raise KeyboardInterrupt
-        self.wanted = True
-        print("stopping after this step; the checkpoint is being written", flush=True)
-
-
 @dataclasses.dataclass
 class Run:
     """What a stage needs from the run around it."""
@@ -208,6 +194,7 @@ class Run:
     metrics: Metrics
     clock: Clock
     stop: Stop
+    evaluations: dict[tuple, Callable] = dataclasses.field(default_factory=dict)  # compiled once a kind of stage
 
     def rows(self, stage: Stage, split_name: str = "train") -> Rows:
         """Rows of a split under the stage's prompt."""
@@ -216,13 +203,13 @@ class Run:
         names = ("rows", "row_tokens", "row_examples")
         shape = {name: value for name in names if (value := getattr(settings, name)) is not None}
         whole = stage.whole and split_name == "train"
-        if stage.whole:
+        if whole:
             shape["row_targets"] = shape.get("row_tokens", config.data.row_tokens)
         config = dataclasses.replace(config, data=dataclasses.replace(config.data, **shape))
         widths = data.widths or Widths((1, 1), (1, 1), 1, 1, 1, 1, 1)
         return Rows(
             examples, stage.prompt, config, data.tokenizer, data.store, widths, train=split_name == "train",
-            seed=config.seed * 10 + stage.number, swap="emp" in stage.weights, whole=whole,
+            seed=config.seed * 10 + stage.number, words="emp" in stage.weights, whole=whole,
         )  # fmt: skip
 
 
@@ -260,7 +247,7 @@ def run_stage(run: Run, stage: Stage, graphdef, state: nnx.State, start: Positio
         )
     tx = optimizer(config.optim, settings, steps, decayed)
     with jax.set_mesh(run.mesh):
-        as_tree, as_vector = jax.jit(flat.unravel) if flat else _same, jax.jit(flat.ravel) if flat else _same
+        as_tree, as_vector = (flat.tree, jax.jit(flat.ravel)) if flat else (_same, _same)
         trainable = as_vector(trainable)
         opt_state = jax.jit(tx.init)(trainable)
         if start.stage_step:
@@ -313,7 +300,7 @@ def _finish(run: Run, stage: Stage, state: nnx.State, opt_state, position: Posit
         if stage.number == 0:
             base = nnx.filter_state(state, trains(("base",)))
             save_base(run.folder / "base", base)
-            state = attune(state, run.data.statistics)
+            state = attune(state, run.data.statistics, signal_words(run.data.tokenizer))
         run.checkpoints.save(position, nnx.filter_state(state, trains(ADAPTED)), opt_state)
     return state
 
@@ -336,6 +323,7 @@ def restore(
     position: Position | None,
     state: nnx.State,
     statistics: Statistics | None = None,
+    words: np.ndarray | None = None,
 ) -> nnx.State:
     """Resume order: 1. the base (DIR/base, or the converted one); 2. the adapted parts of the newest checkpoint.
 
@@ -349,7 +337,7 @@ def restore(
         base_folder = folder / "base" if config.base == "scratch" else Path(config.base)
         state = nnx.merge_state(state, load_base(base_folder, nnx.filter_state(state, trains(("base",)))))
     if position is None:
-        return attune(state, statistics) if config.base != "scratch" else state
+        return attune(state, statistics, words) if config.base != "scratch" else state
     saved = nnx.filter_state(state, trains(ADAPTED)) if complete(position) else state
     return nnx.merge_state(state, checkpoints.load_params(position, saved))
 
@@ -388,7 +376,10 @@ def evaluate(run: Run, stage: Stage, graphdef, state: nnx.State) -> dict[str, fl
     if not run.data.validation:
         return {}
     rows = run.rows(stage, "validation")
-    step = jax.jit(make_evaluation(graphdef, stage, rows.config.data.row_targets))
+    kind = (stage.prompt, tuple(stage.weights), stage.content, stage.style)  # stages 0 and 1 are of one kind
+    if kind not in run.evaluations:
+        run.evaluations[kind] = jax.jit(make_evaluation(graphdef, stage, rows.config.data.row_targets))
+    step = run.evaluations[kind]
     sums: dict[str, np.ndarray] = {}
     with jax.set_mesh(run.mesh):
         for batch in evaluation_batches(rows):

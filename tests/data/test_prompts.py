@@ -93,7 +93,7 @@ class TestRenderPrompt:
     def test_profile_line(self, example):
         profile = Profile("middle-aged", "female", "mid", 3)
         text = written(render_prompt(example, "slots", profile=profile))
-        assert "below.\nListener profile: middle-aged female, mid timbre.\nDialogue Context:" in text
+        assert text.endswith("\n}\nListener profile: middle-aged female, mid timbre.\n")
 
     def test_absent_media_keep_their_placeholder(self, example):
         silent = dataclasses.replace(example.history[0], audio=None)
@@ -134,6 +134,25 @@ class TestEncoding:
         assert target.ids[stop] == tokenizer.eos_id
         assert target.signals == stop + 1
         assert target.ids[stop + 1 :] == [tokenizer.token_id(token) for token in NEW_TOKENS[2:]]
+
+    def test_profile_is_said_again_before_the_signals(self, tokenizer):
+        profile = Profile("elderly", "male", "low")
+        target, bare = (prompts.encode_target(tokenizer, CHAIN, RESPONSE, who) for who in (profile, None))
+        assert bare.end == bare.signals == bare.span[1] + 1
+        assert target.ids[: target.end] == bare.ids[: bare.end] and target.span == bare.span
+        said = tokenizer.decode(target.ids[target.end : target.signals])
+        assert said == "Listener profile: elderly male, low timbre.\n"
+        assert target.ids[target.signals :] == bare.ids[bare.signals :] == tokenizer.signal_ids
+
+    def test_emotion_of_the_chain_is_marked(self, tokenizer):
+        target = prompts.encode_target(tokenizer, CHAIN, RESPONSE)
+        assert tokenizer.decode(target.ids[slice(*target.emotion)]) == f" {CHAIN.speaker_emotion}"
+        assert prompts.encode_target(tokenizer, None, RESPONSE).emotion == (0, 0)
+
+    def test_signals_begin_as_the_labels_they_are_asked_for(self, tokenizer):
+        words = prompts.signal_words(tokenizer)
+        assert words.shape == (16,) and words.max() < tokenizer.vocab_size
+        assert "elderly".startswith(tokenizer.decode([int(words[3])]).strip())
 
     def test_pieces_are_tokenized_as_running_text(self, tokenizer):
         target = prompts.encode_target(tokenizer, CHAIN, RESPONSE)

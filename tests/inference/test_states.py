@@ -61,7 +61,7 @@ def forced(engine, wanted: dict[tuple, list[int]]):
         def run(state, tokens, lengths, answers, sizes):
             model = engine._model(state)
             x = model.fill_slots(model.embed(tokens), audio, audio_start, video, video_start)
-            cache = empty_cache(CONFIG.llm, tokens.shape[0], tokens.shape[1] + most + 48)
+            cache = empty_cache(CONFIG.llm, tokens.shape[0], tokens.shape[1] + most + 96)
             _, cache = model.llm(
                 x, chunk_positions(jnp.zeros_like(lengths), lengths, tokens.shape[1], cache.capacity), cache=cache
             )
@@ -76,7 +76,7 @@ def forced(engine, wanted: dict[tuple, list[int]]):
 def test_inference_states_are_training_states(model, engine):
     profiles = [example.listener_profile for example in EXAMPLES]
     encoded = [encode(e, "all", CONFIG, TOKENIZER, p) for e, p in zip(EXAMPLES, profiles, strict=True)]
-    parts = [(e.ids[: e.prompt_length], e.ids[e.prompt_length : e.signals - 1]) for e in encoded]
+    parts = [(e.ids[: e.prompt_length], e.ids[e.prompt_length : e.response[1]]) for e in encoded]
     wanted = {tuple(prompt.tolist()): answer.tolist() for prompt, answer in parts}
     write = engine._write
     engine._write = forced(engine, wanted)

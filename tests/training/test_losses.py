@@ -116,7 +116,7 @@ def test_overall_is_the_papers_sum():
     assert set(weights) == set(values)
     total = sum(weights[name] * values[name] for name in values)
     ccl = 3.0 + 5.0 + 0.01 * 100.0
-    sac = 7.0 + 11.0 + (1.0 + 2.0 + 3.0 + 4.0) / 4 + 0.01 * 200.0
+    sac = 7.0 + 11.0 + (1.0 + 2.0 + 3.0 + 4.0) + 0.01 * 200.0
     assert total == pytest.approx(2.0 + 0.2 * ccl + 0.3 * sac)
 
 
