@@ -15,6 +15,7 @@ from empatheia_jax.config_io import load_config
 from empatheia_jax.data.prompts import signal_words
 from empatheia_jax.training.clock import Clock
 from empatheia_jax.training.metrics import Metrics
+from empatheia_jax.training.prepare import Ahead
 from empatheia_jax.training.run import (
     Run,
     abstract_model,
@@ -62,36 +63,37 @@ def main(argv: list[str]) -> int:
     save_config(args.workdir, config)
 
     # ── Model (abstract): shapes and shardings before a byte ──────────────────────────────────────────────────────
-    graphdef, state = abstract_model(config, data.widths, mesh)
-    print(f"model    {describe(state)}")
+    graphdef, abstract = abstract_model(config, data.widths, mesh)
+    print(f"model    {describe(abstract)}")
 
     # ── Load, sharded: what a checkpoint holds is restored into place, the rest is drawn there ────────────────────
     checkpoints = Checkpoints(args.workdir / "checkpoints")
     position = checkpoints.latest() if args.resume else None
     with clock("load"):
-        if not complete(position):
-            state = initialise(config, data.widths, state)
+        state = abstract if complete(position) else initialise(config, data.widths, abstract)
         words = signal_words(data.tokenizer)
         state = restore(args.workdir, config, checkpoints, position, state, data.statistics, words)
     metrics = Metrics(args.workdir, position.step if position else (0 if args.resume else None))
     run = Run(args.workdir, config, mesh, data, checkpoints, metrics, clock, Stop())
     position = position or Position(0, stages[0].number, 0)
+    stages = [s for s in stages if s.number >= position.stage]  # the others were finished before the resume
 
     # ── Stages ────────────────────────────────────────────────────────────────────────────────────────────────────
+    ahead = Ahead(run, stages, graphdef, abstract)
     for current in stages:
-        if current.number < position.stage:
-            continue  # finished before the resume
         start = position if position.stage == current.number else Position(position.step, current.number, 0)
-        state, position = run_stage(run, current, graphdef, state, start)
+        state, position = run_stage(run, ahead.take(), state, start)
         if position.stage == current.number:
             break  # stopped inside the stage
         with clock("evaluate"):
-            held_out = evaluate(run, current, graphdef, state)
+            held_out = evaluate(run, current, state)
         metrics.log(position.step, current.number, held_out)
         shown = "  ".join(f"{name.removeprefix('validation_')} {value:.3f}" for name, value in held_out.items())
         print(f"  held out: {shown}", flush=True)
         if run.stop.wanted:
             break
+
+    ahead.close()
 
     # ── Done ──────────────────────────────────────────────────────────────────────────────────────────────────────
     checkpoints.close()

@@ -20,7 +20,7 @@ def get_config() -> Config:
     return Config(
         name="tiny",
         base="scratch",
-        llm=dataclasses.replace(LlamaConfig.tiny(vocab_size=2048), init_match=0.8, rope_theta=1e6),
+        llm=dataclasses.replace(LlamaConfig.tiny(vocab_size=2048), init_match=0.8),
         lora=LoraConfig(rank=16, alpha=32.0, dropout=0.05),
         projector=ProjectorConfig(tokens=2, width=64, heads=4),
         latents=LatentConfig(
@@ -34,17 +34,17 @@ def get_config() -> Config:
             row_tokens=512,
             row_examples=4,
             row_utterances=18,
-            row_targets=256,
+            row_targets=320,
             response_tokens=24,
             phonemes=96,
             frames=128,
             word_swap=0.8,
             recast=0.9,
-            word_dropout=0.25,
+            word_dropout=0.15,
             text_dropout=0.3,
         ),
         # Style weighs more than the paper's 0.3: the demo's base has never seen a slot, and little time to learn them.
-        optim=OptimConfig(accumulate=1, weight_decay=1e-3, beta=0.7, emotion_weight=1.0),
+        optim=OptimConfig(accumulate=1, weight_decay=1e-3, beta=0.7, label_weight=0.3),
         # A scratch model of a million parameters wants larger steps than Vicuna's 5e-5.
         stages={
             "0": StageConfig(epochs=13, learning_rate=2e-3),
@@ -55,4 +55,5 @@ def get_config() -> Config:
         },
         log_every=20,
         checkpoint_every=200,
+        compile_ahead=True,
     )

@@ -193,7 +193,7 @@ class OptimConfig:
     b2: float = 0.999
     alpha: float = 0.2  # Eq. 13, weight of L_ccl
     beta: float = 0.3  # Eq. 13, weight of L_sac
-    emotion_weight: float = 0.0  # of the mean loss over the chain's emotion tokens, added to L_emp; the paper has none
+    label_weight: float = 0.0  # of the mean loss over words that name a label, added to L_emp; the paper has none
 
 
 @dataclasses.dataclass(frozen=True)
@@ -241,6 +241,7 @@ class Config:
     modalities: tuple[str, ...] = ("audio", "video")  # () for a text-only model
     log_every: int = 10
     checkpoint_every: int = 100
+    compile_ahead: bool = False  # compile the next stage while one trains; takes memory that a full device lacks
 
     def __post_init__(self):
         unknown = set(self.modalities) - {"audio", "video"}

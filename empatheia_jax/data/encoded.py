@@ -29,7 +29,7 @@ class Encoded:
     loss: np.ndarray  # bool [length]; whether this id is a target of L_emp
     slots: tuple[Slot, ...]
     response: tuple[int, int]  # span of the response's own tokens, (0, 0): none
-    emotion: tuple[int, int]  # span of the emotion that the chain names, (0, 0): none
+    labels: np.ndarray  # bool [length]; targets that name the chain's emotion, in stage 0 the repeated profile instead
     signals: int | None  # position of <AUD1>; None where the Example ends with </s>
 
 
@@ -63,14 +63,15 @@ def encode_prompt(example: Example, style: Style, config: Config, tokenizer: Tok
 
 
 def encode(
-    example: Example, style: Style, config: Config, tokenizer: Tokenizer, profile: Profile | None, whole: bool = False
+    example: Example, style: Style, config: Config, tokenizer: Tokenizer, profile: Profile | None, base: bool = False
 ) -> Encoded:
     """Prompt and target of an Example for a training stage of this prompt style.
 
     In stages 0 to 2 ("text") nobody reads the signals, and what comes last changes nothing before it: unless they carry
     loss, the Example ends with </s> and takes a sixth less of a row.
 
-    `whole` puts loss on the prompt too: a base learns language, not only answers.
+    `base`: the profile that stands before the signals is there in stage 0 too and carries loss. A base from scratch so
+    learns to look its listener up in the prompt, and to tell apart words that it would never have to predict.
     """
     prompt, slots = encode_prompt(example, style, config, tokenizer, profile)
     response = None if style == "slots" or example.response is None else example.response.text
@@ -79,15 +80,26 @@ def encode(
     ids = np.array(prompt + target.ids, np.int32)
     loss = np.zeros(len(ids), bool)
     # The chain, the response and </s> carry loss; the signals do not, unless asked.
-    loss[1 if whole else len(prompt) : end] = True
+    end = signals if base else end
+    loss[len(prompt) : end] = True
+    labels = np.zeros(len(ids), bool)
+    if base and profile is not None:
+        at = len(prompt) + target.end
+        for word in (profile.age, profile.gender, profile.timbre):
+            pieces = np.array(tokenizer.encode(f" {word}"), np.int32)
+            while at < end and not np.array_equal(ids[at : at + len(pieces)], pieces):
+                at += 1
+            labels[at : at + len(pieces)] = True
+    else:
+        labels[len(prompt) + target.emotion[0] : len(prompt) + target.emotion[1]] = True
     loss[signals:] = config.prompt.signal_loss
 
     def shifted(span: tuple[int, int]) -> tuple[int, int]:
         return (len(prompt) + span[0], len(prompt) + span[1]) if span != (0, 0) else span
 
-    encoded = Encoded(ids, len(prompt), loss, slots, shifted(target.span), shifted(target.emotion), signals)
+    encoded = Encoded(ids, len(prompt), loss, slots, shifted(target.span), labels, signals)
     if style == "text" and not config.prompt.signal_loss:
-        return dataclasses.replace(encoded, ids=ids[:end], loss=loss[:end], signals=None)
+        return dataclasses.replace(encoded, ids=ids[:end], loss=loss[:end], labels=labels[:end], signals=None)
     return encoded
 
 

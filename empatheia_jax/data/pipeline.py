@@ -68,17 +68,17 @@ class Rows:
     Args:
       store: maps an utterance key to its arrays, or None where it has none (`features.FeatureStore.get`).
       train: modality and profile dropout on; drawn from (seed, epoch, Example), so a resumed run draws the same.
-      whole: loss on prompts too.
+      base: loss on the profile line too.
       words: words are learned, so `data.word_swap` and `data.word_dropout` apply; swapped Examples have no content
         gold, their recordings say other words.
     """
 
     def __init__(
         self, examples: list[Example], style: Style, config: Config, tokenizer: Tokenizer, store, widths: Widths,
-        *, train: bool, seed: int, words: bool = False, whole: bool = False,
+        *, train: bool, seed: int, words: bool = False, base: bool = False,
     ):  # fmt: skip
         self.examples, self.config, self.store, self.widths = examples, config, store, widths
-        self.train, self.seed, self.style, self.tokenizer, self.whole = train, seed, style, tokenizer, whole
+        self.train, self.seed, self.style, self.tokenizer, self.base = train, seed, style, tokenizer, base
         data = config.data
         self.limits = RowLimits(data.row_tokens, data.row_targets, data.row_utterances, data.row_examples)
         self.swap = WordSwap(examples) if train and words and data.word_swap else None
@@ -93,9 +93,9 @@ class Rows:
         self.encoded, self.encoded_bare = [], []
         for example in examples:
             profile = prompt_profile(example, config)
-            self.encoded.append(encode(example, style, config, tokenizer, profile, whole))
+            self.encoded.append(encode(example, style, config, tokenizer, profile, base))
             self.encoded_bare.append(
-                encode(example, style, config, tokenizer, None, whole) if profile is not None else self.encoded[-1]
+                encode(example, style, config, tokenizer, None, base) if profile is not None else self.encoded[-1]
             )
         spare = SPARE if self.swap or self.recast else 0
         self.sizes = [
@@ -165,8 +165,7 @@ class Rows:
         first, last = encoded.response
         span = np.arange(first, last)[: self.config.data.response_tokens] + start
         row["response_index"][number, : len(span)] = span
-        if encoded.emotion != (0, 0):
-            row["emotion_mask"][start + encoded.emotion[0] - 1 : start + encoded.emotion[1] - 1] = True
+        row["label_mask"][start : start + length - 1] = encoded.labels[1:]
         if encoded.signals is not None:
             row["signal_index"][number] = start + encoded.signals + np.arange(2 * SIGNALS)
 
@@ -184,7 +183,7 @@ class Rows:
             example = dataclasses.replace(example, listener_profile=cast.listener_profile)
         if example is not original:
             profile = None if bare else prompt_profile(example, self.config)
-            encoded = encode(example, self.style, self.config, self.tokenizer, profile, self.whole)
+            encoded = encode(example, self.style, self.config, self.tokenizer, profile, self.base)
             planned = self.sizes[example_id]
             if len(encoded.ids) <= planned.tokens and encoded.loss.sum() <= planned.targets:
                 return example, encoded, cast
@@ -258,7 +257,7 @@ def empty_row(config: Config, widths: Widths) -> dict[str, np.ndarray]:
         return np.full(shape, value, dtype)
 
     row = {name: filled(t, 0, np.int32) for name in ("tokens", "segment_ids", "positions", "targets")}
-    row["target_mask"], row["emotion_mask"] = filled(t, False, bool), filled(t, False, bool)
+    row["target_mask"], row["label_mask"] = filled(t, False, bool), filled(t, False, bool)
     row["audio"] = filled((m, *widths.audio), 0, np.float32)
     row["video"] = filled((m, *widths.video), 0, np.float32)
     row["audio_start"], row["video_start"] = filled(m, -1, np.int32), filled(m, -1, np.int32)
@@ -278,7 +277,7 @@ def empty_row(config: Config, widths: Widths) -> dict[str, np.ndarray]:
     return row
 
 
-GRID = ("tokens", "segment_ids", "positions", "targets", "target_mask", "emotion_mask")
+GRID = ("tokens", "segment_ids", "positions", "targets", "target_mask", "label_mask")
 FLAT_INDICES = ("audio_start", "video_start", "response_index", "signal_index")
 
 

@@ -102,8 +102,8 @@ def render_prompt(
 
 
 def profile_line(profile: Profile) -> str:
-    """The line that tells the LLM who it speaks as, such as "Listener profile: young female, mid timbre."."""
-    return f"Listener profile: {profile.age} {profile.gender}, {profile.timbre} timbre."
+    """The line that tells the LLM who it speaks as: "Listener profile: age young, gender female, timbre mid."."""
+    return f"Listener profile: age {profile.age}, gender {profile.gender}, timbre {profile.timbre}."
 
 
 def _render_utterance(utterance: Utterance, style: Style, modalities: Sequence[Modality]) -> list[Piece]:

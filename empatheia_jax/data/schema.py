@@ -115,7 +115,7 @@ class Batch:
     positions: np.ndarray  # int32 [B, T]; restart at 0 in each Example
     targets: np.ndarray  # int32 [B, T]; the token that follows
     target_mask: np.ndarray  # bool [B, T]; where L_emp is taken
-    emotion_mask: np.ndarray  # bool [B, T]; those targets that name the emotion in the chain
+    label_mask: np.ndarray  # bool [B, T]; those that name a label: `encoded.Encoded.labels`
     audio: np.ndarray  # float32 [M, Na, Da] encoder features of utterances
     video: np.ndarray  # float32 [M, Nv, Dv]
     audio_start: np.ndarray  # int32 [M] flat index of the first <Aud> placeholder, -1: none (absent or dropped)

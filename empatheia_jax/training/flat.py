@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax.sharding import NamedSharding, PartitionSpec
 
 
 class Flat:
@@ -20,6 +21,16 @@ class Flat:
         leaves, self._structure = jax.tree.flatten(tree)
         self._shapes, self._places = [leaf.shape for leaf in leaves], [leaf.sharding for leaf in leaves]
         self._ends = list(itertools.accumulate(math.prod(shape) for shape in self._shapes))
+
+    def abstract(self) -> jax.ShapeDtypeStruct:
+        """Shape and place of the vector."""
+        place = NamedSharding(self._places[0].mesh, PartitionSpec())
+        return jax.ShapeDtypeStruct((self._ends[-1],), jnp.float32, sharding=place)
+
+    def fill(self, tree) -> np.ndarray:
+        """A tree of one number a leaf -> [n], each as often as its leaf has elements."""
+        pairs = zip(self._shapes, jax.tree.leaves(tree), strict=True)
+        return np.concatenate([np.full(math.prod(shape), value, np.float32) for shape, value in pairs])
 
     def ravel(self, tree) -> jax.Array:
         """Tree -> [n]."""

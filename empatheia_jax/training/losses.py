@@ -13,37 +13,37 @@ PROFILE_TERMS = ("age", "gender", "timbre")
 
 
 def empathetic_nll(
-    hidden: jax.Array, logits_of, targets: jax.Array, mask: jax.Array, emotion_mask: jax.Array, row_targets: int
+    hidden: jax.Array, logits_of, targets: jax.Array, mask: jax.Array, label_mask: jax.Array, row_targets: int
 ) -> Terms:
-    """Eq. 8, L_emp: negative log-likelihood of the target tokens; those that name the emotion also by themselves.
+    """Eq. 8, L_emp: negative log-likelihood of the target tokens; those that name a label also by themselves.
 
     Only the positions that carry loss pass the lm-head, row by row, so B * T * V is never materialised.
 
     Args:
       hidden: [B, T, D] after the final norm. logits_of: [..., D] -> float32 [..., V].
-      targets: int32 [B, T]. mask: bool [B, T]. emotion_mask: bool [B, T], within `mask`.
+      targets: int32 [B, T]. mask: bool [B, T]. label_mask: bool [B, T], within `mask`.
       row_targets: most masked positions of a row, static.
     Returns:
-      {"emp": sum over tokens, "token_accuracy": number of right arg-maxes}, and "chain_emotion",
-      "chain_emotion_accuracy", the same over the emotion's tokens alone.
+      {"emp": sum over tokens, "token_accuracy": number of right arg-maxes}, and "label_words",
+      "label_words_accuracy", the same over tokens that name a label.
     """
 
     @jax.checkpoint
-    def row(hidden, targets, mask, emotion_mask):  # [T, D], [T], [T], [T]
+    def row(hidden, targets, mask, label_mask):  # [T, D], [T], [T], [T]
         (where,) = jnp.nonzero(mask, size=row_targets, fill_value=0)
         valid = jnp.arange(row_targets) < jnp.sum(mask)
         logits = logits_of(hidden[where])
         nll = optax.softmax_cross_entropy_with_integer_labels(logits, targets[where])
         right = valid & (jnp.argmax(logits, -1) == targets[where])
-        names = valid & emotion_mask[where]
+        names = valid & label_mask[where]
         return {
             "emp": jnp.sum(jnp.where(valid, nll, 0.0)),
             "token_accuracy": jnp.sum(right).astype(jnp.float32),
-            "chain_emotion": jnp.sum(jnp.where(names, nll, 0.0)),
-            "chain_emotion_accuracy": jnp.sum(names & right).astype(jnp.float32),
+            "label_words": jnp.sum(jnp.where(names, nll, 0.0)),
+            "label_words_accuracy": jnp.sum(names & right).astype(jnp.float32),
         }
 
-    arrays = (hidden, targets, mask, emotion_mask)
+    arrays = (hidden, targets, mask, label_mask)
     if hidden.shape[0] == 1:
         return row(*(array[0] for array in arrays))
     return jax.tree.map(jnp.sum, jax.vmap(row)(*arrays))
@@ -108,16 +108,16 @@ def style_alignment_and_consistency(scale: float) -> dict[str, float]:
     return dict.fromkeys(("style_speech", "style_video", "emotion", *PROFILE_TERMS), scale)
 
 
-def empathetic(emotion_weight: float) -> dict[str, float]:
-    """Eq. 8, L_emp, as weights of terms; `emotion_weight` times the mean over the emotion's tokens is added."""
-    return {"emp": 1.0} | ({"chain_emotion": emotion_weight} if emotion_weight else {})
+def empathetic(label_weight: float) -> dict[str, float]:
+    """Eq. 8, L_emp, as weights of terms; `label_weight` times the mean over words that name a label is added."""
+    return {"emp": 1.0} | ({"label_words": label_weight} if label_weight else {})
 
 
-def overall(alpha: float, beta: float, kl_weight: float, emotion_weight: float = 0.0) -> dict[str, float]:
+def overall(alpha: float, beta: float, kl_weight: float, label_weight: float = 0.0) -> dict[str, float]:
     """Eq. 13, L_oal = L_emp + alpha L_ccl + beta L_sac, KL inside L_ccl and L_sac, as weights of terms."""
     ccl = {"content_speech": alpha, "content_video": alpha, "kl_content": alpha * kl_weight}
     sac = style_alignment_and_consistency(beta) | {"kl_style": beta * kl_weight}
-    return empathetic(emotion_weight) | ccl | sac
+    return empathetic(label_weight) | ccl | sac
 
 
 def counts(batch: dict[str, jax.Array]) -> Terms:
@@ -127,7 +127,7 @@ def counts(batch: dict[str, jax.Array]) -> Terms:
     """
     count = {
         "emp": batch["target_mask"],
-        "chain_emotion": batch["emotion_mask"],
+        "label_words": batch["label_mask"],
         "content_speech": batch["phonemes"] >= 0,
         "style_speech": batch["has_style_speech"],
         "style_video": batch["has_style_video"],
@@ -137,7 +137,7 @@ def counts(batch: dict[str, jax.Array]) -> Terms:
     }
     sums = {name: jnp.sum(mask).astype(jnp.float32) for name, mask in count.items()}
     sums["content_video"] = jnp.sum(batch["video_frames"]).astype(jnp.float32)
-    sums["token_accuracy"], sums["chain_emotion_accuracy"] = sums["emp"], sums["chain_emotion"]
+    sums["token_accuracy"], sums["label_words_accuracy"] = sums["emp"], sums["label_words"]
     for name in ("emotion", *PROFILE_TERMS):
         sums[f"{name}_accuracy"] = sums[name]
     return sums

@@ -6,7 +6,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
@@ -21,7 +20,6 @@ from empatheia_jax.data.pipeline import (
     Rows,
     evaluation_batches,
     feature_statistics,
-    steps_for,
     training_batches,
     widths_of,
 )
@@ -32,9 +30,9 @@ from empatheia_jax.encoders import build_encoders
 from empatheia_jax.training.clock import Clock, Rate
 from empatheia_jax.training.flat import Flat
 from empatheia_jax.training.metrics import Metrics, finite
-from empatheia_jax.training.optim import decay_mask, optimizer
+from empatheia_jax.training.prepare import Prepared
 from empatheia_jax.training.stages import ADAPTED, Stage
-from empatheia_jax.training.step import make_evaluation, make_step, split, trains
+from empatheia_jax.training.step import trains
 from empatheia_jax.training.stop import Stop
 from empatheia_jax.training.whiten import whiten
 
@@ -194,7 +192,7 @@ class Run:
     metrics: Metrics
     clock: Clock
     stop: Stop
-    evaluations: dict[tuple, Callable] = dataclasses.field(default_factory=dict)  # compiled once a kind of stage
+    evaluations: dict[tuple, Callable] = dataclasses.field(default_factory=dict)  # compiled, by `Stage.kind`
 
     def rows(self, stage: Stage, split_name: str = "train") -> Rows:
         """Rows of a split under the stage's prompt."""
@@ -202,68 +200,51 @@ class Run:
         config, data, settings = self.config, self.data, self.config.stages[str(stage.number)]
         names = ("rows", "row_tokens", "row_examples")
         shape = {name: value for name in names if (value := getattr(settings, name)) is not None}
-        whole = stage.whole and split_name == "train"
-        if whole:
-            shape["row_targets"] = shape.get("row_tokens", config.data.row_tokens)
         config = dataclasses.replace(config, data=dataclasses.replace(config.data, **shape))
         widths = data.widths or Widths((1, 1), (1, 1), 1, 1, 1, 1, 1)
         return Rows(
             examples, stage.prompt, config, data.tokenizer, data.store, widths, train=split_name == "train",
-            seed=config.seed * 10 + stage.number, words="emp" in stage.weights, whole=whole,
+            seed=config.seed * 10 + stage.number, words="emp" in stage.weights, base="base" in stage.trains,
         )  # fmt: skip
 
 
-def run_stage(run: Run, stage: Stage, graphdef, state: nnx.State, start: Position) -> tuple[nnx.State, Position]:
+def run_stage(run: Run, prepared: Prepared, state: nnx.State, start: Position) -> tuple[nnx.State, Position]:
     """Train one stage from `start` to its end, or until a stop is wished; returns the state and where it stands.
 
     `start.stage_step` above 0 restores the optimizer of that checkpoint; `state` must be its parameters.
 
     Raises:
-      FloatingPointError: a loss or gradient that is not finite. RecordError: an Example that no row can hold.
+      FloatingPointError: a loss or gradient that is not finite.
     """
-    config, clock = run.config, run.clock
-    settings = config.stages[str(stage.number)]
-    with clock("data"):
-        rows = run.rows(stage)
-        steps = steps_for(rows, settings.epochs)
-        batches = training_batches(
-            rows, start.stage_step, steps - start.stage_step,
-            process=jax.process_index(), processes=jax.process_count(),
-        )  # fmt: skip
+    config, clock, stage, rows, steps, flat = (
+        run.config, run.clock, prepared.stage, prepared.rows, prepared.steps, prepared.flat
+    )  # fmt: skip
+    batches = training_batches(
+        rows, start.stage_step, steps - start.stage_step, process=jax.process_index(), processes=jax.process_count()
+    )
     print(
         f"stage {stage.number}  {stage.title}: {steps} steps, {len(rows.examples)} Examples, {rows.dropped}", flush=True
     )
-    if stage.style and config.latents.whiten and not start.stage_step:
+    if prepared.signals is not None and not start.stage_step:
         with clock("whiten"):
-            state = whiten(run.mesh, rows, graphdef, state)
-    model = nnx.merge(graphdef, state)
-    stage_graph, trainable, frozen = split(model, stage)
-    del model, state  # one copy: the old handles would keep donated buffers alive
-    flat, decayed = None, decay_mask(trainable)
-    if run.mesh.size == 1:
-        flat = Flat(trainable)
-        decayed = jax.jit(lambda tree: flat.ravel(jax.tree.map(lambda d, p: jnp.full(p.shape, d), decayed, tree)))(
-            trainable
-        )
-    tx = optimizer(config.optim, settings, steps, decayed)
+            state = whiten(run.mesh, rows, prepared.signals, state)
+    trainable, frozen = prepared.split(state)
+    del state  # one copy: the old handles would keep donated buffers alive
     with jax.set_mesh(run.mesh):
-        as_tree, as_vector = (flat.tree, jax.jit(flat.ravel)) if flat else (_same, _same)
-        trainable = as_vector(trainable)
-        opt_state = jax.jit(tx.init)(trainable)
+        as_tree = flat.tree if flat else _same
+        trainable = jax.jit(flat.ravel, out_shardings=flat.abstract().sharding)(trainable) if flat else trainable
+        opt_state = prepared.init(trainable)
         if start.stage_step:
             opt_state = _load_optimizer(run, start, opt_state, flat)
-        step_fn = jax.jit(make_step(stage_graph, stage, tx, rows.config.data.row_targets, flat), donate_argnums=(0, 1))
-        position, compiled, rate, pending = start, None, Rate(steps, start.stage_step), None
+        position, rate, pending = start, Rate(steps, start.stage_step), None
         wanted = False  # read once a step: a signal after the last one must not lose the finished stage
         key = jax.random.key(config.seed * 10 + stage.number)
         for local in batches:
             ids = [rows.examples[i].id for i in local["example_id"].reshape(-1) if i >= 0]
-            batch = _global(local, run.mesh)
             step_key = jax.random.fold_in(key, position.stage_step)
-            if compiled is None:
-                with clock("compile"):
-                    compiled = step_fn.lower(trainable, opt_state, frozen, batch, step_key).compile()
-            trainable, opt_state, values = compiled(trainable, opt_state, frozen, batch, step_key)
+            trainable, opt_state, values = prepared.step(
+                trainable, opt_state, frozen, _global(local, run.mesh), step_key
+            )
             position = Position(position.step + 1, stage.number, position.stage_step + 1)
             run.metrics.examples(position.step, stage.number, ids)
             _log(run, stage, steps, rate, pending)  # metrics of the step before: nothing blocks on this one
@@ -371,15 +352,12 @@ def _log(run: Run, stage: Stage, steps: int, rate: Rate, pending, last: bool = F
     )
 
 
-def evaluate(run: Run, stage: Stage, graphdef, state: nnx.State) -> dict[str, float]:
+def evaluate(run: Run, stage: Stage, state: nnx.State) -> dict[str, float]:
     """Mean of every term over the validation Examples as {"validation_<term>": value}; {} where there are none."""
     if not run.data.validation:
         return {}
     rows = run.rows(stage, "validation")
-    kind = (stage.prompt, tuple(stage.weights), stage.content, stage.style)  # stages 0 and 1 are of one kind
-    if kind not in run.evaluations:
-        run.evaluations[kind] = jax.jit(make_evaluation(graphdef, stage, rows.config.data.row_targets))
-    step = run.evaluations[kind]
+    step = run.evaluations[stage.kind]
     sums: dict[str, np.ndarray] = {}
     with jax.set_mesh(run.mesh):
         for batch in evaluation_batches(rows):

@@ -1,7 +1,7 @@
 """The four stages of section 5 (and stage 0, a base from scratch), as data.
 
 | stage | prompt      | trains                                        | frozen                | losses              |
-| 0     | text        | the small LLM                                 |                       | L_emp over all text |
+| 0     | text        | the small LLM                                 |                       | L_emp               |
 | 1     | text, CoE   | LoRA                                          | base                  | L_emp               |
 | 2     | as 1        | CS                                            | LLM, dropout off      | L_ccl + KL          |
 | 3     | slots       | SD, classifiers, projectors, the 34 rows      | LLM + LoRA            | L_sal + L_cls + KL  |
@@ -28,7 +28,6 @@ class Stage:
     trains: tuple[Group, ...]
     weights: dict[str, float]  # loss term -> weight
     llm_dropout: bool
-    whole: bool = False  # L_emp over prompts too: language modelling
 
     @property
     def content(self) -> bool:
@@ -40,6 +39,11 @@ class Stage:
         """Whether the style disentangler runs."""
         return "style" in self.trains
 
+    @property
+    def kind(self) -> tuple:
+        """Stages of one kind are evaluated by the same function: 0 and 1 are."""
+        return self.prompt, "emp" in self.weights, self.content, self.style
+
 
 def stage(number: int, config: Config) -> Stage:
     """Stage `number` of `config`.
@@ -49,16 +53,16 @@ def stage(number: int, config: Config) -> Stage:
     """
     kl, optim = config.latents.kl_weight, config.optim
     ccl = {"content_speech": 1.0, "content_video": 1.0, "kl_content": kl}
-    emp = losses.empathetic(optim.emotion_weight)
+    emp = losses.empathetic(optim.label_weight)
     sac = losses.style_alignment_and_consistency(1.0) | {"kl_style": kl}
     table = (
-        Stage(0, "base from scratch", "text", ("base",), emp, False, whole=True),
+        Stage(0, "base from scratch", "text", ("base",), emp, False),
         Stage(1, "chain of empathy", "text", ("lora",), emp, True),
         Stage(2, "content consistency", "text", ("content",), ccl, False),
         Stage(3, "style alignment and consistency", "slots", ("style", "projectors", "rows"), sac, False),
         Stage(
             4, "overall tuning", "all", ADAPTED,
-            losses.overall(optim.alpha, optim.beta, kl, optim.emotion_weight), True,
+            losses.overall(optim.alpha, optim.beta, kl, optim.label_weight), True,
         ),
     )
     if not 0 <= number < len(table):

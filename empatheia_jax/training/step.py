@@ -26,6 +26,16 @@ def split(model: Empatheia, stage: Stage) -> tuple[nnx.GraphDef, nnx.State, nnx.
     return graphdef, jax.tree.map(lambda leaf: leaf.astype(jnp.float32), trainable), frozen
 
 
+def split_abstract(model: Empatheia, stage: Stage) -> tuple[nnx.GraphDef, nnx.State, nnx.State]:
+    """`split` of a model of shapes alone."""
+    graphdef, trainable, frozen = nnx.split(model, trains(stage.trains), ...)
+
+    def float32(leaf):
+        return jax.ShapeDtypeStruct(leaf.shape, jnp.float32, sharding=leaf.sharding)
+
+    return graphdef, jax.tree.map(float32, trainable), frozen
+
+
 def stage_terms(model: Empatheia, stage: Stage, batch: Arrays, key: jax.Array | None, row_targets: int) -> losses.Terms:
     """The sums of every loss term that a stage minimises, and of its accuracies, over one micro-batch.
 
@@ -41,7 +51,7 @@ def stage_terms(model: Empatheia, stage: Stage, batch: Arrays, key: jax.Array | 
     terms: losses.Terms = {}
     if "emp" in stage.weights:
         terms |= losses.empathetic_nll(
-            hidden, model.token_logits, batch["targets"], batch["target_mask"], batch["emotion_mask"], row_targets
+            hidden, model.token_logits, batch["targets"], batch["target_mask"], batch["label_mask"], row_targets
         )
     if stage.content or stage.style:
         signals = read_signals(hidden, batch["response_index"], batch["signal_index"])

@@ -1,5 +1,7 @@
 """Fits the style disentangler's whitening when a stage begins, to the states that its training rows give then."""
 
+from collections.abc import Callable
+
 import jax
 import numpy as np
 from flax import nnx
@@ -11,14 +13,19 @@ from empatheia_jax.latents.whitening import fit
 EXAMPLES = 600  # states of this many are enough for the covariance of a narrow LLM
 
 
-def whiten(mesh: jax.sharding.Mesh, rows: Rows, graphdef: nnx.GraphDef, state: nnx.State) -> nnx.State:
-    """`state` with `style_disentangler.whitening` fitted to signal states of the first of `rows`."""
+def make_signals(graphdef: nnx.GraphDef) -> Callable:
+    """(state, batch) -> states r^s, r^v [K, 16, D] of one micro-batch."""
 
-    @jax.jit
-    def signals(state, batch):
-        found = read_signals(nnx.merge(graphdef, state).hidden(batch), batch["response_index"], batch["signal_index"])
+    def signals(state: nnx.State, batch: dict[str, jax.Array]):
+        hidden = nnx.merge(graphdef, state).hidden(batch)
+        found = read_signals(hidden, batch["response_index"], batch["signal_index"])
         return found.speech, found.video
 
+    return signals
+
+
+def whiten(mesh: jax.sharding.Mesh, rows: Rows, signals: Callable, state: nnx.State) -> nnx.State:
+    """`state` with `style_disentangler.whitening` fitted to the `signals` of the first of `rows`."""
     speech, video, first, size = [], [], 0, rows.config.data.rows
     with jax.set_mesh(mesh):
         while sum(map(len, speech)) < min(EXAMPLES, 4 * len(rows.examples)):

@@ -93,7 +93,7 @@ class TestRenderPrompt:
     def test_profile_line(self, example):
         profile = Profile("middle-aged", "female", "mid", 3)
         text = written(render_prompt(example, "slots", profile=profile))
-        assert text.endswith("\n}\nListener profile: middle-aged female, mid timbre.\n")
+        assert text.endswith("\n}\nListener profile: age middle-aged, gender female, timbre mid.\n")
 
     def test_absent_media_keep_their_placeholder(self, example):
         silent = dataclasses.replace(example.history[0], audio=None)
@@ -141,7 +141,7 @@ class TestEncoding:
         assert bare.end == bare.signals == bare.span[1] + 1
         assert target.ids[: target.end] == bare.ids[: bare.end] and target.span == bare.span
         said = tokenizer.decode(target.ids[target.end : target.signals])
-        assert said == "Listener profile: elderly male, low timbre.\n"
+        assert said == "Listener profile: age elderly, gender male, timbre low.\n"
         assert target.ids[target.signals :] == bare.ids[bare.signals :] == tokenizer.signal_ids
 
     def test_emotion_of_the_chain_is_marked(self, tokenizer):

@@ -20,7 +20,7 @@ from empatheia_jax.config import *
 def get_config():
     stage = StageConfig(epochs=1, learning_rate=1e-3)
     return Config(
-        name="e2e", modalities=(), seed=3, log_every=1, checkpoint_every=25,
+        name="e2e", modalities=(), seed=3, log_every=1, checkpoint_every=25, compile_ahead=True,
         llm=dataclasses.replace(LlamaConfig.tiny(vocab_size=320), width=16, layers=1, heads=2, kv_heads=1, head_dim=8,
                                 mlp_width=16),
         lora=LoraConfig(rank=2, dropout=0.1), prompt=PromptConfig(instruction="short"),

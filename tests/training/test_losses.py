@@ -45,8 +45,8 @@ def test_empathetic_nll_is_the_sum_over_masked_tokens_of_log_likelihood(rows, sp
                 right_emotion += int(np.argmax(scores) == targets[b, t])
     np.testing.assert_allclose(got["emp"], expected, rtol=1e-5)
     assert float(got["token_accuracy"]) == right
-    np.testing.assert_allclose(got["chain_emotion"], expected_emotion, rtol=1e-5)
-    assert float(got["chain_emotion_accuracy"]) == right_emotion
+    np.testing.assert_allclose(got["label_words"], expected_emotion, rtol=1e-5)
+    assert float(got["label_words_accuracy"]) == right_emotion
 
 
 def test_empathetic_nll_and_its_gradient_are_torchs_cross_entropy():
@@ -122,7 +122,7 @@ def test_overall_is_the_papers_sum():
 
 def test_counts_say_how_many_elements_each_sum_has():
     batch = {
-        "target_mask": np.array([[True, False, True]]), "emotion_mask": np.array([[True, False, False]]),
+        "target_mask": np.array([[True, False, True]]), "label_mask": np.array([[True, False, False]]),
         "phonemes": np.array([[0, 5, -1], [-1, -1, -1]]),
         "has_style_speech": np.array([True, False]), "has_style_video": np.array([False, False]),
         "response_index": np.array([[1, 2, -1], [-1, -1, -1]]), "example_id": np.array([4, -1]),
@@ -131,7 +131,7 @@ def test_counts_say_how_many_elements_each_sum_has():
     }  # fmt: skip
     got = {name: float(value) for name, value in losses.counts(batch).items()}
     assert got == {
-        "emp": 2, "token_accuracy": 2, "chain_emotion": 1, "chain_emotion_accuracy": 1,
+        "emp": 2, "token_accuracy": 2, "label_words": 1, "label_words_accuracy": 1,
         "content_speech": 2, "content_video": 6, "style_speech": 1, "style_video": 0,
         "kl_content": 2, "kl_style": 1, "emotion": 1, "age": 0, "gender": 2, "timbre": 1, "emotion_accuracy": 1,
         "age_accuracy": 0, "gender_accuracy": 2, "timbre_accuracy": 1,

@@ -1,0 +1,140 @@
+"""A stage made ready before its turn: its rows, its optimizer and its compiled functions, from shapes alone.
+
+With `compile_ahead` the next stage is made ready in another thread while one trains.
+"""
+
+import concurrent.futures
+import dataclasses
+from collections.abc import Callable
+
+import jax
+from flax import nnx
+
+from empatheia_jax import sharding
+from empatheia_jax.data.pipeline import Rows, stack_rows, steps_for
+from empatheia_jax.training.flat import Flat
+from empatheia_jax.training.optim import decay_mask, optimizer
+from empatheia_jax.training.stages import Stage
+from empatheia_jax.training.step import make_evaluation, make_step, split_abstract, trains
+from empatheia_jax.training.whiten import make_signals
+
+
+@dataclasses.dataclass(frozen=True)
+class Prepared:
+    """What `run_stage` runs. `trainable` and `frozen` are abstract: shapes, dtypes and places."""
+
+    stage: Stage
+    rows: Rows
+    steps: int
+    graphdef: nnx.GraphDef  # of the split
+    trainable: nnx.State
+    frozen: nnx.State
+    flat: Flat | None
+    init: Callable  # trainable (one vector with `flat`) -> optimizer state
+    step: Callable  # see `training.step.make_step`
+    signals: Callable | None  # see `training.whiten.make_signals`
+
+    def split(self, state: nnx.State) -> tuple[nnx.State, nnx.State]:
+        """(trainable, frozen) of a state as it comes in, each where and as `step` wants it."""
+        trainable, frozen = nnx.split_state(state, trains(self.stage.trains), ...)
+
+        def fitted(leaf, like):
+            return jax.device_put(leaf.astype(like.dtype), like.sharding)
+
+        return jax.tree.map(fitted, trainable, self.trainable), jax.tree.map(fitted, frozen, self.frozen)
+
+
+def prepare(run, stage: Stage, graphdef: nnx.GraphDef, abstract: nnx.State) -> Prepared:
+    """Read the stage's rows and compile its functions; `abstract` is the whole model's state as it will come in.
+
+    Also compiles the stage's evaluation into `run.evaluations`.
+
+    Raises:
+      RecordError: an Example that no row can hold.
+    """
+    config, mesh = run.config, run.mesh
+    settings = config.stages[str(stage.number)]
+    rows = run.rows(stage)
+    steps = steps_for(rows, settings.epochs)
+    stage_graph, trainable, frozen = split_abstract(nnx.merge(graphdef, abstract), stage)
+    flat = Flat(trainable) if mesh.size == 1 else None
+    decayed = decay_mask(trainable)
+    given = flat.abstract() if flat else trainable
+    tx = optimizer(config.optim, settings, steps, flat.fill(decayed) if flat else decayed)
+    with jax.set_mesh(mesh):
+        places = jax.tree.map(lambda leaf: leaf.sharding, given)
+        opt_state = jax.eval_shape(tx.init, given)
+        opt_places = _beside(opt_state, given, places, sharding.replicated(mesh))
+        init = jax.jit(tx.init, out_shardings=opt_places)
+        opt_state = jax.tree.map(_placed, opt_state, opt_places)
+        batch = _abstract_batch(rows, mesh)
+        step = jax.jit(
+            make_step(stage_graph, stage, tx, rows.config.data.row_targets, flat), donate_argnums=(0, 1),
+            out_shardings=(places, opt_places, sharding.replicated(mesh)),
+        ).lower(given, opt_state, frozen, batch, jax.eval_shape(lambda: jax.random.key(0))).compile()  # fmt: skip
+        signals = None
+        if stage.style and config.latents.whiten:
+            single = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), batch)
+            signals = jax.jit(make_signals(graphdef)).lower(abstract, single).compile()
+        whole = nnx.merge_state(trainable, frozen)
+        if run.data.validation and stage.kind not in run.evaluations:
+            run.evaluations[stage.kind] = _evaluation(run, stage, graphdef, whole)
+    return Prepared(stage, rows, steps, stage_graph, trainable, frozen, flat, init, step, signals)
+
+
+def _evaluation(run, stage: Stage, graphdef: nnx.GraphDef, abstract: nnx.State) -> Callable:
+    rows = run.rows(stage, "validation")
+    batch = stack_rows([rows.collate([])] * rows.config.data.rows)
+    return jax.jit(make_evaluation(graphdef, stage, rows.config.data.row_targets)).lower(abstract, batch).compile()
+
+
+def _abstract_batch(rows: Rows, mesh) -> dict[str, jax.ShapeDtypeStruct]:
+    """The arrays [A, ...] of a step, of all processes together."""
+    where = sharding.batch_sharding(mesh, leading=1)
+    micro = stack_rows([rows.collate([])] * rows.config.data.rows)
+    count = rows.config.optim.accumulate
+    return {name: jax.ShapeDtypeStruct((count, *a.shape), a.dtype, sharding=where) for name, a in micro.items()}
+
+
+def _placed(leaf, where):
+    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where)
+
+
+def _beside(opt_state, params, places, elsewhere):
+    """Where the optimizer's state goes: moments to the `places` of their `params`, counters `elsewhere`."""
+    structure = jax.tree.structure(params)
+
+    def is_moment(node) -> bool:
+        return jax.tree.structure(node) == structure and all(
+            a.shape == b.shape for a, b in zip(jax.tree.leaves(node), jax.tree.leaves(params), strict=True)
+        )
+
+    return jax.tree.map(lambda node: places if is_moment(node) else elsewhere, opt_state, is_leaf=is_moment)
+
+
+class Ahead:
+    """Makes stages ready in their order: when asked for, or one ahead in another thread (`Config.compile_ahead`)."""
+
+    def __init__(self, run, stages: list[Stage], graphdef: nnx.GraphDef, abstract: nnx.State):
+        self._run, self._graphdef, self._abstract = run, graphdef, abstract
+        self._todo = list(stages)
+        self._pool = concurrent.futures.ThreadPoolExecutor(1, "prepare")
+        self._next: concurrent.futures.Future | None = None
+
+    def take(self) -> Prepared:
+        """The next stage, ready; begins with the one after it."""
+        future = self._next or self._start()
+        with self._run.clock("compile"):
+            prepared = future.result()
+        # What a stage trains comes out as float32: the next one is given it so.
+        self._abstract = nnx.merge_state(prepared.trainable, prepared.frozen)
+        self._next = self._start() if self._run.config.compile_ahead and self._todo else None
+        return prepared
+
+    def _start(self) -> concurrent.futures.Future:
+        stage = self._todo.pop(0)
+        return self._pool.submit(prepare, self._run, stage, self._graphdef, self._abstract)
+
+    def close(self) -> None:
+        """Begin with nothing more; waits for what is being compiled."""
+        self._pool.shutdown(cancel_futures=True)
