@@ -1,0 +1,139 @@
+"""The bidirectional transformer that HuBERT and the CLIP vision tower share: stacked, scanned layers.
+
+The two differ only in where a layer normalises (before or after its residual sums) and in the activation.
+"""
+
+import dataclasses
+import functools
+import math
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from empatheia_jax.config import ConfigError
+from empatheia_jax.llm.initial import INIT_STD, draw_stacked
+from empatheia_jax.sharding import param
+
+ACTIVATIONS = {
+    "gelu": functools.partial(jax.nn.gelu, approximate=False),
+    "quick_gelu": lambda x: x * jax.nn.sigmoid(1.702 * x),  # of OpenAI's CLIP
+}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TransformerConfig:
+    """Shape and number formats of an encoder's transformer.
+
+    Norms are held and computed in float32 whatever the dtypes say.
+    """
+
+    width: int
+    layers: int
+    heads: int
+    mlp_width: int
+    pre_norm: bool  # x + f(norm(x)); otherwise norm(x + f(x)), as in the first transformer
+    activation: Literal["gelu", "quick_gelu"] = "gelu"
+    norm_epsilon: float = 1e-5
+    compute_dtype: str = "float32"
+    param_dtype: str = "float32"
+
+    def __post_init__(self):
+        if self.width % self.heads:
+            raise ConfigError(f"encoder width {self.width} is not a multiple of heads {self.heads}")
+        if self.activation not in ACTIVATIONS:
+            raise ConfigError(f"encoder activation {self.activation!r} is not one of {sorted(ACTIVATIONS)}")
+
+    @property
+    def head_dim(self) -> int:
+        return self.width // self.heads
+
+
+class LayerNorm(nnx.Module):
+    """Layer normalisation over the last axis in float32, returned in x's dtype; `axes` name the leading axes too."""
+
+    def __init__(self, shape: tuple[int, ...], *axes: str, epsilon: float):
+        self.epsilon = epsilon
+        self.scale = param(jnp.ones(shape, jnp.float32), *axes)
+        self.bias = param(jnp.zeros(shape, jnp.float32), *axes)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        x32 = x.astype(jnp.float32)
+        x32 = x32 - jnp.mean(x32, axis=-1, keepdims=True)
+        normed = x32 * jax.lax.rsqrt(jnp.mean(jnp.square(x32), axis=-1, keepdims=True) + self.epsilon)
+        return (normed * self.scale[...] + self.bias[...]).astype(x.dtype)
+
+
+class Affine(nnx.Module):
+    """y = x W + b in x's dtype, [..., *inputs] -> [..., *outputs].
+
+    `axes_in` and `axes_out` are the logical names of W's axes; an axis of layers in front belongs to the scan.
+    """
+
+    def __init__(self, kernel: jax.Array, axes_in: tuple[str, ...], axes_out: tuple[str, ...]):
+        self.contracted = len(axes_in)
+        stack = ("layers",) * (kernel.ndim - len(axes_in) - len(axes_out))
+        self.kernel = param(kernel, *stack, *axes_in, *axes_out)
+        bias_shape = kernel.shape[: len(stack)] + kernel.shape[len(stack) + len(axes_in) :]
+        self.bias = param(jnp.zeros(bias_shape, kernel.dtype), *stack, *axes_out)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return jnp.tensordot(x, self.kernel[...].astype(x.dtype), self.contracted) + self.bias[...].astype(x.dtype)
+
+
+class Layers(nnx.Module):
+    """All layers, every Param with a leading axis L."""
+
+    def __init__(self, config: TransformerConfig, key: jax.Array):
+        self.config = config
+        embed, mlp = {"embed": config.width}, {"mlp": config.mlp_width}
+        heads = {"heads": config.heads, "head_dim": config.head_dim}
+        axes = {
+            "q_proj": (embed, heads), "k_proj": (embed, heads), "v_proj": (embed, heads), "o_proj": (heads, embed),
+            "up_proj": (embed, mlp), "down_proj": (mlp, embed),
+        }  # fmt: skip
+        shapes = {name: (*x.values(), *y.values()) for name, (x, y) in axes.items()}
+        scales = dict.fromkeys(axes, INIT_STD)
+        kernels = draw_stacked(jax.random.normal, key, shapes, scales, layers=config.layers, dtype=config.param_dtype)
+        for name, (axes_in, axes_out) in axes.items():
+            setattr(self, name, Affine(kernels[name], tuple(axes_in), tuple(axes_out)))
+        shape = (config.layers, config.width)
+        self.attention_norm = LayerNorm(shape, "layers", "embed", epsilon=config.norm_epsilon)
+        self.mlp_norm = LayerNorm(shape, "layers", "embed", epsilon=config.norm_epsilon)
+
+    def __call__(self, x: jax.Array, mask: jax.Array | None = None) -> jax.Array:
+        """[B, S, D] -> [B, S, D]; position s is attended to where `mask` bool [B, S] is true (default: everywhere)."""
+        return jax.lax.scan(lambda x, layer: (layer.one(x, mask), None), x, self)[0]
+
+    def states(self, x: jax.Array, mask: jax.Array | None = None) -> jax.Array:
+        """As `__call__`, but what goes in and what every layer gives: [1 + L, B, S, D]."""
+
+        def body(x, layer):
+            x = layer.one(x, mask)
+            return x, x
+
+        return jnp.concatenate([x[None], jax.lax.scan(body, x, self)[1]])
+
+    def one(self, x: jax.Array, mask: jax.Array | None) -> jax.Array:
+        """One layer, of a `Layers` whose leading axis the scan has taken away."""
+        if self.config.pre_norm:
+            x = x + self._attend(self.attention_norm(x), mask)
+            return x + self._mlp(self.mlp_norm(x))
+        x = self.attention_norm(x + self._attend(x, mask))
+        return self.mlp_norm(x + self._mlp(x))
+
+    def _attend(self, x, mask):
+        if mask is not None:
+            mask = mask[:, None, None, :]
+        query, key, value = self.q_proj(x), self.k_proj(x), self.v_proj(x)  # [B, S, H, D/H]
+        return self.o_proj(jax.nn.dot_product_attention(query, key, value, mask=mask))
+
+    def _mlp(self, x):
+        return self.down_proj(ACTIVATIONS[self.config.activation](self.up_proj(x)))
+
+
+def convolution_kernel(key: jax.Array, shape: tuple[int, ...], axes: tuple[str, ...], dtype: str) -> nnx.Param:
+    """Kernel [*window, in, out] drawn with He's variance 2 / fan in."""
+    value = jax.random.normal(key, shape) * math.sqrt(2 / math.prod(shape[:-1]))
+    return param(value.astype(dtype), *axes)
