@@ -1,0 +1,175 @@
+"""HuBERT against transformers' HubertModel: random shapes from $EMPATHEIA_SEED, error <= 1e-4 of the scale."""
+
+import dataclasses
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+torch = pytest.importorskip("torch")
+transformers = pytest.importorskip("transformers")
+
+from torch_twins import TOLERANCE, Loader, abstract_size, assert_close, randomise, relative_error  # noqa: E402
+
+from empatheia_jax.encoders.hubert import Hubert, HubertConfig, fold_weight_norm  # noqa: E402
+
+HARMLESS = {"masked_spec_embed"}  # of SpecAugment, in training only
+GAIN = "encoder.pos_conv_embed.conv.parametrizations.weight.original0"
+BASE = {"feat_extract_norm": "group", "pre_norm": False, "conv_bias": False}
+LARGE = {"feat_extract_norm": "layer", "pre_norm": True, "conv_bias": True}
+CASES = {
+    "base": BASE,
+    "large": LARGE,
+    "base_without_feature_norm": BASE | {"feat_proj_layer_norm": False},
+    "base_odd_window": BASE | {"num_conv_pos_embeddings": 7},
+    "large_other_epsilon": LARGE | {"norm_epsilon": 1e-3},
+    "base_published_strides": BASE
+    | {"conv_dim": (12,) * 7, "conv_kernel": (10, 3, 3, 3, 3, 2, 2), "conv_stride": (5, 2, 2, 2, 2, 2, 2)},
+}
+LAYER = {
+    "q_proj": "attention.q_proj", "k_proj": "attention.k_proj", "v_proj": "attention.v_proj",
+    "o_proj": "attention.out_proj", "attention_norm": "layer_norm", "up_proj": "feed_forward.intermediate_dense",
+    "down_proj": "feed_forward.output_dense", "mlp_norm": "final_layer_norm",
+}  # fmt: skip
+
+
+def random_config(rng: np.random.Generator, **fixed) -> HubertConfig:
+    heads, groups, convolutions = (int(rng.integers(low, high)) for low, high in ((1, 5), (1, 4), (2, 5)))
+    fields = {
+        "width": math.lcm(heads, groups) * int(rng.integers(3, 8)),
+        "layers": int(rng.integers(2, 5)),
+        "heads": heads,
+        "mlp_width": int(rng.integers(20, 90)),
+        "conv_dim": tuple(int(rng.integers(8, 24)) for _ in range(convolutions)),
+        "conv_kernel": (10, *(int(rng.integers(2, 4)) for _ in range(convolutions - 1))),
+        "conv_stride": (5, *(int(rng.integers(1, 3)) for _ in range(convolutions - 1))),
+        "num_conv_pos_embeddings": 2 * int(rng.integers(2, 10)),
+        "num_conv_pos_embedding_groups": groups,
+    }
+    return HubertConfig(**fields | fixed)
+
+
+def torch_config(config: HubertConfig):
+    return transformers.HubertConfig(
+        hidden_size=config.width, num_hidden_layers=config.layers, num_attention_heads=config.heads,
+        intermediate_size=config.mlp_width, layer_norm_eps=config.norm_epsilon, conv_dim=list(config.conv_dim),
+        conv_kernel=list(config.conv_kernel), conv_stride=list(config.conv_stride), conv_bias=config.conv_bias,
+        feat_extract_norm=config.feat_extract_norm, feat_proj_layer_norm=config.feat_proj_layer_norm,
+        num_conv_pos_embeddings=config.num_conv_pos_embeddings, do_stable_layer_norm=config.pre_norm,
+        num_conv_pos_embedding_groups=config.num_conv_pos_embedding_groups, attn_implementation="eager",
+    )  # fmt: skip
+
+
+def load(model: Hubert, state_dict: dict) -> None:
+    loader = Loader(model, state_dict, HARMLESS)
+    for index, convolution in enumerate(model.convolutions):
+        name = f"feature_extractor.conv_layers.{index}"
+        loader.put(convolution.kernel, loader.take(f"{name}.conv.weight").transpose(2, 1, 0))
+        if convolution.bias is not None:
+            loader.put(convolution.bias, loader.take(f"{name}.conv.bias"))
+        if convolution.norm is not None:
+            loader.norm(convolution.norm, f"{name}.layer_norm")
+    if model.feature_norm is not None:
+        loader.norm(model.feature_norm, "feature_projection.layer_norm")
+    projection = model.feature_projection
+    loader.put(projection.kernel, loader.take("feature_projection.projection.weight").T)
+    loader.put(projection.bias, loader.take("feature_projection.projection.bias"))
+    direction = loader.take(GAIN.replace("original0", "original1"))
+    loader.put(model.position_kernel, fold_weight_norm(loader.take(GAIN), direction))
+    loader.put(model.position_bias, loader.take("encoder.pos_conv_embed.conv.bias"))
+    loader.norm(model.norm, "encoder.layer_norm")
+    loader.layers("encoder.layers", LAYER)
+    loader.finish()
+
+
+@pytest.fixture(scope="module", params=list(CASES))
+def pair(request, seed):
+    salt = list(CASES).index(request.param)
+    config = random_config(np.random.default_rng([seed, salt]), **CASES[request.param])
+    twin = randomise(transformers.HubertModel(torch_config(config)), seed + salt)
+    model = nnx.eval_shape(lambda: Hubert(config, rngs=nnx.Rngs(0)))
+    load(model, twin.state_dict())
+    return model, twin
+
+
+def run_twin(twin, waveform):
+    with torch.no_grad():
+        return twin(torch.tensor(waveform), output_hidden_states=True)
+
+
+def run(model, waveform, lengths):
+    call = jax.jit(lambda waveform, lengths: (model(waveform, lengths), model.hidden_states(waveform, lengths)[0]))
+    (hidden, mask), states = call(jnp.asarray(waveform), jnp.asarray(lengths, jnp.int32))
+    return np.asarray(hidden), np.asarray(mask), np.asarray(states)
+
+
+def test_whole_batch(pair, seed, record_property):
+    model, twin = pair
+    rng = np.random.default_rng(seed)
+    samples = int(rng.integers(3000, 5000))
+    waveform = rng.normal(0.1, 1.0, (3, samples)).astype(np.float32)
+    hidden, mask, states = run(model, waveform, [samples] * 3)
+    theirs = run_twin(twin, waveform)
+    assert mask.all() and mask.shape[1] == model.config.frames(samples)
+    their_states = [state.numpy() for state in theirs.hidden_states[: model.config.layers]]
+    assert_close(hidden, theirs.last_hidden_state.numpy(), states, their_states, record_property)
+
+
+def test_padded_batch_equals_each_alone(pair, seed, record_property):
+    """Every row is torch's answer to that utterance alone, whatever lies in the padding."""
+    model, twin = pair
+    rng = np.random.default_rng(seed + 1)
+    lengths = [3000, *(int(length) for length in rng.integers(900, 2900, 2))]
+    waveform = np.full((3, 3000), np.nan, np.float32)  # the worst padding there is
+    for row, length in enumerate(lengths):
+        waveform[row, :length] = rng.normal(0.1, 1.0 + row, length)
+    hidden, mask, states = run(model, waveform, lengths)
+    for row, length in enumerate(lengths):
+        frames = model.config.frames(length)
+        assert mask[row].tolist() == [index < frames for index in range(mask.shape[1])]
+        theirs = run_twin(twin, waveform[row : row + 1, :length])
+        their_states = [state[0].numpy() for state in theirs.hidden_states[: model.config.layers]]
+        ours, expected = hidden[row, :frames], theirs.last_hidden_state[0].numpy()
+        assert_close(ours, expected, states[:, row, :frames], their_states, record_property)
+        assert not hidden[row, frames:].any()
+
+
+def test_too_short(seed):
+    """An utterance without one frame has an empty mask and zeros; a batch without one frame is an error."""
+    model = Hubert(HubertConfig.tiny(), rngs=nnx.Rngs(seed))
+    waveform = np.ones((2, 400), np.float32)
+    hidden, mask, _ = run(model, waveform, [400, 5])
+    assert mask[0].all() and not mask[1].any() and np.isfinite(hidden).all() and not hidden[1].any()
+    with pytest.raises(ValueError, match="too few"):
+        model(jnp.ones((1, 9)), jnp.array([9]))
+
+
+@pytest.mark.parametrize("variant", [BASE, LARGE], ids=["base", "large"])
+def test_bfloat16(variant, seed):
+    """Parameters and computation in bfloat16 come close, and the output stays float32."""
+    tiny = dataclasses.replace(HubertConfig.tiny(), **variant)
+    model = Hubert(tiny, rngs=nnx.Rngs(seed))
+    config = dataclasses.replace(tiny, compute_dtype="bfloat16", param_dtype="bfloat16")
+    half = nnx.eval_shape(lambda: Hubert(config, rngs=nnx.Rngs(0)))
+    values = jax.tree.map(lambda to, value: value.astype(to.dtype), nnx.state(half), nnx.state(model))
+    nnx.update(half, values)
+    waveform = np.random.default_rng(seed).normal(size=(1, 400)).astype(np.float32)
+    ours, theirs = run(half, waveform, [400])[0], run(model, waveform, [400])[0]
+    assert half.layers.q_proj.kernel.dtype == jnp.bfloat16 and ours.dtype == np.float32
+    assert TOLERANCE < relative_error(ours, theirs) < 0.15
+
+
+@pytest.mark.parametrize("size", ["base", "large"])
+def test_published_sizes(size):
+    """As many numbers as transformers has, less SpecAugment's and the gains folded into the positional kernel."""
+    config = getattr(HubertConfig, size)()
+    with torch.device("meta"):
+        twin = transformers.HubertModel(torch_config(config))
+    missing = {name: value.numel() for name, value in twin.named_parameters() if name in HARMLESS | {GAIN}}
+    assert missing == {"masked_spec_embed": config.width, GAIN: config.num_conv_pos_embeddings}
+    total = sum(value.numel() for value in twin.parameters())
+    model = nnx.eval_shape(lambda: Hubert(config, rngs=nnx.Rngs(0)))
+    assert abstract_size(model) == total - sum(missing.values())
