@@ -82,11 +82,12 @@ def main(argv: list[str]) -> int:
     ahead = Ahead(run, stages, graphdef, abstract)
     for current in stages:
         start = position if position.stage == current.number else Position(position.step, current.number, 0)
-        state, position = run_stage(run, ahead.take(), state, start)
+        prepared = ahead.take()
+        state, position = run_stage(run, prepared, state, start)
         if position.stage == current.number:
             break  # stopped inside the stage
         with clock("evaluate"):
-            held_out = evaluate(run, current, state)
+            held_out = evaluate(run, prepared, state)
         metrics.log(position.step, current.number, held_out)
         shown = "  ".join(f"{name.removeprefix('validation_')} {value:.3f}" for name, value in held_out.items())
         print(f"  held out: {shown}", flush=True)

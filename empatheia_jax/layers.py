@@ -1,4 +1,4 @@
-"""Transformer layers that the projectors and the latents share: float32, with logical axis names (see `sharding`)."""
+"""Transformer layers that encoders, projectors and latents share: float32, with logical axis names (see `sharding`)."""
 
 import math
 
@@ -27,15 +27,21 @@ class Linear(nnx.Module):
 
 
 class LayerNorm(nnx.Module):
-    """Layer normalisation over the last axis, float32 [..., D], epsilon 1e-5 (torch's)."""
+    """Layer normalisation over the last axis in float32, returned in x's dtype; the default epsilon is torch's.
 
-    def __init__(self, width: int):
-        self.scale = param(jnp.ones(width), "latent")
-        self.bias = param(jnp.zeros(width), "latent")
+    `shape` is that of scale and bias, `axes` its logical names; an axis of layers in front belongs to a scan.
+    """
+
+    def __init__(self, shape: tuple[int, ...], *axes: str, epsilon: float = 1e-5):
+        self.epsilon = epsilon
+        self.scale = param(jnp.ones(shape, jnp.float32), *axes)
+        self.bias = param(jnp.zeros(shape, jnp.float32), *axes)
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        x = x - jnp.mean(x, axis=-1, keepdims=True)
-        return x * jax.lax.rsqrt(jnp.mean(x * x, axis=-1, keepdims=True) + 1e-5) * self.scale[...] + self.bias[...]
+        x32 = x.astype(jnp.float32)
+        x32 = x32 - jnp.mean(x32, axis=-1, keepdims=True)
+        normed = x32 * jax.lax.rsqrt(jnp.mean(jnp.square(x32), axis=-1, keepdims=True) + self.epsilon)
+        return (normed * self.scale[...] + self.bias[...]).astype(x.dtype)
 
 
 class FeedForward(nnx.Module):

@@ -117,6 +117,15 @@ def place(state: nnx.State, mesh: Mesh) -> nnx.State:
     return jax.device_put(state, shardings(state, mesh))
 
 
+def placed(shapes, places):
+    """A tree of shapes -> `jax.ShapeDtypeStruct`s that also say where: `places` has a sharding a leaf."""
+
+    def one(leaf, where):
+        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where)
+
+    return jax.tree.map(one, shapes, places)
+
+
 def batch_sharding(mesh: Mesh, leading: int = 0) -> NamedSharding:
     """Sharding of a batch array: its first axis (after `leading` unsharded ones) over `data` and `fsdp`.
 

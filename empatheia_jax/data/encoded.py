@@ -76,20 +76,16 @@ def encode(
     prompt, slots = encode_prompt(example, style, config, tokenizer, profile)
     response = None if style == "slots" or example.response is None else example.response.text
     target = encode_target(tokenizer, example.chain, response, profile)
-    end, signals = len(prompt) + target.end, len(prompt) + target.signals
+    after, signals = len(prompt) + target.end, len(prompt) + target.signals
+    end = signals if base else after
     ids = np.array(prompt + target.ids, np.int32)
     loss = np.zeros(len(ids), bool)
-    # The chain, the response and </s> carry loss; the signals do not, unless asked.
-    end = signals if base else end
+    # The chain, the response and </s> carry loss, for a base the profile too; the signals do not, unless asked.
     loss[len(prompt) : end] = True
     labels = np.zeros(len(ids), bool)
     if base and profile is not None:
-        at = len(prompt) + target.end
-        for word in (profile.age, profile.gender, profile.timbre):
-            pieces = np.array(tokenizer.encode(f" {word}"), np.int32)
-            while at < end and not np.array_equal(ids[at : at + len(pieces)], pieces):
-                at += 1
-            labels[at : at + len(pieces)] = True
+        words = (profile.age, profile.gender, profile.timbre)
+        labels[after:end] = _spelled(ids[after:end], [tokenizer.encode(f" {word}") for word in words])
     else:
         labels[len(prompt) + target.emotion[0] : len(prompt) + target.emotion[1]] = True
     loss[signals:] = config.prompt.signal_loss
@@ -101,6 +97,16 @@ def encode(
     if style == "text" and not config.prompt.signal_loss:
         return dataclasses.replace(encoded, ids=ids[:end], loss=loss[:end], labels=labels[:end], signals=None)
     return encoded
+
+
+def _spelled(ids: np.ndarray, words: list[list[int]]) -> np.ndarray:
+    """bool, like `ids`: where they spell `words`, each looked for from where the one before was found."""
+    found, at = np.zeros(len(ids), bool), 0
+    for word in words:
+        while at < len(ids) and not np.array_equal(ids[at : at + len(word)], word):
+            at += 1
+        found[at : at + len(word)] = True
+    return found
 
 
 def labels(example: Example) -> dict[str, int]:

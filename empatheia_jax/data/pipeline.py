@@ -68,7 +68,7 @@ class Rows:
     Args:
       store: maps an utterance key to its arrays, or None where it has none (`features.FeatureStore.get`).
       train: modality and profile dropout on; drawn from (seed, epoch, Example), so a resumed run draws the same.
-      base: loss on the profile line too.
+      base: the listener's profile is repeated after </s>, with loss (`encoded.encode`).
       words: words are learned, so `data.word_swap` and `data.word_dropout` apply; swapped Examples have no content
         gold, their recordings say other words.
     """

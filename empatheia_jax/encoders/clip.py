@@ -7,8 +7,9 @@ import jax.numpy as jnp
 from flax import nnx
 
 from empatheia_jax.config import ConfigError
-from empatheia_jax.encoders.transformer import LayerNorm, Layers, TransformerConfig, convolution_kernel
-from empatheia_jax.llm.initial import INIT_STD
+from empatheia_jax.encoders.transformer import Layers, TransformerConfig, convolution_kernel
+from empatheia_jax.initial_values import INIT_STD
+from empatheia_jax.layers import LayerNorm
 from empatheia_jax.sharding import param
 
 

@@ -18,14 +18,12 @@ from empatheia_jax.config import ConfigError
 from empatheia_jax.encoders.transformer import (
     ACTIVATIONS,
     Affine,
-    LayerNorm,
     Layers,
     TransformerConfig,
     convolution_kernel,
 )
+from empatheia_jax.layers import LayerNorm
 from empatheia_jax.sharding import param
-
-TORCH_EPSILON = 1e-5  # of the norms among the convolutions, which no checkpoint's config sets
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -108,7 +106,7 @@ class Convolution(nnx.Module):
             self.bias = param(jnp.zeros(width, config.param_dtype), "features")
         if config.feat_extract_norm == "layer" or index == 0:
             self.norm_kind = config.feat_extract_norm
-            self.norm = LayerNorm((width,), "features", epsilon=TORCH_EPSILON)
+            self.norm = LayerNorm((width,), "features")  # torch's epsilon: no checkpoint's config sets another
 
     def __call__(self, x: jax.Array, lengths: jax.Array) -> tuple[jax.Array, jax.Array]:
         """[B, S, C] of true `lengths` int [B] -> ([B, S', C'], lengths').

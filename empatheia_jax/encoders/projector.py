@@ -20,7 +20,7 @@ class Projector(nnx.Module):
         self.inputs = Linear(features, config.width, "features", "latent", rngs=rngs)
         self.position = param(rngs.normal((count, config.width)) * 0.1, "rows", "latent")
         self.queries = param(rngs.normal((config.tokens, config.width)), "rows", "latent")
-        self.norm_inputs, self.norm_mlp = LayerNorm(config.width), LayerNorm(config.width)
+        self.norm_inputs, self.norm_mlp = (LayerNorm((config.width,), "latent") for _ in range(2))
         self.attention = Attention(config.width, config.heads, rngs=rngs)
         self.mlp = FeedForward(config.width, 2 * config.width, config.width, rngs=rngs)
         self.out = Linear(config.width, llm_width, "latent", "features", rngs=rngs)

@@ -13,7 +13,8 @@ import jax.numpy as jnp
 from flax import nnx
 
 from empatheia_jax.config import ConfigError
-from empatheia_jax.llm.initial import INIT_STD, draw_stacked
+from empatheia_jax.initial_values import INIT_STD, draw_stacked
+from empatheia_jax.layers import LayerNorm
 from empatheia_jax.sharding import param
 
 ACTIVATIONS = {
@@ -48,21 +49,6 @@ class TransformerConfig:
     @property
     def head_dim(self) -> int:
         return self.width // self.heads
-
-
-class LayerNorm(nnx.Module):
-    """Layer normalisation over the last axis in float32, returned in x's dtype; `axes` name the leading axes too."""
-
-    def __init__(self, shape: tuple[int, ...], *axes: str, epsilon: float):
-        self.epsilon = epsilon
-        self.scale = param(jnp.ones(shape, jnp.float32), *axes)
-        self.bias = param(jnp.zeros(shape, jnp.float32), *axes)
-
-    def __call__(self, x: jax.Array) -> jax.Array:
-        x32 = x.astype(jnp.float32)
-        x32 = x32 - jnp.mean(x32, axis=-1, keepdims=True)
-        normed = x32 * jax.lax.rsqrt(jnp.mean(jnp.square(x32), axis=-1, keepdims=True) + self.epsilon)
-        return (normed * self.scale[...] + self.bias[...]).astype(x.dtype)
 
 
 class Affine(nnx.Module):

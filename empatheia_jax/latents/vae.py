@@ -29,7 +29,7 @@ class EncoderLayer(nnx.Module):
 
     def __init__(self, config: LatentConfig, *, rngs: nnx.Rngs):
         self.dropout = config.dropout
-        self.norm_attention, self.norm_mlp = LayerNorm(config.width), LayerNorm(config.width)
+        self.norm_attention, self.norm_mlp = LayerNorm((config.width,), "latent"), LayerNorm((config.width,), "latent")
         self.attention = Attention(config.width, config.heads, rngs=rngs)
         self.mlp = FeedForward(config.width, config.mlp_width, config.width, rngs=rngs)
 
@@ -46,7 +46,7 @@ class DecoderLayer(nnx.Module):
 
     def __init__(self, config: LatentConfig, *, rngs: nnx.Rngs):
         self.dropout = config.dropout
-        self.norm_self, self.norm_cross, self.norm_mlp = (LayerNorm(config.width) for _ in range(3))
+        self.norm_self, self.norm_cross, self.norm_mlp = (LayerNorm((config.width,), "latent") for _ in range(3))
         self.self_attention = Attention(config.width, config.heads, rngs=rngs)
         self.cross_attention = Attention(config.width, config.heads, rngs=rngs)
         self.mlp = FeedForward(config.width, config.mlp_width, config.width, rngs=rngs)
@@ -109,7 +109,7 @@ class Hourglass(nnx.Module):
         self.config = config
         self.encoder = stack(config.encoder_layers, lambda rngs: EncoderLayer(config, rngs=rngs), rngs)
         self.decoder = stack(config.decoder_layers, lambda rngs: DecoderLayer(config, rngs=rngs), rngs)
-        self.encoder_norm, self.decoder_norm = LayerNorm(width), LayerNorm(width)
+        self.encoder_norm, self.decoder_norm = LayerNorm((width,), "latent"), LayerNorm((width,), "latent")
         self.mean = Linear(width, width, "latent", "latent_mlp", rngs=rngs)
         self.log_variance = Linear(width, width, "latent", "latent_mlp", rngs=rngs, scale=0.01)
         self.log_variance.bias[...] = jnp.full(width, config.log_variance_init)

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from empatheia_jax.config import LoraConfig
-from empatheia_jax.llm.initial import draw_stacked
+from empatheia_jax.initial_values import draw_stacked
 
 
 class LoraError(ValueError):

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from empatheia_jax.llm.initial import INIT_STD
+from empatheia_jax.initial_values import INIT_STD
 from empatheia_jax.llm.llama import Llama
 
 COUNT = 34

@@ -8,6 +8,7 @@ import dataclasses
 from collections.abc import Callable
 
 import jax
+import optax
 from flax import nnx
 
 from empatheia_jax import sharding
@@ -15,7 +16,7 @@ from empatheia_jax.data.pipeline import Rows, stack_rows, steps_for
 from empatheia_jax.training.flat import Flat
 from empatheia_jax.training.optim import decay_mask, optimizer
 from empatheia_jax.training.stages import Stage
-from empatheia_jax.training.step import make_evaluation, make_step, split_abstract, trains
+from empatheia_jax.training.step import make_evaluation, make_step, split, trains
 from empatheia_jax.training.whiten import make_signals
 
 
@@ -25,8 +26,8 @@ class Prepared:
 
     stage: Stage
     rows: Rows
+    validation: Rows | None  # None where there are no such Examples
     steps: int
-    graphdef: nnx.GraphDef  # of the split
     trainable: nnx.State
     frozen: nnx.State
     flat: Flat | None
@@ -54,9 +55,9 @@ def prepare(run, stage: Stage, graphdef: nnx.GraphDef, abstract: nnx.State) -> P
     """
     config, mesh = run.config, run.mesh
     settings = config.stages[str(stage.number)]
-    rows = run.rows(stage)
+    rows, validation = run.rows(stage), run.rows(stage, "validation") if run.data.validation else None
     steps = steps_for(rows, settings.epochs)
-    stage_graph, trainable, frozen = split_abstract(nnx.merge(graphdef, abstract), stage)
+    stage_graph, trainable, frozen = split(nnx.merge(graphdef, abstract), stage)
     flat = Flat(trainable) if mesh.size == 1 else None
     decayed = decay_mask(trainable)
     given = flat.abstract() if flat else trainable
@@ -64,28 +65,26 @@ def prepare(run, stage: Stage, graphdef: nnx.GraphDef, abstract: nnx.State) -> P
     with jax.set_mesh(mesh):
         places = jax.tree.map(lambda leaf: leaf.sharding, given)
         opt_state = jax.eval_shape(tx.init, given)
-        opt_places = _beside(opt_state, given, places, sharding.replicated(mesh))
+        opt_places = optax.tree_map_params(  # moments beside their parameters
+            tx, lambda _, place: place, opt_state, places,
+            transform_non_params=lambda _: sharding.replicated(mesh),
+        )  # fmt: skip
         init = jax.jit(tx.init, out_shardings=opt_places)
-        opt_state = jax.tree.map(_placed, opt_state, opt_places)
+        opt_state = sharding.placed(opt_state, opt_places)
         batch = _abstract_batch(rows, mesh)
         step = jax.jit(
             make_step(stage_graph, stage, tx, rows.config.data.row_targets, flat), donate_argnums=(0, 1),
             out_shardings=(places, opt_places, sharding.replicated(mesh)),
         ).lower(given, opt_state, frozen, batch, jax.eval_shape(lambda: jax.random.key(0))).compile()  # fmt: skip
+        single = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), batch)
         signals = None
         if stage.style and config.latents.whiten:
-            single = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), batch)
             signals = jax.jit(make_signals(graphdef)).lower(abstract, single).compile()
-        whole = nnx.merge_state(trainable, frozen)
-        if run.data.validation and stage.kind not in run.evaluations:
-            run.evaluations[stage.kind] = _evaluation(run, stage, graphdef, whole)
-    return Prepared(stage, rows, steps, stage_graph, trainable, frozen, flat, init, step, signals)
-
-
-def _evaluation(run, stage: Stage, graphdef: nnx.GraphDef, abstract: nnx.State) -> Callable:
-    rows = run.rows(stage, "validation")
-    batch = stack_rows([rows.collate([])] * rows.config.data.rows)
-    return jax.jit(make_evaluation(graphdef, stage, rows.config.data.row_targets)).lower(abstract, batch).compile()
+        if validation and stage.kind not in run.evaluations:
+            evaluation = jax.jit(make_evaluation(graphdef, stage, rows.config.data.row_targets))
+            whole = nnx.merge_state(trainable, frozen)
+            run.evaluations[stage.kind] = evaluation.lower(whole, single).compile()
+    return Prepared(stage, rows, validation, steps, trainable, frozen, flat, init, step, signals)
 
 
 def _abstract_batch(rows: Rows, mesh) -> dict[str, jax.ShapeDtypeStruct]:
@@ -94,22 +93,6 @@ def _abstract_batch(rows: Rows, mesh) -> dict[str, jax.ShapeDtypeStruct]:
     micro = stack_rows([rows.collate([])] * rows.config.data.rows)
     count = rows.config.optim.accumulate
     return {name: jax.ShapeDtypeStruct((count, *a.shape), a.dtype, sharding=where) for name, a in micro.items()}
-
-
-def _placed(leaf, where):
-    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where)
-
-
-def _beside(opt_state, params, places, elsewhere):
-    """Where the optimizer's state goes: moments to the `places` of their `params`, counters `elsewhere`."""
-    structure = jax.tree.structure(params)
-
-    def is_moment(node) -> bool:
-        return jax.tree.structure(node) == structure and all(
-            a.shape == b.shape for a, b in zip(jax.tree.leaves(node), jax.tree.leaves(params), strict=True)
-        )
-
-    return jax.tree.map(lambda node: places if is_moment(node) else elsewhere, opt_state, is_leaf=is_moment)
 
 
 class Ahead:

@@ -154,11 +154,7 @@ def abstract_model(config: Config, widths: Widths | None, mesh: jax.sharding.Mes
       ShardingError: a dimension that the mesh does not divide.
     """
     graphdef, abstract = nnx.split(nnx.eval_shape(_create(config, widths), jax.random.key(0)))
-
-    def placed(leaf, where):
-        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where)
-
-    return graphdef, jax.tree.map(placed, abstract, sharding.shardings(abstract, mesh))
+    return graphdef, sharding.placed(abstract, sharding.shardings(abstract, mesh))
 
 
 def initialise(config: Config, widths: Widths | None, abstract: nnx.State) -> nnx.State:
@@ -216,9 +212,8 @@ def run_stage(run: Run, prepared: Prepared, state: nnx.State, start: Position) -
     Raises:
       FloatingPointError: a loss or gradient that is not finite.
     """
-    config, clock, stage, rows, steps, flat = (
-        run.config, run.clock, prepared.stage, prepared.rows, prepared.steps, prepared.flat
-    )  # fmt: skip
+    config, clock = run.config, run.clock
+    stage, rows, steps, flat = prepared.stage, prepared.rows, prepared.steps, prepared.flat
     batches = training_batches(
         rows, start.stage_step, steps - start.stage_step, process=jax.process_index(), processes=jax.process_count()
     )
@@ -352,15 +347,14 @@ def _log(run: Run, stage: Stage, steps: int, rate: Rate, pending, last: bool = F
     )
 
 
-def evaluate(run: Run, stage: Stage, state: nnx.State) -> dict[str, float]:
+def evaluate(run: Run, prepared: Prepared, state: nnx.State) -> dict[str, float]:
     """Mean of every term over the validation Examples as {"validation_<term>": value}; {} where there are none."""
-    if not run.data.validation:
+    if prepared.validation is None:
         return {}
-    rows = run.rows(stage, "validation")
-    step = run.evaluations[stage.kind]
+    step = run.evaluations[prepared.stage.kind]
     sums: dict[str, np.ndarray] = {}
     with jax.set_mesh(run.mesh):
-        for batch in evaluation_batches(rows):
+        for batch in evaluation_batches(prepared.validation):
             for name, pair in jax.device_get(step(state, batch)).items():
                 sums[name] = sums.get(name, 0.0) + np.array(pair)
     return {f"validation_{name}": float(value / max(count, 1.0)) for name, (value, count) in sums.items()}

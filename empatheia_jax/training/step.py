@@ -21,19 +21,15 @@ def trains(groups: tuple[Group, ...]) -> Callable:
 
 
 def split(model: Empatheia, stage: Stage) -> tuple[nnx.GraphDef, nnx.State, nnx.State]:
-    """(graphdef, trainable, frozen) of a model for one stage; trainable is float32 whatever the base's dtype."""
+    """(graphdef, trainable, frozen) of a model, abstract or not; trainable is float32 whatever the base's dtype."""
     graphdef, trainable, frozen = nnx.split(model, trains(stage.trains), ...)
-    return graphdef, jax.tree.map(lambda leaf: leaf.astype(jnp.float32), trainable), frozen
+    return graphdef, jax.tree.map(_float32, trainable), frozen
 
 
-def split_abstract(model: Empatheia, stage: Stage) -> tuple[nnx.GraphDef, nnx.State, nnx.State]:
-    """`split` of a model of shapes alone."""
-    graphdef, trainable, frozen = nnx.split(model, trains(stage.trains), ...)
-
-    def float32(leaf):
+def _float32(leaf):
+    if isinstance(leaf, jax.ShapeDtypeStruct):
         return jax.ShapeDtypeStruct(leaf.shape, jnp.float32, sharding=leaf.sharding)
-
-    return graphdef, jax.tree.map(float32, trainable), frozen
+    return leaf.astype(jnp.float32)
 
 
 def stage_terms(model: Empatheia, stage: Stage, batch: Arrays, key: jax.Array | None, row_targets: int) -> losses.Terms:

@@ -168,7 +168,7 @@ def test_layers_agree_with_torch(seed):
     got = attention(jnp.asarray(q, jnp.float32), jnp.asarray(kv, jnp.float32), jnp.asarray(mask))
     np.testing.assert_allclose(got, expected.numpy(), atol=1e-5)
     norm = torch.nn.functional.layer_norm(as_torch(q), (8,))
-    np.testing.assert_allclose(LayerNorm(8)(jnp.asarray(q, jnp.float32)), norm.numpy(), atol=1e-5)
+    np.testing.assert_allclose(LayerNorm((8,), "latent")(jnp.asarray(q, jnp.float32)), norm.numpy(), atol=1e-5)
 
 
 def test_sinusoid_tells_positions_apart():

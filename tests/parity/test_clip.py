@@ -1,7 +1,5 @@
 """The CLIP vision tower against transformers' CLIPVisionModel: random shapes, error <= 1e-4 of the scale."""
 
-import dataclasses
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,7 +9,7 @@ from flax import nnx
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
-from torch_twins import TOLERANCE, Loader, abstract_size, assert_close, randomise, relative_error  # noqa: E402
+from torch_twins import TOLERANCE, Loader, abstract_size, assert_close, in_bfloat16, pair_of, relative_error  # noqa: E402
 
 from empatheia_jax.encoders.clip import ClipVision, ClipVisionConfig  # noqa: E402
 
@@ -43,12 +41,13 @@ def random_config(rng: np.random.Generator, **fixed) -> ClipVisionConfig:
     return ClipVisionConfig(**fields | fixed)
 
 
-def torch_config(config: ClipVisionConfig):
-    return transformers.CLIPVisionConfig(
+def torch_twin(config: ClipVisionConfig):
+    twin_config = transformers.CLIPVisionConfig(
         hidden_size=config.width, num_hidden_layers=config.layers, num_attention_heads=config.heads,
         intermediate_size=config.mlp_width, layer_norm_eps=config.norm_epsilon, hidden_act=config.activation,
         image_size=config.image_size, patch_size=config.patch_size, attn_implementation="eager",
     )  # fmt: skip
+    return transformers.CLIPVisionModel(twin_config)
 
 
 def load(model: ClipVision, state_dict: dict) -> None:
@@ -66,12 +65,7 @@ def load(model: ClipVision, state_dict: dict) -> None:
 
 @pytest.fixture(scope="module", params=list(CASES))
 def pair(request, seed):
-    salt = list(CASES).index(request.param)
-    config = random_config(np.random.default_rng([seed, salt]), **CASES[request.param])
-    twin = randomise(transformers.CLIPVisionModel(torch_config(config)), seed + salt)
-    model = nnx.eval_shape(lambda: ClipVision(config, rngs=nnx.Rngs(0)))
-    load(model, twin.state_dict())
-    return model, twin
+    return pair_of(request.param, CASES, seed, random_config, torch_twin, ClipVision, load)
 
 
 def random_pixels(config, seed):
@@ -100,10 +94,7 @@ def test_wrong_size(seed):
 def test_bfloat16(seed):
     """Parameters and computation in bfloat16 come close, and the outputs stay float32."""
     model = ClipVision(ClipVisionConfig.tiny(), rngs=nnx.Rngs(seed))
-    config = dataclasses.replace(model.config, compute_dtype="bfloat16", param_dtype="bfloat16")
-    half = nnx.eval_shape(lambda: ClipVision(config, rngs=nnx.Rngs(0)))
-    values = jax.tree.map(lambda to, value: value.astype(to.dtype), nnx.state(half), nnx.state(model))
-    nnx.update(half, values)
+    half = in_bfloat16(model)
     pixels = random_pixels(model.config, seed)
     assert half.layers.q_proj.kernel.dtype == jnp.bfloat16
     for ours, theirs in zip(jax.jit(half)(pixels), jax.jit(model)(pixels), strict=True):
@@ -113,6 +104,6 @@ def test_bfloat16(seed):
 def test_published_size():
     config = ClipVisionConfig.vit_l_14_336()
     with torch.device("meta"):
-        twin = transformers.CLIPVisionModel(torch_config(config))
+        twin = torch_twin(config)
     model = nnx.eval_shape(lambda: ClipVision(config, rngs=nnx.Rngs(0)))
     assert abstract_size(model) == sum(value.numel() for value in twin.parameters())

@@ -12,7 +12,7 @@ from flax import nnx
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
-from torch_twins import TOLERANCE, Loader, abstract_size, assert_close, randomise, relative_error  # noqa: E402
+from torch_twins import TOLERANCE, Loader, abstract_size, assert_close, in_bfloat16, pair_of, relative_error  # noqa: E402
 
 from empatheia_jax.encoders.hubert import Hubert, HubertConfig, fold_weight_norm  # noqa: E402
 
@@ -52,8 +52,8 @@ def random_config(rng: np.random.Generator, **fixed) -> HubertConfig:
     return HubertConfig(**fields | fixed)
 
 
-def torch_config(config: HubertConfig):
-    return transformers.HubertConfig(
+def torch_twin(config: HubertConfig):
+    twin_config = transformers.HubertConfig(
         hidden_size=config.width, num_hidden_layers=config.layers, num_attention_heads=config.heads,
         intermediate_size=config.mlp_width, layer_norm_eps=config.norm_epsilon, conv_dim=list(config.conv_dim),
         conv_kernel=list(config.conv_kernel), conv_stride=list(config.conv_stride), conv_bias=config.conv_bias,
@@ -61,6 +61,7 @@ def torch_config(config: HubertConfig):
         num_conv_pos_embeddings=config.num_conv_pos_embeddings, do_stable_layer_norm=config.pre_norm,
         num_conv_pos_embedding_groups=config.num_conv_pos_embedding_groups, attn_implementation="eager",
     )  # fmt: skip
+    return transformers.HubertModel(twin_config)
 
 
 def load(model: Hubert, state_dict: dict) -> None:
@@ -87,12 +88,7 @@ def load(model: Hubert, state_dict: dict) -> None:
 
 @pytest.fixture(scope="module", params=list(CASES))
 def pair(request, seed):
-    salt = list(CASES).index(request.param)
-    config = random_config(np.random.default_rng([seed, salt]), **CASES[request.param])
-    twin = randomise(transformers.HubertModel(torch_config(config)), seed + salt)
-    model = nnx.eval_shape(lambda: Hubert(config, rngs=nnx.Rngs(0)))
-    load(model, twin.state_dict())
-    return model, twin
+    return pair_of(request.param, CASES, seed, random_config, torch_twin, Hubert, load)
 
 
 def run_twin(twin, waveform):
@@ -152,10 +148,7 @@ def test_bfloat16(variant, seed):
     """Parameters and computation in bfloat16 come close, and the output stays float32."""
     tiny = dataclasses.replace(HubertConfig.tiny(), **variant)
     model = Hubert(tiny, rngs=nnx.Rngs(seed))
-    config = dataclasses.replace(tiny, compute_dtype="bfloat16", param_dtype="bfloat16")
-    half = nnx.eval_shape(lambda: Hubert(config, rngs=nnx.Rngs(0)))
-    values = jax.tree.map(lambda to, value: value.astype(to.dtype), nnx.state(half), nnx.state(model))
-    nnx.update(half, values)
+    half = in_bfloat16(model)
     waveform = np.random.default_rng(seed).normal(size=(1, 400)).astype(np.float32)
     ours, theirs = run(half, waveform, [400])[0], run(model, waveform, [400])[0]
     assert half.layers.q_proj.kernel.dtype == jnp.bfloat16 and ours.dtype == np.float32
@@ -167,7 +160,7 @@ def test_published_sizes(size):
     """As many numbers as transformers has, less SpecAugment's and the gains folded into the positional kernel."""
     config = getattr(HubertConfig, size)()
     with torch.device("meta"):
-        twin = transformers.HubertModel(torch_config(config))
+        twin = torch_twin(config)
     missing = {name: value.numel() for name, value in twin.named_parameters() if name in HARMLESS | {GAIN}}
     assert missing == {"masked_spec_embed": config.width, GAIN: config.num_conv_pos_embeddings}
     total = sum(value.numel() for value in twin.parameters())

@@ -1,5 +1,7 @@
 """What the encoders' parity tests share: random torch weights, loading that accounts for every tensor, comparison."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -21,6 +23,26 @@ def randomise(twin, seed: int):
             else:
                 weight.normal_(0.0, 1.0 / weight[0].numel() ** 0.5)
     return twin.eval()
+
+
+def pair_of(case: str, cases: dict[str, dict], seed: int, draw, twin, ours, load) -> tuple:
+    """(our model, torch's) of one of `cases`: `draw(rng, **case)` is the config, `twin(config)` torch's model,
+    `ours` the class of ours, `load(model, state_dict)` moves the weights.
+    """
+    salt = list(cases).index(case)
+    config = draw(np.random.default_rng([seed, salt]), **cases[case])
+    reference = randomise(twin(config), seed + salt)
+    model = nnx.eval_shape(lambda: ours(config, rngs=nnx.Rngs(0)))
+    load(model, reference.state_dict())
+    return model, reference
+
+
+def in_bfloat16(model):
+    """The same model with parameters and computation in bfloat16."""
+    config = dataclasses.replace(model.config, compute_dtype="bfloat16", param_dtype="bfloat16")
+    half = nnx.eval_shape(lambda: type(model)(config, rngs=nnx.Rngs(0)))
+    nnx.update(half, jax.tree.map(lambda to, value: value.astype(to.dtype), nnx.state(half), nnx.state(model)))
+    return half
 
 
 class Loader:
