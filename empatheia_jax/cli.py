@@ -4,6 +4,7 @@ import argparse
 from pathlib import Path
 
 from empatheia_jax.config_io import load_config
+from empatheia_jax.machine import usable_cores
 
 
 def _parser(name: str, does: str) -> argparse.ArgumentParser:
@@ -15,7 +16,7 @@ def sample(argv: list[str]) -> int:
     parser = _parser("sample", sample.__doc__)
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--workers", type=int, default=usable_cores(), help="processes; all usable cores")
     args = parser.parse_args(argv)
     from empatheia_jax.preparation.sample import write_sample
 
@@ -45,7 +46,7 @@ def extract(argv: list[str]) -> int:
     parser = _parser("extract", extract.__doc__)
     parser.add_argument("config")
     parser.add_argument("--workdir", type=Path, required=True)
-    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--workers", type=int, default=usable_cores(), help="processes; all usable cores")
     parser.add_argument("--on-error", choices=("stop", "skip"), default=None)
     args, overrides = parser.parse_known_args(argv)
     config = load_config(args.config, overrides)

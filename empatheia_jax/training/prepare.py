@@ -1,8 +1,9 @@
 """A stage made ready before its turn: its rows, its optimizer and its compiled functions, from shapes alone.
 
-With `compile_ahead` the next stage is made ready in another thread while one trains.
+With `compile_ahead` later stages are made ready in other threads while one trains.
 """
 
+import collections
 import concurrent.futures
 import dataclasses
 from collections.abc import Callable
@@ -13,6 +14,7 @@ from flax import nnx
 
 from empatheia_jax import sharding
 from empatheia_jax.data.pipeline import Rows, stack_rows, steps_for
+from empatheia_jax.machine import usable_cores
 from empatheia_jax.training.flat import Flat
 from empatheia_jax.training.optim import decay_mask, optimizer
 from empatheia_jax.training.stages import Stage
@@ -96,27 +98,38 @@ def _abstract_batch(rows: Rows, mesh) -> dict[str, jax.ShapeDtypeStruct]:
 
 
 class Ahead:
-    """Makes stages ready in their order: when asked for, or one ahead in another thread (`Config.compile_ahead`)."""
+    """Makes stages ready in their order: when asked for, or before, in other threads (`Config.compile_ahead`).
+
+    Training keeps two cores busy, and so does a compiler: one stage is made ready ahead for every two cores.
+    """
 
     def __init__(self, run, stages: list[Stage], graphdef: nnx.GraphDef, abstract: nnx.State):
-        self._run, self._graphdef, self._abstract = run, graphdef, abstract
-        self._todo = list(stages)
-        self._pool = concurrent.futures.ThreadPoolExecutor(1, "prepare")
-        self._next: concurrent.futures.Future | None = None
+        self._run, self._graphdef = run, graphdef
+        self._todo: list[tuple[Stage, nnx.State]] = []
+        for stage in stages:
+            self._todo.append((stage, abstract))
+            # What a stage trains comes out as float32: the next one is given it so.
+            _, trainable, frozen = split(nnx.merge(graphdef, abstract), stage)
+            abstract = nnx.merge_state(trainable, frozen)
+        self._depth = max(1, usable_cores() // 2)
+        self._pool = concurrent.futures.ThreadPoolExecutor(self._depth, "prepare")
+        self._ready: collections.deque[concurrent.futures.Future] = collections.deque()
 
     def take(self) -> Prepared:
-        """The next stage, ready; begins with the one after it."""
-        future = self._next or self._start()
+        """The next stage, ready; begins with those after it."""
+        self._start(1)
+        if self._run.config.compile_ahead and self._depth > 1:
+            self._start(self._depth)  # at once: beside the first one's compilation
         with self._run.clock("compile"):
-            prepared = future.result()
-        # What a stage trains comes out as float32: the next one is given it so.
-        self._abstract = nnx.merge_state(prepared.trainable, prepared.frozen)
-        self._next = self._start() if self._run.config.compile_ahead and self._todo else None
+            prepared = self._ready.popleft().result()
+        if self._run.config.compile_ahead:
+            self._start(self._depth)
         return prepared
 
-    def _start(self) -> concurrent.futures.Future:
-        stage = self._todo.pop(0)
-        return self._pool.submit(prepare, self._run, stage, self._graphdef, self._abstract)
+    def _start(self, wanted: int) -> None:
+        while self._todo and len(self._ready) < wanted:
+            stage, abstract = self._todo.pop(0)
+            self._ready.append(self._pool.submit(prepare, self._run, stage, self._graphdef, abstract))
 
     def close(self) -> None:
         """Begin with nothing more; waits for what is being compiled."""
