@@ -91,6 +91,11 @@ class EncoderConfig:
     kind: Literal["classical", "hubert_clip"] = "classical"
     audio_segments: int = 32  # Na: segment means over an utterance
     video_frames: int = 8  # Nv: frames picked evenly from an utterance
+    hubert: Literal["small", "base", "large"] = "large"  # presets of `encoders/hubert.py`
+    hubert_weights: str = ""  # folder of converted weights; "random": none, for dry runs
+    clip: Literal["small", "vit_b_32", "vit_l_14_336"] = "vit_l_14_336"  # presets of `encoders/clip.py`
+    clip_weights: str = ""  # as hubert_weights
+    compute_dtype: str = "float32"  # of HuBERT and CLIP, parameters too; norms stay float32
 
 
 @dataclasses.dataclass(frozen=True)
@@ -241,7 +246,7 @@ class Config:
     modalities: tuple[str, ...] = ("audio", "video")  # () for a text-only model
     log_every: int = 10
     checkpoint_every: int = 100
-    compile_ahead: bool = False  # compile the next stage while one trains; takes memory that a full device lacks
+    compile_ahead: bool = False  # compile later stages while one trains; takes memory that a full device lacks
 
     def __post_init__(self):
         unknown = set(self.modalities) - {"audio", "video"}

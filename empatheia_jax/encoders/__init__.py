@@ -1,20 +1,33 @@
 """Section 4.1: what the machine hears and sees. One contract: preprocess (host) -> static shape -> device."""
 
-from empatheia_jax.config import ConfigError, EncoderConfig
+import dataclasses
+
+from empatheia_jax.config import EncoderConfig
 from empatheia_jax.encoders.contract import EncoderError, ModalityEncoder
 
 
 def build_encoders(config: EncoderConfig) -> dict[str, ModalityEncoder]:
     """The encoder of each modality, {"audio": ..., "video": ...}, that `config.kind` names.
 
-    Raises:
-      ConfigError: when this version has no encoders of that kind.
+    Weights are not read before the first `encode`; their identity is, with `settings`.
     """
     if config.kind == "classical":
         from empatheia_jax.encoders.classical import ClassicalAudio, ClassicalVideo
 
         return {"audio": ClassicalAudio(config.audio_segments), "video": ClassicalVideo(config.video_frames)}
-    raise ConfigError(f"encoders.kind {config.kind!r} is not part of this version: use 'classical'")
+    from empatheia_jax.encoders.clip import ClipVisionConfig
+    from empatheia_jax.encoders.clip_video import ClipVideo
+    from empatheia_jax.encoders.hubert import HubertConfig
+    from empatheia_jax.encoders.hubert_audio import HubertAudio
+
+    hubert, clip = (
+        dataclasses.replace(preset, compute_dtype=config.compute_dtype, param_dtype=config.compute_dtype)
+        for preset in (getattr(HubertConfig, config.hubert)(), getattr(ClipVisionConfig, config.clip)())
+    )
+    return {
+        "audio": HubertAudio(hubert, config.hubert_weights, config.audio_segments),
+        "video": ClipVideo(clip, config.clip_weights, config.video_frames),
+    }
 
 
 __all__ = ["EncoderError", "ModalityEncoder", "build_encoders"]

@@ -6,10 +6,11 @@ in Nv frames. All scalings are fixed constants, chosen once from what speech and
 """
 
 import dataclasses
+from collections.abc import Sequence
 
 import numpy as np
 
-from empatheia_jax.encoders.contract import EncoderError
+from empatheia_jax.encoders.contract import checked_audio, checked_video, spaced
 from empatheia_jax.encoders.face_crop import crop_faces
 from empatheia_jax.encoders.face_pixels import CELLS, COLOUR_GRID, CROP, ORIENTATIONS, colour_grid, oriented_gradients
 from empatheia_jax.encoders.voice_frames import SAMPLE_RATE, voice_frames
@@ -40,6 +41,7 @@ class ClassicalAudio:
     name: str = "classical_audio"
     modality: str = "audio"
     sample_rate: int = SAMPLE_RATE
+    on_device: bool = False
 
     @property
     def feature_shape(self) -> tuple[int, int]:
@@ -58,17 +60,12 @@ class ClassicalAudio:
         Raises:
           EncoderError: when `media` is not a non-empty vector of finite floats.
         """
-        media = np.asarray(media)
-        if media.ndim != 1 or media.size == 0 or not np.issubdtype(media.dtype, np.floating):
-            raise EncoderError(f"audio must be a non-empty float vector, not {media.dtype} {list(media.shape)}")
-        if not np.isfinite(media).all():
-            raise EncoderError("audio holds NaN or infinite samples")
-        return voice_measures(voice_frames(media), self.segments)
+        return voice_measures(voice_frames(checked_audio(media)), self.segments)
 
-    def encode(self, batch: np.ndarray) -> np.ndarray:
+    def encode(self, batch: Sequence[np.ndarray]) -> np.ndarray:
         """Raw measures [..., segments, 83] -> features of order 1, the same shape."""
         offset, scale = scaling()
-        return np.clip((batch - offset) / scale, -5.0, 5.0).astype(np.float32)
+        return np.clip((np.asarray(batch) - offset) / scale, -5.0, 5.0).astype(np.float32)
 
 
 @dataclasses.dataclass
@@ -83,6 +80,7 @@ class ClassicalVideo:
     name: str = "classical_video"
     modality: str = "video"
     sample_rate: int = 0
+    on_device: bool = False
     faces_missed: int = 0  # clips in which no face was found since this object was made
 
     @property
@@ -104,20 +102,14 @@ class ClassicalVideo:
         Raises:
           EncoderError: when `media` is not a non-empty uint8 RGB video.
         """
-        media = np.asarray(media)
-        if media.ndim != 4 or media.shape[-1] != 3 or media.dtype != np.uint8 or 0 in media.shape:
-            raise EncoderError(f"video must be uint8 [F, h, w, 3] with F >= 1, not {media.dtype} {list(media.shape)}")
+        media = checked_video(media)
         crops, found = crop_faces(media[spaced(len(media), self.frames)], CROP)
         self.faces_missed += not found
         return crops
 
-    def encode(self, batch: np.ndarray) -> np.ndarray:
+    def encode(self, batch: Sequence[np.ndarray]) -> np.ndarray:
         """Face crops uint8 [..., frames, 72, 72, 3] -> features float32 [..., frames, 756] of order 1."""
+        batch = np.asarray(batch)
         flat = batch.reshape(-1, CROP, CROP, 3)
         features = np.concatenate([oriented_gradients(flat), colour_grid(flat)], axis=1)
         return features.reshape(*batch.shape[:-3], -1)
-
-
-def spaced(available: int, wanted: int) -> np.ndarray:
-    """Indices [wanted] of the middles of equal parts of `available` items; repeats when there are too few."""
-    return np.minimum(((np.arange(wanted) + 0.5) * available / wanted).astype(int), available - 1)

@@ -38,6 +38,11 @@ class ClipVisionConfig(TransformerConfig):
         return cls(width=768, layers=12, heads=12, mlp_width=3072)
 
     @classmethod
+    def small(cls) -> "ClipVisionConfig":
+        """A tower of a million parameters on small pictures; nobody publishes weights of it."""
+        return cls(width=128, layers=3, heads=4, mlp_width=384, image_size=96, patch_size=16)
+
+    @classmethod
     def tiny(cls) -> "ClipVisionConfig":
         """For tests: two layers, 3 x 3 patches."""
         return cls(width=32, layers=2, heads=4, mlp_width=64, image_size=24, patch_size=8)

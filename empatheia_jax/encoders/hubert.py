@@ -67,6 +67,11 @@ class HubertConfig(TransformerConfig):
         )
 
     @classmethod
+    def small(cls) -> "HubertConfig":
+        """A base of a million parameters with the published hop of 20 ms; nobody publishes weights of it."""
+        return cls(width=128, layers=3, heads=4, mlp_width=384, pre_norm=False, conv_dim=(64,) * 7)
+
+    @classmethod
     def tiny(cls) -> "HubertConfig":
         """A base for tests: two layers, a frame every 20 samples."""
         return cls(

@@ -105,11 +105,12 @@ def encode_media(example: Example, config: Config, notes: list[str]) -> dict[str
         audio = utterance.audio or _sound_of(utterance, notes)
         if audio is not None and "audio" in config.modalities:
             encoder = encoders["audio"]
-            found["audio"] = encoder.encode(encoder.preprocess(read_audio(audio, encoder.sample_rate, **limits)))
+            heard = read_audio(audio, encoder.sample_rate, **limits)
+            found["audio"] = encoder.encode([encoder.preprocess(heard)])[0]
         if utterance.video is not None and "video" in config.modalities:
             encoder = encoders["video"]
             frames = read_video(utterance.video, count=encoder.feature_shape[0], max_side=512, **limits)
-            found["video"] = encoder.encode(encoder.preprocess(frames))
+            found["video"] = encoder.encode([encoder.preprocess(frames)])[0]
         features[example.utterance_key(utterance)] = found
     return features
 

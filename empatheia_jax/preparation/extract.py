@@ -2,22 +2,22 @@
 
 Work is cut into shards, each a pure function of the data and the settings, so any number of workers and processes may
 do them in any order and a killed run goes on with the shards that are missing. A worker decodes an utterance's media
-once, for the encoders and for the golds.
+once, for the encoders and for the golds. Encoders that want the accelerator run in the main process, on what the
+workers have decoded and preprocessed.
 """
 
 import concurrent.futures
 import concurrent.futures.process
 import contextlib
 import dataclasses
+import itertools
 import multiprocessing
 import os
-import sys
 import threading
-import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -34,8 +34,9 @@ from empatheia_jax.data.features import (
 )
 from empatheia_jax.data.media import read_audio, read_video
 from empatheia_jax.data.schema import RecordError
-from empatheia_jax.encoders import build_encoders
+from empatheia_jax.encoders import ModalityEncoder, build_encoders
 from empatheia_jax.generators.build import build_generators
+from empatheia_jax.preparation.progress import Progress
 
 SHARD_UTTERANCES = 32
 LARGE_SHARD_UTTERANCES = 256  # from LARGE_DATA utterances on: fewer files
@@ -68,7 +69,10 @@ class Extractor:
         self.limits = {"max_seconds": config.data.max_seconds, "max_megabytes": config.data.max_megabytes}
 
     def __call__(self, job: Job) -> tuple[dict[str, np.ndarray], list[dict]]:
-        """The record's arrays, and what was rejected: [{key, modality, file, error}]."""
+        """The record's arrays, and what was rejected: [{key, modality, file, error}].
+
+        For an encoder `on_device`, "audio" or "video" is what its `preprocess` gave: `encoded` is yet to come.
+        """
         arrays: dict[str, np.ndarray] = {}
         rejected: list[dict] = []
 
@@ -86,8 +90,7 @@ class Extractor:
             with attempt("video", job.video):
                 wanted = self.encoders["video"].feature_shape[0] if job.text is None else STYLE_FRAMES
                 frames = read_video(job.video, count=wanted, max_side=MAX_SIDE, **self.limits)
-                encoder = self.encoders["video"]
-                arrays["video"] = encoder.encode(encoder.preprocess(frames))
+                arrays["video"] = self._prepared("video", frames)
                 if job.text is not None:
                     arrays["style_video"] = self.face.style(frames)
         if job.text is not None and "audio" in arrays:
@@ -96,8 +99,12 @@ class Extractor:
         return arrays, rejected
 
     def _hear(self, path: Path) -> np.ndarray:
-        encoder = self.encoders["audio"]
-        return encoder.encode(encoder.preprocess(read_audio(path, encoder.sample_rate, **self.limits)))
+        return self._prepared("audio", read_audio(path, self.encoders["audio"].sample_rate, **self.limits))
+
+    def _prepared(self, modality: str, media: np.ndarray) -> np.ndarray:
+        encoder = self.encoders[modality]
+        prepared = encoder.preprocess(media)
+        return prepared if encoder.on_device else encoder.encode([prepared])[0]
 
     def _golds(self, path: Path, text: str) -> dict[str, np.ndarray]:
         """What the generators say about a recording whose words are known (DESIGN decisions 7, 8)."""
@@ -132,26 +139,53 @@ def _start_worker(config: Config) -> None:
     _extractor = Extractor(config)
 
 
+def _records(jobs: list[Job], on_error: str, notes: dict) -> Iterator[tuple[str, dict]]:
+    """(key, arrays) of every job that gives any; `notes` {rejected, counts} grows as they come."""
+    counts: Counter = notes["counts"]
+    video = _extractor.encoders["video"]
+    for job in jobs:
+        missed = getattr(video, "faces_missed", 0)
+        arrays, bad = _extractor(job)
+        counts["faces_missed"] += getattr(video, "faces_missed", 0) - missed
+        if bad and on_error == "stop":
+            raise ExtractError(f"{bad[0]['key']}: {bad[0]['error']} (go on without it: --on-error skip)")
+        notes["rejected"].extend(bad)
+        counts.update({"utterances": 1, "records": bool(arrays), "gold": "content_video" in arrays})
+        counts.update({name: name in arrays for name in ("audio", "video")})
+        if arrays:
+            yield job.key, arrays
+
+
+def _empty_notes() -> dict:
+    return {"rejected": [], "counts": Counter()}
+
+
 def _write_shard(directory: Path, index: int, jobs: list[Job], on_error: str) -> dict:
     """Extract and write one shard; returns its notes {rejected, counts}."""
-    rejected: list[dict] = []
-    counts: Counter = Counter()
-    def records() -> Iterator[tuple[str, dict]]:
-        for job in jobs:
-            missed = _extractor.encoders["video"].faces_missed
-            arrays, bad = _extractor(job)
-            counts["faces_missed"] += _extractor.encoders["video"].faces_missed - missed
-            if bad and on_error == "stop":
-                raise ExtractError(f"{bad[0]['key']}: {bad[0]['error']} (go on without it: --on-error skip)")
-            rejected.extend(bad)
-            counts.update({"utterances": 1, "records": bool(arrays), "gold": "content_video" in arrays})
-            counts.update({name: name in arrays for name in ("audio", "video")})
-            if arrays:
-                yield job.key, arrays
-
-    notes = {"rejected": rejected, "counts": counts}
-    write_shard(directory, index, records(), notes)
+    notes = _empty_notes()
+    write_shard(directory, index, _records(jobs, on_error, notes), notes)
     return notes
+
+
+def _read_shard(jobs: list[Job], on_error: str) -> tuple[list[tuple[str, dict]], dict]:
+    """All of a shard but what encoders `on_device` do: (records, notes)."""
+    notes = _empty_notes()
+    return list(_records(jobs, on_error, notes)), notes
+
+
+# Encoders on the accelerator, in the main process ---------------------------------------------------------------------
+
+
+def encoded(records: list[tuple[str, dict]], encoders: Mapping[str, ModalityEncoder]) -> list[tuple[str, dict]]:
+    """Records whose "audio" and "video" are preprocessed -> with features, for encoders that are `on_device`."""
+    records = [(key, dict(arrays)) for key, arrays in records]
+    for modality, encoder in encoders.items():
+        having = [arrays for _, arrays in records if modality in arrays]
+        if encoder.on_device and having:
+            features = encoder.encode([arrays[modality] for arrays in having])
+            for arrays, feature in zip(having, features, strict=True):
+                arrays[modality] = feature
+    return records
 
 
 # The whole data ------------------------------------------------------------------------------------------------------
@@ -201,7 +235,7 @@ def extract(
         return dict(writer.manifest["counts"])
 
     todo = [index for index in writer.unfinished() if index % processes == process]
-    with _Progress(sum(len(shards[index]) for index in todo), len(jobs), progress) as line:
+    with Progress(sum(len(shards[index]) for index in todo), len(jobs), progress) as line:
         for index, notes in _run(config, directory, {i: shards[i] for i in todo}, workers, on_error):
             line.advance(len(shards[index]), len(notes["rejected"]))
 
@@ -278,19 +312,40 @@ def _run(
     config: Config, directory: Path, shards: dict[int, list[Job]], workers: int, on_error: str
 ) -> Iterator[tuple[int, dict]]:
     """Write shards, in this process or in workers; yields (index, notes) as they are done, in any order."""
-    if min(workers, len(shards)) <= 1:
-        if shards:
+    encoders = build_encoders(config.encoders)
+    if not any(encoder.on_device for encoder in encoders.values()):
+        calls = {index: (_write_shard, directory, index, jobs, on_error) for index, jobs in shards.items()}
+        yield from _done(config, calls, workers)
+        return
+    for index, (records, notes) in _done(config, {i: (_read_shard, s, on_error) for i, s in shards.items()}, workers):
+        write_shard(directory, index, encoded(records, encoders), notes)
+        yield index, notes
+
+
+def _done(config: Config, calls: dict[int, tuple], workers: int) -> Iterator[tuple[int, Any]]:
+    """Results of `calls` (index -> function and arguments) as they come; only a few wait to be taken."""
+    if min(workers, len(calls)) <= 1:
+        if calls:
             _start_worker(config)
-        for index, jobs in shards.items():
-            yield index, _write_shard(directory, index, jobs, on_error)
+        for index, (function, *arguments) in calls.items():
+            yield index, function(*arguments)
         return
     with _one_thread_each(), concurrent.futures.ProcessPoolExecutor(
-        min(workers, len(shards)), multiprocessing.get_context("spawn"), _start_worker, (config,)
+        min(workers, len(calls)), multiprocessing.get_context("spawn"), _start_worker, (config,)
     ) as pool:
-        futures = {pool.submit(_write_shard, directory, i, jobs, on_error): i for i, jobs in shards.items()}
+        todo, pending = iter(calls.items()), {}
+
+        def submit(count: int) -> None:
+            for index, call in itertools.islice(todo, count):
+                pending[pool.submit(*call)] = index
+
         try:
-            for future in concurrent.futures.as_completed(futures):
-                yield futures[future], future.result()
+            submit(2 * workers)
+            while pending:
+                finished, _ = concurrent.futures.wait(pending, return_when=concurrent.futures.FIRST_COMPLETED)
+                for future in finished:
+                    yield pending.pop(future), future.result()
+                    submit(1)
         except concurrent.futures.process.BrokenProcessPool as error:
             raise ExtractError(
                 "a worker died (out of memory?): run this again, it goes on where it stopped; --workers 1 needs least"
@@ -311,38 +366,3 @@ def _one_thread_each() -> Iterator[None]:
         for name in names:
             if before[name] is None:
                 os.environ.pop(name, None)
-
-
-class _Progress:
-    """One line on stderr: done, rate, time to go. Rewritten in place on a terminal, else printed now and then."""
-
-    def __init__(self, todo: int, total: int, shown: bool):
-        self.todo, self.before, self.total, self.shown = todo, total - todo, total, shown
-        self.done = self.rejected = 0
-        self.start = self.last = time.monotonic()
-        self.terminal = sys.stderr.isatty()
-
-    def __enter__(self) -> "_Progress":
-        if self.shown and self.before:
-            print(f"extract  {self.before} of {self.total} utterances were done before", file=sys.stderr)
-        return self
-
-    def advance(self, utterances: int, rejected: int) -> None:
-        self.done += utterances
-        self.rejected += rejected
-        now = time.monotonic()
-        if self.shown and (self.terminal or now - self.last > 5.0 or self.done == self.todo):
-            self.last = now
-            print(self.line(now), end="\r" if self.terminal else "\n", file=sys.stderr, flush=True)
-
-    def line(self, now: float) -> str:
-        rate = self.done / max(now - self.start, 1e-9)
-        left = (self.todo - self.done) / max(rate, 1e-9)
-        return (
-            f"extract  {self.before + self.done}/{self.total} utterances  {rate:.1f}/s  "
-            f"{left:.0f} s to go  {self.rejected} rejected "
-        )
-
-    def __exit__(self, *_) -> None:
-        if self.shown and self.terminal and self.done:
-            print(file=sys.stderr)

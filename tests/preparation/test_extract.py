@@ -1,5 +1,6 @@
 """Extraction of a small released-layout corpus: what is stored, what is refused, and what a kill leaves behind."""
 
+import dataclasses
 import json
 import os
 import random
@@ -282,3 +283,28 @@ def test_nothing_to_extract(corpus, tmp_path):
     with pytest.raises(ExtractError, match="20 utterances"):
         extract(CONFIG, tmp_path / "text", tmp_path / "features", progress=False)
     assert not (tmp_path / "features").exists()
+
+
+def test_encoders_on_the_device_see_what_workers_prepared(corpus, reference, tmp_path, monkeypatch):
+    """HuBERT and CLIP run here, whoever decoded; the golds are the same as with other encoders."""
+    kind = EncoderConfig(
+        kind="hubert_clip", hubert="small", hubert_weights="random", clip="small", clip_weights="random"
+    )
+    config = dataclasses.replace(CONFIG, encoders=kind)
+    alone, shared = tmp_path / "alone", tmp_path / "shared"
+    counts = extract(config, corpus, alone, workers=1, progress=False)
+    assert {name: counts[name] for name in ("utterances", "audio", "video", "gold")} == {
+        "utterances": 20, "audio": 20, "video": 20, "gold": 10,
+    }  # fmt: skip
+    assert extract(config, corpus, shared, workers=2, progress=False) == counts
+    assert_same(shared, alone)
+    store, classical = FeatureStore(alone), FeatureStore(reference[0])
+    encoders = build_encoders(kind)
+    example = read_examples(corpus, "train")[0][0]
+    key = example.utterance_key(example.response)
+    audio = encoders["audio"].preprocess(read_audio(example.response.audio, 16000))
+    np.testing.assert_allclose(store[key]["audio"], encoders["audio"].encode([audio])[0], rtol=2e-3, atol=2e-3)
+    for name in ("phonemes", "content_speech", "style_speech", "content_video"):
+        np.testing.assert_array_equal(store[key][name], classical[key][name])
+    with pytest.raises(StoreError):
+        extract(dataclasses.replace(config, encoders=EncoderConfig()), corpus, alone, workers=1, progress=False)

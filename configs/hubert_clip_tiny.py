@@ -1,0 +1,20 @@
+# python train.py configs/hubert_clip_tiny.py --workdir runs/hubert_clip_tiny  # after `empatheia extract`
+"""The demo with the paper's kinds of encoders, at small size and with random weights: the machinery, not the hearing.
+
+Random encoders carry almost no emotion: what such a run says is worth nothing, that it runs is the point. With
+converted weights in `encoders.hubert_weights` and `encoders.clip_weights` it is a small real one.
+"""
+
+import dataclasses
+from pathlib import Path
+
+from empatheia_jax.config import Config, EncoderConfig
+from empatheia_jax.config_io import load_config
+
+
+def get_config() -> Config:
+    encoders = EncoderConfig(
+        kind="hubert_clip", hubert="small", hubert_weights="random", clip="small", clip_weights="random"
+    )
+    tiny = load_config(str(Path(__file__).with_name("tiny.py")))
+    return dataclasses.replace(tiny, name="hubert_clip_tiny", encoders=encoders)

@@ -1,0 +1,102 @@
+"""A frozen network behind an encoder: its weights, loaded when first used, and its compiled forward pass.
+
+Weights are a folder, FOLDER/config.json and FOLDER/params (Orbax), that `save_weights` writes and converters will; or
+`RANDOM`, drawn from a fixed seed, for tests and dry runs: random encoders carry almost no emotion (DESIGN decision 4).
+"""
+
+import dataclasses
+import functools
+import hashlib
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import jax
+import numpy as np
+from flax import nnx
+
+from empatheia_jax.checkpoint import load_base, save_base, write_json
+from empatheia_jax.config import ConfigError
+
+RANDOM = "random"
+
+
+@dataclasses.dataclass(frozen=True)
+class FrozenNetwork:
+    """`forward(module, *arrays)` of a module that `create` makes, with the weights of a folder (or RANDOM).
+
+    Building one reads nothing but the folder's config.json; weights come to the device with the first call.
+
+    Raises:
+      ConfigError: no such weights, or weights of another architecture than `config`.
+    """
+
+    config: object  # dataclass; the architecture
+    create: Callable[..., nnx.Module]  # (config, rngs=)
+    forward: Callable
+    weights: str
+    field: str  # the setting that names the weights, for errors: "encoders.hubert_weights"
+
+    def __post_init__(self):
+        if not self.weights:
+            raise ConfigError(
+                f"{self.field} is empty: give the folder of converted weights, or {RANDOM!r} for a dry run without any"
+            )
+        if self.weights == RANDOM:
+            return
+        path = Path(self.weights) / "config.json"
+        if not path.exists():
+            raise ConfigError(f"{self.field}: {path} is not there; convert the weights first, or use {RANDOM!r}")
+        saved, wanted = json.loads(path.read_text())["architecture"], _architecture(self.config)
+        if saved != wanted:
+            changed = sorted(n for n in saved.keys() | wanted.keys() if saved.get(n) != wanted.get(n))
+            raise ConfigError(f"{self.field}: {self.weights} has another architecture ({', '.join(changed)})")
+
+    @property
+    def identity(self) -> dict:
+        """What its outputs depend on, as JSON values."""
+        if self.weights == RANDOM:
+            weights = RANDOM
+        else:
+            weights = json.loads((Path(self.weights) / "config.json").read_text())["sha256"]
+        return {"architecture": _architecture(self.config), "weights": weights}
+
+    def __call__(self, *arrays: np.ndarray):
+        """Outputs of `forward` as numpy arrays; compiled once for each set of shapes."""
+        compiled, state = self._loaded
+        return jax.device_get(compiled(state, *arrays))
+
+    @functools.cached_property
+    def _loaded(self):
+        graphdef, abstract = nnx.split(nnx.eval_shape(lambda: self.create(self.config, rngs=nnx.Rngs(0))))
+        if self.weights == RANDOM:
+            state = jax.jit(lambda: nnx.split(self.create(self.config, rngs=nnx.Rngs(0)))[1])()
+        else:
+            here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+            placed = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=here), abstract)
+            state = load_base(Path(self.weights) / "params", placed)
+        return jax.jit(lambda state, *arrays: self.forward(nnx.merge(graphdef, state), *arrays)), state
+
+
+def save_weights(folder: Path, config, module: nnx.Module) -> None:
+    """Write a network's weights as `FrozenNetwork` reads them; config.json comes last and makes the folder complete."""
+    state = nnx.split(module)[1]
+    save_base(Path(folder) / "params", state)
+    digest = hashlib.sha256()
+    for path, variable in sorted(nnx.to_flat_state(state), key=lambda pair: tuple(map(str, pair[0]))):
+        array = np.asarray(jax.device_get(variable.get_value()))
+        digest.update(f"{'/'.join(map(str, path))} {array.dtype} {array.shape}".encode())
+        digest.update(array.tobytes())
+    write_json(
+        Path(folder) / "config.json", {"architecture": _architecture(config), "sha256": digest.hexdigest()}
+    )
+
+
+def _architecture(config) -> dict:
+    """The config as JSON gives it back."""
+    return json.loads(json.dumps({"family": type(config).__name__} | dataclasses.asdict(config)))
+
+
+def rounded_up(count: int, most: int) -> int:
+    """The smallest power of two that holds `count`, at most `most`: few shapes, so few compilations."""
+    return min(1 << (count - 1).bit_length(), most)
