@@ -1,4 +1,4 @@
-"""The `empatheia` command: sample · check-data · extract · respond · evaluate · demo."""
+"""The `empatheia` command: sample · check-data · extract · respond · evaluate · plan · demo."""
 
 import sys
 from collections.abc import Callable

@@ -5,6 +5,7 @@ DIR/checkpoints/    numbered by step; each is complete or absent (Orbax renames 
 """
 
 import dataclasses
+import hashlib
 import json
 from pathlib import Path
 
@@ -77,11 +78,33 @@ def load_base(folder: Path, base: nnx.State) -> nnx.State:
     return _filled(base, ocp.load(str(folder.absolute()), _abstract(wanted)))
 
 
+@dataclasses.dataclass(frozen=True)
+class Base:
+    """The base that adapters belong to: where it was, and the SHA-256 of its files ("" while stage 0 trains it)."""
+
+    folder: str = ""
+    sha256: str = ""
+
+
+def identify_base(folder: Path) -> Base:
+    """Read every file below `folder` once and hash names and bytes: a copy elsewhere has the same hash."""
+    folder, digest = Path(folder), hashlib.sha256()
+    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+        digest.update(f"{path.relative_to(folder).as_posix()} {path.stat().st_size}\n".encode())
+        with path.open("rb") as file:
+            while piece := file.read(1 << 24):
+                digest.update(piece)
+    return Base(str(folder), digest.hexdigest())
+
+
 class Checkpoints:
-    """The numbered checkpoints of one run, each params, optimizer and position; the newest `KEPT` stay."""
+    """The numbered checkpoints of one run, each params, optimizer, position and base; the newest `KEPT` stay.
+
+    `base` is what the next ones are saved with.
+    """
 
     def __init__(self, folder: Path):
-        self._folder = folder
+        self._folder, self.base = folder, Base()
         self._checkpointer = ocp.training.Checkpointer(
             str(folder.absolute()),
             preservation_policy=ocp.training.preservation_policies.LatestN(KEPT),
@@ -108,8 +131,24 @@ class Checkpoints:
         leaves = {str(index): leaf for index, leaf in enumerate(jax.tree.leaves(opt_state))}
         self._checkpointer.save_checkpointables_async(
             position.step,
-            {"params": _named(params), "optimizer": leaves, "position": dataclasses.asdict(position)},
-        )
+            {
+                "params": _named(params), "optimizer": leaves, "position": dataclasses.asdict(position),
+                "base": dataclasses.asdict(self.base),
+            },
+        )  # fmt: skip
+
+    def check_base(self, position: Position, base: Base) -> None:
+        """See that a checkpoint was trained on this base.
+
+        Raises:
+          CheckpointError: its base was another.
+        """
+        saved = Base(**self._checkpointer.load_checkpointables(position.step, {"base": None})["base"])
+        if saved.sha256 and saved.sha256 != base.sha256:
+            raise CheckpointError(
+                f"{base.folder} is not the base of {self._folder / str(position.step)}, which was {saved.folder} with "
+                f"hash {saved.sha256[:16]}, not {base.sha256[:16]}: put that one back, or train anew"
+            )
 
     def load_params(self, position: Position, params: nnx.State) -> nnx.State:
         """Parameters of a checkpoint, in the shapes and shardings of `params` (which may be abstract).

@@ -110,6 +110,18 @@ def evaluate(argv: list[str]) -> int:
     return 0
 
 
+def plan(argv: list[str]) -> int:
+    """Parameters and bytes of every part of a config, without allocating any."""
+    parser = _parser("plan", plan.__doc__)
+    parser.add_argument("config")
+    parser.add_argument("--local", action="store_true", required=True, help="one device; topologies are to come")
+    args, overrides = parser.parse_known_args(argv)
+    from empatheia_jax.plan import local_plan
+
+    print(local_plan(load_config(args.config, overrides)))
+    return 0
+
+
 def demo(argv: list[str]) -> int:
     """The main job on CPU, from nothing: sample, extract, train, evaluate, respond, report."""
     parser = _parser("demo", demo.__doc__)
@@ -127,5 +139,6 @@ COMMANDS = {
     "extract": extract,
     "respond": respond,
     "evaluate": evaluate,
+    "plan": plan,
     "demo": demo,
 }

@@ -63,7 +63,7 @@ class ClipVideo:
 
     @functools.cached_property
     def network(self) -> FrozenNetwork:
-        """Raises: ConfigError, as `FrozenNetwork`."""
+        """The network itself, not loaded yet."""
         return FrozenNetwork(self.config, ClipVision, _pooled, self.weights, "encoders.clip_weights")
 
 

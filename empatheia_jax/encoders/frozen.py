@@ -25,10 +25,8 @@ RANDOM = "random"
 class FrozenNetwork:
     """`forward(module, *arrays)` of a module that `create` makes, with the weights of a folder (or RANDOM).
 
-    Building one reads nothing but the folder's config.json; weights come to the device with the first call.
-
-    Raises:
-      ConfigError: no such weights, or weights of another architecture than `config`.
+    Building one reads nothing; `identity` reads the folder's config.json; weights come to the device with the first
+    call.
     """
 
     config: object  # dataclass; the architecture
@@ -37,29 +35,33 @@ class FrozenNetwork:
     weights: str
     field: str  # the setting that names the weights, for errors: "encoders.hubert_weights"
 
-    def __post_init__(self):
+    @property
+    def identity(self) -> dict:
+        """What its outputs depend on, as JSON values.
+
+        Raises:
+          ConfigError: no such weights, or weights of another architecture than `config`.
+        """
+        architecture = _architecture(self.config)
         if not self.weights:
             raise ConfigError(
                 f"{self.field} is empty: give the folder of converted weights, or {RANDOM!r} for a dry run without any"
             )
         if self.weights == RANDOM:
-            return
+            return {"architecture": architecture, "weights": RANDOM}
         path = Path(self.weights) / "config.json"
         if not path.exists():
             raise ConfigError(f"{self.field}: {path} is not there; convert the weights first, or use {RANDOM!r}")
-        saved, wanted = json.loads(path.read_text())["architecture"], _architecture(self.config)
-        if saved != wanted:
-            changed = sorted(n for n in saved.keys() | wanted.keys() if saved.get(n) != wanted.get(n))
+        saved = json.loads(path.read_text())
+        found = saved["architecture"]
+        if found != architecture:
+            changed = sorted(n for n in found.keys() | architecture.keys() if found.get(n) != architecture.get(n))
             raise ConfigError(f"{self.field}: {self.weights} has another architecture ({', '.join(changed)})")
+        return {"architecture": architecture, "weights": saved["sha256"]}
 
-    @property
-    def identity(self) -> dict:
-        """What its outputs depend on, as JSON values."""
-        if self.weights == RANDOM:
-            weights = RANDOM
-        else:
-            weights = json.loads((Path(self.weights) / "config.json").read_text())["sha256"]
-        return {"architecture": _architecture(self.config), "weights": weights}
+    def abstract(self) -> nnx.State:
+        """Shapes and dtypes of every parameter."""
+        return nnx.split(nnx.eval_shape(lambda: self.create(self.config, rngs=nnx.Rngs(0))))[1]
 
     def __call__(self, *arrays: np.ndarray):
         """Outputs of `forward` as numpy arrays; compiled once for each set of shapes."""
@@ -68,6 +70,7 @@ class FrozenNetwork:
 
     @functools.cached_property
     def _loaded(self):
+        self.identity  # noqa: B018 - refuses weights that do not fit
         graphdef, abstract = nnx.split(nnx.eval_shape(lambda: self.create(self.config, rngs=nnx.Rngs(0))))
         if self.weights == RANDOM:
             state = jax.jit(lambda: nnx.split(self.create(self.config, rngs=nnx.Rngs(0)))[1])()

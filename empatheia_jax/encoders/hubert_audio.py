@@ -75,7 +75,7 @@ class HubertAudio:
 
     @functools.cached_property
     def network(self) -> FrozenNetwork:
-        """Raises: ConfigError, as `FrozenNetwork`."""
+        """The network itself, not loaded yet."""
         return FrozenNetwork(self.config, Hubert, self._means, self.weights, "encoders.hubert_weights")
 
     def _means(self, hubert: Hubert, waveform: jax.Array, lengths: jax.Array) -> jax.Array:

@@ -3,6 +3,10 @@
 from empatheia_jax.config import ConfigError, GeneratorConfig
 from empatheia_jax.generators.interfaces import FaceGenerator, SpeechGenerator
 
+PUBLISHED_WIDTHS = {"styletts2": (512 + 768, 128 + 128), "dreamtalk": (11 * 256, 256)}
+"""(content_dim, style_dim) of appendix D.2's generators: text encoder and PL-BERT, acoustic and prosodic style; a
+window of 11 audio vectors a frame, style code. Until the generators are here to say it themselves."""
+
 
 def build_generators(config: GeneratorConfig, face_size: int = 256) -> tuple[SpeechGenerator, FaceGenerator]:
     """The frozen speech and face generators; `face_size` is the side of the frames in pixels.
@@ -18,3 +22,23 @@ def build_generators(config: GeneratorConfig, face_size: int = 256) -> tuple[Spe
     from empatheia_jax.generators.classical.voice import ClassicalSpeech
 
     return ClassicalSpeech(), ClassicalFace(face_size)
+
+
+def generator_widths(config: GeneratorConfig) -> tuple[tuple[int, int], tuple[int, int]]:
+    """(content_dim, style_dim) of the speech and of the face generator, without building them.
+
+    Raises:
+      ConfigError: for "torch", whose widths only the user's own checkout knows.
+    """
+    widths = dict(PUBLISHED_WIDTHS)
+    if "classical" in (config.speech, config.face):
+        speech, face = build_generators(GeneratorConfig())
+        widths["classical speech"] = speech.content_dim, speech.style_dim
+        widths["classical face"] = face.content_dim, face.style_dim
+    found = []
+    for kind, name in (("speech", config.speech), ("face", config.face)):
+        key = f"classical {kind}" if name == "classical" else name
+        if key not in widths:
+            raise ConfigError(f"generators.{kind} {name!r}: its widths are not known without it")
+        found.append(widths[key])
+    return found[0], found[1]

@@ -74,7 +74,7 @@ class Engine:
                 "yet: finish it with train.py --resume"
             )
         self.graphdef, abstract = abstract_model(self.config, self.widths, mesh)
-        self.state = restore(self.folder, self.config, checkpoints, self.position, abstract)
+        self.state = restore(self.folder, self.config, checkpoints, self.position, abstract, training=False)
         checkpoints.close()
         self._write = jax.jit(self._write_traced)
         self._read = jax.jit(self._read_traced)

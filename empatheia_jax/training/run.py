@@ -10,7 +10,7 @@ import numpy as np
 from flax import nnx
 
 from empatheia_jax import sharding
-from empatheia_jax.checkpoint import Checkpoints, Position, load_base, save_base, write_json
+from empatheia_jax.checkpoint import Checkpoints, Position, identify_base, load_base, save_base, write_json
 from empatheia_jax.config import Config, ConfigError
 from empatheia_jax.config_io import config_from_json, config_to_json
 from empatheia_jax.data import avamerg, tokenizer
@@ -276,6 +276,7 @@ def _finish(run: Run, stage: Stage, state: nnx.State, opt_state, position: Posit
         if stage.number == 0:
             base = nnx.filter_state(state, trains(("base",)))
             save_base(run.folder / "base", base)
+            run.checkpoints.base = identify_base(run.folder / "base")
             state = attune(state, run.data.statistics, signal_words(run.data.tokenizer))
         run.checkpoints.save(position, nnx.filter_state(state, trains(ADAPTED)), opt_state)
     return state
@@ -300,18 +301,25 @@ def restore(
     state: nnx.State,
     statistics: Statistics | None = None,
     words: np.ndarray | None = None,
+    training: bool = True,
 ) -> nnx.State:
     """Resume order: 1. the base (DIR/base, or the converted one); 2. the adapted parts of the newest checkpoint.
+
+    For `training` the base's files are hashed: a checkpoint goes on only with the base it was trained on.
 
     `state` gives shapes and shardings, and the values of what no checkpoint holds yet; it may be abstract where the
     checkpoint is `complete`.
 
     Raises:
-      CheckpointError: no base where one is needed, or parameters of another config.
+      CheckpointError: no base where one is needed, another base than the checkpoint's, or parameters of another config.
     """
     if config.base != "scratch" or complete(position):
         base_folder = folder / "base" if config.base == "scratch" else Path(config.base)
         state = nnx.merge_state(state, load_base(base_folder, nnx.filter_state(state, trains(("base",)))))
+        if training:
+            checkpoints.base = identify_base(base_folder)
+            if position is not None:
+                checkpoints.check_base(position, checkpoints.base)
     if position is None:
         return attune(state, statistics, words) if config.base != "scratch" else state
     saved = nnx.filter_state(state, trains(ADAPTED)) if complete(position) else state

@@ -1,93 +1,11 @@
-"""`python train.py` on a handful of dialogues: a run that is stopped by SIGTERM and resumed is the run that was not."""
+"""`python train.py`: a run that is stopped or killed and resumed is the run that was not."""
 
-import json
-import os
+import random
 import signal
-import subprocess
-import sys
 import time
-from pathlib import Path
 
 import pytest
-from small import FEELINGS, THINGS
-
-ROOT = Path(__file__).resolve().parents[2]
-DIALOGUES = 10
-
-CONFIG = """
-import dataclasses
-from empatheia_jax.config import *
-def get_config():
-    stage = StageConfig(epochs=1, learning_rate=1e-3)
-    return Config(
-        name="e2e", modalities=(), seed=3, log_every=1, checkpoint_every=25, compile_ahead=True,
-        llm=dataclasses.replace(LlamaConfig.tiny(vocab_size=320), width=16, layers=1, heads=2, kv_heads=1, head_dim=8,
-                                mlp_width=16),
-        lora=LoraConfig(rank=2, dropout=0.1), prompt=PromptConfig(instruction="short"),
-        data=DataConfig(path={path!r}, rows=2, row_tokens=384, row_examples=1, row_targets=256, word_swap=0.5),
-        optim=OptimConfig(accumulate=2),
-        stages={{"0": StageConfig(epochs=50, learning_rate=1e-3), "1": StageConfig(epochs=4, learning_rate=1e-3),
-                "2": stage, "3": stage, "4": stage}},
-    )
-"""
-
-
-def write_corpus(folder: Path) -> None:
-    dialogues = []
-    for number in range(DIALOGUES):
-        thing, feeling = THINGS[number], FEELINGS[number % len(FEELINGS)]
-        said = [f"I lost my {thing}.", f"Was the {thing} dear?", f"Yes, I am {feeling}.", f"A {thing} can come back."]
-        chain = {
-            "speaker_emotion": "sad", "event_scenario": f"losing a {thing}", "emotion_cause": "it is gone",
-            "goal_to_response": "comfort",
-        }  # fmt: skip
-        turns = [
-            {
-                "turn_id": str(turn), "context": "Loss.", "response": said[2 * turn + 1], "chain_of_empathy": chain,
-                "dialogue_history": [
-                    {"index": i, "role": ("speaker", "listener")[i % 2], "utterance": said[i]}
-                    for i in range(2 * turn + 1)
-                ],
-            }
-            for turn in range(2)
-        ]  # fmt: skip
-        profile = {"age": "young", "gender": "female", "timbre": "mid", "ID": 1}
-        dialogues.append(
-            {
-                "conversation_id": f"{number:05d}", "speaker_profile": profile, "listener_profile": profile,
-                "topic": "Life Events", "turns": turns,
-            }
-        )  # fmt: skip
-    folder.mkdir()
-    (folder / "train.json").write_text(json.dumps(dialogues))
-
-
-class Trainer:
-    def __init__(self, folder: Path):
-        self.folder = folder
-        write_corpus(folder / "data")
-        self.config = folder / "config.py"
-        self.config.write_text(CONFIG.format(path=str(folder / "data")))
-        self.env = os.environ | {
-            "JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT), "JAX_COMPILATION_CACHE_DIR": str(folder / "cache"),
-            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0", "XLA_FLAGS": "",
-        }  # fmt: skip
-
-    def start(self, workdir: str, *more: str) -> subprocess.Popen:
-        place = ["--workdir", str(self.folder / workdir)]
-        command = [sys.executable, str(ROOT / "train.py"), str(self.config), *place, *more]
-        return subprocess.Popen(
-            command, env=self.env, cwd=self.folder, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
-        )
-
-    def finish(self, process: subprocess.Popen) -> tuple[int, str, str]:
-        out, err = process.communicate(timeout=240)
-        return process.returncode, out, err
-
-    def read(self, workdir: str, name: str) -> list[dict]:
-        path = self.folder / workdir / name
-        lines = path.read_text().splitlines() if path.exists() else []
-        return [json.loads(line) for line in lines if line.endswith("}")]
+from trainer import DIALOGUES, Trainer
 
 
 @pytest.fixture(scope="module")
@@ -141,12 +59,22 @@ def test_a_resumed_run_learns_from_the_same_examples_each_once_an_epoch(trainer)
         assert len(set(taken[epoch * train : (epoch + 1) * train])) == train
 
 
+def test_a_run_killed_at_random_moments_is_the_run_that_was_not(trainer, seed):
+    """SIGKILL, twice: no handler runs, whatever was being written is left as it was."""
+    last = trainer.read("whole", "examples.jsonl")[-1]["step"]
+    steps = sorted(random.Random(seed).sample(range(2, last), 2))
+    assert trainer.kill_at("killed", steps[0])
+    assert trainer.kill_at("killed", steps[1], "--resume")
+    code, _, err = trainer.finish(trainer.start("killed", "--resume"))
+    assert code == 0, err[-2000:]
+    trainer.assert_equal("whole", "killed")
+
+
 def test_what_is_left_behind_is_equal(trainer):
     for name in ("config.json", "tokenizer/tokenizer.json"):
         whole, stopped = ((trainer.folder / run / name).read_bytes() for run in ("whole", "stopped"))
         assert whole == stopped
-    stopped = trainer.folder / "stopped"
-    assert (stopped / "base").is_dir() and any((stopped / "checkpoints").iterdir())
+    trainer.assert_equal("whole", "stopped")
 
 
 def test_a_used_workdir_needs_resume_and_another_config_is_refused(trainer):

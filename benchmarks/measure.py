@@ -1,0 +1,126 @@
+"""Measuring two programs fairly: the same cores, in turn, the median; and where the numbers go."""
+
+import argparse
+import datetime
+import json
+import os
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+RESULTS = Path(__file__).with_name("RESULTS.md")
+REPETITIONS = 5
+
+
+def parser(doc: str) -> argparse.ArgumentParser:
+    """The flags that all benchmarks share."""
+    made = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    made.add_argument("--peer", choices=("torch",), help="measure transformers and peft beside us, in the same run")
+    made.add_argument("--smoke", action="store_true", help="a few steps, to see that it runs; no result")
+    made.add_argument("--shape", choices=("tiny", "1b", "7b"), default="tiny", help="of the LLM")
+    made.add_argument("--core", type=int, help="CPU core to stay on (default: the last one); CPU only")
+    made.add_argument("--record", action="store_true", help=f"append the rows to {RESULTS.name}")
+    return made
+
+
+def on_one_core(core: int | None) -> None:
+    """Stay on one CPU core, unless an accelerator does the work. Call before jax and torch are imported.
+
+    On several cores the two compete with each other's waiting threads, and ratios depend on what else runs.
+    """
+    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # two programs share one device
+    if os.environ.get("JAX_PLATFORMS", "cpu") != "cpu":
+        return
+    os.environ["JAX_PLATFORMS"] = "cpu"
+    os.sched_setaffinity(0, {max(os.sched_getaffinity(0)) if core is None else core})
+    os.environ |= {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+
+
+def in_turn(programs: dict[str, Callable[[], None]], repetitions: int) -> dict[str, list[float]]:
+    """Seconds of each program's runs, one after the other, `repetitions` times; each has run once before."""
+    seconds: dict[str, list[float]] = {name: [] for name in programs}
+    for program in programs.values():
+        program()
+    for _ in range(repetitions):
+        for name, program in programs.items():
+            start = time.perf_counter()
+            program()
+            seconds[name].append(time.perf_counter() - start)
+    return seconds
+
+
+def matmul_peak(dtype: str, side: int) -> float:
+    """FLOP/s of one square matrix product through XLA: the ceiling that this device gives, in this run."""
+    import jax
+
+    x = jax.random.normal(jax.random.key(0), (side, side)).astype(dtype)
+    product = jax.jit(lambda x: x @ x)
+    product(x).block_until_ready()
+    times = []
+    for _ in range(5):
+        start = time.perf_counter()
+        product(x).block_until_ready()
+        times.append(time.perf_counter() - start)
+    return 2 * side**3 / min(times)
+
+
+def machine() -> str:
+    """The device in words."""
+    import jax
+
+    device = jax.devices()[0]
+    if device.platform != "cpu":
+        return device.device_kind
+    model = next((x.split(":")[1] for x in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in x), "CPU")
+    return f"{len(os.sched_getaffinity(0))} core of {model.strip()}"
+
+
+def row(name: str, work: float, unit: str, seconds: dict[str, list[float]], **facts) -> dict:
+    """One result: `work` (tokens, say) a second by our median; beside the peer's, if it ran.
+
+    `ratio_to_peer` is the median of the ratios of runs that were neighbours in time; above 1 we are faster.
+    """
+    import jax
+
+    ours = statistics.median(seconds["ours"])
+    result = {"name": name, "value": round(work / ours, 1), "unit": unit, "device": machine()}
+    if "peer" in seconds:
+        ratios = [p / o for o, p in zip(seconds["ours"], seconds["peer"], strict=True)]
+        result |= {
+            "peer_value": round(work / statistics.median(seconds["peer"]), 1),
+            "ratio_to_peer": round(statistics.median(ratios), 3),
+            "ratio_range": [round(min(ratios), 3), round(max(ratios), 3)],
+        }
+    versions = {"jax": jax.__version__}
+    if "torch" in sys.modules:
+        versions["torch"] = sys.modules["torch"].__version__
+        versions["transformers"] = sys.modules["transformers"].__version__
+    return result | facts | {"versions": versions}
+
+
+def report(rows: list[dict], args: argparse.Namespace) -> None:
+    """JSON lines on stdout; with --record a table in RESULTS.md too. Smoke rows say so and are never recorded."""
+    for result in rows:
+        print(json.dumps(result | ({"smoke": True} if args.smoke else {})), flush=True)
+    if not args.record or args.smoke:
+        return
+    command = f"python {' '.join([str(Path('benchmarks') / Path(sys.argv[0]).name), *sys.argv[1:]])}"
+    versions = ", ".join(f"{name} {version}" for name, version in rows[0]["versions"].items())
+    lines = [
+        "", f"## {Path(sys.argv[0]).stem}, {rows[0]['device']}, {datetime.date.today()}", "",
+        f"`{command}`; {versions}", "",
+        "| row | ours | peer | unit | ratio | range | notes |", "|---|---|---|---|---|---|---|",
+    ]  # fmt: skip
+    known = {"name", "value", "unit", "device", "peer_value", "ratio_to_peer", "ratio_range", "versions"}
+    for result in rows:
+        ratio = result.get("ratio_to_peer", "")
+        low, high = result.get("ratio_range", ("", ""))
+        notes = ", ".join(f"{name} {value}" for name, value in result.items() if name not in known)
+        lines.append(
+            f"| {result['name']} | {result['value']:,} | {result.get('peer_value', '')} | {result['unit']} | {ratio} | "
+            f"{low} to {high} | {notes} |"
+        )
+    with RESULTS.open("a") as file:
+        file.write("\n".join(lines) + "\n")

@@ -1,0 +1,41 @@
+"""LLMs of the sizes that benchmarks ask about, and Examples with words only."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+from empatheia_jax.config import Config, DataConfig, LlamaConfig, LoraConfig, OptimConfig, PromptConfig, StageConfig
+from empatheia_jax.preparation.sample_plan import plan_corpus
+
+LLMS = {
+    "tiny": LlamaConfig.tiny(vocab_size=2048),
+    "1b": LlamaConfig(vocab_size=32000, width=2048, layers=16, heads=32, kv_heads=8, head_dim=64, mlp_width=8192),
+    "7b": LlamaConfig.vicuna_7b(),
+}
+
+
+def bench_config(shape: str, folder: Path) -> Config:
+    """Stage 1 (LoRA on the chain of empathy) of an LLM of `shape`; dropout off, so that losses can be compared."""
+    llm, big = LLMS[shape], shape != "tiny"
+    return Config(
+        name=f"bench_{shape}", modalities=(), llm=llm, lora=LoraConfig(rank=16, alpha=32.0, dropout=0.0),
+        prompt=PromptConfig(instruction="coe" if big else "short"),
+        data=DataConfig(
+            path=str(folder), rows=4 if big else 3, row_tokens=2048 if big else 512, row_examples=4 if not big else 16,
+            row_targets=1024 if big else 320, profile_dropout=0.0, modality_dropout=0.0,
+        ),
+        optim=OptimConfig(accumulate=1),
+        stages={name: StageConfig(epochs=1, learning_rate=1e-4 if big else 1e-3) for name in "01234"},
+    )  # fmt: skip
+
+
+def write_words(folder: Path) -> None:
+    """The sample corpus's words, without its media, in the released layout."""
+    folder.mkdir(parents=True, exist_ok=True)
+    dialogues = [dialogue.labelled() for dialogue in plan_corpus(0, 150)["train"]]
+    (folder / "train.json").write_text(json.dumps(dialogues))
+
+
+def cache_ready(llm: LlamaConfig) -> LlamaConfig:
+    """For decoding: nothing is kept for a backward pass."""
+    return dataclasses.replace(llm, remat="none")

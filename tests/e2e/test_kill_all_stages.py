@@ -1,0 +1,29 @@
+"""Ten SIGKILLs over all five stages: after --resume the run is the one that was never killed."""
+
+import random
+
+import pytest
+from trainer import ALL_STAGES, Trainer
+
+KILLS = 10
+
+
+@pytest.mark.slow
+def test_ten_kills_leave_no_trace(tmp_path, seed):
+    trainer = Trainer(tmp_path, ALL_STAGES)
+    code, _, err = trainer.finish(trainer.start("whole"))
+    assert code == 0, err[-2000:]
+    records = trainer.read("whole", "examples.jsonl")
+    stages = sorted({record["stage"] for record in records})
+    assert stages == [0, 1, 2, 3, 4]
+    rng = random.Random(seed)
+    by_stage = {stage: [r["step"] for r in records if r["stage"] == stage] for stage in stages}
+    steps = [step for stage in stages for step in sorted(rng.sample(by_stage[stage], KILLS // len(stages)))]
+    killed = 0
+    for number, step in enumerate(steps):
+        killed += trainer.kill_at("killed", step, *(["--resume"] if number else []))
+    # A kill in the moments before the first checkpoint of all leaves a folder that begins again with --resume.
+    code, _, err = trainer.finish(trainer.start("killed", "--resume"))
+    assert code == 0, err[-2000:]
+    assert killed >= KILLS - 1  # a kill wished for the last step may come after the end
+    trainer.assert_equal("whole", "killed")

@@ -1,0 +1,170 @@
+"""`python train.py` on a handful of dialogues, as a process that tests may stop, kill and resume."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+from orbax.checkpoint import v1 as ocp
+from small import FEELINGS, THINGS, make_store
+
+from empatheia_jax.config import Config
+from empatheia_jax.data.avamerg import read_examples
+from empatheia_jax.data.features import FeatureWriter, store_settings, write_shard
+from empatheia_jax.data.schema import SYMBOL_COUNT, Widths
+from empatheia_jax.encoders import build_encoders
+from empatheia_jax.generators.build import build_generators
+
+ROOT = Path(__file__).resolve().parents[2]
+DIALOGUES = 10
+
+TEXT = """
+import dataclasses
+from empatheia_jax.config import *
+def get_config():
+    stage = StageConfig(epochs=1, learning_rate=1e-3)
+    return Config(
+        name="e2e", modalities=(), seed=3, log_every=1, checkpoint_every=25, compile_ahead=True,
+        llm=dataclasses.replace(LlamaConfig.tiny(vocab_size=320), width=16, layers=1, heads=2, kv_heads=1, head_dim=8,
+                                mlp_width=16),
+        lora=LoraConfig(rank=2, dropout=0.1), prompt=PromptConfig(instruction="short"),
+        data=DataConfig(path={path!r}, rows=2, row_tokens=384, row_examples=1, row_targets=256, word_swap=0.5),
+        optim=OptimConfig(accumulate=2),
+        stages={{"0": StageConfig(epochs=50, learning_rate=1e-3), "1": StageConfig(epochs=4, learning_rate=1e-3),
+                "2": stage, "3": stage, "4": stage}},
+    )
+"""
+
+
+def write_corpus(folder: Path) -> None:
+    dialogues = []
+    for number in range(DIALOGUES):
+        thing, feeling = THINGS[number], FEELINGS[number % len(FEELINGS)]
+        said = [f"I lost my {thing}.", f"Was the {thing} dear?", f"Yes, I am {feeling}.", f"A {thing} can come back."]
+        chain = {
+            "speaker_emotion": "sad", "event_scenario": f"losing a {thing}", "emotion_cause": "it is gone",
+            "goal_to_response": "comfort",
+        }  # fmt: skip
+        turns = [
+            {
+                "turn_id": str(turn), "context": "Loss.", "response": said[2 * turn + 1], "chain_of_empathy": chain,
+                "dialogue_history": [
+                    {"index": i, "role": ("speaker", "listener")[i % 2], "utterance": said[i]}
+                    for i in range(2 * turn + 1)
+                ],
+            }
+            for turn in range(2)
+        ]  # fmt: skip
+        profile = {"age": "young", "gender": "female", "timbre": "mid", "ID": 1}
+        dialogues.append(
+            {
+                "conversation_id": f"{number:05d}", "speaker_profile": profile, "listener_profile": profile,
+                "topic": "Life Events", "turns": turns,
+            }
+        )  # fmt: skip
+    folder.mkdir()
+    (folder / "train.json").write_text(json.dumps(dialogues))
+
+
+ALL_STAGES = """
+import dataclasses
+from empatheia_jax.config import *
+def get_config():
+    stage = StageConfig(epochs=4, learning_rate=1e-3)
+    return Config(
+        name="e2e", seed=4, log_every=1, checkpoint_every=3, compile_ahead=True,
+        llm=dataclasses.replace(LlamaConfig.tiny(vocab_size=320), width=16, layers=1, heads=2, kv_heads=1, head_dim=8,
+                                mlp_width=16),
+        lora=LoraConfig(rank=2, dropout=0.1), prompt=PromptConfig(instruction="short"),
+        projector=ProjectorConfig(tokens=2, width=16, heads=2),
+        latents=LatentConfig(width=16, heads=2, mlp_width=16, encoder_layers=1, decoder_layers=1, whiten=True),
+        data=DataConfig(path={path!r}, features={path!r} + "/features", rows=2, row_tokens=512, row_examples=2,
+                        row_utterances=8, row_targets=320, response_tokens=48, phonemes=24, frames=40, word_swap=0.5,
+                        recast=0.5),
+        optim=OptimConfig(accumulate=1),
+        stages={{name: stage for name in "01234"}},
+    )
+"""
+
+
+def write_features(folder: Path) -> None:
+    """A feature store of random arrays for the corpus: as the classical networks' in shape, quicker to have."""
+    config = Config()
+    encoders, (speech, face) = build_encoders(config.encoders), build_generators(config.generators)
+    widths = Widths(
+        encoders["audio"].feature_shape, encoders["video"].feature_shape, SYMBOL_COUNT, speech.content_dim,
+        face.content_dim, speech.style_dim, face.style_dim,
+    )  # fmt: skip
+    examples = [e for split in ("train", "validation") for e in read_examples(folder, split)[0]]
+    writer = FeatureWriter(folder / "features", store_settings(encoders, speech, face), "0", 1)
+    write_shard(folder / "features", 0, make_store(examples, widths=widths).items(), {"rejected": [], "counts": {}})
+    writer.finish({})
+
+
+class Trainer:
+    """Runs of one config in folders of their own, below `folder`."""
+
+    def __init__(self, folder: Path, config: str = TEXT):
+        self.folder = folder
+        write_corpus(folder / "data")
+        if config is ALL_STAGES:
+            write_features(folder / "data")
+        self.config = folder / "config.py"
+        self.config.write_text(config.format(path=str(folder / "data")))
+        self.env = os.environ | {
+            "JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT), "JAX_COMPILATION_CACHE_DIR": str(folder / "cache"),
+            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0", "XLA_FLAGS": "",
+        }  # fmt: skip
+
+    def start(self, workdir: str, *more: str) -> subprocess.Popen:
+        place = ["--workdir", str(self.folder / workdir)]
+        command = [sys.executable, str(ROOT / "train.py"), str(self.config), *place, *more]
+        return subprocess.Popen(
+            command, env=self.env, cwd=self.folder, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        )
+
+    def finish(self, process: subprocess.Popen) -> tuple[int, str, str]:
+        out, err = process.communicate(timeout=240)
+        return process.returncode, out, err
+
+    def read(self, workdir: str, name: str) -> list[dict]:
+        path = self.folder / workdir / name
+        lines = path.read_text().splitlines() if path.exists() else []
+        return [json.loads(line) for line in lines if line.endswith("}")]
+
+    def weights(self, workdir: str) -> dict[str, np.ndarray]:
+        """Every array that a finished run leaves: its base, the newest checkpoint's parameters and optimizer."""
+        folder = self.folder / workdir
+        newest = max((folder / "checkpoints").iterdir(), key=lambda path: int(path.name))
+        saved = ocp.load_checkpointables(str(newest), {"params": None, "optimizer": None})
+        found = {"base": ocp.load(str(folder / "base")), **saved}
+        return {f"{part}/{name}": np.asarray(array) for part, arrays in found.items() for name, array in arrays.items()}
+
+    def kill_at(self, workdir: str, step: int, *more: str) -> bool:
+        """Start a run and SIGKILL it once it has logged `step`; False when it was over before."""
+        process = self.start(workdir, *more)
+        deadline = time.monotonic() + 240
+        while process.poll() is None and not any(r["step"] >= step for r in self.read(workdir, "examples.jsonl")[-1:]):
+            assert time.monotonic() < deadline
+            time.sleep(0.002)
+        over = process.poll() is not None
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+        return not over
+
+    def assert_equal(self, one: str, other: str) -> None:
+        """Two runs left the same records (but for speed) and the same weights, to the bit."""
+        for name in ("metrics.jsonl", "examples.jsonl"):
+            first, second = (
+                [{k: v for k, v in r.items() if k != "tokens_per_second"} for r in self.read(run, name)]
+                for run in (one, other)
+            )
+            assert second == first, name
+        first, second = self.weights(one), self.weights(other)
+        assert first.keys() == second.keys()
+        for name, array in first.items():
+            np.testing.assert_array_equal(second[name], array, err_msg=name)

@@ -1,0 +1,76 @@
+"""`empatheia plan --local`: the sizes of published models, from shapes alone."""
+
+import dataclasses
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import pytest
+from flax import nnx
+
+from empatheia_jax.config import ConfigError, GeneratorConfig
+from empatheia_jax.config_io import load_config
+from empatheia_jax.empatheia import Empatheia
+from empatheia_jax.plan import config_widths, encoder_parts, kept_activations, local_plan, model_parts
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="module")
+def vicuna():
+    return load_config(str(ROOT / "configs" / "vicuna_7b.py"))
+
+
+def test_published_models_have_their_published_sizes(vicuna):
+    before = len(jax.live_arrays())
+    parts = {part.name: part for part in model_parts(vicuna)}
+    assert parts["LLM, frozen"].parameters == 6_738_415_616  # Llama-7B
+    assert parts["LLM, frozen"].weights == 2 * 6_738_415_616 + 2 * (2 * 32 + 1) * 4096  # bfloat16; norms float32
+    assert parts["LoRA"].parameters == 32 * 4 * 2 * 16 * 4096  # Table 8: rank 16; q, k, v, o
+    assert parts["LoRA"].training == 12 * parts["LoRA"].parameters
+    assert parts["new tokens"].parameters == 2 * 34 * 4096
+    encoders = {part.name: part.parameters for part in encoder_parts(vicuna)}
+    assert encoders == {"hubert audio": 315_437_568, "clip video": 303_507_456}
+    assert len(jax.live_arrays()) == before
+
+
+def test_widths_are_those_of_the_named_networks(vicuna):
+    widths = config_widths(vicuna)
+    assert (widths.audio, widths.video) == ((32, 1024), (8, 1024))
+    assert (widths.content_speech, widths.style_speech) == (1280, 256)
+    assert (widths.content_video, widths.style_video) == (2816, 256)
+    unknown = dataclasses.replace(vicuna, generators=GeneratorConfig(speech="torch"))
+    with pytest.raises(ConfigError, match="generators.speech 'torch'"):
+        config_widths(unknown)
+
+
+def test_activations_are_the_named_residuals(vicuna):
+    """A layer's, by hand: q, k, v, attention out, mid and input of 4096, gate and up of 11008, two bytes each."""
+    tokens = 2 * 2048
+    assert kept_activations(vicuna) == tokens * 32 * 2 * (6 * 4096 + 2 * 11008)
+    full = dataclasses.replace(vicuna, llm=dataclasses.replace(vicuna.llm, remat="full"))
+    assert kept_activations(full) == tokens * 32 * 2 * 4096
+
+
+@pytest.mark.parametrize("name", ["tiny", "text_only", "hubert_clip_tiny"])
+def test_every_config_can_be_planned(name):
+    config = load_config(str(ROOT / "configs" / f"{name}.py"))
+    text = local_plan(config)
+    assert text.startswith(name) and "LLM (stage 0)" in text
+    parts = model_parts(config)
+    whole = nnx.state(nnx.eval_shape(lambda: Empatheia(config, config_widths(config), rngs=nnx.Rngs(0))))
+    assert sum(part.parameters for part in parts) == sum(leaf.size for leaf in jax.tree.leaves(whole))
+    assert f"{sum(part.parameters for part in parts):,}" in text
+
+
+def test_the_command_says_the_sizes_and_refuses_what_is_no_config(tmp_path):
+    def run(*words):
+        return subprocess.run(
+            [sys.executable, "-m", "empatheia_jax", "plan", *words, "--local"], cwd=ROOT, capture_output=True, text=True
+        )
+
+    done = run("configs/vicuna_7b.py", "--lora.rank", "32")
+    assert done.returncode == 0 and "33,554,432" in done.stdout, done.stderr
+    done = run(str(tmp_path / "none.py"))
+    assert done.returncode == 2 and done.stderr.count("\n") == 1
