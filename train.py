@@ -4,6 +4,7 @@ python train.py configs/tiny.py --workdir runs/tiny [--stages 0,1,2,3,4] [--resu
 """
 
 import argparse
+import os
 import sys
 from pathlib import Path
 
@@ -106,7 +107,10 @@ def main(argv: list[str]) -> int:
 
 if __name__ == "__main__":
     try:
-        sys.exit(main(sys.argv[1:]))
+        code = main(sys.argv[1:])
     except (ValueError, OSError) as error:
         print(f"train.py: {error}", file=sys.stderr)
-        sys.exit(2)
+        code = 2
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)  # all is written; a stage that still compiles ahead for a stopped run would hold up a plain exit

@@ -14,9 +14,9 @@ LLMS = {
 }
 
 
-def bench_config(shape: str, folder: Path) -> Config:
+def bench_config(shape: str, folder: Path, attention: str = "xla") -> Config:
     """Stage 1 (LoRA on the chain of empathy) of an LLM of `shape`; dropout off, so that losses can be compared."""
-    llm, big = LLMS[shape], shape != "tiny"
+    llm, big = dataclasses.replace(LLMS[shape], attention=attention), shape != "tiny"
     return Config(
         name=f"bench_{shape}", modalities=(), llm=llm, lora=LoraConfig(rank=16, alpha=32.0, dropout=0.0),
         prompt=PromptConfig(instruction="coe" if big else "short"),

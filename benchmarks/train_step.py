@@ -206,7 +206,7 @@ def main(args) -> None:
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         write_words(folder)
-        ours = Ours(bench_config(args.shape, folder), folder)
+        ours = Ours(bench_config(args.shape, folder, args.attention), folder)
     peer = Peer(ours) if args.peer else None
     config, encoded = ours.config, ours.prepared.rows.encoded
     dtype = config.llm.compute_dtype
@@ -229,7 +229,7 @@ def main(args) -> None:
     for name, (batches, tokens, wanted, mean) in cases.items():
         losses: dict[str, list[float]] = {"ours": [], "peer": []}
         programs = {"ours": ours.program(batches, losses["ours"])}
-        facts = {"shape": args.shape, "dtype": dtype, "steps": steps, "tokens": tokens}
+        facts = {"shape": args.shape, "dtype": dtype, "attention": args.attention, "steps": steps, "tokens": tokens}
         if peer:
             padded = [peer.grid(b) for b in batches] if name == "equal_shapes" else [peer.padded(i, size) for i in ids]
             programs["peer"] = peer.program(padded, losses["peer"], name == "peer_head_at_targets")

@@ -23,7 +23,6 @@ def vicuna():
 
 
 def test_published_models_have_their_published_sizes(vicuna):
-    before = len(jax.live_arrays())
     parts = {part.name: part for part in model_parts(vicuna)}
     assert parts["LLM, frozen"].parameters == 6_738_415_616  # Llama-7B
     assert parts["LLM, frozen"].weights == 2 * 6_738_415_616 + 2 * (2 * 32 + 1) * 4096  # bfloat16; norms float32
@@ -32,7 +31,7 @@ def test_published_models_have_their_published_sizes(vicuna):
     assert parts["new tokens"].parameters == 2 * 34 * 4096
     encoders = {part.name: part.parameters for part in encoder_parts(vicuna)}
     assert encoders == {"hubert audio": 315_437_568, "clip video": 303_507_456}
-    assert len(jax.live_arrays()) == before
+    assert all(array.size < 2**20 for array in jax.live_arrays())  # shapes only
 
 
 def test_widths_are_those_of_the_named_networks(vicuna):

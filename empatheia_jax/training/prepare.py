@@ -132,5 +132,5 @@ class Ahead:
             self._ready.append(self._pool.submit(prepare, self._run, stage, self._graphdef, abstract))
 
     def close(self) -> None:
-        """Begin with nothing more; waits for what is being compiled."""
-        self._pool.shutdown(cancel_futures=True)
+        """Begin with nothing more. What is being compiled goes on: a compilation cannot be interrupted."""
+        self._pool.shutdown(wait=False, cancel_futures=True)

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from jax.extend.core import jaxprs_in_params
 
 from empatheia_jax.config import LlamaConfig, LoraConfig, RopeScaling
 from empatheia_jax.llm.cache import empty_cache
@@ -75,7 +76,7 @@ def matmul_flops(jaxpr) -> int:
             (contracted, _), _ = equation.params["dimension_numbers"]
             left = equation.invars[0].aval.shape
             total += 2 * math.prod(equation.outvars[0].aval.shape) * math.prod(left[axis] for axis in contracted)
-        for inner in jax.core.jaxprs_in_params(equation.params):
+        for inner in jaxprs_in_params(equation.params):
             total += matmul_flops(inner) * equation.params.get("length", 1)
     return total
 

@@ -114,6 +114,18 @@ def test_whole_batch(pair, seed, record_property):
     assert_close(hidden, theirs.last_hidden_state.numpy(), states, their_states, record_property)
 
 
+def test_a_failure_names_the_first_layer_that_differs(seed):
+    model, twin = pair_of("base", CASES, seed, random_config, torch_twin, Hubert, load)
+    kernel = model.layers.up_proj.kernel
+    kernel[...] = kernel[...].at[0].multiply(1.05)
+    waveform = np.random.default_rng(seed).normal(0.1, 1.0, (1, 3000)).astype(np.float32)
+    hidden, _, states = run(model, waveform, [3000])
+    theirs = run_twin(twin, waveform)
+    their_states = [state.numpy() for state in theirs.hidden_states[: model.config.layers]]
+    with pytest.raises(AssertionError, match="first in layer 0"):
+        assert_close(hidden, theirs.last_hidden_state.numpy(), states, their_states, lambda *_: None)
+
+
 def test_padded_batch_equals_each_alone(pair, seed, record_property):
     """Every row is torch's answer to that utterance alone, whatever lies in the padding."""
     model, twin = pair

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +12,7 @@ import pytest
 from flax import nnx
 from small import leaves, make_model, small_config, sub
 
-from empatheia_jax.checkpoint import CheckpointError, Checkpoints, Position, load_base, save_base
+from empatheia_jax.checkpoint import CheckpointError, Checkpoints, Position, identify_base, load_base, save_base
 from empatheia_jax.config import Config, ConfigError, LlamaConfig, RopeScaling
 from empatheia_jax.config_io import config_from_json, config_to_json, load_config
 from empatheia_jax.training.metrics import Metrics, cut_back, finite
@@ -63,6 +64,26 @@ def test_checkpoints_come_back_bit_for_bit_and_the_newest_two_stay(tmp_path, sta
     fewer = nnx.filter_state(state, trains(("lora",)))
     with pytest.raises(CheckpointError, match="unknown.*audio_projector"):
         again.load_params(again.latest(), fewer)
+    again.close()
+
+
+def test_a_checkpoint_goes_on_with_its_own_base_only(tmp_path, state):
+    base = tmp_path / "base"
+    save_base(base, nnx.filter_state(state, trains(("base",))))
+    checkpoints = Checkpoints(tmp_path / "checkpoints")
+    checkpoints.base = identify_base(base)
+    lora = nnx.filter_state(state, trains(("lora",)))
+    checkpoints.save(Position(4, 1, 4), lora, {})
+    checkpoints.close()
+    again = Checkpoints(tmp_path / "checkpoints")
+    shutil.copytree(base, tmp_path / "moved")
+    again.check_base(again.latest(), identify_base(tmp_path / "moved"))  # the same files elsewhere
+    victim = max((tmp_path / "moved").rglob("*"), key=lambda path: path.stat().st_size if path.is_file() else 0)
+    data = bytearray(victim.read_bytes())
+    data[len(data) // 2] ^= 1
+    victim.write_bytes(data)
+    with pytest.raises(CheckpointError, match="moved is not the base of"):
+        again.check_base(again.latest(), identify_base(tmp_path / "moved"))
     again.close()
 
 

@@ -1,0 +1,47 @@
+"""The benchmarks run, say what they measured, and both programs did the same work."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def rows(name: str, *words: str) -> list[dict]:
+    before = (ROOT / "benchmarks" / "RESULTS.md").read_bytes()
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "benchmarks" / f"{name}.py"), "--smoke", "--record", *words], cwd=ROOT,
+        env=os.environ | {"PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"}, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert (ROOT / "benchmarks" / "RESULTS.md").read_bytes() == before  # smoke rows are no results
+    found = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+    assert all(row["smoke"] and row["value"] > 0 and row["unit"] and row["device"] for row in found)
+    return found
+
+
+def test_decoding_beside_transformers():
+    pytest.importorskip("torch")
+    found = rows("decode", "--peer", "torch")
+    assert [row["name"] for row in found] == ["batch_1", "batch_4"]
+    for row in found:
+        assert row["ratio_to_peer"] > 0 and not row["void"] and row["equal_tokens"] == 1.0
+
+
+def test_decoding_alone():
+    assert all("ratio_to_peer" not in row for row in rows("decode"))
+
+
+@pytest.mark.slow
+def test_a_lora_step_beside_transformers_and_peft():
+    pytest.importorskip("torch")
+    pytest.importorskip("peft")
+    found = rows("train_step", "--peer", "torch")
+    assert [row["name"] for row in found] == ["as_users_do", "peer_head_at_targets", "equal_shapes"]
+    for row in found:
+        assert row["ratio_to_peer"] > 0 and not row["void"]
+        assert row["loss"] == pytest.approx(row["peer_loss"], rel=1e-4)
