@@ -29,7 +29,7 @@ class Encoded:
     loss: np.ndarray  # bool [length]; whether this id is a target of L_emp
     slots: tuple[Slot, ...]
     response: tuple[int, int]  # span of the response's own tokens, (0, 0): none
-    labels: np.ndarray  # bool [length]; targets that name the chain's emotion, in stage 0 the repeated profile instead
+    labels: np.ndarray  # bool [length]; targets that name the chain's emotion; in stage 0 a known profile
     signals: int | None  # position of <AUD1>; None where the Example ends with </s>
 
 

@@ -1,10 +1,23 @@
 """What a run leaves behind to be looked at: metrics.jsonl, examples.jsonl, TensorBoard events, one line a log."""
 
 import json
+import sys
 from pathlib import Path
 
 import numpy as np
-from tensorboardX import SummaryWriter
+
+
+def _summary_writer():
+    """tensorboardX's, without the torch that it imports where there is one: training is free of it."""
+    hidden = "torch" not in sys.modules
+    if hidden:
+        sys.modules["torch"] = None  # its import fails, as where torch is not installed
+    try:
+        from tensorboardX import SummaryWriter
+    finally:
+        if hidden:
+            del sys.modules["torch"]
+    return SummaryWriter
 
 
 class Metrics:
@@ -18,7 +31,7 @@ class Metrics:
             if resume_step is not None and path.exists():
                 cut_back(path, resume_step)
             self._files[name] = path.open("a", buffering=1)
-        self._events = SummaryWriter(str(folder / "events"), purge_step=resume_step)
+        self._events = _summary_writer()(str(folder / "events"), purge_step=resume_step)
 
     def log(self, step: int, stage: int, values: dict[str, float]) -> None:
         """One object a logged step."""

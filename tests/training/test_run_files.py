@@ -3,6 +3,9 @@
 import dataclasses
 import json
 import shutil
+import subprocess
+import sys
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -73,7 +76,7 @@ def test_a_checkpoint_goes_on_with_its_own_base_only(tmp_path, state):
     checkpoints = Checkpoints(tmp_path / "checkpoints")
     checkpoints.base = identify_base(base)
     lora = nnx.filter_state(state, trains(("lora",)))
-    checkpoints.save(Position(4, 1, 4), lora, {})
+    checkpoints.save(Position(4, 1, 4), lora, {"count": jnp.zeros(1)})
     checkpoints.close()
     again = Checkpoints(tmp_path / "checkpoints")
     shutil.copytree(base, tmp_path / "moved")
@@ -200,3 +203,26 @@ def test_later_stages_of_a_scratch_base_need_a_trained_base(tmp_path):
         check_workdir(tmp_path, CONFIG, resume=False, stages=STAGES[1:])
     (tmp_path / "base").mkdir()
     check_workdir(tmp_path, CONFIG, resume=False, stages=STAGES[1:])
+
+
+def test_training_is_free_of_torch(tmp_path):
+    """Also where torch is installed, and after the TensorBoard writer has been at work."""
+    program = f"""
+import sys
+import train
+from pathlib import Path
+from empatheia_jax.training.metrics import Metrics
+metrics = Metrics(Path({str(tmp_path)!r}), None)
+metrics.log(1, 0, {{"loss": 1.0}})
+metrics.close()
+found = [name for name in ("torch", "tensorflow", "av", "cv2") if name in sys.modules]
+assert not found, found
+import importlib.util
+if importlib.util.find_spec("torch"):
+    import torch
+    torch.zeros(1)
+"""
+    root = Path(__file__).resolve().parents[2]
+    done = subprocess.run([sys.executable, "-c", program], cwd=root, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-1500:]
+    assert any((tmp_path / "events").iterdir())
