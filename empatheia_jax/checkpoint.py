@@ -116,8 +116,12 @@ class Checkpoints:
         newest = self._checkpointer.latest
         if newest is None:
             return None
-        saved = self._checkpointer.load_checkpointables(newest.step, {"position": None})
-        return Position(**saved["position"])
+        return self._where(newest.step)[0]
+
+    def _where(self, step: int) -> tuple[Position, Base]:
+        saved = dict(self._checkpointer.load_checkpointables(step, {"position": None})["position"])
+        base = Base(**saved.pop("base"))
+        return Position(**saved), base
 
     def save(self, position: Position, params: nnx.State, opt_state) -> None:
         """Save asynchronously; a step that is not after the newest one does nothing.
@@ -132,10 +136,11 @@ class Checkpoints:
         self._checkpointer.save_checkpointables_async(
             position.step,
             {
-                "params": _named(params), "optimizer": leaves, "position": dataclasses.asdict(position),
-                "base": dataclasses.asdict(self.base),
+                "params": _named(params),
+                "optimizer": leaves,
+                "position": dataclasses.asdict(position) | {"base": dataclasses.asdict(self.base)},
             },
-        )  # fmt: skip
+        )
 
     def check_base(self, position: Position, base: Base) -> None:
         """See that a checkpoint was trained on this base.
@@ -143,7 +148,7 @@ class Checkpoints:
         Raises:
           CheckpointError: its base was another.
         """
-        saved = Base(**self._checkpointer.load_checkpointables(position.step, {"base": None})["base"])
+        saved = self._where(position.step)[1]
         if saved.sha256 and saved.sha256 != base.sha256:
             raise CheckpointError(
                 f"{base.folder} is not the base of {self._folder / str(position.step)}, which was {saved.folder} with "

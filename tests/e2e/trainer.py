@@ -128,7 +128,7 @@ class Trainer:
         )
 
     def finish(self, process: subprocess.Popen) -> tuple[int, str, str]:
-        out, err = process.communicate(timeout=240)
+        out, err = process.communicate(timeout=900)
         return process.returncode, out, err
 
     def read(self, workdir: str, name: str) -> list[dict]:
