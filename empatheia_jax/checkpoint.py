@@ -120,7 +120,7 @@ class Checkpoints:
 
     def _where(self, step: int) -> tuple[Position, Base]:
         saved = dict(self._checkpointer.load_checkpointables(step, {"position": None})["position"])
-        base = Base(**saved.pop("base"))
+        base = Base(**saved.pop("base", {}))  # runs from before bases were recorded have none
         return Position(**saved), base
 
     def save(self, position: Position, params: nnx.State, opt_state) -> None:

@@ -318,6 +318,8 @@ def aims(report: dict) -> list[dict]:
     for name, what in (("f0", "F0"), ("rate", "syllables/s"), ("mouth", "mouth curve"), ("brow", "brow height")):
         aim(f"{what}: rank correlation over 28 cells", ("style", "rho", name, 0), 0.8)
         aim(f"{what}: permutation p", ("style", "rho", name, 1), 0.01, most=True)
+    between = ("style", "f0_between_profiles", "worst")
+    aim("F0 moved by the profile alone, worst pair's error, semitones", between, 3.0, most=True)
     return rows
 
 

@@ -5,6 +5,7 @@ heard and seen is measured from the audio and the frames of the model's answers.
 """
 
 import dataclasses
+import itertools
 from collections.abc import Callable, Mapping
 
 import numpy as np
@@ -39,7 +40,8 @@ def sweep(
       features: utterance key -> stored features, or None.
       texts: texts a cell.
     Returns:
-      {"cells": [...28], "rho": {measure: [rho, p]}, "answered": texts that got a response} of the report; F0 in
+      {"cells": [...28], "rho": {measure: [rho, p]}, "answered": texts that got a response, "f0_between_profiles":
+      {"worst", "within_3"}} of the report; F0 in
       semitones from the profile's mean, rate in syllables a second, mouth and brow in shares of the picture's height.
     """
     first = [example for example in neutral if example.turn_id == 0 and example.chain]
@@ -112,7 +114,32 @@ def _compare(measured: dict[tuple, list[dict[str, float]]]) -> dict:
     for cell in cells:  # the face's measures are seen
         for name in ("mouth", "brow"):
             cell[f"{name}_seen"] = cell.pop(f"{name}_heard")
-    return {"cells": cells, "rho": rho, "answered": sum(map(len, measured.values()))}
+    return {
+        "cells": cells, "rho": rho, "answered": sum(map(len, measured.values())),
+        "f0_between_profiles": f0_between_profiles(cells),
+    }  # fmt: skip
+
+
+def f0_between_profiles(cells: list[dict]) -> dict[str, float]:
+    """How well changing the profile alone moves F0: the answers' difference less the corpus's, in semitones.
+
+    Returns:
+      "worst": the largest mean error, over emotions, of two profiles; "within_3": the share of pairs and emotions whose
+      error is at most 3.
+    """
+    error = {
+        (cell["profile"], cell["emotion"]): cell["f0_from_100_heard"] - cell["f0_from_100_asked"] for cell in cells
+    }
+    profiles = sorted({profile for profile, _ in error})
+    pairs = []
+    for one, other in itertools.combinations(profiles, 2):
+        shared = [e for p, e in error if p == one and (other, e) in error]
+        pairs.append([error[one, emotion] - error[other, emotion] for emotion in shared])
+    every = np.abs(np.concatenate(pairs)) if pairs else np.array([np.nan])
+    return {
+        "worst": float(max((abs(np.mean(pair)) for pair in pairs if pair), default=np.nan)),
+        "within_3": float(np.mean(every <= 3.0)),
+    }
 
 
 def spearman(a: np.ndarray, b: np.ndarray, permutations: int = 5000, seed: int = 0) -> tuple[float, float]:

@@ -12,7 +12,7 @@ from empatheia_jax.data.pipeline import Rows
 from empatheia_jax.data.schema import Profile
 from empatheia_jax.evaluation import conditions
 from empatheia_jax.evaluation.latents import TARGETS, explained, training_means
-from empatheia_jax.evaluation.style_sweep import spearman
+from empatheia_jax.evaluation.style_sweep import f0_between_profiles, spearman
 
 EXAMPLES = make_examples(12, seed=2)
 STORE = make_store(EXAMPLES)
@@ -99,3 +99,17 @@ def test_explained_variance_is_one_for_gold_zero_for_the_mean_and_known_between(
     heard = explained(blend(1.0), None, held, means, nearest_phoneme=lambda content: np.zeros(len(content), int))
     golds = np.concatenate([STORE[e.utterance_key(e.response)]["phonemes"] for e in EXAMPLES[14:]])
     assert heard["nearest_phoneme"] == pytest.approx((golds == 0).mean())
+
+
+def test_f0_between_profiles_counts_what_the_profile_moves():
+    """Two profiles 12 semitones apart in the corpus and 8 in the answers; a third that is exact but for a shift."""
+    asked = {"a": 0.0, "b": 12.0, "c": 5.0}
+    heard = {"a": 1.0, "b": 9.0, "c": 6.0}
+    cells = [
+        {"profile": p, "emotion": e, "f0_from_100_asked": asked[p] + k, "f0_from_100_heard": heard[p] + 2 * k}
+        for p in "abc"
+        for k, e in enumerate(("happy", "sad"))
+    ]
+    found = f0_between_profiles(cells)
+    assert found["worst"] == pytest.approx(4.0)
+    assert found["within_3"] == pytest.approx(2 / 6)  # a-c fits in both emotions; a-b and b-c are 4 off
