@@ -48,7 +48,7 @@ class FrozenNetwork:
                 f"{self.field} is empty: give the folder of converted weights, or {RANDOM!r} for a dry run without any"
             )
         if self.weights == RANDOM:
-            return {"architecture": architecture, "weights": RANDOM}
+            return {"architecture": architecture, "weights": RANDOM, "dtype": self.config.compute_dtype}
         path = Path(self.weights) / "config.json"
         if not path.exists():
             raise ConfigError(f"{self.field}: {path} is not there; convert the weights first, or use {RANDOM!r}")
@@ -57,11 +57,14 @@ class FrozenNetwork:
         if found != architecture:
             changed = sorted(n for n in found.keys() | architecture.keys() if found.get(n) != architecture.get(n))
             raise ConfigError(f"{self.field}: {self.weights} has another architecture ({', '.join(changed)})")
-        return {"architecture": architecture, "weights": saved["sha256"]}
+        return {"architecture": architecture, "weights": saved["sha256"], "dtype": self.config.compute_dtype}
 
     def abstract(self) -> nnx.State:
         """Shapes and dtypes of every parameter."""
-        return nnx.split(nnx.eval_shape(lambda: self.create(self.config, rngs=nnx.Rngs(0))))[1]
+        return nnx.split(self._shapes(self.config))[1]
+
+    def _shapes(self, config) -> nnx.Module:
+        return nnx.eval_shape(lambda: self.create(config, rngs=nnx.Rngs(0)))
 
     def __call__(self, *arrays: np.ndarray):
         """Outputs of `forward` as numpy arrays; compiled once for each set of shapes."""
@@ -71,13 +74,16 @@ class FrozenNetwork:
     @functools.cached_property
     def _loaded(self):
         self.identity  # noqa: B018 - refuses weights that do not fit
-        graphdef, abstract = nnx.split(nnx.eval_shape(lambda: self.create(self.config, rngs=nnx.Rngs(0))))
+        graphdef, abstract = nnx.split(self._shapes(self.config))
         if self.weights == RANDOM:
             state = jax.jit(lambda: nnx.split(self.create(self.config, rngs=nnx.Rngs(0)))[1])()
         else:
             here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-            placed = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=here), abstract)
+            dtype = json.loads((Path(self.weights) / "config.json").read_text())["dtype"]
+            saved = nnx.split(self._shapes(dataclasses.replace(self.config, param_dtype=dtype)))[1]
+            placed = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=here), saved)
             state = load_base(Path(self.weights) / "params", placed)
+            state = jax.tree.map(lambda x, like: x.astype(like.dtype), state, abstract)
         return jax.jit(lambda state, *arrays: self.forward(nnx.merge(graphdef, state), *arrays)), state
 
 
@@ -90,14 +96,14 @@ def save_weights(folder: Path, config, module: nnx.Module) -> None:
         array = np.asarray(jax.device_get(variable.get_value()))
         digest.update(f"{'/'.join(map(str, path))} {array.dtype} {array.shape}".encode())
         digest.update(array.tobytes())
-    write_json(
-        Path(folder) / "config.json", {"architecture": _architecture(config), "sha256": digest.hexdigest()}
-    )
+    facts = {"architecture": _architecture(config), "dtype": config.param_dtype, "sha256": digest.hexdigest()}
+    write_json(Path(folder) / "config.json", facts)
 
 
 def _architecture(config) -> dict:
-    """The config as JSON gives it back."""
-    return json.loads(json.dumps({"family": type(config).__name__} | dataclasses.asdict(config)))
+    """The config as JSON gives it back, without the number formats: weights of one serve in another."""
+    fields = {"family": type(config).__name__} | dataclasses.asdict(config)
+    return json.loads(json.dumps({n: v for n, v in fields.items() if n not in ("compute_dtype", "param_dtype")}))
 
 
 def rounded_up(count: int, most: int) -> int:

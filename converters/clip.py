@@ -1,0 +1,64 @@
+"""CLIP: transformers' CLIPVisionModel, or the vision tower out of a whole CLIPModel -> `encoders.clip.ClipVision`."""
+
+from collections.abc import Mapping
+
+from converters.readers import ConversionError, Tensor
+from converters.rules import CONV2D, FLAT, SAME, Rule, Transform, linear
+from empatheia_jax.encoders.clip import ClipVision, ClipVisionConfig
+from empatheia_jax.encoders.clip_video import DEVIATION, MEAN
+
+NETWORK = ClipVision
+HARMLESS = (
+    r"(vision_model\.)?embeddings\.position_ids",
+    r"text_model\..*",
+    r"logit_scale",
+    r"(visual|text)_projection\.weight",
+)
+_PARTS = {
+    "q_proj": "self_attn.q_proj", "k_proj": "self_attn.k_proj", "v_proj": "self_attn.v_proj",
+    "o_proj": "self_attn.out_proj", "up_proj": "mlp.fc1", "down_proj": "mlp.fc2", "attention_norm": "layer_norm1",
+    "mlp_norm": "layer_norm2",
+}  # fmt: skip
+
+
+def config_of(settings: dict, preprocessor: dict | None) -> ClipVisionConfig:
+    """transformers' config.json (and preprocessor_config.json) -> ours; what is absent has transformers' default.
+
+    Raises:
+      ConversionError: something that `ClipVision` or `ClipVideo` does otherwise.
+    """
+    vision = settings.get("vision_config", settings)
+    for name, ours in (("image_mean", MEAN), ("image_std", DEVIATION)):
+        found = (preprocessor or {}).get(name, ours)
+        if max(abs(a - b) for a, b in zip(found, ours, strict=True)) > 1e-4:
+            raise ConversionError(f"preprocessor_config.json: {name} is {found}; only CLIP's own {ours} is known")
+    return ClipVisionConfig(
+        width=vision.get("hidden_size", 768), layers=vision.get("num_hidden_layers", 12),
+        heads=vision.get("num_attention_heads", 12), mlp_width=vision.get("intermediate_size", 3072),
+        activation=vision.get("hidden_act", "quick_gelu"), norm_epsilon=vision.get("layer_norm_eps", 1e-5),
+        image_size=vision.get("image_size", 224), patch_size=vision.get("patch_size", 32),
+    )  # fmt: skip
+
+
+def rules(config: ClipVisionConfig, tensors: Mapping[str, Tensor]) -> list[Rule]:
+    """The table. A whole CLIP, and older releases, have "vision_model." before every name."""
+    prefix = "vision_model." if any(name.startswith("vision_model.") for name in tensors) else ""
+
+    def pair(target: str, source: str, transform: Transform, bias: Transform = SAME) -> list[Rule]:
+        weight = "scale" if target.endswith("norm") else "kernel"
+        return [
+            Rule((f"{prefix}{source}.weight",), f"{target}/{weight}", transform),
+            Rule((f"{prefix}{source}.bias",), f"{target}/bias", bias),
+        ]
+
+    table = [
+        Rule((f"{prefix}embeddings.patch_embedding.weight",), "patch_kernel", CONV2D),
+        Rule((f"{prefix}embeddings.class_embedding",), "class_embedding"),
+        Rule((f"{prefix}embeddings.position_embedding.weight",), "position_embedding"),
+        *pair("pre_norm", "pre_layrnorm", SAME),  # their spelling
+        *pair("post_norm", "post_layernorm", SAME),
+    ]
+    for ours, theirs in _PARTS.items():
+        transform = SAME if ours.endswith("norm") else linear(2 if ours == "o_proj" else 1)
+        table += pair(f"layers/{ours}", f"encoder.layers.{{layer}}.{theirs}", transform, FLAT)
+    return table
