@@ -2,5 +2,6 @@
 
 readers.py    names, shapes and numbers out of safetensors and torch files, without running anything in them
 rules.py      a family is a table of rules; every source tensor is used once, every parameter filled once
-hubert.py, clip.py, vicuna.py    the tables, and transformers' config.json -> ours
+hubert.py, clip.py    the tables, and transformers' config.json -> ours
+convert.py    one family's checkpoint -> a folder that encoders read
 """
