@@ -17,7 +17,7 @@ import jax  # noqa: E402
 import jax.numpy as jnp  # noqa: E402
 import numpy as np  # noqa: E402
 from flax import nnx  # noqa: E402
-from shapes import LLMS, cache_ready  # noqa: E402
+from shapes import LLMS  # noqa: E402
 
 from empatheia_jax.llm.decode import generate  # noqa: E402
 from empatheia_jax.llm.llama import Llama  # noqa: E402
@@ -30,7 +30,7 @@ class Ours:
     """`llm.decode.generate`, compiled once a batch size."""
 
     def __init__(self, config, new: int):
-        self.graphdef, abstract = nnx.split(nnx.eval_shape(lambda: Llama(config, rngs=nnx.Rngs(0))))
+        self.graphdef = nnx.graphdef(nnx.eval_shape(lambda: Llama(config, rngs=nnx.Rngs(0))))
         self.state = jax.jit(lambda: nnx.split(Llama(config, rngs=nnx.Rngs(0)))[1])()
         self.llm = nnx.merge(self.graphdef, self.state)
 
@@ -81,7 +81,7 @@ class Peer:
 
 def main(args) -> None:
     prompt, new, repetitions = (16, 8, 1) if args.smoke else (PROMPT, NEW, measure.REPETITIONS)
-    config = cache_ready(LLMS[args.shape])
+    config = LLMS[args.shape]
     ours = Ours(config, new)
     peer = Peer(ours, new) if args.peer else None
     parameters = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(ours.state))

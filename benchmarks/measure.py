@@ -20,7 +20,6 @@ def parser(doc: str) -> argparse.ArgumentParser:
     made.add_argument("--peer", choices=("torch",), help="measure transformers and peft beside us, in the same run")
     made.add_argument("--smoke", action="store_true", help="a few steps, to see that it runs; no result")
     made.add_argument("--shape", choices=("tiny", "1b", "7b"), default="tiny", help="of the LLM")
-    made.add_argument("--attention", choices=("xla", "cudnn"), default="xla", help="ours; the peer's is torch's sdpa")
     made.add_argument("--core", type=int, help="CPU core to stay on (default: the last one); CPU only")
     made.add_argument("--record", action="store_true", help=f"append the rows to {RESULTS.name}")
     return made

@@ -34,8 +34,3 @@ def write_words(folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     dialogues = [dialogue.labelled() for dialogue in plan_corpus(0, 150)["train"]]
     (folder / "train.json").write_text(json.dumps(dialogues))
-
-
-def cache_ready(llm: LlamaConfig) -> LlamaConfig:
-    """For decoding: nothing is kept for a backward pass."""
-    return dataclasses.replace(llm, remat="none")

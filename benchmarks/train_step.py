@@ -19,6 +19,7 @@ import measure
 
 if __name__ == "__main__":
     _parser = measure.parser(__doc__)
+    _parser.add_argument("--attention", choices=("xla", "cudnn"), default="xla", help="ours; the peer's is sdpa")
     _parser.add_argument("--steps", type=int, default=20, help="a run")
     ARGS = _parser.parse_args()
     measure.on_one_core(ARGS.core)
@@ -243,8 +244,7 @@ def main(args) -> None:
         result = measure.row(name, tokens, "real tokens/s", seconds, **facts)
         share = flops(config, tokens, wanted, mean) / tokens * result["value"] / peak
         rows.append(result | {"share_of_matmul": round(share, 3)})
-    filled = packed / cells
-    rows[0] |= {"rows_filled": round(filled, 3)}
+    rows[0] |= {"rows_filled": round(packed / cells, 3)}
     measure.report(rows, args)
 
 

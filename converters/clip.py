@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 
 from converters.readers import ConversionError, Tensor
-from converters.rules import CONV2D, FLAT, SAME, Rule, Transform, linear
+from converters.rules import CONV2D, Rule, affine, prefix_of, transformer
 from empatheia_jax.encoders.clip import ClipVision, ClipVisionConfig
 from empatheia_jax.encoders.clip_video import DEVIATION, MEAN
 
@@ -42,23 +42,12 @@ def config_of(settings: dict, preprocessor: dict | None) -> ClipVisionConfig:
 
 def rules(config: ClipVisionConfig, tensors: Mapping[str, Tensor]) -> list[Rule]:
     """The table. A whole CLIP, and older releases, have "vision_model." before every name."""
-    prefix = "vision_model." if any(name.startswith("vision_model.") for name in tensors) else ""
-
-    def pair(target: str, source: str, transform: Transform, bias: Transform = SAME) -> list[Rule]:
-        weight = "scale" if target.endswith("norm") else "kernel"
-        return [
-            Rule((f"{prefix}{source}.weight",), f"{target}/{weight}", transform),
-            Rule((f"{prefix}{source}.bias",), f"{target}/bias", bias),
-        ]
-
-    table = [
+    prefix = prefix_of(tensors, "vision_model.")
+    return [
         Rule((f"{prefix}embeddings.patch_embedding.weight",), "patch_kernel", CONV2D),
         Rule((f"{prefix}embeddings.class_embedding",), "class_embedding"),
         Rule((f"{prefix}embeddings.position_embedding.weight",), "position_embedding"),
-        *pair("pre_norm", "pre_layrnorm", SAME),  # their spelling
-        *pair("post_norm", "post_layernorm", SAME),
+        *affine("pre_norm", f"{prefix}pre_layrnorm"),  # their spelling
+        *affine("post_norm", f"{prefix}post_layernorm"),
+        *transformer(f"{prefix}encoder.layers", _PARTS),
     ]
-    for ours, theirs in _PARTS.items():
-        transform = SAME if ours.endswith("norm") else linear(2 if ours == "o_proj" else 1)
-        table += pair(f"layers/{ours}", f"encoder.layers.{{layer}}.{theirs}", transform, FLAT)
-    return table

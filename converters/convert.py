@@ -13,6 +13,7 @@ from flax import nnx
 from converters import clip, hubert
 from converters.readers import ConversionError, open_checkpoint
 from converters.rules import plan
+from empatheia_jax.checkpoint import filled, named
 from empatheia_jax.encoders.frozen import save_weights
 
 FAMILIES: dict[str, ModuleType] = {"hubert": hubert, "clip": clip}
@@ -39,16 +40,14 @@ def convert(family: str, source: Path, output: Path, dtype: str = "float32") -> 
     config = table.config_of(settings, json.loads(preprocessor.read_text()) if preprocessor.exists() else None)
     config = dataclasses.replace(config, param_dtype=dtype)
     tensors = open_checkpoint(source)
-    model = nnx.eval_shape(lambda: table.NETWORK(config, rngs=nnx.Rngs(0)))
-    flat = {"/".join(map(str, path)): (path, variable) for path, variable in nnx.to_flat_state(nnx.state(model))}
-    targets = {name: tuple(variable.shape) for name, (_, variable) in flat.items()}
+    state = nnx.state(nnx.eval_shape(lambda: table.NETWORK(config, rngs=nnx.Rngs(0))))
+    shapes = named(state)
+    targets = {name: tuple(leaf.shape) for name, leaf in shapes.items()}
     fitted = plan(table.rules(config, tensors), targets, tensors, table.HARMLESS)
-    for name, (_, variable) in flat.items():
-        variable.set_value(jnp.asarray(fitted.array(name, np.dtype(variable.dtype))))
-    nnx.update(model, nnx.from_flat_state([(path, variable) for path, variable in flat.values()]))
+    state = filled(state, {name: jnp.asarray(fitted.array(name, leaf.dtype)) for name, leaf in shapes.items()})
     partial = output.with_name(output.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
-    save_weights(partial, config, model)
+    save_weights(partial, config, state)
     partial.rename(output)
     used = {name for rules in fitted.fill.values() for rule, layer in rules for name in rule.names(layer)}
     return {

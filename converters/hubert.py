@@ -3,12 +3,11 @@
 from collections.abc import Mapping
 
 from converters.readers import ConversionError, Tensor
-from converters.rules import CONV1D, FLAT, SAME, Rule, Transform, linear
+from converters.rules import CONV1D, Rule, Transform, affine, linear, prefix_of, transformer
 from empatheia_jax.encoders.hubert import Hubert, HubertConfig, fold_weight_norm
 
 NETWORK = Hubert
 HARMLESS = (r"(hubert\.)?masked_spec_embed", r"lm_head\.(weight|bias)")  # of SpecAugment and of CTC
-_POSITIONS = "encoder.pos_conv_embed.conv"
 _WEIGHT_NORM = Transform(
     lambda shape: [(1, 1, shape[0]), (shape[2], shape[1], shape[0])],
     lambda arrays, shape: fold_weight_norm(*(array.astype("float32") for array in arrays)),
@@ -51,31 +50,23 @@ def config_of(settings: dict, preprocessor: dict | None) -> HubertConfig:
 
 def rules(config: HubertConfig, tensors: Mapping[str, Tensor]) -> list[Rule]:
     """The table. A model with a task head has "hubert." before every name."""
-    prefix = "hubert." if any(name.startswith("hubert.") for name in tensors) else ""
-
-    def pair(target: str, source: str, transform: Transform, bias: Transform = SAME) -> list[Rule]:
-        weight = "scale" if target.endswith("norm") else "kernel"
-        return [
-            Rule((f"{prefix}{source}.weight",), f"{target}/{weight}", transform),
-            Rule((f"{prefix}{source}.bias",), f"{target}/bias", bias),
-        ]
-
+    prefix = prefix_of(tensors, "hubert.")
     table: list[Rule] = []
     for index in range(len(config.conv_dim)):
-        source = f"feature_extractor.conv_layers.{index}"
-        kernel, bias = pair(f"convolutions/{index}", f"{source}.conv", CONV1D)
+        source = f"{prefix}feature_extractor.conv_layers.{index}"
+        kernel, bias = affine(f"convolutions/{index}", f"{source}.conv", CONV1D)
         table += [kernel, bias] if config.conv_bias else [kernel]
         if config.feat_extract_norm == "layer" or index == 0:
-            table += pair(f"convolutions/{index}/norm", f"{source}.layer_norm", SAME)
+            table += affine(f"convolutions/{index}/norm", f"{source}.layer_norm")
     if config.feat_proj_layer_norm:
-        table += pair("feature_norm", "feature_projection.layer_norm", SAME)
-    table += pair("feature_projection", "feature_projection.projection", linear())
+        table += affine("feature_norm", f"{prefix}feature_projection.layer_norm")
+    positions = f"{prefix}encoder.pos_conv_embed.conv"
     newer = "parametrizations.weight.original0", "parametrizations.weight.original1"
     for spelling in (newer, ("weight_g", "weight_v")):
-        sources = tuple(f"{prefix}{_POSITIONS}.{name}" for name in spelling)
-        table.append(Rule(sources, "position_kernel", _WEIGHT_NORM))
-    table += [Rule((f"{prefix}{_POSITIONS}.bias",), "position_bias"), *pair("norm", "encoder.layer_norm", SAME)]
-    for ours, theirs in _PARTS.items():
-        transform = SAME if ours.endswith("norm") else linear(2 if ours == "o_proj" else 1)
-        table += pair(f"layers/{ours}", f"encoder.layers.{{layer}}.{theirs}", transform, FLAT)
-    return table
+        table.append(Rule(tuple(f"{positions}.{name}" for name in spelling), "position_kernel", _WEIGHT_NORM))
+    return table + [
+        *affine("feature_projection", f"{prefix}feature_projection.projection", linear()),
+        Rule((f"{positions}.bias",), "position_bias"),
+        *affine("norm", f"{prefix}encoder.layer_norm"),
+        *transformer(f"{prefix}encoder.layers", _PARTS),
+    ]

@@ -53,6 +53,28 @@ class Rule:
         return [name.format(layer=layer) for name in self.sources]
 
 
+def prefix_of(tensors: Mapping[str, Tensor], prefix: str) -> str:
+    """`prefix` where the checkpoint's names begin with it (a model inside another), else nothing."""
+    return prefix if any(name.startswith(prefix) for name in tensors) else ""
+
+
+def affine(target: str, source: str, transform: Transform = SAME, bias: Transform = SAME) -> list[Rule]:
+    """Weight and bias of one torch module -> our kernel (a norm's: scale) and bias."""
+    weight = "scale" if target.endswith("norm") else "kernel"
+    return [
+        Rule((f"{source}.weight",), f"{target}/{weight}", transform), Rule((f"{source}.bias",), f"{target}/bias", bias)
+    ]  # fmt: skip
+
+
+def transformer(source: str, parts: Mapping[str, str]) -> list[Rule]:
+    """The layers of `encoders.transformer.Layers`; `parts` has torch's name below `source`.N. of each of ours."""
+    table = []
+    for ours, theirs in parts.items():
+        transform = SAME if ours.endswith("norm") else linear(2 if ours == "o_proj" else 1)
+        table += affine(f"layers/{ours}", f"{source}.{{layer}}.{theirs}", transform, FLAT)
+    return table
+
+
 @dataclasses.dataclass(frozen=True)
 class Plan:
     """What fills each parameter: for each layer (one None where the parameter is not stacked) its rule."""

@@ -10,6 +10,7 @@ import json
 from pathlib import Path
 
 import jax
+import numpy as np
 from flax import nnx
 from orbax.checkpoint import v1 as ocp
 
@@ -32,14 +33,24 @@ class Position:
     stage_step: int
 
 
-def _named(state: nnx.State) -> dict[str, jax.Array]:
+def named(state: nnx.State) -> dict[str, jax.Array]:
     """Flat names -> arrays: a form that outlives changes of module classes."""
     return {"/".join(map(str, path)): variable.get_value() for path, variable in nnx.to_flat_state(state)}
 
 
-def _filled(state: nnx.State, arrays: dict[str, jax.Array]) -> nnx.State:
+def filled(state: nnx.State, arrays: dict[str, jax.Array]) -> nnx.State:
+    """A state like `state`, perhaps abstract, with the arrays of these names (`named`)."""
     flat = [(path, variable.replace(arrays["/".join(map(str, path))])) for path, variable in nnx.to_flat_state(state)]
     return nnx.from_flat_state(flat)
+
+
+def state_hash(state: nnx.State) -> str:
+    """SHA-256 of parameters, names and bytes: 64 hex digits."""
+    digest = hashlib.sha256()
+    for path, variable in sorted(nnx.to_flat_state(state), key=lambda item: str(item[0])):
+        digest.update(str(path).encode())
+        digest.update(np.ascontiguousarray(jax.device_get(variable[...])).tobytes())
+    return digest.hexdigest()
 
 
 def _abstract(arrays):
@@ -59,7 +70,7 @@ def _check(saved: dict, wanted: dict, where: Path) -> None:
 
 def save_base(folder: Path, base: nnx.State) -> None:
     """Write the base once; an older one is replaced only when the new one is complete."""
-    ocp.save(str(folder.absolute()), _named(base), overwrite=True)
+    ocp.save(str(folder.absolute()), named(base), overwrite=True)
 
 
 def load_base(folder: Path, base: nnx.State) -> nnx.State:
@@ -73,9 +84,9 @@ def load_base(folder: Path, base: nnx.State) -> nnx.State:
         raise CheckpointError(
             f"{folder}: no base model here; train stage 0, or give the path of a converted one"
         )
-    wanted = _named(base)
+    wanted = named(base)
     _check(ocp.metadata(str(folder.absolute())).metadata, wanted, folder)
-    return _filled(base, ocp.load(str(folder.absolute()), _abstract(wanted)))
+    return filled(base, ocp.load(str(folder.absolute()), _abstract(wanted)))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -136,7 +147,7 @@ class Checkpoints:
         self._checkpointer.save_checkpointables_async(
             position.step,
             {
-                "params": _named(params),
+                "params": named(params),
                 "optimizer": leaves,
                 "position": dataclasses.asdict(position) | {"base": dataclasses.asdict(self.base)},
             },
@@ -161,11 +172,11 @@ class Checkpoints:
         Raises:
           CheckpointError: other parameters or shapes are in it.
         """
-        wanted = _named(params)
+        wanted = named(params)
         metadata = self._checkpointer.checkpointables_metadata(position.step).metadata["params"]
         _check(metadata, wanted, self._folder / str(position.step))
         loaded = self._checkpointer.load_checkpointables(position.step, {"params": _abstract(wanted)})
-        return _filled(params, loaded["params"])
+        return filled(params, loaded["params"])
 
     def load_optimizer(self, position: Position, opt_state):
         """Optimizer state of a checkpoint, in the structure and shardings of `opt_state`, the same stage's."""

@@ -52,16 +52,15 @@ def model_parts(config: Config) -> list[Part]:
     trained = set(stage(4 if config.modalities else 1, config).trains)
     if config.base == "scratch":
         trained.add("base")
-    sizes: dict[str, list[int]] = {}
+    sizes: dict[str, np.ndarray] = {}
     for path, variable in nnx.to_flat_state(nnx.state(abstract)):
         group, count = group_of(path, isinstance(variable, nnx.LoRAParam)), int(np.prod(variable.shape))
         # What a stage trains is float32 while it does: weight, gradient, two moments.
         held = 4 if group in trained else np.dtype(variable.dtype).itemsize
-        found = sizes.setdefault(group, [0, 0, 0])
-        for index, value in enumerate((count, count * held, 12 * count if group in trained else 0)):
-            found[index] += value
+        size = np.array([count, count * held, 12 * count if group in trained else 0])
+        sizes[group] = sizes.get(group, 0) + size
     names = PARTS | ({"base": "LLM (stage 0)"} if config.base == "scratch" else {})
-    return [Part(names[group], *sizes[group]) for group in PARTS if group in sizes]
+    return [Part(names[group], *sizes[group].tolist()) for group in PARTS if group in sizes]
 
 
 def encoder_parts(config: Config) -> list[Part]:
@@ -70,8 +69,7 @@ def encoder_parts(config: Config) -> list[Part]:
     for encoder in build_encoders(config.encoders).values() if config.modalities else ():
         if encoder.on_device:
             leaves = jax.tree.leaves(encoder.network.abstract())
-            count = sum(int(np.prod(leaf.shape)) for leaf in leaves)
-            held = sum(int(np.prod(leaf.shape)) * leaf.dtype.itemsize for leaf in leaves)
+            count, held = sum(leaf.size for leaf in leaves), sum(leaf.size * leaf.dtype.itemsize for leaf in leaves)
             parts.append(Part(encoder.name.replace("_", " "), count, held, 0))
     return parts
 

@@ -11,7 +11,7 @@ from PIL import Image
 
 from empatheia_jax.encoders.clip import ClipVision, ClipVisionConfig
 from empatheia_jax.encoders.contract import checked_video, spaced
-from empatheia_jax.encoders.frozen import FrozenNetwork, rounded_up
+from empatheia_jax.encoders.frozen import FrozenNetwork, power_of_two
 
 MEAN = (0.48145466, 0.4578275, 0.40821073)
 DEVIATION = (0.26862954, 0.26130258, 0.27577711)
@@ -30,6 +30,7 @@ class ClipVideo:
     modality: str = "video"
     sample_rate: int = 0
     on_device: bool = True
+    faces_missed: int = 0  # faces are not looked for: frames are taken whole
 
     @property
     def feature_shape(self) -> tuple[int, int]:
@@ -57,7 +58,7 @@ class ClipVideo:
         for start in range(0, len(batch), BATCH_CLIPS):
             clips = np.stack(batch[start : start + BATCH_CLIPS])
             count = len(clips)
-            clips = np.pad(clips, ((0, rounded_up(count, BATCH_CLIPS) - count), *((0, 0),) * 4))
+            clips = np.pad(clips, ((0, min(power_of_two(count), BATCH_CLIPS) - count), *((0, 0),) * 4))
             features[start : start + count] = self.network(clips)[:count]
         return features
 

@@ -19,6 +19,7 @@ class ModalityEncoder(Protocol):
     sample_rate: int  # of the audio that `preprocess` takes, in Hz; 0 for video
     input_shape: tuple[int | None, ...]  # of what `preprocess` returns; None: as long as the utterance
     feature_shape: tuple[int, int]  # (N, D)
+    faces_missed: int  # of a video encoder: clips in which it looked for a face and found none, so far
     on_device: bool  # whether `encode` is a network that wants the accelerator, so one process should run it
 
     def preprocess(self, media: np.ndarray) -> np.ndarray:

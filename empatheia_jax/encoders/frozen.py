@@ -6,7 +6,6 @@ Weights are a folder, FOLDER/config.json and FOLDER/params (Orbax), that `save_w
 
 import dataclasses
 import functools
-import hashlib
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -15,7 +14,7 @@ import jax
 import numpy as np
 from flax import nnx
 
-from empatheia_jax.checkpoint import load_base, save_base, write_json
+from empatheia_jax.checkpoint import load_base, save_base, state_hash, write_json
 from empatheia_jax.config import ConfigError
 
 RANDOM = "random"
@@ -87,16 +86,10 @@ class FrozenNetwork:
         return jax.jit(lambda state, *arrays: self.forward(nnx.merge(graphdef, state), *arrays)), state
 
 
-def save_weights(folder: Path, config, module: nnx.Module) -> None:
+def save_weights(folder: Path, config, state: nnx.State) -> None:
     """Write a network's weights as `FrozenNetwork` reads them; config.json comes last and makes the folder complete."""
-    state = nnx.split(module)[1]
     save_base(Path(folder) / "params", state)
-    digest = hashlib.sha256()
-    for path, variable in sorted(nnx.to_flat_state(state), key=lambda pair: tuple(map(str, pair[0]))):
-        array = np.asarray(jax.device_get(variable.get_value()))
-        digest.update(f"{'/'.join(map(str, path))} {array.dtype} {array.shape}".encode())
-        digest.update(array.tobytes())
-    facts = {"architecture": _architecture(config), "dtype": config.param_dtype, "sha256": digest.hexdigest()}
+    facts = {"architecture": _architecture(config), "dtype": config.param_dtype, "sha256": state_hash(state)}
     write_json(Path(folder) / "config.json", facts)
 
 
@@ -106,6 +99,6 @@ def _architecture(config) -> dict:
     return json.loads(json.dumps({n: v for n, v in fields.items() if n not in ("compute_dtype", "param_dtype")}))
 
 
-def rounded_up(count: int, most: int) -> int:
-    """The smallest power of two that holds `count`, at most `most`: few shapes, so few compilations."""
-    return min(1 << (count - 1).bit_length(), most)
+def power_of_two(least: int) -> int:
+    """The smallest power of two that is at least `least` >= 1: few shapes, so few compilations."""
+    return 1 << (least - 1).bit_length()

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from empatheia_jax.encoders.contract import checked_audio
-from empatheia_jax.encoders.frozen import FrozenNetwork, rounded_up
+from empatheia_jax.encoders.frozen import FrozenNetwork, power_of_two
 from empatheia_jax.encoders.hubert import Hubert, HubertConfig
 
 SAMPLE_RATE = 16_000
@@ -65,7 +65,7 @@ class HubertAudio:
             most = max(1, BATCH_SECONDS * SAMPLE_RATE // length)
             for start in range(0, len(places), most):
                 chosen = places[start : start + most]
-                waveform = np.zeros((rounded_up(len(chosen), most), length), np.float32)
+                waveform = np.zeros((min(power_of_two(len(chosen)), most), length), np.float32)
                 lengths = np.zeros(len(waveform), np.int32)
                 for row, place in enumerate(chosen):
                     waveform[row, : len(batch[place])] = batch[place]
@@ -93,8 +93,7 @@ class HubertAudio:
 
 
 def _padded(samples: int) -> int:
-    seconds = -(-samples // SAMPLE_RATE)
-    return SAMPLE_RATE << (seconds - 1).bit_length()
+    return SAMPLE_RATE * power_of_two(-(-samples // SAMPLE_RATE))
 
 
 def segment_means(hidden: jax.Array, frames: jax.Array, segments: int) -> jax.Array:

@@ -41,8 +41,8 @@ def sweep(
       texts: texts a cell.
     Returns:
       {"cells": [...28], "rho": {measure: [rho, p]}, "answered": texts that got a response, "f0_between_profiles":
-      {"worst", "within_3"}} of the report; F0 in
-      semitones from the profile's mean, rate in syllables a second, mouth and brow in shares of the picture's height.
+      {"worst", "within_3"}} of the report; F0 in semitones from the profile's mean, rate in syllables a second, mouth
+      and brow in shares of the picture's height.
     """
     first = [example for example in neutral if example.turn_id == 0 and example.chain]
     donors: dict[str, list[Example]] = {name: [] for name in emotions.AVATAR_EMOTIONS}

@@ -25,20 +25,19 @@ def build_generators(config: GeneratorConfig, face_size: int = 256) -> tuple[Spe
 
 
 def generator_widths(config: GeneratorConfig) -> tuple[tuple[int, int], tuple[int, int]]:
-    """(content_dim, style_dim) of the speech and of the face generator, without building them.
+    """(content_dim, style_dim) of the speech and of the face generator, from their classes or the published table.
 
     Raises:
       ConfigError: for "torch", whose widths only the user's own checkout knows.
     """
-    widths = dict(PUBLISHED_WIDTHS)
-    if "classical" in (config.speech, config.face):
-        speech, face = build_generators(GeneratorConfig())
-        widths["classical speech"] = speech.content_dim, speech.style_dim
-        widths["classical face"] = face.content_dim, face.style_dim
-    found = []
-    for kind, name in (("speech", config.speech), ("face", config.face)):
-        key = f"classical {kind}" if name == "classical" else name
-        if key not in widths:
+    from empatheia_jax.generators.classical.face import ClassicalFace
+    from empatheia_jax.generators.classical.voice import ClassicalSpeech
+
+    def widths(kind: str, name: str, classical: type) -> tuple[int, int]:
+        if name == "classical":
+            return classical.content_dim, classical.style_dim
+        if name not in PUBLISHED_WIDTHS:
             raise ConfigError(f"generators.{kind} {name!r}: its widths are not known without it")
-        found.append(widths[key])
-    return found[0], found[1]
+        return PUBLISHED_WIDTHS[name]
+
+    return widths("speech", config.speech, ClassicalSpeech), widths("face", config.face, ClassicalFace)

@@ -1,13 +1,11 @@
 """What every generated file says of itself: that it is synthetic, and by which backends and weights."""
 
 import datetime
-import hashlib
 
-import jax
-import numpy as np
 from flax import nnx
 
 import empatheia_jax
+from empatheia_jax.checkpoint import state_hash
 
 
 def provenance(
@@ -34,11 +32,7 @@ def provenance(
 
 def weights_hash(adapted: nnx.State) -> str:
     """First 16 hex digits of the SHA-256 of parameters, names and bytes: the adapted parts, a base is known by path."""
-    digest = hashlib.sha256()
-    for path, variable in sorted(nnx.to_flat_state(adapted), key=lambda item: str(item[0])):
-        digest.update(str(path).encode())
-        digest.update(np.ascontiguousarray(jax.device_get(variable[...])).tobytes())
-    return digest.hexdigest()[:16]
+    return state_hash(adapted)[:16]
 
 
 def tags(facts: dict) -> dict[str, str]:

@@ -144,9 +144,9 @@ def _records(jobs: list[Job], on_error: str, notes: dict) -> Iterator[tuple[str,
     counts: Counter = notes["counts"]
     video = _extractor.encoders["video"]
     for job in jobs:
-        missed = getattr(video, "faces_missed", 0)
+        missed = video.faces_missed
         arrays, bad = _extractor(job)
-        counts["faces_missed"] += getattr(video, "faces_missed", 0) - missed
+        counts["faces_missed"] += video.faces_missed - missed
         if bad and on_error == "stop":
             raise ExtractError(f"{bad[0]['key']}: {bad[0]['error']} (go on without it: --on-error skip)")
         notes["rejected"].extend(bad)

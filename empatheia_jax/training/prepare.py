@@ -111,23 +111,21 @@ class Ahead:
             # What a stage trains comes out as float32: the next one is given it so.
             _, trainable, frozen = split(nnx.merge(graphdef, abstract), stage)
             abstract = nnx.merge_state(trainable, frozen)
-        self._depth = max(1, usable_cores() // 2)
+        self._depth = max(1, usable_cores() // 2) if run.config.compile_ahead else 1
         self._pool = concurrent.futures.ThreadPoolExecutor(self._depth, "prepare")
         self._ready: collections.deque[concurrent.futures.Future] = collections.deque()
 
     def take(self) -> Prepared:
         """The next stage, ready; begins with those after it."""
-        self._start(1)
-        if self._run.config.compile_ahead and self._depth > 1:
-            self._start(self._depth)  # at once: beside the first one's compilation
+        self._start()
         with self._run.clock("compile"):
             prepared = self._ready.popleft().result()
         if self._run.config.compile_ahead:
-            self._start(self._depth)
+            self._start()
         return prepared
 
-    def _start(self, wanted: int) -> None:
-        while self._todo and len(self._ready) < wanted:
+    def _start(self) -> None:
+        while self._todo and len(self._ready) < self._depth:
             stage, abstract = self._todo.pop(0)
             self._ready.append(self._pool.submit(prepare, self._run, stage, self._graphdef, abstract))
 

@@ -15,9 +15,9 @@ from small import FEELINGS, THINGS, make_store
 from empatheia_jax.config import Config
 from empatheia_jax.data.avamerg import read_examples
 from empatheia_jax.data.features import FeatureWriter, store_settings, write_shard
-from empatheia_jax.data.schema import SYMBOL_COUNT, Widths
 from empatheia_jax.encoders import build_encoders
 from empatheia_jax.generators.build import build_generators
+from empatheia_jax.plan import config_widths
 
 ROOT = Path(__file__).resolve().parents[2]
 DIALOGUES = 10
@@ -95,10 +95,7 @@ def write_features(folder: Path) -> None:
     """A feature store of random arrays for the corpus: as the classical networks' in shape, quicker to have."""
     config = Config()
     encoders, (speech, face) = build_encoders(config.encoders), build_generators(config.generators)
-    widths = Widths(
-        encoders["audio"].feature_shape, encoders["video"].feature_shape, SYMBOL_COUNT, speech.content_dim,
-        face.content_dim, speech.style_dim, face.style_dim,
-    )  # fmt: skip
+    widths = config_widths(config)
     examples = [e for split in ("train", "validation") for e in read_examples(folder, split)[0]]
     writer = FeatureWriter(folder / "features", store_settings(encoders, speech, face), "0", 1)
     write_shard(folder / "features", 0, make_store(examples, widths=widths).items(), {"rejected": [], "counts": {}})

@@ -11,7 +11,7 @@ from flax import nnx
 from empatheia_jax.config import ConfigError, EncoderConfig
 from empatheia_jax.encoders import EncoderError, build_encoders
 from empatheia_jax.encoders.clip import ClipVision, ClipVisionConfig
-from empatheia_jax.encoders.clip_video import ClipVideo
+from empatheia_jax.encoders.clip_video import DEVIATION, MEAN, ClipVideo
 from empatheia_jax.encoders.frozen import save_weights
 from empatheia_jax.encoders.hubert import Hubert, HubertConfig
 from empatheia_jax.encoders.hubert_audio import HubertAudio, segment_means
@@ -34,7 +34,7 @@ def hubert_folder(tmp_path_factory):
     draws = np.random.default_rng(1)
     nnx.update(module, jax.tree.map(lambda x: x + 0.1 * draws.normal(size=x.shape).astype(x.dtype), state))
     folder = tmp_path_factory.mktemp("weights") / "hubert"
-    save_weights(folder, HUBERT, module)
+    save_weights(folder, HUBERT, nnx.state(module))
     return folder, module
 
 
@@ -55,15 +55,8 @@ def test_pictures_are_prepared_as_published(rng, size):
     assert prepared.dtype == np.uint8 and prepared.shape == encoder.input_shape
     wanted = processor(list(frames), return_tensors="np", do_rescale=False, do_normalize=False)["pixel_values"]
     np.testing.assert_array_equal(prepared, np.moveaxis(np.asarray(wanted), 1, -1))
-    assert processor.image_mean == pytest.approx(np.array(_constants()[0])) and processor.image_std == pytest.approx(
-        np.array(_constants()[1])
-    )
-
-
-def _constants():
-    from empatheia_jax.encoders.clip_video import DEVIATION, MEAN
-
-    return MEAN, DEVIATION
+    assert processor.image_mean == pytest.approx(np.array(MEAN))
+    assert processor.image_std == pytest.approx(np.array(DEVIATION))
 
 
 @pytest.mark.parametrize("frames", [1, 3, 8, 9, 50])
@@ -97,7 +90,7 @@ def test_frames_are_seen_as_if_they_were_alone(rng):
     clips = [encoder.preprocess(rng.integers(0, 256, (7, 30, 40, 3), np.uint8)) for _ in range(11)]
     features = encoder.encode(clips)
     assert features.shape == (11, 3, 32)
-    mean, deviation = (np.array(c, np.float32) for c in _constants())
+    mean, deviation = (np.array(c, np.float32) for c in (MEAN, DEVIATION))
     for clip, feature in ((clips[0], features[0]), (clips[10], features[10])):
         pooled = np.asarray(module((clip / np.float32(255) - mean) / deviation)[1])
         np.testing.assert_allclose(feature, pooled, atol=2e-5 * np.abs(pooled).max())
@@ -108,12 +101,12 @@ def test_identity_is_of_the_weights(hubert_folder, tmp_path):
     one = HubertAudio(HUBERT, str(folder)).settings()
     assert json.loads(json.dumps(one)) == one
     moved = tmp_path / "moved"
-    save_weights(moved, HUBERT, module)
+    save_weights(moved, HUBERT, nnx.state(module))
     assert HubertAudio(HUBERT, str(moved)).settings() == one
     module = nnx.clone(module)
     module.norm.bias[...] = module.norm.bias[...].at[0].add(1e-6)
     other = tmp_path / "other"
-    save_weights(other, HUBERT, module)
+    save_weights(other, HUBERT, nnx.state(module))
     assert HubertAudio(HUBERT, str(other)).settings() != one
     assert HubertAudio(HUBERT, "random").settings() != one
 
