@@ -1,27 +1,58 @@
-"""`python -m converters FAMILY --input PATH --output DIR`; a bad checkpoint is an error message and exit code 2."""
+"""Published torch checkpoints to Flax and back; a bad checkpoint is an error message and exit code 2.
+
+  python -m converters vicuna|hubert|clip|wav2vec2 --input PATH --output DIR [--dtype D] [--verify]
+"""
 
 import argparse
+import os
 import sys
 from pathlib import Path
 
-from converters.convert import FAMILIES, convert
+os.environ.setdefault("JAX_PLATFORMS", "cpu")  # numbers are moved, not computed with: leave accelerators to others
+
+from converters.convert import FAMILIES, convert  # noqa: E402
+
+DTYPES = ("float32", "bfloat16", "float16")
 
 
 def main(argv: list[str]) -> int:
-    """Convert one checkpoint."""
-    parser = argparse.ArgumentParser(prog="python -m converters", description=__doc__)
-    parser.add_argument("family", choices=sorted(FAMILIES))
-    parser.add_argument("--input", type=Path, required=True, help="transformers directory, weights file or shard index")
-    parser.add_argument("--output", type=Path, required=True, help="a new folder")
-    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32", help="norms stay float32")
+    """Run one command."""
+    parser = argparse.ArgumentParser(
+        prog="python -m converters", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for family in FAMILIES:
+        command = commands.add_parser(family, help=f"a transformers checkpoint of {family} -> weights")
+        command.add_argument("--input", type=Path, required=True, help="directory, weights file or shard index")
+        command.add_argument("--output", type=Path, required=True, help="a new folder")
+        command.add_argument("--dtype", choices=DTYPES, help="default: as it is; norms stay float32")
+        command.add_argument(
+            "--verify", action="store_true",
+            help="then run torch's original and ours on the same input; an output that is there is only verified",
+        )  # fmt: skip
+        command.set_defaults(run=_convert)
     args = parser.parse_args(argv)
     try:
-        counts = convert(args.family, args.input, args.output, args.dtype)
+        return args.run(args)
     except (ValueError, OSError) as error:
-        print(f"converters {args.family}: {error}", file=sys.stderr)
+        print(f"converters {args.command}: {error}", file=sys.stderr)
         return 2
-    print(f"{args.output}: " + ", ".join(f"{value:,} {name.replace('_', ' ')}" for name, value in counts.items()))
-    return 0
+
+
+def _convert(args) -> int:
+    if not (args.verify and (args.output / "config.json").exists()):
+        _print(args.output, convert(args.command, args.input, args.output, args.dtype))
+    if not args.verify:
+        return 0
+    from converters.verify import verify
+
+    report = verify(args.command, args.input, args.output)
+    print("\n".join(report.lines()))
+    return 0 if report.good else 1
+
+
+def _print(output: Path, counts: dict[str, int]) -> None:
+    print(f"{output}: " + ", ".join(f"{value:,} {name.replace('_', ' ')}" for name, value in counts.items()))
 
 
 if __name__ == "__main__":

@@ -1,13 +1,15 @@
 """CLIP: transformers' CLIPVisionModel, or the vision tower out of a whole CLIPModel -> `encoders.clip.ClipVision`."""
 
-from collections.abc import Mapping
-
-from converters.readers import ConversionError, Tensor
-from converters.rules import CONV2D, Rule, affine, prefix_of, transformer
+from converters.readers import ConversionError
+from converters.rules import CONV2D, Rule, affine, transformer
 from empatheia_jax.encoders.clip import ClipVision, ClipVisionConfig
 from empatheia_jax.encoders.clip_video import DEVIATION, MEAN
 
+MODEL_TYPES = ("clip", "clip_vision_model")
+PREFIX = "vision_model."  # a whole CLIP, and older releases, have it before every name
 NETWORK = ClipVision
+CLASS = "CLIPVisionModel"
+KEPT = ()
 HARMLESS = (
     r"(vision_model\.)?embeddings\.position_ids",
     r"text_model\..*",
@@ -40,13 +42,12 @@ def config_of(settings: dict, preprocessor: dict | None) -> ClipVisionConfig:
     )  # fmt: skip
 
 
-def rules(config: ClipVisionConfig, tensors: Mapping[str, Tensor]) -> list[Rule]:
-    """The table. A whole CLIP, and older releases, have "vision_model." before every name."""
-    prefix = prefix_of(tensors, "vision_model.")
+def rules(config: ClipVisionConfig, prefix: str) -> list[Rule]:
+    """The table."""
     return [
-        Rule((f"{prefix}embeddings.patch_embedding.weight",), "patch_kernel", CONV2D),
-        Rule((f"{prefix}embeddings.class_embedding",), "class_embedding"),
-        Rule((f"{prefix}embeddings.position_embedding.weight",), "position_embedding"),
+        Rule(f"{prefix}embeddings.patch_embedding.weight", "patch_kernel", CONV2D),
+        Rule(f"{prefix}embeddings.class_embedding", "class_embedding"),
+        Rule(f"{prefix}embeddings.position_embedding.weight", "position_embedding"),
         *affine("pre_norm", f"{prefix}pre_layrnorm"),  # their spelling
         *affine("post_norm", f"{prefix}post_layernorm"),
         *transformer(f"{prefix}encoder.layers", _PARTS),

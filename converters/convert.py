@@ -1,56 +1,192 @@
-"""One family's checkpoint -> a folder that `encoders.frozen.FrozenNetwork` reads."""
+"""One family's checkpoint -> a folder of weights (`empatheia_jax/weights.py`), an array at a time."""
 
 import dataclasses
 import json
 import shutil
+import sys
 from pathlib import Path
 from types import ModuleType
 
-import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from tqdm import tqdm
 
-from converters import clip, hubert
-from converters.readers import ConversionError, open_checkpoint
-from converters.rules import plan
-from empatheia_jax.checkpoint import filled, named
-from empatheia_jax.encoders.frozen import save_weights
+from converters import clip, hubert, travel, vicuna, wav2vec2
+from converters.readers import ConversionError, Tensor, open_checkpoint, read_json
+from converters.rules import Fit, fit, prefix_of
+from empatheia_jax.config import ConfigError
+from empatheia_jax.states import write_json
+from empatheia_jax.weights import Writer, architecture, slots
 
-FAMILIES: dict[str, ModuleType] = {"hubert": hubert, "clip": clip}
+FAMILIES: dict[str, ModuleType] = {"vicuna": vicuna, "hubert": hubert, "clip": clip, "wav2vec2": wav2vec2}
+CARRIED = "carried.safetensors"
+"""Small tensors that we do not need and an export must have: SpecAugment's mask embedding."""
 
 
-def convert(family: str, source: Path, output: Path, dtype: str = "float32") -> dict[str, int]:
-    """Convert a transformers directory; `output` appears when all of it is written, or not at all.
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """A checkpoint that fits a family."""
+
+    family: str
+    folder: Path
+    settings: dict  # transformers' config.json
+    config: object  # ours
+    tensors: dict[str, Tensor]
+    prefix: str
+    fits: list[Fit]
+
+    @property
+    def table(self) -> ModuleType:
+        return FAMILIES[self.family]
+
+
+def open_source(family: str, source: Path) -> Source:
+    """Read settings and names, and see that everything fits, before any number is read.
 
     Args:
-      dtype: of the parameters that are not norms, "float32" or "bfloat16".
-    Returns:
-      counts: tensors used, left aside (known to be harmless), parameters and their numbers.
+      source: a transformers directory, a weights file in one, or a shard index.
     Raises:
-      ConversionError: a checkpoint that does not fit, with everything that is wrong; an output that is there already.
+      ConversionError: a checkpoint that does not fit, with everything that is wrong.
     """
-    table, source, output = FAMILIES[family], Path(source), Path(output)
-    if output.exists():
-        raise ConversionError(f"{output}: is there already; choose another folder or remove it")
+    table, source = FAMILIES[family], Path(source)
+    if not source.exists():
+        raise ConversionError(f"{source}: not there")
     folder = source if source.is_dir() else source.parent
     if not (folder / "config.json").exists():
         raise ConversionError(f"{folder}: no config.json beside the weights")
-    settings = json.loads((folder / "config.json").read_text())
+    settings = read_json(folder / "config.json")
+    kind = settings.get("model_type")
+    if kind not in table.MODEL_TYPES:
+        others = [name for name, other in FAMILIES.items() if kind in other.MODEL_TYPES]
+        hint = f"; that is family {others[0]}" if others else ""
+        raise ConversionError(f"{folder}: config.json says model_type {kind!r}, {family} is {table.MODEL_TYPES}{hint}")
     preprocessor = folder / "preprocessor_config.json"
-    config = table.config_of(settings, json.loads(preprocessor.read_text()) if preprocessor.exists() else None)
-    config = dataclasses.replace(config, param_dtype=dtype)
+    try:
+        config = table.config_of(settings, read_json(preprocessor) if preprocessor.exists() else None)
+    except ConversionError as error:
+        raise ConversionError(f"{folder}/{error}") from error
+    except (ConfigError, TypeError) as error:
+        raise ConversionError(f"{folder}/config.json: {error}") from error
     tensors = open_checkpoint(source)
-    state = nnx.state(nnx.eval_shape(lambda: table.NETWORK(config, rngs=nnx.Rngs(0))))
-    shapes = named(state)
-    targets = {name: tuple(leaf.shape) for name, leaf in shapes.items()}
-    fitted = plan(table.rules(config, tensors), targets, tensors, table.HARMLESS)
-    state = filled(state, {name: jnp.asarray(fitted.array(name, leaf.dtype)) for name, leaf in shapes.items()})
+    prefix = prefix_of(tensors, table.PREFIX)
+    further = table.check(config, tensors) if hasattr(table, "check") else []
+    fits = fit(table.rules(config, prefix), slots(abstract(table, config)), tensors, table.HARMLESS, further)
+    return Source(family, folder, settings, config, tensors, prefix, fits)
+
+
+def abstract(table: ModuleType, config) -> nnx.State:
+    """Shapes and dtypes of every parameter of a family's network."""
+    return nnx.state(nnx.eval_shape(lambda: table.NETWORK(config, rngs=nnx.Rngs(0))))
+
+
+def convert(family: str, source: Path, output: Path, dtype: str | None = None) -> dict[str, int]:
+    """Convert a transformers directory; `output` appears when all of it is written, or not at all.
+
+    What an interrupted conversion of the same files wrote to `output`.partial is kept. Memory: a few parts of
+    `weights.PART_BYTES`, or of the largest tensor where that is larger.
+
+    Args:
+      dtype: of the parameters that are not norms, "float32", "bfloat16" or "float16"; None keeps each tensor's own.
+    Returns:
+      counts: tensors used, left aside (known to be harmless), arrays and numbers written.
+    Raises:
+      ConversionError: a checkpoint that does not fit, with everything that is wrong; an output that is there already; a
+        full disk.
+    """
+    output = Path(output)
+    if output.exists():
+        raise ConversionError(f"{output}: is there already; choose another folder or remove it")
+    opened = open_source(family, source)
+    dtypes = _dtypes(opened, dtype)
+    used = {one.source for one in opened.fits}
+    files = sorted({opened.tensors[name].file for name in used})
+    checked = _check_hashes(files)
     partial = output.with_name(output.name + ".partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    save_weights(partial, config, state)
+    _prepare(partial, opened, dtypes)
+    writer = Writer(partial)
+    total = sum(opened.tensors[one.source].nbytes for one in opened.fits)
+    try:
+        with _bar(f"convert {family}", total) as bar:
+            for one in opened.fits:
+                tensor = opened.tensors[one.source]
+                if not writer.has(one.name):
+                    array = np.ascontiguousarray(one.transform.apply(tensor.read(), one.shape))
+                    writer.add(one.name, array.astype(dtypes[one.name], copy=False))
+                bar.update(tensor.nbytes)
+            _carry(opened, partial)
+            settings = travel.copy(opened.folder, partial)
+            writer.finish(
+                {
+                    "family": family, "architecture": architecture(opened.config), "settings": settings,
+                    "source": {
+                        "folder": str(opened.folder.resolve()), "config": opened.settings, "prefix": opened.prefix,
+                        "sha256_checked": checked, "files": {file.name: file.stat().st_size for file in files},
+                    },
+                }
+            )  # fmt: skip
+    except OSError as error:
+        raise ConversionError(
+            f"{output}: not written ({error}); {partial.name} can be resumed by the same command"
+        ) from error
+    finally:
+        writer.close()
+    (partial / _FINGERPRINT).unlink()
     partial.rename(output)
-    used = {name for rules in fitted.fill.values() for rule, layer in rules for name in rule.names(layer)}
-    return {
-        "tensors": len(used), "left_aside": len(tensors) - len(used), "parameters": len(targets),
-        "numbers": sum(int(np.prod(shape)) for shape in targets.values()),
-    }  # fmt: skip
+    numbers = sum(int(np.prod(one.shape)) for one in opened.fits)
+    left = len(opened.tensors) - len(used)
+    return {"tensors": len(used), "left_aside": left, "arrays": len(opened.fits), "numbers": numbers}
+
+
+_FINGERPRINT = "converting.json"
+
+
+def _prepare(partial: Path, opened: Source, dtypes: dict[str, np.dtype]) -> None:
+    """Keep what an interrupted conversion of the same files left, or begin anew; see that the disk holds the rest."""
+    files = {str(tensor.file) for tensor in opened.tensors.values()}
+    stats = {file: [(stat := Path(file).stat()).st_size, stat.st_mtime_ns] for file in sorted(files)}
+    print_ = {"family": opened.family, "files": stats, "dtypes": {n: str(d) for n, d in dtypes.items()}}
+    path = partial / _FINGERPRINT
+    if not (path.exists() and json.loads(path.read_text()) == print_):
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+        write_json(path, print_)
+    there = sum(file.stat().st_size for file in partial.rglob("*") if file.is_file())
+    needed = sum(int(np.prod(one.shape)) * dtypes[one.name].itemsize for one in opened.fits) - there
+    free = shutil.disk_usage(partial).free
+    if needed > free:
+        if not there:
+            shutil.rmtree(partial)
+        raise ConversionError(f"{partial.parent}: {needed / 1e9:.2f} GB are needed, the disk has {free / 1e9:.2f} free")
+
+
+def _dtypes(opened: Source, dtype: str | None) -> dict[str, np.dtype]:
+    """The number format of every array on disk."""
+    if dtype is None:
+        return {one.name: opened.tensors[one.source].dtype for one in opened.fits}
+    model = dict(nnx.to_flat_state(abstract(opened.table, dataclasses.replace(opened.config, param_dtype=dtype))))
+    parameters = {"/".join(map(str, path)): np.dtype(leaf.dtype) for path, leaf in model.items()}
+    places = slots(abstract(opened.table, opened.config))
+    return {one.name: parameters[places[one.name][0]] for one in opened.fits}
+
+
+def _carry(opened: Source, partial: Path) -> None:
+    from safetensors.numpy import save_file
+
+    names = {name: f"{opened.prefix}{name}" for name in opened.table.KEPT}
+    kept = {ours: opened.tensors[name].read() for ours, name in names.items() if name in opened.tensors}
+    if kept:
+        save_file({name: np.ascontiguousarray(array) for name, array in kept.items()}, partial / CARRIED)
+
+
+def _check_hashes(files: list[Path]) -> dict[str, str]:
+    """Files whose SHA-256 somebody gives -> who; each is compared."""
+    given = [file for file in files if travel.given_hash(file)]
+    if not given:
+        return {}
+    with _bar("check SHA-256", sum(file.stat().st_size for file in given)) as bar:
+        return {file.name: travel.check_hash(file, bar.update) for file in given}
+
+
+def _bar(what: str, total: int) -> tqdm:
+    quiet = 0.2 if sys.stderr.isatty() else 10.0  # seconds between lines of a log
+    return tqdm(total=total, unit="B", unit_scale=True, desc=what, mininterval=quiet, file=sys.stderr)

@@ -1,4 +1,4 @@
-"""A family as a table of rules, and the proof that it fits: every tensor used once, every parameter filled once."""
+"""A family as a table of rules, and the proof that it fits: every tensor used once, every array filled once."""
 
 import dataclasses
 import difflib
@@ -6,51 +6,76 @@ import math
 import re
 from collections.abc import Callable, Mapping
 
+import cv2
 import ml_dtypes
 import numpy as np
 
 from converters.readers import ConversionError, Tensor
 
 Shape = tuple[int, ...]
-FLOATS = (np.float32, np.float16, ml_dtypes.bfloat16)
+SHOWN = 40  # problems that an error lists; looking for near names takes time
+FLOATS = tuple(np.dtype(kind) for kind in (np.float32, np.float16, ml_dtypes.bfloat16))
 
 
 @dataclasses.dataclass(frozen=True)
 class Transform:
-    """How torch lays a parameter out: the shapes of its sources for a target's shape, and the way over."""
+    """How torch lays an array out: its shape there for a shape of ours, the way over and the way back.
 
-    sources: Callable[[Shape], list[Shape]]
-    apply: Callable[[list[np.ndarray], Shape], np.ndarray]
+    Both ways only move numbers: what comes back is equal bit for bit.
+    """
+
+    source: Callable[[Shape], Shape]
+    apply: Callable[[np.ndarray, Shape], np.ndarray]
+    invert: Callable[[np.ndarray], np.ndarray]
 
 
-SAME = Transform(lambda shape: [shape], lambda arrays, shape: arrays[0])
-FLAT = Transform(lambda shape: [(math.prod(shape),)], lambda arrays, shape: arrays[0].reshape(shape))
-CONV1D = Transform(lambda s: [(s[2], s[1], s[0])], lambda arrays, shape: arrays[0].transpose(2, 1, 0))
-CONV2D = Transform(lambda s: [(s[3], s[2], s[0], s[1])], lambda arrays, shape: arrays[0].transpose(2, 3, 1, 0))
+def transposed(matrix: np.ndarray) -> np.ndarray:
+    """The transpose [b, a] of [a, b], laid out in memory: ten times as fast as numpy's copy of a view."""
+    matrix = np.ascontiguousarray(matrix)
+    if not matrix.size:
+        return np.ascontiguousarray(matrix.T)
+    bits = matrix.view({2: np.uint16, 4: np.int32}[matrix.itemsize])  # weights have 2 or 4 bytes; OpenCV knows these
+    return cv2.transpose(bits).view(matrix.dtype).reshape(matrix.shape[::-1])
+
+
+SAME = Transform(lambda shape: shape, lambda array, shape: array, lambda array: array)
+FLAT = Transform(
+    lambda shape: (math.prod(shape),), lambda array, shape: array.reshape(shape), lambda array: array.reshape(-1)
+)
+CONV1D = Transform(
+    lambda s: (s[2], s[1], s[0]), lambda array, shape: array.transpose(2, 1, 0), lambda array: array.transpose(2, 1, 0)
+)
+CONV2D = Transform(
+    lambda s: (s[3], s[2], s[0], s[1]),
+    lambda array, shape: array.transpose(2, 3, 1, 0),
+    lambda array: array.transpose(3, 2, 0, 1),
+)
 
 
 def linear(inputs: int = 1) -> Transform:
     """torch's [out, in] -> ours [*in, *out], of which the first `inputs` axes go in."""
     return Transform(
-        lambda shape: [(math.prod(shape[inputs:]), math.prod(shape[:inputs]))],
-        lambda arrays, shape: arrays[0].T.reshape(shape),
+        lambda shape: (math.prod(shape[inputs:]), math.prod(shape[:inputs])),
+        lambda array, shape: transposed(array).reshape(shape),
+        lambda array: transposed(array.reshape(math.prod(array.shape[:inputs]), -1)),
     )
 
 
 @dataclasses.dataclass(frozen=True)
 class Rule:
-    """`sources` (names; "{layer}" counts the target's first axis) -> the parameter `target`.
+    """Tensor `source` ("{layer}" counts the layers) -> the parameter `target`, a layer's array of it.
 
-    Several rules may have one target: spellings of different versions, of which a checkpoint has one.
+    Several rules may have one target: spellings of different versions, of which a checkpoint has one; the first is the
+    newest, and what an export writes.
     """
 
-    sources: tuple[str, ...]
+    source: str
     target: str
     transform: Transform = SAME
 
-    def names(self, layer: int | None) -> list[str]:
-        """The sources of one layer."""
-        return [name.format(layer=layer) for name in self.sources]
+    def name(self, layer: int | None) -> str:
+        """The source of one layer."""
+        return self.source.replace("{layer}", str(layer))
 
 
 def prefix_of(tensors: Mapping[str, Tensor], prefix: str) -> str:
@@ -61,9 +86,7 @@ def prefix_of(tensors: Mapping[str, Tensor], prefix: str) -> str:
 def affine(target: str, source: str, transform: Transform = SAME, bias: Transform = SAME) -> list[Rule]:
     """Weight and bias of one torch module -> our kernel (a norm's: scale) and bias."""
     weight = "scale" if target.endswith("norm") else "kernel"
-    return [
-        Rule((f"{source}.weight",), f"{target}/{weight}", transform), Rule((f"{source}.bias",), f"{target}/bias", bias)
-    ]  # fmt: skip
+    return [Rule(f"{source}.weight", f"{target}/{weight}", transform), Rule(f"{source}.bias", f"{target}/bias", bias)]
 
 
 def transformer(source: str, parts: Mapping[str, str]) -> list[Rule]:
@@ -75,83 +98,80 @@ def transformer(source: str, parts: Mapping[str, str]) -> list[Rule]:
     return table
 
 
+Slots = Mapping[str, tuple[str, int | None, Shape]]  # array on disk -> (parameter, layer or None, shape)
+
+
 @dataclasses.dataclass(frozen=True)
-class Plan:
-    """What fills each parameter: for each layer (one None where the parameter is not stacked) its rule."""
+class Fit:
+    """One array on disk: the tensor it comes from, and how."""
 
-    fill: dict[str, list[tuple[Rule, int | None]]]
-    targets: dict[str, Shape]
-    tensors: Mapping[str, Tensor]
-
-    def array(self, target: str, dtype) -> np.ndarray:
-        """The parameter `target`, whole."""
-        rules, shape = self.fill[target], self.targets[target]
-        if rules[0][1] is None:
-            return np.ascontiguousarray(self._one(*rules[0], shape)).astype(dtype)
-        stacked = np.empty(shape, dtype)
-        for rule, layer in rules:
-            stacked[layer] = self._one(rule, layer, shape[1:])
-        return stacked
-
-    def _one(self, rule: Rule, layer: int | None, shape: Shape) -> np.ndarray:
-        return rule.transform.apply([self.tensors[name].read() for name in rule.names(layer)], shape)
+    name: str
+    source: str
+    transform: Transform
+    shape: Shape
 
 
-def plan(
-    rules: list[Rule], targets: dict[str, Shape], tensors: Mapping[str, Tensor], harmless: tuple[str, ...] = ()
-) -> Plan:
-    """Fit a table to a checkpoint, by names and shapes alone.
+def fit(
+    rules: list[Rule], slots: Slots, tensors: Mapping[str, Tensor], harmless: tuple[str, ...] = (),
+    problems: list[str] | None = None,
+) -> list[Fit]:  # fmt: skip
+    """Fit a table to a checkpoint, by names, shapes and dtypes alone, in the order of the checkpoint's bytes.
 
     Args:
-      targets: parameter name -> shape, of the abstract model.
+      slots: of the abstract model (`empatheia_jax.weights.slots`).
       harmless: patterns (regular expressions, whole names) of tensors that a checkpoint may hold and we do not need.
+      problems: what else is known to be wrong.
     Raises:
       ConversionError: all that does not fit, in one message.
     """
-    problems: list[str] = []
-    fill: dict[str, list[tuple[Rule, int | None]]] = {}
-    used: set[str] = set()
+    problems, found, used = list(problems or ()), [], {}
     by_target: dict[str, list[Rule]] = {}
     for rule in rules:
         by_target.setdefault(rule.target, []).append(rule)
-    problems += [f"no parameter {name!r} in the model (a fault of the table)" for name in by_target.keys() - targets]
-    for target, shape in targets.items():
-        choices = by_target.get(target, [])
-        stacked = bool(choices) and any("{layer}" in name for rule in choices for name in rule.sources)
-        fill[target] = []
-        for layer in range(shape[0]) if stacked else (None,):
-            having = [rule for rule in choices if all(name in tensors for name in rule.names(layer))]
-            if len(having) != 1:
-                problems.append(_unfilled(target, layer, choices, having, tensors))
-                continue
-            names = having[0].names(layer)
-            wanted = having[0].transform.sources(shape[1:] if stacked else shape)
-            for name, needed in zip(names, wanted, strict=True):
-                tensor = tensors[name]
-                if tensor.shape != needed:
-                    problems.append(f"{name} has shape {list(tensor.shape)}, {target} needs {list(needed)}")
-                if tensor.dtype not in [np.dtype(kind) for kind in FLOATS]:
-                    problems.append(f"{name} is {tensor.dtype}; weights are bfloat16, float16 or float32")
-            used.update(names)
-            fill[target].append((having[0], layer))
+    parameters = {parameter for parameter, _, _ in slots.values()}
+    problems += [f"no parameter {name!r} in the model (a fault of the table)" for name in by_target.keys() - parameters]
+    for name, (parameter, layer, shape) in slots.items():
+        choices = by_target.get(parameter, [])
+        having = [rule for rule in choices if rule.name(layer) in tensors]
+        if len(having) != 1:
+            problems.append(_unfilled(name, layer, choices, having, tensors if len(problems) < SHOWN else {}))
+            continue
+        source, needed = having[0].name(layer), having[0].transform.source(shape)
+        tensor = tensors[source]
+        if tensor.shape != needed:
+            problems.append(f"{source} has shape {list(tensor.shape)}, {name} needs {list(needed)}")
+        if tensor.dtype not in FLOATS:
+            problems.append(f"{source} is {tensor.dtype}; weights are bfloat16, float16 or float32")
+        if source in used:
+            problems.append(f"{source} is used for {used[source]} and for {name} (a fault of the table)")
+        used[source] = name
+        found.append(Fit(name, source, having[0].transform, shape))
     known = [re.compile(pattern) for pattern in harmless]
-    for name in sorted(tensors.keys() - used):
+    for name in sorted(tensors.keys() - used.keys()):
         if not any(pattern.fullmatch(name) for pattern in known):
-            nearest = difflib.get_close_matches(name, [source for rule in rules for source in rule.sources], 1, 0.3)
+            table = [rule.source for rule in rules] if len(problems) < SHOWN else []
+            nearest = difflib.get_close_matches(name, table, 1, 0.3)
             problems.append(f"{name} is used by no rule" + (f" (nearest: {nearest[0]})" if nearest else ""))
     if problems:
-        shown = "\n  ".join(problems[:40])
-        more = f"\n  and {len(problems) - 40} more" if len(problems) > 40 else ""
+        shown = "\n  ".join(problems[:SHOWN])
+        more = f"\n  and {len(problems) - SHOWN} more" if len(problems) > SHOWN else ""
         raise ConversionError(f"{len(problems)} problems, nothing was written:\n  {shown}{more}")
-    return Plan(fill, targets, tensors)
+    return sorted(found, key=lambda one: (str(tensors[one.source].file), tensors[one.source].offset))
 
 
-def _unfilled(target, layer, choices: list[Rule], having: list[Rule], tensors: Mapping[str, Tensor]) -> str:
+def sources(rules: list[Rule], slots: Slots) -> dict[str, tuple[str, Transform]]:
+    """The way back: array on disk -> (tensor, transform), by the first rule of each parameter."""
+    first: dict[str, Rule] = {}
+    for rule in rules:
+        first.setdefault(rule.target, rule)
+    return {name: (first[target].name(layer), first[target].transform) for name, (target, layer, _) in slots.items()}
+
+
+def _unfilled(name, layer, choices: list[Rule], having: list[Rule], tensors: Mapping[str, Tensor]) -> str:
     if len(having) > 1:
-        return f"{target} could be filled twice, by {having[0].names(layer)} and by {having[1].names(layer)}"
+        return f"{name} could be filled twice, by {having[0].name(layer)} and by {having[1].name(layer)}"
     if not choices:
-        return f"{target} has no rule (a fault of the table)"
-    wanted = choices[0].names(layer)
-    missing = [name for name in wanted if name not in tensors]
-    near = difflib.get_close_matches(missing[0], list(tensors), 1, 0.6)
-    return f"{', '.join(missing)} is missing, for {target}" + (f" (nearest there: {near[0]})" if near else "")
+        return f"{name} has no rule (a fault of the table)"
+    missing = choices[0].name(layer)
+    near = difflib.get_close_matches(missing, list(tensors), 1, 0.6)
+    return f"{missing} is missing, for {name}" + (f" (nearest there: {near[0]})" if near else "")

@@ -1,12 +1,11 @@
 """Checkpoints (Orbax): trainables, optimizer, counters; the base model by itself, once.
 
-DIR/base/           the LLM that the adapters sit on (written after stage 0, or a link to a converted base)
+DIR/base/           the LLM that the adapters sit on, written after stage 0; a converted base stays where it is
 DIR/checkpoints/    numbered by step; each is complete or absent (Orbax renames when all is written)
 """
 
 import dataclasses
 import hashlib
-import json
 from pathlib import Path
 
 import jax
@@ -14,11 +13,10 @@ import numpy as np
 from flax import nnx
 from orbax.checkpoint import v1 as ocp
 
+from empatheia_jax import weights
+from empatheia_jax.states import CheckpointError, filled, named
+
 KEPT = 2
-
-
-class CheckpointError(ValueError):
-    """A checkpoint that is missing or does not belong to this model: says where and what to do."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,17 +29,6 @@ class Position:
     step: int
     stage: int
     stage_step: int
-
-
-def named(state: nnx.State) -> dict[str, jax.Array]:
-    """Flat names -> arrays: a form that outlives changes of module classes."""
-    return {"/".join(map(str, path)): variable.get_value() for path, variable in nnx.to_flat_state(state)}
-
-
-def filled(state: nnx.State, arrays: dict[str, jax.Array]) -> nnx.State:
-    """A state like `state`, perhaps abstract, with the arrays of these names (`named`)."""
-    flat = [(path, variable.replace(arrays["/".join(map(str, path))])) for path, variable in nnx.to_flat_state(state)]
-    return nnx.from_flat_state(flat)
 
 
 def state_hash(state: nnx.State) -> str:
@@ -74,12 +61,14 @@ def save_base(folder: Path, base: nnx.State) -> None:
 
 
 def load_base(folder: Path, base: nnx.State) -> nnx.State:
-    """Restore a base into the shapes and shardings of `base`.
+    """Restore a base, stage 0's or a converted one, into the shapes, shardings and (a converted one) dtypes of `base`.
 
     Raises:
       CheckpointError: no base there, or one of another shape.
     """
     folder = Path(folder)
+    if weights.is_weights(folder):
+        return weights.load_weights(folder, base, prefix="llm/")
     if not folder.exists():
         raise CheckpointError(
             f"{folder}: no base model here; train stage 0, or give the path of a converted one"
@@ -98,8 +87,13 @@ class Base:
 
 
 def identify_base(folder: Path) -> Base:
-    """Read every file below `folder` once and hash names and bytes: a copy elsewhere has the same hash."""
+    """Hash the files below `folder`, names and bytes: a copy elsewhere has the same hash.
+
+    A converted base is hashed when it is written, and not read again.
+    """
     folder, digest = Path(folder), hashlib.sha256()
+    if weights.is_weights(folder):
+        return Base(str(folder), weights.read_facts(folder)["sha256"])
     for path in sorted(path for path in folder.rglob("*") if path.is_file()):
         digest.update(f"{path.relative_to(folder).as_posix()} {path.stat().st_size}\n".encode())
         with path.open("rb") as file:
@@ -188,10 +182,3 @@ class Checkpoints:
     def close(self) -> None:
         """Wait until everything is on disk."""
         self._checkpointer.close()
-
-
-def write_json(path: Path, value) -> None:
-    """Write JSON by rename, so that a killed process leaves the old file or the new one."""
-    temporary = path.with_suffix(".partial")
-    temporary.write_text(json.dumps(value, indent=1))
-    temporary.replace(path)

@@ -31,8 +31,8 @@ def check_data(argv: list[str]) -> int:
     parser.add_argument("path", type=Path)
     parser.add_argument("--json", type=Path, help="also write the report as JSON")
     args = parser.parse_args(argv)
-    from empatheia_jax.checkpoint import write_json
     from empatheia_jax.data.check import check_data as check
+    from empatheia_jax.states import write_json
 
     text, report = check(args.path)
     print(text)

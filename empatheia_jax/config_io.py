@@ -8,7 +8,8 @@ from pathlib import Path
 
 import tyro
 
-from empatheia_jax.config import Config, ConfigError
+from empatheia_jax.config import Config, ConfigError, LlamaConfig
+from empatheia_jax.weights import read_facts
 
 
 def load_config(path: str, overrides: list[str] | None = None) -> Config:
@@ -30,6 +31,20 @@ def load_config(path: str, overrides: list[str] | None = None) -> Config:
     return tyro.cli(
         Config, default=config, args=overrides, config=(tyro.conf.CascadeSubcommandArgs, tyro.conf.FlagConversionOff)
     )
+
+
+def llm_of(base: str | Path, **settings) -> LlamaConfig:
+    """The LLM settings of a converted base, for a config file: `llm=llm_of(base, attention="cudnn")`.
+
+    Args:
+      settings: how it is run: `compute_dtype`, `param_dtype`, `attention`, `remat`, `max_length`.
+    Raises:
+      CheckpointError: no converted base there. ConfigError: it is no Llama.
+    """
+    found = dict(read_facts(Path(base))["architecture"])
+    if (family := found.pop("family")) != LlamaConfig.__name__:
+        raise ConfigError(f"{base}: weights of a {family}, not an LLM")
+    return _build(LlamaConfig, found | settings, str(base))
 
 
 def config_to_json(config: Config) -> dict:

@@ -1,21 +1,19 @@
 """A frozen network behind an encoder: its weights, loaded when first used, and its compiled forward pass.
 
-Weights are a folder, FOLDER/config.json and FOLDER/params (Orbax), that `save_weights` writes and converters will; or
+Weights are a folder that converters write (`empatheia_jax/weights.py`), or
 `RANDOM`, drawn from a fixed seed, for tests and dry runs: random encoders carry almost no emotion (DESIGN decision 4).
 """
 
 import dataclasses
 import functools
-import json
 from collections.abc import Callable
-from pathlib import Path
 
 import jax
 import numpy as np
 from flax import nnx
 
-from empatheia_jax.checkpoint import load_base, save_base, state_hash, write_json
 from empatheia_jax.config import ConfigError
+from empatheia_jax.weights import architecture, is_weights, load_weights, read_facts
 
 RANDOM = "random"
 
@@ -41,22 +39,23 @@ class FrozenNetwork:
         Raises:
           ConfigError: no such weights, or weights of another architecture than `config`.
         """
-        architecture = _architecture(self.config)
+        wanted = architecture(self.config)
         if not self.weights:
             raise ConfigError(
                 f"{self.field} is empty: give the folder of converted weights, or {RANDOM!r} for a dry run without any"
             )
         if self.weights == RANDOM:
-            return {"architecture": architecture, "weights": RANDOM, "dtype": self.config.compute_dtype}
-        path = Path(self.weights) / "config.json"
-        if not path.exists():
-            raise ConfigError(f"{self.field}: {path} is not there; convert the weights first, or use {RANDOM!r}")
-        saved = json.loads(path.read_text())
+            return {"architecture": wanted, "weights": RANDOM, "dtype": self.config.compute_dtype}
+        if not is_weights(self.weights):
+            raise ConfigError(
+                f"{self.field}: no weights in {self.weights}; convert them first, or use {RANDOM!r} for a dry run"
+            )
+        saved = read_facts(self.weights)
         found = saved["architecture"]
-        if found != architecture:
-            changed = sorted(n for n in found.keys() | architecture.keys() if found.get(n) != architecture.get(n))
+        if found != wanted:
+            changed = sorted(n for n in found.keys() | wanted.keys() if found.get(n) != wanted.get(n))
             raise ConfigError(f"{self.field}: {self.weights} has another architecture ({', '.join(changed)})")
-        return {"architecture": architecture, "weights": saved["sha256"], "dtype": self.config.compute_dtype}
+        return {"architecture": wanted, "weights": saved["sha256"], "dtype": self.config.compute_dtype}
 
     def abstract(self) -> nnx.State:
         """Shapes and dtypes of every parameter."""
@@ -78,25 +77,9 @@ class FrozenNetwork:
             state = jax.jit(lambda: nnx.split(self.create(self.config, rngs=nnx.Rngs(0)))[1])()
         else:
             here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-            dtype = json.loads((Path(self.weights) / "config.json").read_text())["dtype"]
-            saved = nnx.split(self._shapes(dataclasses.replace(self.config, param_dtype=dtype)))[1]
-            placed = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=here), saved)
-            state = load_base(Path(self.weights) / "params", placed)
-            state = jax.tree.map(lambda x, like: x.astype(like.dtype), state, abstract)
+            placed = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=here), abstract)
+            state = load_weights(self.weights, placed)
         return jax.jit(lambda state, *arrays: self.forward(nnx.merge(graphdef, state), *arrays)), state
-
-
-def save_weights(folder: Path, config, state: nnx.State) -> None:
-    """Write a network's weights as `FrozenNetwork` reads them; config.json comes last and makes the folder complete."""
-    save_base(Path(folder) / "params", state)
-    facts = {"architecture": _architecture(config), "dtype": config.param_dtype, "sha256": state_hash(state)}
-    write_json(Path(folder) / "config.json", facts)
-
-
-def _architecture(config) -> dict:
-    """The config as JSON gives it back, without the number formats: weights of one serve in another."""
-    fields = {"family": type(config).__name__} | dataclasses.asdict(config)
-    return json.loads(json.dumps({n: v for n, v in fields.items() if n not in ("compute_dtype", "param_dtype")}))
 
 
 def power_of_two(least: int) -> int:

@@ -11,7 +11,6 @@ from typing import Literal
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import nnx
 
 from empatheia_jax.config import ConfigError
@@ -86,15 +85,14 @@ class HubertConfig(TransformerConfig):
         return samples
 
 
-def fold_weight_norm(gain: np.ndarray, direction: np.ndarray) -> np.ndarray:
-    """The positional convolution's weight, as published -> its kernel [K, D / groups, D].
+def weight_norm(gain: jax.Array, direction: jax.Array) -> jax.Array:
+    """The positional convolution's kernel [K, D / groups, D] in float32: each tap of `direction` scaled to `gain` [K].
 
-    Args:
-      gain: torch's original0 (weight_g in older checkpoints), [1, 1, K].
-      direction: torch's original1 (weight_v), [D, D / groups, K]; normalised over all but its last axis.
+    torch's weight_norm over dim 2: gain is original0 (weight_g in older checkpoints), direction original1 (weight_v).
     """
-    norm = np.sqrt(np.sum(np.square(direction, dtype=np.float64), axis=(0, 1), keepdims=True))
-    return (gain * direction / norm).astype(np.float32).transpose(2, 1, 0)
+    direction = direction.astype(jnp.float32)
+    norm = jnp.sqrt(jnp.sum(jnp.square(direction), axis=(1, 2), keepdims=True))
+    return gain.astype(jnp.float32)[:, None, None] * direction / norm
 
 
 class Convolution(nnx.Module):
@@ -145,7 +143,9 @@ class Hubert(nnx.Module):
         self.feature_projection = Affine(kernel.astype(dtype), ("features",), ("embed",))
         window = (config.num_conv_pos_embeddings, width // config.num_conv_pos_embedding_groups, width)
         axes = ("rows", "features", "embed")
-        self.position_kernel = convolution_kernel(rngs.params(), window, axes, dtype)
+        self.position_direction = convolution_kernel(rngs.params(), window, axes, dtype)
+        direction = self.position_direction[...].astype(jnp.float32)
+        self.position_gain = param(jnp.sqrt(jnp.sum(jnp.square(direction), axis=(1, 2))), "rows")
         self.position_bias = param(jnp.zeros(width, dtype), "embed")
         self.norm = LayerNorm((width,), "embed", epsilon=config.norm_epsilon)
         self.layers = Layers(config, rngs.params())
@@ -196,9 +196,10 @@ class Hubert(nnx.Module):
 
     def _positions(self, x):
         window = self.config.num_conv_pos_embeddings
+        kernel = weight_norm(self.position_gain[...], self.position_direction[...])
         # torch pads window // 2 on both sides and drops the last frame of an even window.
         x = jax.lax.conv_general_dilated(
-            x, self.position_kernel[...].astype(x.dtype), (1,), [(window // 2, (window - 1) // 2)],
+            x, kernel.astype(x.dtype), (1,), [(window // 2, (window - 1) // 2)],
             dimension_numbers=("NWC", "WIO", "NWC"), feature_group_count=self.config.num_conv_pos_embedding_groups,
         )  # fmt: skip
         return ACTIVATIONS["gelu"](x + self.position_bias[...].astype(x.dtype))

@@ -11,7 +11,6 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from empatheia_jax.checkpoint import write_json
 from empatheia_jax.config import ConfigError
 from empatheia_jax.data import emotions
 from empatheia_jax.data.avamerg import read_examples
@@ -23,6 +22,7 @@ from empatheia_jax.evaluation.latents import explained, predictor, training_mean
 from empatheia_jax.evaluation.report import write_report
 from empatheia_jax.generators.build import build_generators
 from empatheia_jax.inference.engine import Answer, Engine
+from empatheia_jax.states import write_json
 from empatheia_jax.training.run import open_store
 
 BATCH = 24

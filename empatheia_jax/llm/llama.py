@@ -146,6 +146,21 @@ class Llama(nnx.Module):
         (x, cache), _ = jax.lax.scan(_with_remat(run.layer, self.config.remat, cache), (x, cache), xs)
         return rms_norm(x, self.norm[...], self.config.norm_epsilon), cache
 
+    def hidden_states(self, embeddings: jax.Array, positions: jax.Array) -> jax.Array:
+        """As `__call__` on whole rows, but what goes in and what every layer gives, without the final norm.
+
+        Returns:
+          [1 + L, B, T, D] in the compute dtype.
+        """
+        x = embeddings.astype(self.config.compute_dtype)
+        run = _Run(self.config, self.lora, positions, None)
+
+        def body(x, layer):
+            (x, _), _ = run.layer((x, None), (layer, 0, None))
+            return x, x
+
+        return jnp.concatenate([x[None], jax.lax.scan(body, x, self.layers)[1]])
+
 
 def _with_remat(body, remat: str, cache: Cache | None):
     """What of a layer is kept for its backward pass: everything, the residuals that LoRA needs, or its input only."""

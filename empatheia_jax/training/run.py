@@ -9,8 +9,8 @@ import jax
 import numpy as np
 from flax import nnx
 
-from empatheia_jax import sharding
-from empatheia_jax.checkpoint import Checkpoints, Position, identify_base, load_base, save_base, write_json
+from empatheia_jax import sharding, weights
+from empatheia_jax.checkpoint import Checkpoints, Position, identify_base, load_base, save_base
 from empatheia_jax.config import Config, ConfigError
 from empatheia_jax.config_io import config_from_json, config_to_json
 from empatheia_jax.data import avamerg, tokenizer
@@ -27,6 +27,7 @@ from empatheia_jax.data.prompts import Text, render_prompt, render_target, signa
 from empatheia_jax.data.schema import Example, Widths
 from empatheia_jax.empatheia import Empatheia, Statistics, attune
 from empatheia_jax.encoders import build_encoders
+from empatheia_jax.states import write_json
 from empatheia_jax.training.clock import Clock, Rate
 from empatheia_jax.training.flat import Flat
 from empatheia_jax.training.metrics import Metrics, finite
@@ -41,10 +42,11 @@ def check_workdir(folder: Path, config: Config, resume: bool, stages: list[Stage
     """See that the run's folder is unused, or that a resumed run keeps its config, and that there is a base to tune.
 
     Raises:
-      ConfigError: a used folder without `resume`, nothing to resume, another config, or later stages of a scratch base
-        that stage 0 has not trained.
+      ConfigError: a used folder without `resume`, nothing to resume, another config, later stages of a scratch base
+        that stage 0 has not trained, or a converted base of another architecture.
     """
     saved = folder / "config.json"
+    check_base_config(config)
     if config.base == "scratch" and stages and stages[0].number > 0 and not (folder / "base").exists():
         raise ConfigError(f"{folder}: no base there, and a scratch base is trained in stage 0: begin --stages with 0")
     if resume:
@@ -59,6 +61,27 @@ def check_workdir(folder: Path, config: Config, resume: bool, stages: list[Stage
         return
     if saved.exists():
         raise ConfigError(f"{folder} holds a run already: pass --resume to continue it, or choose another --workdir")
+
+
+def check_base_config(config: Config) -> None:
+    """See that `llm` is the architecture of the converted base.
+
+    Raises:
+      ConfigError: it is another, or there is no such base.
+    """
+    if config.base == "scratch":
+        return
+    if not Path(config.base).exists():
+        raise ConfigError(f"base {config.base}: not there; `python -m converters vicuna` makes it from published ones")
+    if weights.is_weights(config.base):
+        found, ours = weights.read_facts(config.base)["architecture"], weights.architecture(config.llm)
+        changed = [f"{n} {ours.get(n)} (there {found.get(n)})" for n in sorted(found.keys() | ours.keys())
+                   if found.get(n) != ours.get(n)]  # fmt: skip
+        if changed:
+            raise ConfigError(
+                f"base {config.base} is another LLM than the config's llm: {', '.join(changed)}; "
+                "`llm_of(base)` of empatheia_jax.config_io gives the settings of a converted base"
+            )
 
 
 def save_config(folder: Path, config: Config) -> None:
@@ -131,7 +154,7 @@ def load_tokenizer(folder: Path, config: Config, examples: list[Example]) -> tok
     if place.exists():
         return tokenizer.load(place)
     if config.base != "scratch":
-        loaded = tokenizer.load(config.base)
+        loaded = tokenizer.load(config.base, vocab_size=config.llm.vocab_size)
     else:
         loaded = tokenizer.train_bpe(list(_training_texts(examples, config)), config.llm.vocab_size)
     loaded.save(place)

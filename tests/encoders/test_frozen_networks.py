@@ -12,9 +12,9 @@ from empatheia_jax.config import ConfigError, EncoderConfig
 from empatheia_jax.encoders import EncoderError, build_encoders
 from empatheia_jax.encoders.clip import ClipVision, ClipVisionConfig
 from empatheia_jax.encoders.clip_video import DEVIATION, MEAN, ClipVideo
-from empatheia_jax.encoders.frozen import save_weights
 from empatheia_jax.encoders.hubert import Hubert, HubertConfig
 from empatheia_jax.encoders.hubert_audio import HubertAudio, segment_means
+from empatheia_jax.weights import save_weights
 
 HUBERT = HubertConfig.tiny()
 CLIP = ClipVisionConfig.tiny()
@@ -115,7 +115,7 @@ def test_weights_that_cannot_be_used_are_refused_before_they_are_read(hubert_fol
     folder, _ = hubert_folder
     with pytest.raises(ConfigError, match=r"encoders.hubert_weights is empty"):
         HubertAudio(HUBERT, "").settings()
-    with pytest.raises(ConfigError, match=r"config.json is not there"):
+    with pytest.raises(ConfigError, match=r"no weights in"):
         HubertAudio(HUBERT, str(tmp_path)).settings()
     with pytest.raises(ConfigError, match=r"another architecture \(heads, num_conv_pos_embeddings\)"):
         HubertAudio(dataclasses.replace(HUBERT, heads=2, num_conv_pos_embeddings=4), str(folder)).settings()

@@ -14,7 +14,7 @@ transformers = pytest.importorskip("transformers")
 
 from torch_twins import TOLERANCE, Loader, abstract_size, assert_close, in_bfloat16, pair_of, relative_error  # noqa: E402
 
-from empatheia_jax.encoders.hubert import Hubert, HubertConfig, fold_weight_norm  # noqa: E402
+from empatheia_jax.encoders.hubert import Hubert, HubertConfig  # noqa: E402
 
 HARMLESS = {"masked_spec_embed"}  # of SpecAugment, in training only
 GAIN = "encoder.pos_conv_embed.conv.parametrizations.weight.original0"
@@ -79,7 +79,8 @@ def load(model: Hubert, state_dict: dict) -> None:
     loader.put(projection.kernel, loader.take("feature_projection.projection.weight").T)
     loader.put(projection.bias, loader.take("feature_projection.projection.bias"))
     direction = loader.take(GAIN.replace("original0", "original1"))
-    loader.put(model.position_kernel, fold_weight_norm(loader.take(GAIN), direction))
+    loader.put(model.position_direction, direction.transpose(2, 1, 0))
+    loader.put(model.position_gain, loader.take(GAIN)[0, 0])
     loader.put(model.position_bias, loader.take("encoder.pos_conv_embed.conv.bias"))
     loader.norm(model.norm, "encoder.layer_norm")
     loader.layers("encoder.layers", LAYER)
@@ -173,8 +174,8 @@ def test_published_sizes(size):
     config = getattr(HubertConfig, size)()
     with torch.device("meta"):
         twin = torch_twin(config)
-    missing = {name: value.numel() for name, value in twin.named_parameters() if name in HARMLESS | {GAIN}}
-    assert missing == {"masked_spec_embed": config.width, GAIN: config.num_conv_pos_embeddings}
+    missing = {name: value.numel() for name, value in twin.named_parameters() if name in HARMLESS}
+    assert missing == {"masked_spec_embed": config.width}
     total = sum(value.numel() for value in twin.parameters())
     model = nnx.eval_shape(lambda: Hubert(config, rngs=nnx.Rngs(0)))
     assert abstract_size(model) == total - sum(missing.values())

@@ -15,9 +15,10 @@ import pytest
 from flax import nnx
 from small import leaves, make_model, small_config, sub
 
-from empatheia_jax.checkpoint import CheckpointError, Checkpoints, Position, identify_base, load_base, save_base
+from empatheia_jax.checkpoint import Checkpoints, Position, identify_base, load_base, save_base
 from empatheia_jax.config import Config, ConfigError, LlamaConfig, RopeScaling
 from empatheia_jax.config_io import config_from_json, config_to_json, load_config
+from empatheia_jax.states import CheckpointError
 from empatheia_jax.training.metrics import Metrics, cut_back, finite
 from empatheia_jax.training.run import check_workdir, save_config, saved_config
 from empatheia_jax.training.stages import ADAPTED, stage
