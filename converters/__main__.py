@@ -1,6 +1,9 @@
 """Published torch checkpoints to Flax and back; a bad checkpoint is an error message and exit code 2.
 
   python -m converters vicuna|hubert|clip|wav2vec2 --input PATH --output DIR [--dtype D] [--verify]
+  python -m converters export --run DIR --format peft|hf --output DIR [--dtype D]
+  python -m converters export --weights DIR --output DIR
+  python -m converters peft --input PEFT_DIR --base CONVERTED_BASE_OR_RUN --output DIR
 """
 
 import argparse
@@ -31,6 +34,19 @@ def main(argv: list[str]) -> int:
             help="then run torch's original and ours on the same input; an output that is there is only verified",
         )  # fmt: skip
         command.set_defaults(run=_convert)
+    command = commands.add_parser("export", help="a run, or converted weights -> a directory for transformers or PEFT")
+    what = command.add_mutually_exclusive_group(required=True)
+    what.add_argument("--run", type=Path, dest="workdir", metavar="RUN", help="a run of train.py: its tuned LLM")
+    what.add_argument("--weights", type=Path, help="a converted folder: the transformers directory it came from")
+    command.add_argument("--format", choices=("peft", "hf"), default="hf", help="adapter, or all merged")
+    command.add_argument("--output", type=Path, required=True, help="a new folder")
+    command.add_argument("--dtype", choices=DTYPES, help="of a merged run; default: its base's")
+    command.set_defaults(run=_export)
+    command = commands.add_parser("peft", help="a PEFT adapter directory -> what the config's `adapter` names")
+    command.add_argument("--input", type=Path, required=True, help="directory with adapter_config.json")
+    command.add_argument("--base", type=Path, required=True, help="its converted base, or a run with a base of its own")
+    command.add_argument("--output", type=Path, required=True, help="a new folder")
+    command.set_defaults(run=_import)
     args = parser.parse_args(argv)
     try:
         return args.run(args)
@@ -49,6 +65,29 @@ def _convert(args) -> int:
     report = verify(args.command, args.input, args.output)
     print("\n".join(report.lines()))
     return 0 if report.good else 1
+
+
+def _export(args) -> int:
+    from converters.export import export_weights
+    from converters.export_run import export_hf, export_peft
+
+    if args.dtype and (args.weights or args.format == "peft"):
+        raise ValueError("--dtype is for merged runs; the others keep their numbers")
+    if args.weights:
+        counts = export_weights(args.weights, args.output)
+    elif args.format == "peft":
+        counts = export_peft(args.workdir, args.output)
+    else:
+        counts = export_hf(args.workdir, args.output, args.dtype)
+    _print(args.output, counts)
+    return 0
+
+
+def _import(args) -> int:
+    from converters.peft import import_adapter
+
+    _print(args.output, import_adapter(args.input, args.base, args.output))
+    return 0
 
 
 def _print(output: Path, counts: dict[str, int]) -> None:

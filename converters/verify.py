@@ -1,7 +1,6 @@
 """Does the converted model compute what the torch original does? The same random input through both, in float32."""
 
 import dataclasses
-import json
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -13,7 +12,7 @@ from flax import nnx
 
 from converters.convert import FAMILIES, open_source
 from converters.readers import ConversionError
-from empatheia_jax.weights import architecture, load_weights, read_facts
+from empatheia_jax.weights import architecture, load_weights, read_facts, read_index
 
 TOLERANCES = {"same": 1e-4, "float16": 1e-2, "bfloat16": 5e-2}
 """Largest difference allowed, as a part of the output's scale: float32's own, or that of a narrower format on disk."""
@@ -56,7 +55,7 @@ def verify(family: str, source: Path, output: Path, seed: int = 0) -> Report:
     opened, facts = open_source(family, source), read_facts(output)
     if facts["architecture"] != architecture(opened.config):
         raise ConversionError(f"{output}: converted from another architecture than {source}")
-    transformers.logging.set_verbosity_error()  # it would list the tensors of a whole CLIP that the tower has no use for
+    transformers.logging.set_verbosity_error()  # it lists what the tower of a whole CLIP does not use
     original = getattr(transformers, FAMILIES[family].CLASS).from_pretrained(
         opened.folder, dtype=torch.float32, attn_implementation="eager"
     ).eval()  # fmt: skip
@@ -74,7 +73,7 @@ def verify(family: str, source: Path, output: Path, seed: int = 0) -> Report:
 
 def _tolerance(opened, output: Path) -> float:
     """float32's own where the folder holds the checkpoint's numbers as they are."""
-    index = json.loads((Path(output) / "params" / "index.json").read_text())
+    index = read_index(output)
     sources = {one.name: opened.tensors[one.source].dtype for one in opened.fits}
     narrowed = {index[n]["dtype"] for n in index if np.dtype(index[n]["dtype"]).itemsize < sources[n].itemsize}
     return max(TOLERANCES[kind] for kind in narrowed or {"same"})

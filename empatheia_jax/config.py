@@ -229,6 +229,7 @@ class Config:
 
     name: str = "empatheia"
     base: str = "scratch"  # "scratch": stage 0 trains the LLM; else the path of a converted base
+    adapter: str = ""  # folder of a converted PEFT adapter that LoRA starts from; empty: from zero
     seed: int = 0
     llm: LlamaConfig = dataclasses.field(default_factory=LlamaConfig)
     lora: LoraConfig = dataclasses.field(default_factory=LoraConfig)

@@ -26,10 +26,12 @@ from flax import nnx
 from jax.sharding import NamedSharding, PartitionSpec
 from orbax.checkpoint import v1 as ocp
 
+from empatheia_jax.machine import release_memory
 from empatheia_jax.states import CheckpointError, filled, named, write_json
 
 PART_BYTES = 128 << 20
 CHUNK_BYTES = 16 << 20  # what one read brings: a device that holds a slice reads little more than it
+PARTS_BETWEEN_RELEASES = 4
 # How a network is run, not what it is: weights of one serve another.
 RUNTIME = ("compute_dtype", "param_dtype", "attention", "remat", "init_std", "init_match", "max_length")
 
@@ -55,6 +57,16 @@ def read_facts(folder: Path) -> dict:
     if not is_weights(folder):
         raise CheckpointError(f"{folder}: no converted weights here; `python -m converters` writes them")
     return json.loads((folder / "config.json").read_text())
+
+
+def read_index(folder: Path) -> dict[str, dict]:
+    """params/index.json of a finished folder.
+
+    Raises:
+      CheckpointError: no finished weights there.
+    """
+    read_facts(folder)
+    return json.loads((Path(folder) / "params" / "index.json").read_text())
 
 
 class Writer:
@@ -184,9 +196,7 @@ def load_weights(folder: Path, abstract: nnx.State, prefix: str = "") -> nnx.Sta
     Raises:
       CheckpointError: no finished weights there, or other parameters than these.
     """
-    folder = Path(folder)
-    read_facts(folder)
-    index = json.loads((folder / "params" / "index.json").read_text())
+    folder, index = Path(folder), read_index(folder)
     wanted = slots(abstract, prefix)
     strays = sorted(wanted.keys() ^ index.keys())
     shapes = [n for n in wanted.keys() & index.keys() if tuple(index[n]["shape"]) != wanted[n][2]]
@@ -202,12 +212,15 @@ def load_weights(folder: Path, abstract: nnx.State, prefix: str = "") -> nnx.Sta
         place = leaves[target].sharding or jax.sharding.SingleDeviceSharding(jax.devices()[0])
         place = place if layer is None else _slice_place(place)
         parts.setdefault(entry["part"], {})[name] = jax.ShapeDtypeStruct(shape, entry["dtype"], sharding=place)
-    for part in sorted(parts):
+    for number, part in enumerate(sorted(parts)):
         loaded = ocp.load(str((folder / "params" / part).absolute()), parts[part])
         for name in parts[part]:
             target, layer, _ = wanted[name]
             arrays[target] = _put(arrays.get(target), loaded.pop(name), layer, leaves[target])
         jax.block_until_ready(arrays)  # else parts are read faster than they find their place
+        if number % PARTS_BETWEEN_RELEASES == PARTS_BETWEEN_RELEASES - 1:
+            release_memory()
+    release_memory()
     return filled(abstract, arrays)
 
 
@@ -242,9 +255,7 @@ def read_arrays(folder: Path) -> Iterator[tuple[str, np.ndarray]]:
     Raises:
       CheckpointError: no finished weights there, or an array that is not what was written.
     """
-    folder = Path(folder)
-    read_facts(folder)
-    index = json.loads((folder / "params" / "index.json").read_text())
+    folder, index = Path(folder), read_index(folder)
     here = jax.sharding.SingleDeviceSharding(jax.devices("cpu")[0])
     for part in sorted({entry["part"] for entry in index.values()}):
         entries = {name: entry for name, entry in index.items() if entry["part"] == part}
@@ -259,6 +270,6 @@ def read_arrays(folder: Path) -> Iterator[tuple[str, np.ndarray]]:
 
 def size_of(folder: Path) -> tuple[int, int]:
     """(arrays, bytes) of a folder, by its index."""
-    index = json.loads((Path(folder) / "params" / "index.json").read_text())
+    index = read_index(folder)
     sizes = [math.prod(entry["shape"]) * np.dtype(entry["dtype"]).itemsize for entry in index.values()]
     return len(sizes), sum(sizes)

@@ -30,7 +30,7 @@ def test_published_models_have_their_published_sizes(vicuna):
     assert parts["LoRA"].training == 12 * parts["LoRA"].parameters
     assert parts["new tokens"].parameters == 2 * 34 * 4096
     encoders = {part.name: part.parameters for part in encoder_parts(vicuna)}
-    assert encoders == {"hubert audio": 315_437_568, "clip video": 303_507_456}
+    assert encoders == {"hubert audio": 315_437_696, "clip video": 303_507_456}
     assert all(array.size < 2**20 for array in jax.live_arrays())  # shapes only
 
 

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 from flax import nnx
 
-from empatheia_jax import sharding, weights
+from empatheia_jax import sharding
 from empatheia_jax.checkpoint import Checkpoints, Position, identify_base, load_base, save_base
 from empatheia_jax.config import Config, ConfigError
 from empatheia_jax.config_io import config_from_json, config_to_json
@@ -28,6 +28,7 @@ from empatheia_jax.data.schema import Example, Widths
 from empatheia_jax.empatheia import Empatheia, Statistics, attune
 from empatheia_jax.encoders import build_encoders
 from empatheia_jax.states import write_json
+from empatheia_jax.training.bases import check_base, load_adapter
 from empatheia_jax.training.clock import Clock, Rate
 from empatheia_jax.training.flat import Flat
 from empatheia_jax.training.metrics import Metrics, finite
@@ -43,16 +44,16 @@ def check_workdir(folder: Path, config: Config, resume: bool, stages: list[Stage
 
     Raises:
       ConfigError: a used folder without `resume`, nothing to resume, another config, later stages of a scratch base
-        that stage 0 has not trained, or a converted base of another architecture.
+        that stage 0 has not trained, or a base or an adapter of another architecture.
     """
     saved = folder / "config.json"
-    check_base_config(config)
+    check_base(config)
     if config.base == "scratch" and stages and stages[0].number > 0 and not (folder / "base").exists():
         raise ConfigError(f"{folder}: no base there, and a scratch base is trained in stage 0: begin --stages with 0")
     if resume:
         if not saved.exists():
             raise ConfigError(f"{folder}: nothing to resume here (no config.json)")
-        before, now = json.loads(saved.read_text()), config_to_json(config)
+        before, now = config_to_json(saved_config(folder)), config_to_json(config)  # an older run: defaults
         changed = sorted(name for name in now if before.get(name) != now[name])
         if changed:
             raise ConfigError(
@@ -61,27 +62,6 @@ def check_workdir(folder: Path, config: Config, resume: bool, stages: list[Stage
         return
     if saved.exists():
         raise ConfigError(f"{folder} holds a run already: pass --resume to continue it, or choose another --workdir")
-
-
-def check_base_config(config: Config) -> None:
-    """See that `llm` is the architecture of the converted base.
-
-    Raises:
-      ConfigError: it is another, or there is no such base.
-    """
-    if config.base == "scratch":
-        return
-    if not Path(config.base).exists():
-        raise ConfigError(f"base {config.base}: not there; `python -m converters vicuna` makes it from published ones")
-    if weights.is_weights(config.base):
-        found, ours = weights.read_facts(config.base)["architecture"], weights.architecture(config.llm)
-        changed = [f"{n} {ours.get(n)} (there {found.get(n)})" for n in sorted(found.keys() | ours.keys())
-                   if found.get(n) != ours.get(n)]  # fmt: skip
-        if changed:
-            raise ConfigError(
-                f"base {config.base} is another LLM than the config's llm: {', '.join(changed)}; "
-                "`llm_of(base)` of empatheia_jax.config_io gives the settings of a converted base"
-            )
 
 
 def save_config(folder: Path, config: Config) -> None:
@@ -344,7 +324,8 @@ def restore(
             if position is not None:
                 checkpoints.check_base(position, checkpoints.base)
     if position is None:
-        return attune(state, statistics, words) if config.base != "scratch" else state
+        state = attune(state, statistics, words) if config.base != "scratch" else state
+        return load_adapter(config, state) if config.adapter else state
     saved = nnx.filter_state(state, trains(ADAPTED)) if complete(position) else state
     return nnx.merge_state(state, checkpoints.load_params(position, saved))
 

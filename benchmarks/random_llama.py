@@ -1,0 +1,88 @@
+"""Random Llama-architecture checkpoints of any size, as transformers writes them: bfloat16 shards and an index.
+
+python benchmarks/random_llama.py OUTPUT [--shape 300m|7b]
+
+Written layer by layer: a 7B one needs 13.5 GB of disk and little memory.
+"""
+
+import argparse
+import json
+from pathlib import Path
+
+import ml_dtypes
+import numpy as np
+from safetensors.numpy import save_file
+
+SHAPES = {
+    "tiny": {"hidden_size": 64, "intermediate_size": 176, "num_hidden_layers": 3, "num_attention_heads": 4,
+             "num_key_value_heads": 2, "vocab_size": 512},
+    "300m": {"hidden_size": 1024, "intermediate_size": 2816, "num_hidden_layers": 8, "num_attention_heads": 16,
+             "num_key_value_heads": 16, "vocab_size": 32000},
+    "7b": {"hidden_size": 4096, "intermediate_size": 11008, "num_hidden_layers": 32, "num_attention_heads": 32,
+           "num_key_value_heads": 32, "vocab_size": 32000},
+}  # fmt: skip
+
+
+def settings_of(shape: str) -> dict:
+    """transformers' config.json of a shape (Vicuna-7B v1.5's own for "7b"); "300m" has 300 MB, not parameters."""
+    return SHAPES[shape] | {
+        "architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_act": "silu", "rms_norm_eps": 1e-5,
+        "max_position_embeddings": 4096, "rope_theta": 10000.0, "tie_word_embeddings": False, "torch_dtype": "bfloat16",
+        "bos_token_id": 1, "eos_token_id": 2,
+    }  # fmt: skip
+
+
+def write(folder: Path, shape: str, shard_bytes: int = 3_000_000_000, seed: int = 0) -> int:
+    """Write a checkpoint into a new folder; returns the bytes of its tensors."""
+    folder.mkdir(parents=True)
+    settings, rng = settings_of(shape), np.random.default_rng(seed)
+    width, mlp, vocab = settings["hidden_size"], settings["intermediate_size"], settings["vocab_size"]
+    kv = width * settings["num_key_value_heads"] // settings["num_attention_heads"]
+    shapes = {"model.embed_tokens.weight": (vocab, width)}
+    for layer in range(settings["num_hidden_layers"]):
+        here = f"model.layers.{layer}"
+        shapes |= {
+            f"{here}.self_attn.{name}_proj.weight": (kv if name in "kv" else width, width) for name in "qkvo"
+        } | {
+            f"{here}.mlp.gate_proj.weight": (mlp, width), f"{here}.mlp.up_proj.weight": (mlp, width),
+            f"{here}.mlp.down_proj.weight": (width, mlp), f"{here}.input_layernorm.weight": (width,),
+            f"{here}.post_attention_layernorm.weight": (width,),
+        }  # fmt: skip
+    shapes |= {"model.norm.weight": (width,), "lm_head.weight": (vocab, width)}
+    shards: list[list[str]] = [[]]
+    held = 0
+    for name, size in shapes.items():
+        if held + 2 * int(np.prod(size)) > shard_bytes and shards[-1]:
+            shards.append([])
+            held = 0
+        shards[-1].append(name)
+        held += 2 * int(np.prod(size))
+    weight_map = {}
+    for number, names in enumerate(shards, 1):
+        file = f"model-{number:05d}-of-{len(shards):05d}.safetensors"
+        save_file({name: _draw(rng, shapes[name]) for name in names}, folder / file, metadata={"format": "pt"})
+        weight_map |= dict.fromkeys(names, file)
+    total = sum(2 * int(np.prod(size)) for size in shapes.values())
+    (folder / "model.safetensors.index.json").write_text(
+        json.dumps({"metadata": {"total_size": total}, "weight_map": weight_map})
+    )
+    (folder / "config.json").write_text(json.dumps(settings))
+    return total
+
+
+def _draw(rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
+    """Norms near 1, matrices uniform with variance 1 / fan in."""
+    if len(shape) == 1:
+        return rng.uniform(0.5, 1.5, shape).astype(np.float32).astype(ml_dtypes.bfloat16)
+    values = rng.random(shape, np.float32)
+    values -= 0.5
+    values *= (12 / shape[1]) ** 0.5
+    return values.astype(ml_dtypes.bfloat16)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("output", type=Path)
+    parser.add_argument("--shape", choices=SHAPES, default="7b")
+    args = parser.parse_args()
+    print(f"{args.output}: {write(args.output, args.shape):,} bytes")

@@ -1,0 +1,68 @@
+"""Writing a transformers directory: safetensors shards of bounded size, an index, and no half of either."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+from safetensors.numpy import save_file
+
+from converters.readers import ConversionError
+
+SHARD_BYTES = 1_000_000_000
+
+
+class Shards:
+    """A new folder of "model.safetensors" (or numbered shards) that appears under its name when it is whole.
+
+    As a context manager; leaving by an exception removes what was written.
+
+    Raises:
+      ConversionError: the folder is there already; the disk is full.
+    """
+
+    def __init__(self, output: Path, stem: str = "model", shard_bytes: int = SHARD_BYTES):
+        self.output, self._stem, self._most = Path(output), stem, shard_bytes
+        if self.output.exists():
+            raise ConversionError(f"{output}: is there already; choose another folder or remove it")
+        self.folder = self.output.with_name(self.output.name + ".partial")
+        self._held: dict[str, np.ndarray] = {}
+        self._files: list[tuple[Path, list[str]]] = []
+        self.total = 0
+
+    def __enter__(self) -> "Shards":
+        shutil.rmtree(self.folder, ignore_errors=True)
+        self.folder.mkdir(parents=True)
+        return self
+
+    def add(self, name: str, array: np.ndarray) -> None:
+        """Write one tensor, now or with the next ones."""
+        if self._held and sum(held.nbytes for held in self._held.values()) + array.nbytes > self._most:
+            self._flush()
+        self._held[name] = np.ascontiguousarray(array)
+        self.total += array.nbytes
+
+    def _flush(self) -> None:
+        if self._held:
+            path = self.folder / f"{self._stem}-{len(self._files):05d}.partial"
+            try:
+                save_file(self._held, path, metadata={"format": "pt"})
+            except Exception as error:  # safetensors has an error of its own for a full disk
+                raise ConversionError(f"{path}: could not be written ({error})") from error
+            self._files.append((path, list(self._held)))
+            self._held = {}
+
+    def __exit__(self, kind, *_) -> None:
+        if kind is None:
+            self._flush()
+            count, weight_map = len(self._files), {}
+            for number, (path, names) in enumerate(self._files, 1):
+                part = "" if count == 1 else f"-{number:05d}-of-{count:05d}"
+                path.rename(self.folder / f"{self._stem}{part}.safetensors")
+                weight_map |= dict.fromkeys(names, f"{self._stem}{part}.safetensors")
+            if count > 1:
+                index = {"metadata": {"total_size": self.total}, "weight_map": weight_map}
+                (self.folder / f"{self._stem}.safetensors.index.json").write_text(json.dumps(index, indent=1))
+            self.folder.rename(self.output)
+        else:
+            shutil.rmtree(self.folder, ignore_errors=True)
