@@ -7,6 +7,7 @@
 """
 
 import argparse
+import logging
 import os
 import sys
 from pathlib import Path
@@ -48,11 +49,21 @@ def main(argv: list[str]) -> int:
     command.add_argument("--output", type=Path, required=True, help="a new folder")
     command.set_defaults(run=_import)
     args = parser.parse_args(argv)
+    _quiet()
     try:
         return args.run(args)
     except (ValueError, OSError) as error:
         print(f"converters {args.command}: {error}", file=sys.stderr)
         return 2
+
+
+def _quiet() -> None:
+    """A write that fails is one error here; Orbax's threads would print theirs, a screen each, before it."""
+    for name in ("absl", "asyncio"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+    sys.unraisablehook = lambda raised: (
+        None if str(raised.exc_value) == "Event loop is closed" else sys.__unraisablehook__(raised)
+    )  # fmt: skip
 
 
 def _convert(args) -> int:

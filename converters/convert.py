@@ -154,7 +154,7 @@ def _prepare(partial: Path, opened: Source, dtypes: dict[str, np.dtype]) -> None
     needed = sum(int(np.prod(one.shape)) * dtypes[one.name].itemsize for one in opened.fits) - there
     free = shutil.disk_usage(partial).free
     if needed > free:
-        if not there:
+        if not (partial / "params").exists():
             shutil.rmtree(partial)
         raise ConversionError(f"{partial.parent}: {needed / 1e9:.2f} GB are needed, the disk has {free / 1e9:.2f} free")
 

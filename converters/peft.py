@@ -77,6 +77,8 @@ def config_of(settings: dict) -> LoraConfig:
     elif isinstance(targets, str):  # a regular expression over module names
         names = {name: f"model.layers.0.{block_of(name)}.{name}" for name in PROJECTIONS}
         targets = [name for name, module in names.items() if re.fullmatch(targets, module)]
+    if isinstance(targets, list):  # perhaps whole paths, a layer each: a layer that lacks one is a missing tensor
+        targets = sorted({str(target).rsplit(".", 1)[-1] for target in targets})
     if not isinstance(targets, list) or not targets or set(targets) - set(PROJECTIONS):
         problems.append(f"target_modules are {settings.get('target_modules')!r}; known are {', '.join(PROJECTIONS)}")
     if not isinstance(rank, int) or not isinstance(alpha, int | float):

@@ -36,7 +36,8 @@ class Report:
         marks = {name: "" if error <= self.tolerance else "  WRONG" for name, error in shown.items()}
         lines = [f"{name:16s} {error:.1e}{marks[name]}" for name, error in shown.items()]
         if not self.good:
-            first = next((name for name, error in self.layers.items() if not error <= self.tolerance), "the output")
+            wrong = [name for name, error in self.layers.items() if not error <= self.tolerance]
+            first = wrong[0] if wrong else "the last layer or behind it"
             lines.append(f"wrong first in {first}")
         return [f"error as part of the scale, at most {self.tolerance:g}:", *lines]
 

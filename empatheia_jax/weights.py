@@ -15,6 +15,7 @@ import functools
 import hashlib
 import json
 import math
+import re
 import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -127,8 +128,10 @@ class Writer:
             saving, self._saving = self._saving, None
             try:
                 saving.result()
-            except ValueError as error:  # as tensorstore reports what the system refused
-                raise OSError(f"{self._params}: could not be written ({str(error)[:300]})") from error
+            except ValueError as error:  # as tensorstore reports what the system refused, in many words
+                reason = re.search(r": ([^:\[]+) \[os_error_code", str(error))
+                reason = reason.group(1) if reason else str(error)[:300]
+                raise OSError(f"{self._params} cannot be written: {reason}") from error
 
     def finish(self, facts: dict) -> None:
         """Write what is left, then config.json: `facts` and the SHA-256 of all arrays."""

@@ -1,0 +1,152 @@
+"""Conversions that are killed, run out of disk or read another file: nothing half-done passes for done."""
+
+import hashlib
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
+import random_llama  # noqa: E402
+
+from converters.convert import convert  # noqa: E402
+from converters.readers import ConversionError  # noqa: E402
+from empatheia_jax.states import CheckpointError  # noqa: E402
+from empatheia_jax.weights import is_weights, read_arrays, read_facts  # noqa: E402
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory):
+    """300 MB in three shards."""
+    folder = tmp_path_factory.mktemp("llama") / "300m"
+    assert random_llama.write(folder, "300m", shard_bytes=120_000_000) > 300e6
+    yield folder
+    shutil.rmtree(folder)
+
+
+@pytest.fixture
+def output(tmp_path):
+    yield tmp_path / "weights"
+    shutil.rmtree(tmp_path, ignore_errors=True)  # pytest would keep the last three runs' gigabyte
+
+
+def start(source: Path, output: Path, *before: str) -> subprocess.Popen:
+    command = [sys.executable, "-m", "converters", "vicuna", "--input", str(source), "--output", str(output)]
+    return subprocess.Popen([*before, *command], cwd=ROOT, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+
+def test_a_killed_conversion_leaves_nothing_to_mistake_and_goes_on_where_it_was(source, output, seed):
+    whole = output.with_name("whole")
+    convert("vicuna", source, whole)
+    draws, kills, kept = random.Random(seed), 0, 0
+    partial = output.with_name(output.name + ".partial")
+    for _ in range(4):
+        process = start(source, output)
+        deadline = time.monotonic() + 120
+        while not (partial / "params").exists() and process.poll() is None:
+            assert time.monotonic() < deadline
+            time.sleep(0.002)
+        time.sleep(draws.uniform(0.0, 0.5))
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+        if output.exists():
+            break
+        kills += 1
+        assert not is_weights(partial)
+        if (partial / "params" / "index.json").exists():
+            kept = len(json.loads((partial / "params" / "index.json").read_text()))
+    assert kills
+    if not output.exists():
+        process = start(source, output)
+        out, err = process.communicate(timeout=300)
+        assert process.returncode == 0, err
+    assert read_facts(output)["sha256"] == read_facts(whole)["sha256"]
+    assert sum(1 for _ in read_arrays(output)) == len(json.loads((whole / "params" / "index.json").read_text())) > kept
+    assert not partial.exists()
+
+
+def test_what_another_file_left_is_not_gone_on_with(source, output, tmp_path):
+    other = tmp_path / "other"
+    random_llama.write(other, "tiny", seed=1)
+    partial = output.with_name(output.name + ".partial")
+    (partial / "params").mkdir(parents=True)
+    (partial / "converting.json").write_text("{}")
+    (partial / "params" / "index.json").write_text(json.dumps({"norm": {"part": "part-00000"}}))
+    convert("vicuna", other, output)
+    assert sum(1 for _ in read_arrays(output)) == 3 * 9 + 3
+
+
+def test_a_disk_without_room_is_an_error_before_anything_is_written(source, output, monkeypatch):
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10**9, 10**9 - 10**8, 10**8))
+    with pytest.raises(ConversionError, match=r"0.34 GB are needed, the disk has 0.10 free"):
+        convert("vicuna", source, output)
+    assert not list(output.parent.iterdir())
+
+
+def test_a_write_that_the_system_refuses_is_one_error(source, output):
+    """A limit on the size of files stands for a full disk: writing fails halfway."""
+    process = start(source, output, "bash", "-c", 'ulimit -f 20000; exec "$@"', "bash")
+    _, err = process.communicate(timeout=300)
+    assert process.returncode == 2
+    said = [line for line in err.replace("\r", "\n").splitlines() if line and not line.startswith("convert vicuna:")]
+    assert len(said) == 1 and "File too large" in said[0] and "can be resumed by the same command" in said[0], err
+    assert not output.exists()
+    convert("vicuna", source, output)  # the same command, with room
+    assert is_weights(output)
+
+
+def test_a_damaged_array_is_found_when_it_is_read(tmp_path):
+    random_llama.write(tmp_path / "source", "tiny")
+    convert("vicuna", tmp_path / "source", tmp_path / "weights")
+    index = tmp_path / "weights" / "params" / "index.json"
+    entries = json.loads(index.read_text())
+    entries["norm"]["sha256"] = "0" * 64
+    index.write_text(json.dumps(entries))
+    with pytest.raises(CheckpointError, match="norm is damaged"):
+        list(read_arrays(tmp_path / "weights"))
+
+
+# Published hashes -----------------------------------------------------------------------------------------------------
+
+
+def sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+@pytest.mark.parametrize("who", ["the Hub's cache", "its download folder", "SHA256SUMS"])
+def test_a_given_sha256_is_checked(who, tmp_path):
+    source = tmp_path / "source"
+    random_llama.write(source, "tiny")
+    file = source / "model-00001-of-00001.safetensors"
+
+    def give(digest: str):
+        if who == "the Hub's cache":
+            blob = tmp_path / "blobs" / digest
+            blob.parent.mkdir(exist_ok=True)
+            blob.write_bytes(file.read_bytes())
+            file.unlink()
+            os.symlink(blob, file)
+        elif who == "its download folder":
+            metadata = source / ".cache" / "huggingface" / "download" / f"{file.name}.metadata"
+            metadata.parent.mkdir(parents=True, exist_ok=True)
+            metadata.write_text(f"0123abcd\n{digest}\n1700000000.0\n")
+        else:
+            (source / "SHA256SUMS").write_text(f"{'1' * 64}  other.bin\n{digest} *{file.name}\n")
+
+    good = sha256(file)
+    give(good[:-1] + ("0" if good[-1] != "0" else "1"))
+    with pytest.raises(ConversionError, match=f"its SHA-256 is {good}"):
+        convert("vicuna", source, tmp_path / "weights")
+    assert not (tmp_path / "weights").exists()
+    give(good)
+    convert("vicuna", source, tmp_path / "weights")
+    assert file.name in read_facts(tmp_path / "weights")["source"]["sha256_checked"]
