@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 export JAX_PLATFORMS ?= cpu
 export PYTHONUNBUFFERED = 1
 
-.PHONY: demo test test-slow lint env env-test clean
+.PHONY: demo test test-slow test-large lint env env-test clean
 
 env: $(VENV)/.demo
 env-test: $(VENV)/.test
@@ -35,6 +35,10 @@ test: env-test
 
 test-slow: env-test
 	$(BIN)/python -m pytest -m slow
+
+# Published sizes: 16 GB of memory, 30 GB of disk below TMPDIR, about 10 minutes.
+test-large: env-test
+	$(BIN)/python -m pytest -m large -rA --durations=0
 
 lint: env-test
 	$(BIN)/python -m ruff check .

@@ -85,11 +85,11 @@ def row(name: str, work: float, unit: str, seconds: dict[str, list[float]], **fa
     import jax
 
     ours = statistics.median(seconds["ours"])
-    result = {"name": name, "value": round(work / ours, 1), "unit": unit, "device": machine()}
+    result = {"name": name, "value": _digits(work / ours), "unit": unit, "device": machine()}
     if "peer" in seconds:
         ratios = [p / o for o, p in zip(seconds["ours"], seconds["peer"], strict=True)]
         result |= {
-            "peer_value": round(work / statistics.median(seconds["peer"]), 1),
+            "peer_value": _digits(work / statistics.median(seconds["peer"])),
             "ratio_to_peer": round(statistics.median(ratios), 3),
             "ratio_range": [round(min(ratios), 3), round(max(ratios), 3)],
         }
@@ -98,6 +98,11 @@ def row(name: str, work: float, unit: str, seconds: dict[str, list[float]], **fa
         versions["torch"] = sys.modules["torch"].__version__
         versions["transformers"] = sys.modules["transformers"].__version__
     return result | facts | {"versions": versions}
+
+
+def _digits(value: float) -> float:
+    """One digit behind the point; of small values four that count."""
+    return round(value, 1) if value >= 100 else float(f"{value:.4g}")
 
 
 def report(rows: list[dict], args: argparse.Namespace) -> None:

@@ -5,56 +5,51 @@ import numpy as np
 import peft
 import torch
 import transformers
+from flax import nnx
 
+from converters import peft as adapters
+from converters import vicuna
+from converters.rules import Rule, sources
 from empatheia_jax.config import LlamaConfig, LoraConfig
-from empatheia_jax.llm.llama import PROJECTIONS, Llama
+from empatheia_jax.llm.llama import Llama
+from empatheia_jax.states import named
+from empatheia_jax.weights import slots
 
 DEVICE = "cuda" if torch.cuda.is_available() and jax.devices()[0].platform != "cpu" else "cpu"
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
-def to_torch(array: jax.Array) -> torch.Tensor:
-    """A copy, on the device where it is."""
-    return torch.from_dlpack(array).clone() if DEVICE != "cpu" else torch.from_numpy(np.array(array))
+def to_torch(array: np.ndarray) -> torch.Tensor:
+    """A copy, on the device that is measured."""
+    wide = array.dtype.name == "bfloat16"
+    tensor = torch.from_numpy(np.array(array).view(np.int16)).view(torch.bfloat16) if wide else torch.tensor(array)
+    return tensor.to(DEVICE)
+
+
+def _published(state: nnx.State, rules: list[Rule]) -> dict[str, torch.Tensor]:
+    """Our parameters under the names and in the layout of torch, by the converters' own tables."""
+    arrays, back = named(state), sources(rules, slots(state))
+    found = {}
+    for name, (target, layer, _) in slots(state).items():
+        array = arrays[target] if layer is None else arrays[target][layer]
+        source, transform = back[name]
+        found[source] = to_torch(transform.invert(np.asarray(jax.device_get(array))))
+    return found
 
 
 def transformers_llama(llm: Llama) -> transformers.LlamaForCausalLM:
     """A LlamaForCausalLM with the base weights of `llm`, in its compute dtype, attention by torch's sdpa."""
     config: LlamaConfig = llm.config
-    settings = transformers.LlamaConfig(
-        vocab_size=config.vocab_size, hidden_size=config.width, num_hidden_layers=config.layers,
-        num_attention_heads=config.heads, num_key_value_heads=config.kv_heads, head_dim=config.head_dim,
-        intermediate_size=config.mlp_width, rms_norm_eps=config.norm_epsilon,
-        rope_parameters={"rope_type": "default", "rope_theta": config.rope_theta},
-        max_position_embeddings=config.max_length, tie_word_embeddings=config.tie_embeddings,
-        attn_implementation="sdpa", bos_token_id=None, eos_token_id=None, pad_token_id=0,
-    )  # fmt: skip
+    tokens = {"bos_token_id": None, "eos_token_id": None, "pad_token_id": 0}
+    settings = transformers.LlamaConfig(**vicuna.settings_of(config, tokens), attn_implementation="sdpa")
     with torch.device("meta"):
         model = transformers.LlamaForCausalLM(settings)
     rotary = type(model.model.rotary_emb)(settings)  # its buffers are computed, not loaded
     model.to_empty(device=DEVICE)
     model.model.rotary_emb = rotary.to(DEVICE)
     model.tie_weights()
-    weights = dict(model.named_parameters())
-
-    def fill(name: str, array: jax.Array) -> None:
-        weights.pop(name).data = to_torch(array).to(DTYPES[config.compute_dtype])
-
-    for layer in range(config.layers):
-        for name in PROJECTIONS:
-            kernel = getattr(llm.layers, name).kernel[...][layer]
-            axes_in = 2 if name == "o_proj" else 1  # [heads, head_dim, embed], else [embed, ...]
-            matrix = kernel.reshape(int(np.prod(kernel.shape[:axes_in])), -1).T
-            block = "self_attn" if name in PROJECTIONS[:4] else "mlp"
-            fill(f"model.layers.{layer}.{block}.{name}.weight", matrix)
-        fill(f"model.layers.{layer}.input_layernorm.weight", llm.layers.attention_norm[...][layer])
-        fill(f"model.layers.{layer}.post_attention_layernorm.weight", llm.layers.mlp_norm[...][layer])
-    fill("model.norm.weight", llm.norm[...])
-    fill("model.embed_tokens.weight", llm.embedding[...])
-    if llm.head is not None:
-        fill("lm_head.weight", llm.head[...].T)
-    if weights:
-        raise ValueError(f"peer: not filled: {sorted(weights)[:3]}")
+    base = nnx.filter_state(nnx.state(llm), lambda path, variable: not isinstance(variable, nnx.LoRAParam))
+    _fill(dict(model.named_parameters()), _published(base, vicuna.rules(config)), DTYPES[config.compute_dtype])
     model.tie_weights()
     return model
 
@@ -66,17 +61,16 @@ def with_lora(model, llm: Llama, lora: LoraConfig):
     )
     adapted = peft.get_peft_model(model, settings).train()
     weights = {name: weight for name, weight in adapted.named_parameters() if "lora_" in name}
-    for name in lora.targets:
-        projection = getattr(llm.layers, name)
-        block = "self_attn" if name in PROJECTIONS[:4] else "mlp"
-        for part, array in (("lora_A", projection.lora_a[...]), ("lora_B", projection.lora_b[...])):
-            for layer in range(llm.config.layers):
-                path = f"base_model.model.model.layers.{layer}.{block}.{name}.{part}.default.weight"
-                matrix = array[layer].reshape((-1, lora.rank) if part == "lora_A" else (lora.rank, -1))
-                weights.pop(path).data.copy_(to_torch(matrix.T))
-    if weights:
-        raise ValueError(f"peer: not filled: {sorted(weights)[:3]}")
+    ours = _published(nnx.state(llm, nnx.LoRAParam), adapters.rules(lora))
+    _fill(weights, {name.replace(".weight", ".default.weight"): tensor for name, tensor in ours.items()})
     return adapted
+
+
+def _fill(weights: dict[str, torch.nn.Parameter], ours: dict[str, torch.Tensor], dtype: torch.dtype | None = None):
+    if weights.keys() != ours.keys():
+        raise ValueError(f"peer: not filled or not there: {sorted(weights.keys() ^ ours.keys())[:3]}")
+    for name, weight in weights.items():
+        weight.data = ours[name].to(dtype or weight.dtype)
 
 
 def wait() -> None:

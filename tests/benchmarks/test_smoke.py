@@ -36,6 +36,14 @@ def test_decoding_alone():
     assert all("ratio_to_peer" not in row for row in rows("decode"))
 
 
+def test_converting_beside_cp_and_from_pretrained():
+    pytest.importorskip("torch")
+    found = rows("convert", "--peer", "torch")
+    assert [row["name"] for row in found] == ["convert", "restore"]
+    assert all(row["ratio_to_peer"] > 0 and row["peak_gb"] > 0 for row in found)
+    assert found[0]["ratio_to_cp"] > 0
+
+
 @pytest.mark.slow
 def test_a_lora_step_beside_transformers_and_peft():
     pytest.importorskip("torch")
