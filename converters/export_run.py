@@ -18,7 +18,7 @@ from converters.readers import ConversionError
 from converters.rules import sources
 from converters.shards import Shards
 from empatheia_jax import sharding
-from empatheia_jax.checkpoint import Checkpoints, identify_base, load_base
+from empatheia_jax.checkpoint import Checkpoints, load_base
 from empatheia_jax.config import Config, MeshConfig
 from empatheia_jax.data.tokenizer import NEW_TOKENS
 from empatheia_jax.plan import config_widths
@@ -155,8 +155,9 @@ def export_peft(run: Path, output: Path) -> dict[str, int]:
         base = str((output / "base").absolute())
     peft.write_adapter(partial, config.lora, config.llm, trained.adapter, base)
     save_file(trained.rows, partial / peft.NEW_TOKENS_FILE)
-    identity = identify_base(trained.base)
-    origin = {"base": trained.name, "base_sha256": identity.sha256, "run": str(run), "step": trained.step}
+    # A scratch base goes along; converted, it gets a hash of its own.
+    sha256 = read_facts(trained.base)["sha256"] if is_weights(trained.base) else ""
+    origin = {"base": trained.name, "base_sha256": sha256, "run": str(run), "step": trained.step}
     (partial / peft.ORIGIN_FILE).write_text(json.dumps(origin, indent=2))
     partial.rename(output)
     return {"tensors": len(trained.adapter), "bytes": sum(array.nbytes for array in trained.adapter.values())}
