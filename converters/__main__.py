@@ -30,6 +30,7 @@ def main(argv: list[str]) -> int:
         command.add_argument("--input", type=Path, required=True, help="directory, weights file or shard index")
         command.add_argument("--output", type=Path, required=True, help="a new folder")
         command.add_argument("--dtype", choices=DTYPES, help="default: as it is; norms stay float32")
+        command.add_argument("--sha256", metavar="HEX", help="of the weights file; beside-lying hashes are read anyway")
         command.add_argument(
             "--verify", action="store_true",
             help="then run torch's original and ours on the same input; an output that is there is only verified",
@@ -55,6 +56,9 @@ def main(argv: list[str]) -> int:
     except (ValueError, OSError) as error:
         print(f"converters {args.command}: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print(f"converters {args.command}: stopped; the same command goes on or begins anew", file=sys.stderr)
+        return 130
 
 
 def _quiet() -> None:
@@ -68,7 +72,7 @@ def _quiet() -> None:
 
 def _convert(args) -> int:
     if not (args.verify and (args.output / "config.json").exists()):
-        _print(args.output, convert(args.command, args.input, args.output, args.dtype))
+        _print(args.output, convert(args.command, args.input, args.output, args.dtype, args.sha256))
     if not args.verify:
         return 0
     from converters.verify import verify

@@ -14,6 +14,7 @@ from tqdm import tqdm
 from converters import clip, hubert, travel, vicuna, wav2vec2
 from converters.readers import ConversionError, Tensor, open_checkpoint, read_json
 from converters.rules import Fit, fit, prefix_of
+from converters.shards import save
 from empatheia_jax.config import ConfigError
 from empatheia_jax.states import write_json
 from empatheia_jax.weights import Writer, architecture, slots
@@ -79,7 +80,9 @@ def abstract(table: ModuleType, config) -> nnx.State:
     return nnx.state(nnx.eval_shape(lambda: table.NETWORK(config, rngs=nnx.Rngs(0))))
 
 
-def convert(family: str, source: Path, output: Path, dtype: str | None = None) -> dict[str, int]:
+def convert(
+    family: str, source: Path, output: Path, dtype: str | None = None, sha256: str | None = None
+) -> dict[str, int]:
     """Convert a transformers directory; `output` appears when all of it is written, or not at all.
 
     What an interrupted conversion of the same files wrote to `output`.partial is kept. Memory: a few parts of
@@ -87,6 +90,8 @@ def convert(family: str, source: Path, output: Path, dtype: str | None = None) -
 
     Args:
       dtype: of the parameters that are not norms, "float32", "bfloat16" or "float16"; None keeps each tensor's own.
+      sha256: what the weights file should have, 64 hex digits, where it is one file; hashes that lie beside the files
+        are checked anyway (`travel.given_hash`).
     Returns:
       counts: tensors used, left aside (known to be harmless), arrays and numbers written.
     Raises:
@@ -100,7 +105,7 @@ def convert(family: str, source: Path, output: Path, dtype: str | None = None) -
     dtypes = _dtypes(opened, dtype)
     used = {one.source for one in opened.fits}
     files = sorted({opened.tensors[name].file for name in used})
-    checked = _check_hashes(files)
+    checked = _check_hashes(files, sha256)
     partial = output.with_name(output.name + ".partial")
     _prepare(partial, opened, dtypes)
     writer = Writer(partial)
@@ -170,21 +175,25 @@ def _dtypes(opened: Source, dtype: str | None) -> dict[str, np.dtype]:
 
 
 def _carry(opened: Source, partial: Path) -> None:
-    from safetensors.numpy import save_file
-
     names = {name: f"{opened.prefix}{name}" for name in opened.table.KEPT}
     kept = {ours: opened.tensors[name].read() for ours, name in names.items() if name in opened.tensors}
     if kept:
-        save_file({name: np.ascontiguousarray(array) for name, array in kept.items()}, partial / CARRIED)
+        save(kept, partial / CARRIED)
 
 
-def _check_hashes(files: list[Path]) -> dict[str, str]:
+def _check_hashes(files: list[Path], asked: str | None) -> dict[str, str]:
     """Files whose SHA-256 somebody gives -> who; each is compared."""
-    given = [file for file in files if travel.given_hash(file)]
+    given = {file: found for file in files if (found := travel.given_hash(file))}
+    if asked:
+        if len(files) != 1:
+            raise ConversionError(f"one SHA-256 for {len(files)} files: put a SHA256SUMS beside them instead")
+        given[files[0]] = travel.sha256_of(asked, "--sha256"), "--sha256"
     if not given:
         return {}
     with _bar("check SHA-256", sum(file.stat().st_size for file in given)) as bar:
-        return {file.name: travel.check_hash(file, bar.update) for file in given}
+        for file, (digest, who) in given.items():
+            travel.check_hash(file, digest, who, bar.update)
+    return {file.name: who for file, (_, who) in given.items()}
 
 
 def _bar(what: str, total: int) -> tqdm:

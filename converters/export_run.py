@@ -9,14 +9,13 @@ from pathlib import Path
 import jax
 import numpy as np
 from flax import nnx
-from safetensors.numpy import save_file
 
 from converters import peft, vicuna
 from converters.convert import abstract
 from converters.export_tokenizer import run_tokenizer, special_ids, with_new_tokens
 from converters.readers import ConversionError
 from converters.rules import sources
-from converters.shards import Shards
+from converters.shards import Shards, save
 from empatheia_jax import sharding
 from empatheia_jax.checkpoint import Checkpoints, load_base
 from empatheia_jax.config import Config, MeshConfig
@@ -154,7 +153,7 @@ def export_peft(run: Path, output: Path) -> dict[str, int]:
         _export_scratch_base(trained, partial / "base")
         base = str((output / "base").absolute())
     peft.write_adapter(partial, config.lora, config.llm, trained.adapter, base)
-    save_file(trained.rows, partial / peft.NEW_TOKENS_FILE)
+    save(trained.rows, partial / peft.NEW_TOKENS_FILE)
     # A scratch base goes along; converted, it gets a hash of its own.
     sha256 = read_facts(trained.base)["sha256"] if is_weights(trained.base) else ""
     origin = {"base": trained.name, "base_sha256": sha256, "run": str(run), "step": trained.step}

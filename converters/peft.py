@@ -14,6 +14,7 @@ from flax import nnx
 
 from converters.readers import ConversionError, open_checkpoint, read_json
 from converters.rules import Rule, fit, linear
+from converters.shards import save
 from converters.vicuna import block_of
 from empatheia_jax.config import ConfigError, LlamaConfig, LoraConfig
 from empatheia_jax.llm.llama import PROJECTIONS, Llama
@@ -157,12 +158,10 @@ def _base_of(base: Path) -> tuple[LlamaConfig, str]:
 
 def write_adapter(folder: Path, lora: LoraConfig, llm: LlamaConfig, tree: dict[str, np.ndarray], base: str) -> None:
     """adapter_config.json and adapter_model.safetensors; `tree` has our arrays by their names on disk."""
-    from safetensors.numpy import save_file
-
     first = {rule.target: rule for rule in rules(lora)}
     tensors = {}
     for name, (target, layer, _) in adapter_slots(llm, lora).items():
         rule = first[target]
-        tensors[rule.name(layer)] = np.ascontiguousarray(rule.transform.invert(np.asarray(tree[name], np.float32)))
-    save_file(tensors, folder / "adapter_model.safetensors", metadata={"format": "pt"})
+        tensors[rule.name(layer)] = rule.transform.invert(np.asarray(tree[name], np.float32))
+    save(tensors, folder / "adapter_model.safetensors")
     (folder / "adapter_config.json").write_text(json.dumps(settings_of(lora, base), indent=2))

@@ -1,6 +1,7 @@
 """Writing a transformers directory: safetensors shards of bounded size, an index, and no half of either."""
 
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -10,6 +11,14 @@ from safetensors.numpy import save_file
 from converters.readers import ConversionError
 
 SHARD_BYTES = 1_000_000_000
+
+
+def save(tensors: dict[str, np.ndarray], path: Path) -> None:
+    """A safetensors file, readable to whom the process's umask allows (safetensors itself makes it the owner's alone)."""
+    save_file({n: np.ascontiguousarray(a) for n, a in tensors.items()}, path, metadata={"format": "pt"})
+    mask = os.umask(0)
+    os.umask(mask)
+    path.chmod(0o666 & ~mask)
 
 
 class Shards:
@@ -46,7 +55,7 @@ class Shards:
         if self._held:
             path = self.folder / f"{self._stem}-{len(self._files):05d}.partial"
             try:
-                save_file(self._held, path, metadata={"format": "pt"})
+                save(self._held, path)
             except Exception as error:  # safetensors has an error of its own for a full disk
                 raise ConversionError(f"{path}: could not be written ({error})") from error
             self._files.append((path, list(self._held)))

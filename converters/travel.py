@@ -43,29 +43,34 @@ def given_hash(path: Path) -> tuple[str, str] | None:
         for line in sums.read_text("utf-8").splitlines():
             digest, _, name = line.partition(" ")
             if name.strip().lstrip("*") == path.name:
-                if not _SHA256.fullmatch(digest.lower()):
-                    raise ConversionError(f"{sums}: {digest!r} is no SHA-256")
-                return digest.lower(), sums.name
+                return sha256_of(digest, str(sums)), sums.name
     return None
 
 
-def check_hash(path: Path, advance: Callable[[int], object]) -> str | None:
-    """Compare a file with the hash that is given for it, calling `advance` with each piece's bytes; who gave it.
+def sha256_of(text: str, where: str) -> str:
+    """64 hex digits in small letters.
+
+    Raises:
+      ConversionError: the text is none.
+    """
+    if not _SHA256.fullmatch(text.lower()):
+        raise ConversionError(f"{where}: {text!r} is no SHA-256")
+    return text.lower()
+
+
+def check_hash(path: Path, wanted: str, who: str, advance: Callable[[int], object]) -> None:
+    """Compare a file with the SHA-256 that `who` gives for it, calling `advance` with each piece's bytes.
 
     Raises:
       ConversionError: it is another file.
     """
-    given = given_hash(path)
-    if given is None:
-        return None
     digest = hashlib.sha256()
     with path.open("rb") as file:
         while piece := file.read(1 << 24):
             digest.update(piece)
             advance(len(piece))
-    if digest.hexdigest() != given[0]:
+    if digest.hexdigest() != wanted:
         raise ConversionError(
-            f"{path}: its SHA-256 is {digest.hexdigest()}, {given[1]} says {given[0]}: a damaged download or another "
-            "file; fetch it again"
+            f"{path}: its SHA-256 is {digest.hexdigest()}, {who} says {wanted}: a damaged download or another file; "
+            "fetch it again"
         )
-    return given[1]

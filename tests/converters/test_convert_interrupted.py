@@ -122,14 +122,18 @@ def sha256(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-@pytest.mark.parametrize("who", ["the Hub's cache", "its download folder", "SHA256SUMS"])
+@pytest.mark.parametrize("who", ["the Hub's cache", "its download folder", "SHA256SUMS", "--sha256"])
 def test_a_given_sha256_is_checked(who, tmp_path):
     source = tmp_path / "source"
     random_llama.write(source, "tiny")
     file = source / "model-00001-of-00001.safetensors"
 
+    asked = {}
+
     def give(digest: str):
-        if who == "the Hub's cache":
+        if who == "--sha256":
+            asked["sha256"] = digest.upper()
+        elif who == "the Hub's cache":
             blob = tmp_path / "blobs" / digest
             blob.parent.mkdir(exist_ok=True)
             blob.write_bytes(file.read_bytes())
@@ -145,8 +149,8 @@ def test_a_given_sha256_is_checked(who, tmp_path):
     good = sha256(file)
     give(good[:-1] + ("0" if good[-1] != "0" else "1"))
     with pytest.raises(ConversionError, match=f"its SHA-256 is {good}"):
-        convert("vicuna", source, tmp_path / "weights")
+        convert("vicuna", source, tmp_path / "weights", **asked)
     assert not (tmp_path / "weights").exists()
     give(good)
-    convert("vicuna", source, tmp_path / "weights")
+    convert("vicuna", source, tmp_path / "weights", **asked)
     assert file.name in read_facts(tmp_path / "weights")["source"]["sha256_checked"]
