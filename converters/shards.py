@@ -14,7 +14,7 @@ SHARD_BYTES = 1_000_000_000
 
 
 def save(tensors: dict[str, np.ndarray], path: Path) -> None:
-    """A safetensors file, readable to whom the process's umask allows (safetensors itself makes it the owner's alone)."""
+    """A safetensors file that others may read as the umask says; safetensors itself makes it the owner's alone."""
     save_file({n: np.ascontiguousarray(a) for n, a in tensors.items()}, path, metadata={"format": "pt"})
     mask = os.umask(0)
     os.umask(mask)
