@@ -103,21 +103,20 @@ def convert(
         raise ConversionError(f"{output}: is there already; choose another folder or remove it")
     opened = open_source(family, source)
     dtypes = _dtypes(opened, dtype)
-    used = {one.source for one in opened.fits}
+    used = {source for one in opened.fits for source in one.sources}
     files = sorted({opened.tensors[name].file for name in used})
     checked = _check_hashes(files, sha256)
     partial = output.with_name(output.name + ".partial")
     _prepare(partial, opened, dtypes)
     writer = Writer(partial)
-    total = sum(opened.tensors[one.source].nbytes for one in opened.fits)
+    total = sum(opened.tensors[name].nbytes for name in used)
     try:
         with _bar(f"convert {family}", total) as bar:
             for one in opened.fits:
-                tensor = opened.tensors[one.source]
+                tensors = [opened.tensors[source] for source in one.sources]
                 if not writer.has(one.name):
-                    array = np.ascontiguousarray(one.transform.apply(tensor.read(), one.shape))
-                    writer.add(one.name, array.astype(dtypes[one.name], copy=False))
-                bar.update(tensor.nbytes)
+                    writer.add(one.name, one.read(opened.tensors).astype(dtypes[one.name], copy=False))
+                bar.update(sum(tensor.nbytes for tensor in tensors))
             _carry(opened, partial)
             settings = travel.copy(opened.folder, partial)
             writer.finish(
@@ -167,7 +166,7 @@ def _prepare(partial: Path, opened: Source, dtypes: dict[str, np.dtype]) -> None
 def _dtypes(opened: Source, dtype: str | None) -> dict[str, np.dtype]:
     """The number format of every array on disk."""
     if dtype is None:
-        return {one.name: opened.tensors[one.source].dtype for one in opened.fits}
+        return {one.name: opened.tensors[one.sources[0]].dtype for one in opened.fits}
     model = dict(nnx.to_flat_state(abstract(opened.table, dataclasses.replace(opened.config, param_dtype=dtype))))
     parameters = {"/".join(map(str, path)): np.dtype(leaf.dtype) for path, leaf in model.items()}
     places = slots(abstract(opened.table, opened.config))

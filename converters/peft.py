@@ -134,8 +134,7 @@ def import_adapter(source: Path, base: Path, output: Path) -> dict[str, int]:
     writer = Writer(partial)
     try:
         for there, one in found:
-            array = np.ascontiguousarray(one.transform.apply(there[one.source].read(), one.shape))
-            writer.add(one.name, array.astype(np.float32))
+            writer.add(one.name, one.read(there).astype(np.float32))
         writer.finish({"family": "peft", "architecture": adapter_facts(lora), "source": {"folder": str(source)}})
     finally:
         writer.close()
@@ -162,6 +161,6 @@ def write_adapter(folder: Path, lora: LoraConfig, llm: LlamaConfig, tree: dict[s
     tensors = {}
     for name, (target, layer, _) in adapter_slots(llm, lora).items():
         rule = first[target]
-        tensors[rule.name(layer)] = rule.transform.invert(np.asarray(tree[name], np.float32))
+        tensors[rule.names(layer)[0]] = rule.transform.invert(np.asarray(tree[name], np.float32))
     save(tensors, folder / "adapter_model.safetensors")
     (folder / "adapter_config.json").write_text(json.dumps(settings_of(lora, base), indent=2))

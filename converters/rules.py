@@ -19,14 +19,23 @@ FLOATS = tuple(np.dtype(kind) for kind in (np.float32, np.float16, ml_dtypes.bfl
 
 @dataclasses.dataclass(frozen=True)
 class Transform:
-    """How torch lays an array out: its shape there for a shape of ours, the way over and the way back.
+    """How torch lays an array out: the shapes of its tensors there for a shape of ours, and the way over.
 
-    Both ways only move numbers: what comes back is equal bit for bit.
+    `invert` is the way back, where there is one: numbers are only moved, and come back equal bit for bit.
     """
 
-    source: Callable[[Shape], Shape]
-    apply: Callable[[np.ndarray, Shape], np.ndarray]
-    invert: Callable[[np.ndarray], np.ndarray]
+    sources: Callable[[Shape], list[Shape]]
+    apply: Callable[[list[np.ndarray], Shape], np.ndarray]
+    invert: Callable[[np.ndarray], np.ndarray] | None = None
+
+
+def moved(
+    source: Callable[[Shape], Shape],
+    apply: Callable[[np.ndarray, Shape], np.ndarray],
+    invert: Callable[[np.ndarray], np.ndarray],
+) -> Transform:
+    """A transform of one tensor that only moves numbers."""
+    return Transform(lambda shape: [source(shape)], lambda arrays, shape: apply(arrays[0], shape), invert)
 
 
 def transposed(matrix: np.ndarray) -> np.ndarray:
@@ -38,14 +47,14 @@ def transposed(matrix: np.ndarray) -> np.ndarray:
     return cv2.transpose(bits).view(matrix.dtype).reshape(matrix.shape[::-1])
 
 
-SAME = Transform(lambda shape: shape, lambda array, shape: array, lambda array: array)
-FLAT = Transform(
+SAME = moved(lambda shape: shape, lambda array, shape: array, lambda array: array)
+FLAT = moved(
     lambda shape: (math.prod(shape),), lambda array, shape: array.reshape(shape), lambda array: array.reshape(-1)
 )
-CONV1D = Transform(
+CONV1D = moved(
     lambda s: (s[2], s[1], s[0]), lambda array, shape: array.transpose(2, 1, 0), lambda array: array.transpose(2, 1, 0)
 )
-CONV2D = Transform(
+CONV2D = moved(
     lambda s: (s[3], s[2], s[0], s[1]),
     lambda array, shape: array.transpose(2, 3, 1, 0),
     lambda array: array.transpose(3, 2, 0, 1),
@@ -54,7 +63,7 @@ CONV2D = Transform(
 
 def linear(inputs: int = 1) -> Transform:
     """torch's [out, in] -> ours [*in, *out], of which the first `inputs` axes go in."""
-    return Transform(
+    return moved(
         lambda shape: (math.prod(shape[inputs:]), math.prod(shape[:inputs])),
         lambda array, shape: transposed(array).reshape(shape),
         lambda array: transposed(array.reshape(math.prod(array.shape[:inputs]), -1)),
@@ -63,19 +72,20 @@ def linear(inputs: int = 1) -> Transform:
 
 @dataclasses.dataclass(frozen=True)
 class Rule:
-    """Tensor `source` ("{layer}" counts the layers) -> the parameter `target`, a layer's array of it.
+    """Tensor `source` ("{layer}" counts the layers), or several -> the parameter `target`, a layer's array of it.
 
     Several rules may have one target: spellings of different versions, of which a checkpoint has one; the first is the
     newest, and what an export writes.
     """
 
-    source: str
+    source: str | tuple[str, ...]
     target: str
     transform: Transform = SAME
 
-    def name(self, layer: int | None) -> str:
-        """The source of one layer."""
-        return self.source.replace("{layer}", str(layer))
+    def names(self, layer: int | str | None) -> tuple[str, ...]:
+        """The sources of one layer."""
+        sources = (self.source,) if isinstance(self.source, str) else self.source
+        return tuple(source.replace("{layer}", str(layer)) for source in sources)
 
 
 def prefix_of(tensors: Mapping[str, Tensor], prefix: str) -> str:
@@ -103,12 +113,16 @@ Slots = Mapping[str, tuple[str, int | None, Shape]]  # array on disk -> (paramet
 
 @dataclasses.dataclass(frozen=True)
 class Fit:
-    """One array on disk: the tensor it comes from, and how."""
+    """One array on disk: the tensors it comes from, and how."""
 
     name: str
-    source: str
+    sources: tuple[str, ...]
     transform: Transform
     shape: Shape
+
+    def read(self, tensors: Mapping[str, Tensor]) -> np.ndarray:
+        """The array, as it is to lie on disk."""
+        return np.ascontiguousarray(self.transform.apply([tensors[name].read() for name in self.sources], self.shape))
 
 
 def fit(
@@ -132,31 +146,32 @@ def fit(
     problems += [f"no parameter {name!r} in the model (a fault of the table)" for name in by_target.keys() - parameters]
     for name, (parameter, layer, shape) in slots.items():
         choices = by_target.get(parameter, [])
-        having = [rule for rule in choices if rule.name(layer) in tensors]
+        having = [rule for rule in choices if all(source in tensors for source in rule.names(layer))]
         if len(having) != 1:
             problems.append(_unfilled(name, layer, choices, having, tensors if len(problems) < SHOWN else {}))
             continue
-        source, needed = having[0].name(layer), having[0].transform.source(shape)
-        tensor = tensors[source]
-        if tensor.shape != needed:
-            problems.append(f"{source} has shape {list(tensor.shape)}, {name} needs {list(needed)}")
-        if tensor.dtype not in FLOATS:
-            problems.append(f"{source} is {tensor.dtype}; weights are bfloat16, float16 or float32")
-        if source in used:
-            problems.append(f"{source} is used for {used[source]} and for {name} (a fault of the table)")
-        used[source] = name
-        found.append(Fit(name, source, having[0].transform, shape))
+        names, transform = having[0].names(layer), having[0].transform
+        for source, needed in zip(names, transform.sources(shape), strict=True):
+            tensor = tensors[source]
+            if tensor.shape != needed:
+                problems.append(f"{source} has shape {list(tensor.shape)}, {name} needs {list(needed)}")
+            if tensor.dtype not in FLOATS:
+                problems.append(f"{source} is {tensor.dtype}; weights are bfloat16, float16 or float32")
+            if source in used:
+                problems.append(f"{source} is used for {used[source]} and for {name} (a fault of the table)")
+            used[source] = name
+        found.append(Fit(name, names, transform, shape))
     known = [re.compile(pattern) for pattern in harmless]
     for name in sorted(tensors.keys() - used.keys()):
         if not any(pattern.fullmatch(name) for pattern in known):
-            table = [rule.source for rule in rules] if len(problems) < SHOWN else []
+            table = [source for rule in rules for source in rule.names("{layer}")] if len(problems) < SHOWN else []
             nearest = difflib.get_close_matches(name, table, 1, 0.3)
             problems.append(f"{name} is used by no rule" + (f" (nearest: {nearest[0]})" if nearest else ""))
     if problems:
         shown = "\n  ".join(problems[:SHOWN])
         more = f"\n  and {len(problems) - SHOWN} more" if len(problems) > SHOWN else ""
         raise ConversionError(f"{len(problems)} problems, nothing was written:\n  {shown}{more}")
-    return sorted(found, key=lambda one: (str(tensors[one.source].file), tensors[one.source].offset))
+    return sorted(found, key=lambda one: min((str(tensors[n].file), tensors[n].offset) for n in one.sources))
 
 
 def sources(rules: list[Rule], slots: Slots) -> dict[str, tuple[str, Transform]]:
@@ -164,14 +179,15 @@ def sources(rules: list[Rule], slots: Slots) -> dict[str, tuple[str, Transform]]
     first: dict[str, Rule] = {}
     for rule in rules:
         first.setdefault(rule.target, rule)
-    return {name: (first[target].name(layer), first[target].transform) for name, (target, layer, _) in slots.items()}
+    found = {name: (first[target], layer) for name, (target, layer, _) in slots.items()}
+    return {name: (rule.names(layer)[0], rule.transform) for name, (rule, layer) in found.items()}
 
 
 def _unfilled(name, layer, choices: list[Rule], having: list[Rule], tensors: Mapping[str, Tensor]) -> str:
     if len(having) > 1:
-        return f"{name} could be filled twice, by {having[0].name(layer)} and by {having[1].name(layer)}"
+        return f"{name} could be filled twice, by {having[0].names(layer)} and by {having[1].names(layer)}"
     if not choices:
         return f"{name} has no rule (a fault of the table)"
-    missing = choices[0].name(layer)
+    missing = next((source for source in choices[0].names(layer) if source not in tensors), choices[0].names(layer)[0])
     near = difflib.get_close_matches(missing, list(tensors), 1, 0.6)
     return f"{missing} is missing, for {name}" + (f" (nearest there: {near[0]})" if near else "")

@@ -5,12 +5,12 @@ transformers' HubertModel and Wav2Vec2Model differ in how they were trained, not
 """
 
 from converters.readers import ConversionError
-from converters.rules import CONV1D, FLAT, Rule, Transform, affine, linear, transformer
+from converters.rules import CONV1D, FLAT, Rule, affine, linear, moved, transformer
 from empatheia_jax.encoders.hubert import Hubert, HubertConfig
 
 NETWORK = Hubert
 SPEC_EMBED = "masked_spec_embed"  # of SpecAugment: training only
-_GAIN = Transform(
+_GAIN = moved(
     lambda shape: (1, 1, *shape), lambda array, shape: array.reshape(shape), lambda array: array.reshape(1, 1, -1)
 )
 _PARTS = {

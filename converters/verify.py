@@ -75,7 +75,7 @@ def verify(family: str, source: Path, output: Path, seed: int = 0) -> Report:
 def _tolerance(opened, output: Path) -> float:
     """float32's own where the folder holds the checkpoint's numbers as they are."""
     index = read_index(output)
-    sources = {one.name: opened.tensors[one.source].dtype for one in opened.fits}
+    sources = {one.name: opened.tensors[one.sources[0]].dtype for one in opened.fits}
     narrowed = {index[n]["dtype"] for n in index if np.dtype(index[n]["dtype"]).itemsize < sources[n].itemsize}
     return max(TOLERANCES[kind] for kind in narrowed or {"same"})
 
