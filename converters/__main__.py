@@ -1,6 +1,7 @@
 """Published torch checkpoints to Flax and back; a bad checkpoint is an error message and exit code 2.
 
   python -m converters vicuna|hubert|clip|wav2vec2 --input PATH --output DIR [--dtype D] [--verify]
+  python -m converters styletts2 --input epochs_2nd_00020.pth [--config config.yml] [--plbert FILE] --output DIR
   python -m converters export --run DIR --format peft|hf --output DIR [--dtype D]
   python -m converters export --weights DIR --output DIR
   python -m converters peft --input PEFT_DIR --base CONVERTED_BASE_OR_RUN --output DIR
@@ -14,7 +15,7 @@ from pathlib import Path
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")  # numbers are moved, not computed with: leave accelerators to others
 
-from converters.convert import FAMILIES, convert  # noqa: E402
+from converters.convert import FAMILIES, OWN_FILES, convert  # noqa: E402
 
 DTYPES = ("float32", "bfloat16", "float16")
 
@@ -26,6 +27,8 @@ def main(argv: list[str]) -> int:
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for family in FAMILIES:
+        if family in OWN_FILES:
+            continue
         command = commands.add_parser(family, help=f"a transformers checkpoint of {family} -> weights")
         command.add_argument("--input", type=Path, required=True, help="directory, weights file or shard index")
         command.add_argument("--output", type=Path, required=True, help="a new folder")
@@ -36,6 +39,13 @@ def main(argv: list[str]) -> int:
             help="then run torch's original and ours on the same input; an output that is there is only verified",
         )  # fmt: skip
         command.set_defaults(run=_convert)
+    command = commands.add_parser("styletts2", help="the published .pth of StyleTTS 2 -> weights")
+    command.add_argument("--input", type=Path, required=True, help="epochs_2nd_00020.pth, or such")
+    command.add_argument("--config", type=Path, help="its config.yml; default: the one beside it")
+    command.add_argument("--plbert", type=Path, help="step_1000000.t7, where the .pth has no PL-BERT")
+    command.add_argument("--output", type=Path, required=True, help="a new folder")
+    command.add_argument("--sha256", metavar="HEX", help="of the .pth; beside-lying hashes are read anyway")
+    command.set_defaults(run=_convert_styletts2)
     command = commands.add_parser("export", help="a run, or converted weights -> a directory for transformers or PEFT")
     what = command.add_mutually_exclusive_group(required=True)
     what.add_argument("--run", type=Path, dest="workdir", metavar="RUN", help="a run of train.py: its tuned LLM")
@@ -80,6 +90,12 @@ def _convert(args) -> int:
     report = verify(args.command, args.input, args.output)
     print("\n".join(report.lines()))
     return 0 if report.good else 1
+
+
+def _convert_styletts2(args) -> int:
+    beside = {"config": args.config, "plbert": args.plbert}
+    _print(args.output, convert("styletts2", args.input, args.output, sha256=args.sha256, **beside))
+    return 0
 
 
 def _export(args) -> int:

@@ -11,34 +11,21 @@ import numpy as np
 from flax import nnx
 from tqdm import tqdm
 
-from converters import clip, hubert, travel, vicuna, wav2vec2
-from converters.readers import ConversionError, Tensor, open_checkpoint, read_json
-from converters.rules import Fit, fit, prefix_of
+from converters import clip, hubert, styletts2, travel, vicuna, wav2vec2
+from converters.readers import ConversionError, open_checkpoint, read_json
+from converters.rules import fit, prefix_of
 from converters.shards import save
+from converters.source import Source, abstract
 from empatheia_jax.config import ConfigError
 from empatheia_jax.states import write_json
 from empatheia_jax.weights import Writer, architecture, slots
 
-FAMILIES: dict[str, ModuleType] = {"vicuna": vicuna, "hubert": hubert, "clip": clip, "wav2vec2": wav2vec2}
+FAMILIES: dict[str, ModuleType] = {
+    "vicuna": vicuna, "hubert": hubert, "clip": clip, "wav2vec2": wav2vec2, "styletts2": styletts2,
+}  # fmt: skip
+OWN_FILES = ("styletts2",)  # not transformers directories
 CARRIED = "carried.safetensors"
 """Small tensors that we do not need and an export must have: SpecAugment's mask embedding."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Source:
-    """A checkpoint that fits a family."""
-
-    family: str
-    folder: Path
-    settings: dict  # transformers' config.json
-    config: object  # ours
-    tensors: dict[str, Tensor]
-    prefix: str
-    fits: list[Fit]
-
-    @property
-    def table(self) -> ModuleType:
-        return FAMILIES[self.family]
 
 
 def open_source(family: str, source: Path) -> Source:
@@ -75,13 +62,8 @@ def open_source(family: str, source: Path) -> Source:
     return Source(family, folder, settings, config, tensors, prefix, fits)
 
 
-def abstract(table: ModuleType, config) -> nnx.State:
-    """Shapes and dtypes of every parameter of a family's network."""
-    return nnx.state(nnx.eval_shape(lambda: table.NETWORK(config, rngs=nnx.Rngs(0))))
-
-
 def convert(
-    family: str, source: Path, output: Path, dtype: str | None = None, sha256: str | None = None
+    family: str, source: Path, output: Path, dtype: str | None = None, sha256: str | None = None, **beside: Path
 ) -> dict[str, int]:
     """Convert a transformers directory; `output` appears when all of it is written, or not at all.
 
@@ -92,6 +74,7 @@ def convert(
       dtype: of the parameters that are not norms, "float32", "bfloat16" or "float16"; None keeps each tensor's own.
       sha256: what the weights file should have, 64 hex digits, where it is one file; hashes that lie beside the files
         are checked anyway (`travel.given_hash`).
+      beside: further files of the family's own (`styletts2.open_files`).
     Returns:
       counts: tensors used, left aside (known to be harmless), arrays and numbers written.
     Raises:
@@ -101,7 +84,7 @@ def convert(
     output = Path(output)
     if output.exists():
         raise ConversionError(f"{output}: is there already; choose another folder or remove it")
-    opened = open_source(family, source)
+    opened = FAMILIES[family].open_files(source, **beside) if family in OWN_FILES else open_source(family, source)
     dtypes = _dtypes(opened, dtype)
     used = {source for one in opened.fits for source in one.sources}
     files = sorted({opened.tensors[name].file for name in used})
@@ -167,14 +150,17 @@ def _dtypes(opened: Source, dtype: str | None) -> dict[str, np.dtype]:
     """The number format of every array on disk."""
     if dtype is None:
         return {one.name: opened.tensors[one.sources[0]].dtype for one in opened.fits}
-    model = dict(nnx.to_flat_state(abstract(opened.table, dataclasses.replace(opened.config, param_dtype=dtype))))
+    if not hasattr(opened.config, "param_dtype"):
+        raise ConversionError(f"{opened.family} keeps its numbers' format: leave --dtype out")
+    asked = dataclasses.replace(opened.config, param_dtype=dtype)
+    model = dict(nnx.to_flat_state(abstract(FAMILIES[opened.family], asked)))
     parameters = {"/".join(map(str, path)): np.dtype(leaf.dtype) for path, leaf in model.items()}
-    places = slots(abstract(opened.table, opened.config))
+    places = slots(abstract(FAMILIES[opened.family], opened.config))
     return {one.name: parameters[places[one.name][0]] for one in opened.fits}
 
 
 def _carry(opened: Source, partial: Path) -> None:
-    names = {name: f"{opened.prefix}{name}" for name in opened.table.KEPT}
+    names = {name: f"{opened.prefix}{name}" for name in FAMILIES[opened.family].KEPT}
     kept = {ours: opened.tensors[name].read() for ours, name in names.items() if name in opened.tensors}
     if kept:
         save(kept, partial / CARRIED)

@@ -6,10 +6,11 @@ from pathlib import Path
 from safetensors.numpy import load_file
 
 from converters import travel, vicuna
-from converters.convert import CARRIED, FAMILIES, abstract
+from converters.convert import CARRIED, FAMILIES, OWN_FILES
 from converters.readers import ConversionError
 from converters.rules import sources
 from converters.shards import Shards
+from converters.source import abstract
 from empatheia_jax.weights import read_arrays, read_facts, size_of, slots
 
 
@@ -23,8 +24,9 @@ def export_weights(weights: Path, output: Path) -> dict[str, int]:
     """
     weights = Path(weights)
     facts = read_facts(weights)
-    if facts.get("family") not in FAMILIES:
-        raise ConversionError(f"{weights}: weights of family {facts.get('family')!r}; known are {', '.join(FAMILIES)}")
+    known = [family for family in FAMILIES if family not in OWN_FILES]
+    if facts.get("family") not in known:
+        raise ConversionError(f"{weights}: weights of family {facts.get('family')!r}; {', '.join(known)} go back")
     table, settings = FAMILIES[facts["family"]], facts["source"]["config"]
     config = table.config_of(settings, None)
     prefix = vicuna.PREFIX if table is vicuna else ""

@@ -11,11 +11,11 @@ import numpy as np
 from flax import nnx
 
 from converters import peft, vicuna
-from converters.convert import abstract
 from converters.export_tokenizer import run_tokenizer, special_ids, with_new_tokens
 from converters.readers import ConversionError
 from converters.rules import sources
 from converters.shards import Shards, save
+from converters.source import abstract
 from empatheia_jax import sharding
 from empatheia_jax.checkpoint import Checkpoints, load_base
 from empatheia_jax.config import Config, MeshConfig

@@ -148,7 +148,7 @@ def fit(
         choices = by_target.get(parameter, [])
         having = [rule for rule in choices if all(source in tensors for source in rule.names(layer))]
         if len(having) != 1:
-            problems.append(_unfilled(name, layer, choices, having, tensors if len(problems) < SHOWN else {}))
+            problems.append(_unfilled(name, layer, choices, having, tensors, len(problems) < SHOWN))
             continue
         names, transform = having[0].names(layer), having[0].transform
         for source, needed in zip(names, transform.sources(shape), strict=True):
@@ -183,11 +183,12 @@ def sources(rules: list[Rule], slots: Slots) -> dict[str, tuple[str, Transform]]
     return {name: (rule.names(layer)[0], rule.transform) for name, (rule, layer) in found.items()}
 
 
-def _unfilled(name, layer, choices: list[Rule], having: list[Rule], tensors: Mapping[str, Tensor]) -> str:
+def _unfilled(name, layer, choices: list[Rule], having: list[Rule], tensors: Mapping[str, Tensor], hint: bool) -> str:
     if len(having) > 1:
         return f"{name} could be filled twice, by {having[0].names(layer)} and by {having[1].names(layer)}"
     if not choices:
         return f"{name} has no rule (a fault of the table)"
-    missing = next((source for source in choices[0].names(layer) if source not in tensors), choices[0].names(layer)[0])
-    near = difflib.get_close_matches(missing, list(tensors), 1, 0.6)
-    return f"{missing} is missing, for {name}" + (f" (nearest there: {near[0]})" if near else "")
+    closest = max(choices, key=lambda rule: sum(source in tensors for source in rule.names(layer)))
+    missing = [source for source in closest.names(layer) if source not in tensors]
+    near = difflib.get_close_matches(missing[0], list(tensors), 1, 0.6) if hint else []
+    return f"{', '.join(missing)} is missing, for {name}" + (f" (nearest there: {near[0]})" if near else "")

@@ -46,8 +46,22 @@ def _rebuild(storage, offset, shape, strides, *_) -> _Strided:
     return _Strided(storage, offset, tuple(shape), tuple(strides))
 
 
+class _Inert:
+    """What stands for a number that numpy pickled (a loss, say): nothing."""
+
+    def __init__(self, *_):
+        pass
+
+    def __setstate__(self, _):
+        pass
+
+
 class _Unpickler(pickle.Unpickler):
     """Builds descriptions of tensors; knows no other names than those that tensors need."""
+
+    def __init__(self, file):
+        super().__init__(file)
+        self.storages: dict[str, np.dtype] = {}
 
     def find_class(self, module: str, name: str):
         if (module, name) == ("collections", "OrderedDict"):
@@ -56,6 +70,11 @@ class _Unpickler(pickle.Unpickler):
             return _rebuild
         if (module, name) == ("torch._utils", "_rebuild_parameter"):
             return lambda tensor, *_: tensor
+        if (module, name) in (
+            ("numpy", "dtype"), ("numpy.core.multiarray", "scalar"), ("numpy._core.multiarray", "scalar"),
+            ("_codecs", "encode"),
+        ):  # fmt: skip
+            return _Inert
         if module == "torch" and name in _STORAGES:
             return np.dtype(_STORAGES[name])
         raise ConversionError(f"refused: it asks for {module}.{name}, which no weights need")
@@ -66,28 +85,35 @@ class _Unpickler(pickle.Unpickler):
             raise ConversionError(f"refused: a persistent object {kind!r} that is no storage")
         if len(identity) > 5 and identity[5] is not None:
             raise ConversionError("refused: a view of a storage, as torch before 0.4 wrote")
+        self.storages[str(key)] = dtype
         return _Storage(str(key), dtype)
 
 
-def _load(path: Path, file):
+def _load(path: Path, file, storages: dict[str, np.dtype] | None = None):
+    unpickler = _Unpickler(file)
     try:
-        return _Unpickler(file).load()
+        loaded = unpickler.load()
+        if storages is not None:
+            storages |= unpickler.storages
+        return loaded
     except ConversionError as error:
         raise ConversionError(f"{path}: {error}") from error
     except Exception as error:  # a damaged pickle fails in many ways
         raise ConversionError(f"{path}: its pickle is damaged or cut off ({error})") from error
 
 
-def open_torch(path: Path) -> dict[str, Tensor]:
+def open_torch(path: Path, root: str | None = None) -> dict[str, Tensor]:
     """The tensors of a state dict that torch.save wrote.
 
+    Args:
+      root: the file holds more than a state dict, which stands under this key; state dicts in it are joined by dots.
     Raises:
       ConversionError: a damaged or hostile file, or one that holds something else.
     """
-    return _open_zip(path) if zipfile.is_zipfile(path) else _open_legacy(path)
+    return _open_zip(path, root) if zipfile.is_zipfile(path) else _open_legacy(path, root)
 
 
-def _open_zip(path: Path) -> dict[str, Tensor]:
+def _open_zip(path: Path, root: str | None) -> dict[str, Tensor]:
     with zipfile.ZipFile(path) as archive:
         entries = {info.filename.partition("/")[2]: info for info in archive.infolist()}
         if "data.pkl" not in entries:
@@ -107,10 +133,24 @@ def _open_zip(path: Path) -> dict[str, Tensor]:
             names, extra = (int.from_bytes(file.read(2), "little") for _ in range(2))
         return entry.header_offset + 30 + names + extra, entry.file_size
 
-    return _tensors(path, content, extent)
+    return _tensors(path, _below(path, content, root), extent)
 
 
-def _open_legacy(path: Path) -> dict[str, Tensor]:
+def _below(path: Path, content, root: str | None) -> dict:
+    """The state dict at `root`, its state dicts joined by dots."""
+    if not isinstance(content, dict):
+        raise ConversionError(f"{path}: a {type(content).__name__}, not a state dict")
+    if root is None:
+        return content
+    if not isinstance(content.get(root), dict):
+        raise ConversionError(f"{path}: it has no {root!r}; its keys are {', '.join(map(str, content))[:200]}")
+    joined = {}
+    for name, value in content[root].items():
+        joined |= {f"{name}.{key}": one for key, one in value.items()} if isinstance(value, dict) else {name: value}
+    return joined
+
+
+def _open_legacy(path: Path, root: str | None) -> dict[str, Tensor]:
     """magic, protocol, system, the pickled object, the keys of its storages; then each storage's length and bytes."""
     size, extents = path.stat().st_size, {}
     with path.open("rb") as file:
@@ -118,10 +158,10 @@ def _open_legacy(path: Path) -> dict[str, Tensor]:
             raise ConversionError(f"{path}: truncated, or not a file of torch.save")
         if _load(path, file) != _PROTOCOL or _load(path, file).get("little_endian") is not True:
             raise ConversionError(f"{path}: an unknown version of torch's older format, or a big-endian machine's")
-        content, keys = _load(path, file), _load(path, file)
-        if not isinstance(content, dict) or not isinstance(keys, list):
-            raise ConversionError(f"{path}: a {type(content).__name__}, not a state dict")
-        dtypes = {v.storage.key: v.storage.dtype for v in content.values() if isinstance(v, _Strided)}
+        dtypes: dict[str, np.dtype] = {}
+        content, keys = _load(path, file, dtypes), _load(path, file)
+        if not isinstance(keys, list):
+            raise ConversionError(f"{path}: damaged: no list of its storages")
         at = file.tell()
         for key in map(str, keys):
             file.seek(at)
@@ -132,7 +172,7 @@ def _open_legacy(path: Path) -> dict[str, Tensor]:
             at += extents[key][1]
             if at > size:
                 raise ConversionError(f"{path}: truncated: {size:,} bytes, it needs at least {at:,}")
-    return _tensors(path, content, lambda storage: extents.get(storage.key))
+    return _tensors(path, _below(path, content, root), lambda storage: extents.get(storage.key))
 
 
 def _load_number(file) -> object:
@@ -142,9 +182,7 @@ def _load_number(file) -> object:
         return None
 
 
-def _tensors(path: Path, content, extent: Callable[[_Storage], tuple[int, int] | None]) -> dict[str, Tensor]:
-    if not isinstance(content, dict):
-        raise ConversionError(f"{path}: a {type(content).__name__}, not a state dict")
+def _tensors(path: Path, content: dict, extent: Callable[[_Storage], tuple[int, int] | None]) -> dict[str, Tensor]:
     tensors, size = {}, path.stat().st_size
     for name, value in content.items():
         if not isinstance(value, _Strided) or not isinstance(name, str):

@@ -1,0 +1,61 @@
+"""Residual blocks whose norms are steered by the style: of the prosody and the decoder, and of the vocoders."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from empatheia_jax.generators.styletts2.layers import AdaIN, Conv, ConvTranspose, leaky, snake
+
+
+class AdainResBlk1d(nnx.Module):
+    """upstream's AdainResBlk1d: [B, T, C] -> [B, T, C'], or [B, 2T, C'] with `upsample`."""
+
+    def __init__(self, width_in: int, width_out: int, style: int, *, upsample: bool = False, rngs: nnx.Rngs):
+        self.upsample = upsample
+        self.conv1 = Conv(width_in, width_out, 3, padding=1, rngs=rngs)
+        self.conv2 = Conv(width_out, width_out, 3, padding=1, rngs=rngs)
+        self.norm1, self.norm2 = AdaIN(style, width_in, rngs=rngs), AdaIN(style, width_out, rngs=rngs)
+        self.conv1x1 = self.pool = nnx.data(None)
+        if width_in != width_out:
+            self.conv1x1 = Conv(width_in, width_out, 1, bias=False, rngs=rngs)
+        if upsample:
+            self.pool = ConvTranspose(
+                width_in, width_in, 3, stride=2, padding=1, output_padding=1, groups=width_in, rngs=rngs
+            )
+
+    def __call__(self, x: jax.Array, style: jax.Array, mask: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """x with mask bool [B, T, 1] -> (y, its mask); 0 on padding."""
+        shortcut, x = x, jnp.where(mask, leaky(self.norm1(x, style, mask)), 0)
+        if self.upsample:
+            shortcut, mask = jnp.repeat(shortcut, 2, axis=1), jnp.repeat(mask, 2, axis=1)
+            x = jnp.where(mask, self.pool(x), 0)
+        x = jnp.where(mask, leaky(self.norm2(self.conv1(x), style, mask)), 0)
+        if self.conv1x1 is not None:
+            shortcut = self.conv1x1(shortcut)
+        return jnp.where(mask, (self.conv2(x) + shortcut) / math.sqrt(2), 0), mask
+
+
+class AdaINResBlock1(nnx.Module):
+    """upstream's AdaINResBlock1 of the vocoders: convolutions of growing dilation, snake activations."""
+
+    def __init__(self, width: int, window: int, dilations: tuple[int, ...], style: int, *, rngs: nnx.Rngs):
+        def convolution(dilation):
+            return Conv(width, width, window, padding=(window - 1) * dilation // 2, dilation=dilation, rngs=rngs)
+
+        self.convs1 = nnx.List([convolution(dilation) for dilation in dilations])
+        self.convs2 = nnx.List([convolution(1) for _ in dilations])
+        self.adain1 = nnx.List([AdaIN(style, width, rngs=rngs) for _ in dilations])
+        self.adain2 = nnx.List([AdaIN(style, width, rngs=rngs) for _ in dilations])
+        self.alpha1 = nnx.List([nnx.Param(jnp.ones(width)) for _ in dilations])
+        self.alpha2 = nnx.List([nnx.Param(jnp.ones(width)) for _ in dilations])
+
+    def __call__(self, x: jax.Array, style: jax.Array, mask: jax.Array) -> jax.Array:
+        """[B, T, C] -> [B, T, C], 0 on padding."""
+        parts = (self.convs1, self.convs2, self.adain1, self.adain2, self.alpha1, self.alpha2)
+        for conv1, conv2, norm1, norm2, alpha1, alpha2 in zip(*parts, strict=True):
+            y = conv1(jnp.where(mask, snake(norm1(x, style, mask), alpha1[...]), 0))
+            y = conv2(jnp.where(mask, snake(norm2(y, style, mask), alpha2[...]), 0))
+            x = jnp.where(mask, x + y, 0)
+        return x

@@ -1,0 +1,52 @@
+"""Sizes of a StyleTTS 2, as in the `config.yml` beside the published weights."""
+
+import dataclasses
+from typing import Literal
+
+
+@dataclasses.dataclass(frozen=True)
+class StyleTTS2Config:
+    """`model_params` of config.yml; names are upstream's, nested ones joined."""
+
+    multispeaker: bool = True
+    dim_in: int = 64
+    hidden_dim: int = 512
+    max_conv_dim: int = 512
+    n_layer: int = 3
+    n_mels: int = 80
+    n_token: int = 178
+    max_dur: int = 50
+    style_dim: int = 128
+    decoder_type: Literal["hifigan", "istftnet"] = "hifigan"
+    resblock_kernel_sizes: tuple[int, ...] = (3, 7, 11)
+    resblock_dilation_sizes: tuple[tuple[int, ...], ...] = ((1, 3, 5),) * 3
+    upsample_rates: tuple[int, ...] = (10, 5, 3, 2)
+    upsample_kernel_sizes: tuple[int, ...] = (20, 10, 6, 4)
+    upsample_initial_channel: int = 512
+    gen_istft_n_fft: int = 20
+    gen_istft_hop_size: int = 5
+    diffusion_layers: int = 3
+    diffusion_heads: int = 8
+    diffusion_head_features: int = 64
+    diffusion_multiplier: int = 2
+    sigma_data: float = 0.19926648961191362
+    # PL-BERT (Utils/PLBERT/config.yml)
+    plbert_embedding: int = 128
+    plbert_hidden: int = 768
+    plbert_heads: int = 12
+    plbert_mlp: int = 2048
+    plbert_layers: int = 12
+    plbert_positions: int = 512
+
+    @classmethod
+    def libritts(cls) -> "StyleTTS2Config":
+        """yl4579/StyleTTS2-LibriTTS: many speakers, HiFi-GAN."""
+        return cls()
+
+    @classmethod
+    def ljspeech(cls) -> "StyleTTS2Config":
+        """yl4579/StyleTTS2-LJSpeech: one speaker, iSTFTNet."""
+        return cls(
+            multispeaker=False, decoder_type="istftnet", upsample_rates=(10, 6), upsample_kernel_sizes=(20, 12),
+            sigma_data=0.45731624995853165,
+        )  # fmt: skip

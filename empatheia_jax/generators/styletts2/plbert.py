@@ -1,0 +1,71 @@
+"""PL-BERT (Li et al. 2023): an ALBERT over phonemes -> h_bert, 768 wide, not yet projected for the prosody (6.3M)."""
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from empatheia_jax.generators.styletts2.config import StyleTTS2Config
+from empatheia_jax.generators.styletts2.layers import Embedding, LayerNorm, Linear, length_mask
+
+EPSILON = 1e-12
+
+
+class Attention(nnx.Module):
+    """Self-attention with its residual sum and norm."""
+
+    def __init__(self, config: StyleTTS2Config, *, rngs: nnx.Rngs):
+        width = config.plbert_hidden
+        self.heads = config.plbert_heads
+        self.query, self.key, self.value, self.dense = (Linear(width, width, rngs=rngs) for _ in range(4))
+        self.LayerNorm = LayerNorm(width, EPSILON)
+
+    def __call__(self, x: jax.Array, mask: jax.Array) -> jax.Array:
+        heads = (*x.shape[:2], self.heads, -1)
+        query, key, value = (part(x).reshape(heads) for part in (self.query, self.key, self.value))
+        mixed = jax.nn.dot_product_attention(query, key, value, mask=mask)
+        return self.LayerNorm(x + self.dense(mixed.reshape(x.shape)))
+
+
+class Layer(nnx.Module):
+    """The one layer that is run `plbert_layers` times (upstream's albert_layers.0)."""
+
+    def __init__(self, config: StyleTTS2Config, *, rngs: nnx.Rngs):
+        self.attention = Attention(config, rngs=rngs)
+        self.ffn = Linear(config.plbert_hidden, config.plbert_mlp, rngs=rngs)
+        self.ffn_output = Linear(config.plbert_mlp, config.plbert_hidden, rngs=rngs)
+        self.full_layer_layer_norm = LayerNorm(config.plbert_hidden, EPSILON)
+
+    def __call__(self, x: jax.Array, mask: jax.Array) -> jax.Array:
+        x = self.attention(x, mask)
+        return self.full_layer_layer_norm(self.ffn_output(jax.nn.gelu(self.ffn(x), approximate=True)) + x)
+
+
+class Embeddings(nnx.Module):
+    """Symbol, position and (always the first) token type."""
+
+    def __init__(self, config: StyleTTS2Config, *, rngs: nnx.Rngs):
+        width = config.plbert_embedding
+        self.word_embeddings = Embedding(config.n_token, width, rngs=rngs)
+        self.position_embeddings = Embedding(config.plbert_positions, width, rngs=rngs)
+        self.token_type_embeddings = Embedding(2, width, rngs=rngs)
+        self.LayerNorm = LayerNorm(width, EPSILON)
+
+    def __call__(self, tokens: jax.Array) -> jax.Array:
+        positions = self.position_embeddings(jnp.arange(tokens.shape[1]))
+        return self.LayerNorm(self.word_embeddings(tokens) + positions + self.token_type_embeddings(0))
+
+
+class PLBert(nnx.Module):
+    """AlbertModel's last hidden state; its pooler is not used."""
+
+    def __init__(self, config: StyleTTS2Config, *, rngs: nnx.Rngs):
+        self.layers = config.plbert_layers
+        self.embeddings = Embeddings(config, rngs=rngs)
+        self.embedding_hidden_mapping_in = Linear(config.plbert_embedding, config.plbert_hidden, rngs=rngs)
+        self.layer = Layer(config, rngs=rngs)
+
+    def __call__(self, tokens: jax.Array, lengths: jax.Array) -> jax.Array:
+        """Symbol ids int [B, P], P <= 512 -> hidden states [B, P, 768]; on padding, what a query there reads."""
+        x = self.embedding_hidden_mapping_in(self.embeddings(tokens))
+        mask = length_mask(lengths, tokens.shape[1])[:, None, None, :, 0]  # keys
+        return jax.lax.fori_loop(0, self.layers, lambda _, x: self.layer(x, mask), x)

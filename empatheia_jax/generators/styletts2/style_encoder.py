@@ -1,0 +1,66 @@
+"""Style encoder: a log-mel -> 128 numbers; one for acoustics, one for prosody (upstream's StyleEncoder, 13.8M)."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from empatheia_jax.generators.styletts2.config import StyleTTS2Config
+from empatheia_jax.generators.styletts2.layers import Conv, Linear, leaky
+
+LEAST_FRAMES = 65  # what four halvings and a window of 5 leave one column of
+
+
+class DownSample(nnx.Module):
+    """upstream's downsample_res: a depthwise convolution of stride 2."""
+
+    def __init__(self, width: int, *, rngs: nnx.Rngs):
+        self.conv = Conv(width, width, (3, 3), stride=2, padding=1, groups=width, rngs=rngs)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return self.conv(x)
+
+
+class ResBlk(nnx.Module):
+    """Residual block that halves both axes, [B, mel, T, C] -> [B, mel / 2, ceil(T / 2), C']."""
+
+    def __init__(self, width_in: int, width_out: int, *, rngs: nnx.Rngs):
+        self.conv1 = Conv(width_in, width_in, (3, 3), padding=1, rngs=rngs)
+        self.conv2 = Conv(width_in, width_out, (3, 3), padding=1, rngs=rngs)
+        self.downsample_res = DownSample(width_in, rngs=rngs)
+        self.conv1x1 = nnx.data(None)
+        if width_in != width_out:
+            self.conv1x1 = Conv(width_in, width_out, (1, 1), bias=False, rngs=rngs)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        shortcut = x if self.conv1x1 is None else self.conv1x1(x)
+        if shortcut.shape[2] % 2:  # upstream repeats the last column
+            shortcut = jnp.concatenate([shortcut, shortcut[:, :, -1:]], axis=2)
+        rows, mels, frames, width = shortcut.shape
+        shortcut = shortcut.reshape(rows, mels // 2, 2, frames // 2, 2, width).mean(axis=(2, 4))
+        x = self.conv2(leaky(self.downsample_res(self.conv1(leaky(x)))))
+        return (shortcut + x) / math.sqrt(2)
+
+
+class StyleEncoder(nnx.Module):
+    """Convolutions without a norm, the mean over what remains, a linear map."""
+
+    def __init__(self, config: StyleTTS2Config, *, rngs: nnx.Rngs):
+        widths = [min(config.dim_in * 2**power, config.max_conv_dim) for power in range(5)]
+        blocks = [ResBlk(a, b, rngs=rngs) for a, b in zip(widths, widths[1:], strict=False)]
+        # upstream's Sequential: 0 the first convolution, 1 to 4 blocks, 5 and 8 activations, 6 the last convolution
+        self.shared = nnx.Dict(
+            {"0": Conv(1, widths[0], (3, 3), padding=1, rngs=rngs)}
+            | {str(number): block for number, block in enumerate(blocks, 1)}
+            | {"6": Conv(widths[-1], widths[-1], (5, 5), rngs=rngs)}
+        )
+        self.unshared = Linear(widths[-1], config.style_dim, rngs=rngs)
+
+    def __call__(self, mel: jax.Array) -> jax.Array:
+        """Log-mel [B, T, 80], T >= 65, without padding -> style [B, 128]."""
+        x = self.shared["0"](jnp.swapaxes(mel, 1, 2)[..., None])  # [B, 80, T, C]
+        for number in range(1, 5):
+            x = self.shared[str(number)](x)
+        x = self.shared["6"](leaky(x))
+        return self.unshared(leaky(x.mean(axis=(1, 2))))

@@ -1,0 +1,31 @@
+"""Acoustic text encoder: phonemes -> h_text (upstream's TextEncoder, 5.6M)."""
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from empatheia_jax.generators.styletts2.config import StyleTTS2Config
+from empatheia_jax.generators.styletts2.layers import BiLSTM, Conv, Embedding, LayerNorm, leaky, length_mask
+
+
+class TextEncoder(nnx.Module):
+    """Embedding, `n_layer` convolutions of 5 with layer norm, a BiLSTM."""
+
+    def __init__(self, config: StyleTTS2Config, *, rngs: nnx.Rngs):
+        width = config.hidden_dim
+        self.embedding = Embedding(config.n_token, width, rngs=rngs)
+        self.cnn = nnx.List(
+            [
+                nnx.List([Conv(width, width, 5, padding=2, rngs=rngs), LayerNorm(width)])
+                for _ in range(config.n_layer)
+            ]
+        )
+        self.lstm = BiLSTM(width, width, rngs=rngs)
+
+    def __call__(self, tokens: jax.Array, lengths: jax.Array) -> jax.Array:
+        """Symbol ids int [B, P] of true `lengths` [B] -> h_text [B, P, 512], 0 on padding."""
+        mask = length_mask(lengths, tokens.shape[1])
+        x = jnp.where(mask, self.embedding(tokens), 0)
+        for convolution, norm in self.cnn:
+            x = jnp.where(mask, leaky(norm(convolution(x))), 0)
+        return self.lstm(x, lengths)

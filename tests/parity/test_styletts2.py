@@ -1,0 +1,254 @@
+"""StyleTTS 2 against the original's recorded outputs (float64, under regenerable weights): bounds of their README."""
+
+import functools
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from small import FAST
+from styletts2_goldens import build
+
+from empatheia_jax.generators.phonemes import SYMBOLS
+from empatheia_jax.generators.styletts2 import mel, prosody, sampler, source
+
+MODELS = ("libritts", "ljspeech")
+
+
+@pytest.fixture(scope="module")
+def folder(goldens):
+    assert (goldens / "styletts2").is_dir(), f"{goldens}: no styletts2 goldens to compare with"
+    return goldens / "styletts2"
+
+
+@pytest.fixture(scope="module")
+def models(goldens):
+    """Callable(name) -> (model, manifest), each built once."""
+    return functools.cache(lambda name: build(goldens, name))
+
+
+@pytest.fixture(params=MODELS)
+def pair(request, models):
+    return models(request.param)
+
+
+@pytest.fixture(scope="module")
+def libritts(models):
+    return models("libritts")[0]
+
+
+def load(folder, name: str) -> dict[str, np.ndarray]:
+    with np.load(folder / f"{name}.npz") as arrays:
+        return dict(arrays)
+
+
+def error(ours, theirs) -> float:
+    ours, theirs = np.asarray(ours), np.asarray(theirs)
+    assert ours.shape == theirs.shape, f"{ours.shape} is not {theirs.shape}"
+    return float(np.abs(ours - theirs).max() / np.abs(theirs).max())
+
+
+def run(function, *arguments):
+    """Compiled, quickly for once; what is returned as numpy."""
+    return jax.tree.map(np.asarray, jax.jit(function, compiler_options=FAST)(*arguments))
+
+
+def last(x: np.ndarray) -> np.ndarray:
+    """torch's channels-second [B, C, T] -> [B, T, C]."""
+    return np.moveaxis(x, 1, -1)
+
+
+# Text and sound in ----------------------------------------------------------------------------------------------------
+
+
+def test_symbols(folder):
+    record = json.loads((folder / "symbols.json").read_text())
+    assert list(SYMBOLS) == record["symbols"]
+
+
+def test_log_mel(folder):
+    golden = load(folder, "mel")
+    assert np.abs(mel.filterbank() - golden["mid_filterbank"]).max() <= 2e-6
+    assert np.abs(mel.log_mel(golden["in_wave"]) - golden["out_logmel"][0].T).max() <= 2e-5
+
+
+# Encoders -------------------------------------------------------------------------------------------------------------
+
+
+def test_text_encoder(folder, libritts):
+    golden = load(folder, "text_encoder")
+    found = run(libritts.text_encoder, golden["in_tokens"], golden["in_lengths"])
+    assert error(found, last(golden["out"])) <= 1e-5
+
+
+def test_plbert_and_its_projection(folder, libritts):
+    golden = load(folder, "plbert")
+    lengths = golden["in_attention_mask"].sum(axis=1)
+    hidden = run(libritts.bert, golden["in_tokens"], lengths)
+    assert error(hidden, golden["out_hidden"]) <= 1e-5
+    assert error(run(libritts.bert_encoder, hidden), last(golden["out_d_en"])) <= 1e-5
+
+
+@pytest.mark.parametrize("length", ["even", "odd"])
+def test_style_encoders(folder, libritts, length):
+    golden = load(folder, "style")
+    given = np.swapaxes(golden[f"in_mel_{length}"][:, 0], 1, 2)
+    found = run(libritts.style, given)
+    assert error(found[:, :128], golden[f"out_style_{length}"]) <= 1e-5
+    assert error(found[:, 128:], golden[f"out_prosody_{length}"]) <= 1e-5
+
+
+# Prosody --------------------------------------------------------------------------------------------------------------
+
+
+def test_durations(folder, libritts):
+    golden, predictor = load(folder, "prosody"), libritts.predictor
+    lengths = golden["in_lengths"]
+    d = run(predictor.text_encoder, last(golden["in_d_en"]), golden["in_style"], lengths)
+    assert error(d, golden["out_d"]) <= 2e-5
+    assert error(run(predictor.lstm, d, lengths), golden["out_lstm"]) <= 2e-5
+    logits = run(predictor.duration_logits, d, lengths)
+    assert error(logits, golden["out_logits"]) <= 2e-5
+    assert error(np.sum(1 / (1 + np.exp(-logits)), axis=-1), golden["out_duration"]) <= 2e-5
+
+
+def test_f0_and_energy(folder, libritts):
+    golden, predictor = load(folder, "prosody"), libritts.predictor
+    en, lengths = last(golden["in_en"]), np.array([golden["in_en"].shape[-1]])
+    assert error(run(predictor.shared, en, lengths), golden["mid_shared"]) <= 1e-5
+    f0, energy = run(predictor.F0Ntrain, en, golden["in_style_f0"], lengths)
+    assert error(f0, golden["out_F0"]) <= 1e-5
+    assert error(energy, golden["out_N"]) <= 1e-5
+
+
+# Style diffusion ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_denoiser_and_sampler(folder, models, name):
+    golden, model = load(folder, f"diffusion_{name}"), models(name)[0]
+    denoiser = model.diffusion
+    assert denoiser.sigma_data == pytest.approx(float(golden["in_sigma_data"]))
+    words, features = golden["in_embedding"], golden.get("in_features")
+    lengths, x = np.array([words.shape[1]]), golden["in_x"][:, 0]
+    scale = float(golden["in_embedding_scale"])
+    assert error(run(denoiser.mapping, golden["in_time"], features), golden["mid_mapping"]) <= 1e-5
+    found = run(denoiser.network, x, golden["in_time"], words, features, lengths)
+    assert error(found, golden["out_net"][:, 0]) <= 1e-5
+    for guided, wanted in ((1.0, "out_denoised"), (scale, "out_denoised_cfg")):
+        def step(sigma, guided=guided):
+            return denoiser(x * sigma, sigma, words, features, lengths, guided)
+
+        found = run(lambda sigmas, step=step: jax.lax.map(step, sigmas), golden["in_sigma"])
+        assert error(found, golden[wanted][:, :, 0]) <= 1e-5
+    # The record has the schedule with its trailing 0, which the sampler never uses.
+    steps = len(golden["in_step_noise"]) + 1
+    np.testing.assert_allclose(sampler.noise_levels(steps), golden["mid_sigmas"][:steps], rtol=1e-6)
+    np.testing.assert_allclose(sampler.update_levels(steps)[:, 1:], golden["mid_sigma_up_down_mid"], rtol=1e-5)
+    for guided, wanted in ((1.0, "out_s"), (scale, "out_s_cfg")):
+        def denoise(x, sigma, guided=guided):
+            return denoiser(x, sigma, words, features, lengths, guided)
+
+        style, path = run(
+            lambda noise, more, denoise=denoise: sampler.sample(denoise, noise, more),
+            golden["in_noise"][:, 0], golden["in_step_noise"][:, :, 0],
+        )  # fmt: skip
+        assert error(style, golden[wanted][:, 0]) <= 1e-5
+        if guided == 1.0:
+            assert error(path, golden["mid_x"][:, :, 0]) <= 1e-5
+
+
+# Decoders -------------------------------------------------------------------------------------------------------------
+
+
+def sine_noise(golden, samples: int, kind: str = "seeded") -> np.ndarray:
+    if kind == "zero":
+        return np.zeros((1, samples, source.HARMONICS), np.float32)
+    draws = np.random.RandomState(int(golden["in_sine_noise_seed"]))
+    return draws.standard_normal((1, samples, source.HARMONICS)).astype(np.float32)
+
+
+@pytest.mark.parametrize("kind", ["hifigan", "istftnet"])
+def test_decoder(folder, models, kind):
+    golden = load(folder, f"decoder_{kind}")
+    model = next(m for m in (models(name)[0] for name in MODELS) if m.config.decoder_type == kind)
+    decoder, asr = model.decoder, last(golden["in_asr"])
+    lengths, style, f0 = np.array([asr.shape[1]]), golden["in_s"], golden["in_F0"]
+    x, encoded = run(decoder.features, asr, f0, golden["in_N"], style, lengths)
+    assert error(encoded, last(golden["mid_encode"])) <= 1e-5
+    assert error(x, last(golden["mid_decode"])) <= 1e-5
+    generate = jax.jit(decoder.generator, compiler_options=FAST)
+    for name in (n.removeprefix("mid_source_") for n in golden if n.startswith("mid_source_")):
+        recorded = golden[f"mid_source_{name}"]
+        noise = sine_noise(golden, recorded.shape[1], name)
+        assert error(run(decoder.source, f0, noise), recorded) <= 5e-5  # exact phase
+        assert error(generate(x, style, recorded, 2 * lengths), golden[f"out_wave_{name}"][:, 0]) <= 1e-4
+    if kind == "istftnet":
+        recorded = golden["mid_source_seeded"]
+        harmonics = run(decoder.generator.harmonics, recorded, np.array([recorded.shape[1]]))
+        assert error(harmonics[0], last(golden["mid_har_mag"])) <= 1e-5
+        theirs = last(golden["mid_har_phase"])
+        apart = np.abs(np.angle(np.exp(1j * (harmonics[1] - theirs))))  # on the circle
+        loud = last(golden["mid_har_mag"]) > 1e-3 * golden["mid_har_mag"].max()
+        assert apart[loud].max() <= 1e-2
+        given = (last(golden["mid_har_mag"]), theirs)
+        both, frames = run(decoder.generator.spectrum, x, style, given, 2 * lengths)
+        assert int(frames[0]) == golden["mid_conv_post"].shape[-1]
+        assert error(both, last(golden["mid_conv_post"])) <= 1e-4
+    else:
+        noise = sine_noise(golden, golden["mid_source_seeded"].shape[1])
+        wave = run(decoder, asr, f0, golden["in_N"], style, noise, lengths)
+        assert error(wave, golden["out_wave_seeded"][:, 0]) <= 1e-2
+
+
+# End to end -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_end_to_end(folder, models, name):
+    golden, model = load(folder, f"e2e_{name}"), models(name)[0]
+    tokens = golden["in_tokens"]
+    lengths = np.array([tokens.shape[1]])
+    text = run(model.text_encoder, tokens, lengths)
+    words = run(model.bert, tokens, lengths)
+    reference = None
+    if "in_mel" in golden:
+        reference = run(model.style, np.swapaxes(golden["in_mel"][:, 0], 1, 2))
+        assert error(reference, golden["mid_ref_s"]) <= 1e-5
+
+    def draw(noise, step_noise):
+        denoise = lambda x, sigma: model.diffusion(x, sigma, words, reference, lengths)  # noqa: E731
+        return sampler.sample(denoise, noise, step_noise)[0]
+
+    style = run(draw, golden["in_noise"][:, 0], golden["in_step_noise"][:, :, 0])
+    assert error(style, golden["mid_s_pred"]) <= 1e-5
+    acoustic, prosodic = style[:, :128], style[:, 128:]
+    if reference is not None:
+        alpha, beta = float(golden["in_alpha"]), float(golden["in_beta"])
+        acoustic = alpha * acoustic + (1 - alpha) * reference[:, :128]
+        prosodic = beta * prosodic + (1 - beta) * reference[:, 128:]
+    assert error(acoustic, golden["mid_style_acoustic"]) <= 1e-5
+    assert error(prosodic, golden["mid_style_prosody"]) <= 1e-5
+    d = run(model.predictor.text_encoder, run(model.bert_encoder, words), prosodic, lengths)
+    logits = run(model.predictor.duration_logits, d, lengths)
+    assert error(np.sum(1 / (1 + np.exp(-logits)), axis=-1), golden["mid_duration"]) <= 2e-4
+    frames = np.array(prosody.frames_of(logits))
+    if name == "ljspeech":
+        frames[:, -1] += 5  # as upstream's notebook does
+    np.testing.assert_array_equal(frames[0], golden["mid_frames"])
+    total = int(frames.sum())
+    stretched = [run(lambda x: prosody.stretch(x, jnp.asarray(frames), total), x) for x in (d, text)]
+    if model.config.decoder_type == "hifigan":
+        stretched = [np.asarray(prosody.delayed(x)) for x in stretched]
+    en, asr = stretched
+    f0, energy = run(model.predictor.F0Ntrain, en, prosodic, np.array([total]))
+    assert error(f0, golden["mid_F0"]) <= 5e-4
+    assert error(energy, golden["mid_N"]) <= 5e-4
+    # The waveform is chaotic in F0: from here on with the recorded curves and source.
+    noise = sine_noise(golden, golden["mid_source"].shape[1])
+    assert error(run(model.decoder.source, golden["mid_F0"], noise), golden["mid_source"]) <= 1e-4
+    arguments = (asr, golden["mid_F0"], golden["mid_N"], acoustic, np.array([total]))
+    x, _ = run(model.decoder.features, *arguments)
+    wave = run(model.decoder.generator, x, acoustic, golden["mid_source"], np.array([2 * total]))[0]
+    assert error(wave[: len(golden["out_wave"])], golden["out_wave"]) <= 5e-4
