@@ -96,6 +96,36 @@ def respond(argv: list[str]) -> int:
     return 0
 
 
+def speak(argv: list[str]) -> int:
+    """Speak a text with a converted StyleTTS 2: a wav, and a json of how it was made."""
+    parser = _parser("speak", speak.__doc__)
+    parser.add_argument("--checkpoint", type=Path, required=True, help="folder of `python -m converters styletts2`")
+    parser.add_argument("--text", required=True)
+    parser.add_argument("--reference", type=Path, help="a recording of the voice to speak with")
+    parser.add_argument("--consent", action="store_true", help="the person in --reference agreed to be imitated")
+    parser.add_argument("--alpha", type=float, default=0.3, help="0: the reference's timbre, 1: what fits the words")
+    parser.add_argument("--beta", type=float, default=0.7, help="0: the reference's prosody, 1: what fits the words")
+    parser.add_argument("--steps", type=int, default=5, help="of style diffusion")
+    parser.add_argument("--embedding-scale", type=float, default=1.0, help="above 1: more expressive")
+    parser.add_argument("--speed", type=float, default=1.0)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--output", type=Path, required=True, help="OUT.wav; OUT.json is written beside it")
+    args = parser.parse_args(argv)
+    from empatheia_jax.generators.styletts2.voice import Manner
+    from empatheia_jax.inference.speak import speak as run
+
+    manner = Manner(
+        alpha=args.alpha, beta=args.beta, steps=args.steps, embedding_scale=args.embedding_scale, speed=args.speed,
+        seed=args.seed,
+    )  # fmt: skip
+    facts = run(args.checkpoint, args.text, args.output, args.reference, args.consent, manner)
+    print(
+        f"{args.output}  {facts['seconds']:.2f} s of speech, first sentence after {facts['first_audio_s']:.2f} s, all "
+        f"after {facts['took_s']:.2f} s"
+    )
+    return 0
+
+
 def evaluate(argv: list[str]) -> int:
     """Measure a run on a split: report.json and report.html."""
     parser = _parser("evaluate", evaluate.__doc__)
@@ -138,6 +168,7 @@ COMMANDS = {
     "check-data": check_data,
     "extract": extract,
     "respond": respond,
+    "speak": speak,
     "evaluate": evaluate,
     "plan": plan,
     "demo": demo,

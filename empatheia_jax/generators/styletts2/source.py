@@ -1,17 +1,19 @@
 """The harmonic source of both vocoders (neural source-filter model): sines at F0 and its overtones, and noise.
 
-Phases are kept in cycles, each frame's advance less its whole cycles, so that float32 holds them over any length (the
+Phases are kept in cycles, each frame's advance less its whole cycles, so that float32 holds them over minutes (the
 literal running sum, as in the original, is off by 1e-2 where F0 is negative or long).
 """
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 
 from empatheia_jax.generators.styletts2.layers import Linear
 
 HOP = 300  # samples a frame of F0
 SAMPLE_RATE = 24_000
+FRAME_SECONDS = np.float32(HOP / SAMPLE_RATE)
 HARMONICS = 9
 AMPLITUDE, NOISE = 0.1, 0.003
 VOICED_HZ = 10.0
@@ -23,9 +25,11 @@ def phases(f0: jax.Array) -> jax.Array:
     Between the middles of two frames the phase goes linearly; before the first and behind the last it stands.
     """
     frequency = f0.astype(jnp.float32)[..., None] * jnp.arange(1, HARMONICS + 1)  # [B, L, 9]
-    advance = frequency * (HOP / SAMPLE_RATE)  # cycles a frame
+    advance = frequency * FRAME_SECONDS  # cycles a frame
     whole = jnp.floor(frequency / SAMPLE_RATE)  # whole cycles a sample: they leave no trace in samples
-    at_middle = jax.lax.associative_scan(lambda a, b: (a + b) % 1.0, advance % 1.0, axis=1)
+    # 0.0125 is no float32: what it is off by would add up over minutes.
+    fraction = advance % 1.0 - frequency * np.float32(float(FRAME_SECONDS) - HOP / SAMPLE_RATE)
+    at_middle = jax.lax.associative_scan(lambda a, b: (a + b) % 1.0, fraction, axis=1)
     # Sample n lies behind the middle of frame i by r samples.
     n = jnp.arange(HOP * f0.shape[1])
     i = (n - HOP // 2) // HOP

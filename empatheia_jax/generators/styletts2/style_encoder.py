@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from empatheia_jax.generators.styletts2.config import StyleTTS2Config
-from empatheia_jax.generators.styletts2.layers import Conv, Linear, leaky
+from empatheia_jax.generators.styletts2.layers import Conv, Linear, leaky, length_mask
 
 LEAST_FRAMES = 65  # what four halvings and a window of 5 leave one column of
 
@@ -22,8 +22,13 @@ class DownSample(nnx.Module):
         return self.conv(x)
 
 
+def column_mask(lengths: jax.Array, size: int) -> jax.Array:
+    """bool [B, 1, size, 1]: true before a row's last frame."""
+    return length_mask(lengths, size)[:, None]
+
+
 class ResBlk(nnx.Module):
-    """Residual block that halves both axes, [B, mel, T, C] -> [B, mel / 2, ceil(T / 2), C']."""
+    """Residual block that halves both axes, [B, mel, T, C] -> [B, mel / 2, ceil(T / 2), C']; 0 behind a row's end."""
 
     def __init__(self, width_in: int, width_out: int, *, rngs: nnx.Rngs):
         self.conv1 = Conv(width_in, width_in, (3, 3), padding=1, rngs=rngs)
@@ -33,14 +38,20 @@ class ResBlk(nnx.Module):
         if width_in != width_out:
             self.conv1x1 = Conv(width_in, width_out, (1, 1), bias=False, rngs=rngs)
 
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: jax.Array, lengths: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """x [B, mel, T, C] of true `lengths` [B], T even -> (half as many, their lengths)."""
+        mask, halved = column_mask(lengths, x.shape[2]), (lengths + 1) // 2
+        half = column_mask(halved, x.shape[2] // 2)
         shortcut = x if self.conv1x1 is None else self.conv1x1(x)
-        if shortcut.shape[2] % 2:  # upstream repeats the last column
-            shortcut = jnp.concatenate([shortcut, shortcut[:, :, -1:]], axis=2)
+        # Before an odd row is halved, upstream repeats its last column.
+        column = jnp.arange(x.shape[2])[None, None, :, None]
+        end = lengths[:, None, None, None]
+        shortcut = jnp.where((column == end) & (end % 2 == 1), jnp.roll(shortcut, 1, axis=2), shortcut)
         rows, mels, frames, width = shortcut.shape
         shortcut = shortcut.reshape(rows, mels // 2, 2, frames // 2, 2, width).mean(axis=(2, 4))
-        x = self.conv2(leaky(self.downsample_res(self.conv1(leaky(x)))))
-        return (shortcut + x) / math.sqrt(2)
+        x = self.downsample_res(jnp.where(mask, self.conv1(jnp.where(mask, leaky(x), 0)), 0))
+        x = self.conv2(jnp.where(half, leaky(x), 0))
+        return jnp.where(half, (shortcut + x) / math.sqrt(2), 0), halved
 
 
 class StyleEncoder(nnx.Module):
@@ -57,10 +68,16 @@ class StyleEncoder(nnx.Module):
         )
         self.unshared = Linear(widths[-1], config.style_dim, rngs=rngs)
 
-    def __call__(self, mel: jax.Array) -> jax.Array:
-        """Log-mel [B, T, 80], T >= 65, without padding -> style [B, 128]."""
+    def __call__(self, mel: jax.Array, lengths: jax.Array) -> jax.Array:
+        """Log-mel [B, T, 80] of true `lengths` [B] >= 65 frames -> style [B, 128]."""
+        more = -mel.shape[1] % 16  # every halving finds an even number of columns
+        mel = jnp.pad(jnp.where(length_mask(lengths, mel.shape[1]), mel, 0), ((0, 0), (0, more), (0, 0)))
         x = self.shared["0"](jnp.swapaxes(mel, 1, 2)[..., None])  # [B, 80, T, C]
+        x = jnp.where(column_mask(lengths, x.shape[2]), x, 0)
         for number in range(1, 5):
-            x = self.shared[str(number)](x)
+            x, lengths = self.shared[str(number)](x, lengths)
         x = self.shared["6"](leaky(x))
-        return self.unshared(leaky(x.mean(axis=(1, 2))))
+        count = lengths - 4  # a window of 5 without padding
+        x = jnp.where(column_mask(count, x.shape[2]), x, 0)
+        mean = jnp.sum(x, axis=(1, 2)) / (x.shape[1] * count[:, None]).astype(x.dtype)
+        return self.unshared(leaky(mean))

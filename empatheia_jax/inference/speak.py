@@ -1,0 +1,54 @@
+"""`empatheia speak`: a text to a wav in one voice, and how it was made."""
+
+import time
+from pathlib import Path
+
+import numpy as np
+
+from empatheia_jax.data.media import read_audio, write_audio
+from empatheia_jax.generators.styletts2.voice import Manner, StyleTTS2Error, StyleTTS2Speech
+from empatheia_jax.inference.provenance import provenance, tags
+from empatheia_jax.states import write_json
+from empatheia_jax.weights import read_facts
+
+
+def speak(
+    checkpoint: Path, text: str, output: Path, reference: Path | None = None, consent: bool = False,
+    manner: Manner | None = None,
+) -> dict:  # fmt: skip
+    """Speak `text` into OUTPUT.wav; OUTPUT.json says from what, and both that it is synthetic.
+
+    Args:
+      reference: a recording of the voice to speak with; needs `consent` of the person in it.
+    Returns:
+      what OUTPUT.json holds.
+    Raises:
+      StyleTTS2Error: a reference without consent, missing, or unfit; an output that is no .wav.
+      MediaError: a recording that cannot be read. PhonemeError: nothing to pronounce. CheckpointError: no weights.
+    """
+    manner, output = manner or Manner(), Path(output)
+    if output.suffix != ".wav":
+        raise StyleTTS2Error(f"{output}: the output is a .wav")
+    if reference is not None and not consent:
+        raise StyleTTS2Error(
+            "--reference imitates a person's voice: pass --consent to say that this person agreed (it is recorded)"
+        )
+    voice = StyleTTS2Speech(checkpoint)
+    style = None
+    if reference is not None:
+        style = voice.style(read_audio(reference, voice.sample_rate), voice.sample_rate)
+    start, first, parts = time.perf_counter(), 0.0, []
+    for part in voice.stream(text, style, manner):
+        first = first or time.perf_counter() - start
+        parts.append(part.audio)
+    audio = np.concatenate(parts)
+    facts = provenance(speech=voice.name)
+    facts |= {
+        "weights": read_facts(checkpoint)["sha256"][:16], "text": text, "sentences": len(parts),
+        "seconds": len(audio) / voice.sample_rate, "first_audio_s": first, "took_s": time.perf_counter() - start,
+        "manner": vars(manner) | {}, "reference": str(reference) if reference else None,
+        "consent": "the caller says that the person in the reference agreed" if reference else None,
+    }  # fmt: skip
+    write_audio(output, audio, voice.sample_rate, tags({k: v for k, v in facts.items() if isinstance(v, str)}))
+    write_json(output.with_suffix(".json"), facts)
+    return facts
