@@ -79,6 +79,7 @@ def test_clip_sees_as_torch_does_out_of_a_whole_clip(seed, tmp_path):
     assert_close(encoder.encode([clip])[0], wanted)
 
 
+@pytest.mark.slow
 def test_bfloat16_weights_serve_a_float32_encoder_and_the_other_way(hubert, tmp_path):
     ours, _, folder = hubert
     waveform = np.random.default_rng(0).normal(size=1500).astype(np.float32)

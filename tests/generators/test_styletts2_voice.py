@@ -54,7 +54,7 @@ def make(config: StyleTTS2Config, seed: int) -> StyleTTS2:
     return nnx.merge(graphdef, nnx.from_flat_state(flat))
 
 
-@pytest.fixture(scope="module", params=list(KINDS))
+@pytest.fixture(scope="module", params=["hifigan", pytest.param("istftnet", marks=pytest.mark.slow)])
 def model(request, seed):
     return make(KINDS[request.param], seed)
 
@@ -119,11 +119,11 @@ def test_style_of_padded_recordings_and_the_denoiser_leak_nothing(model, seed):
 
 
 def test_phases_stay_exact_over_minutes():
-    """Against float64: two minutes of F0, negative values in it."""
+    """Against float64: a minute of F0, negative values in it."""
     rng = np.random.default_rng(0)
-    f0 = (150 + 60 * rng.normal(size=(1, 9600))).astype(np.float32)
+    f0 = (150 + 60 * rng.normal(size=(1, 4800))).astype(np.float32)
     f0[0, ::17] = -30.0
-    found = np.asarray(source.phases(jnp.asarray(f0)))[0]
+    found = run(source.phases, f0)[0]
     exact = f0[0].astype(np.float64)[:, None] * np.arange(1, 10)
     middles = np.cumsum(exact / 80, axis=0)
     n = np.arange(300 * f0.shape[1])
@@ -133,7 +133,7 @@ def test_phases_stay_exact_over_minutes():
     wanted = middles[i] + np.where((n >= 150)[:, None], exact[i + 1] * r / 24000 - whole[i + 1] * r, 0)
     inside = n < 300 * f0.shape[1] - 150
     apart = np.abs(np.angle(np.exp(2j * np.pi * (found - wanted)[inside]))) / (2 * np.pi)
-    assert apart.max() < 1e-3  # cycles, after 163,000 of them at the ninth harmonic
+    assert apart.max() < 5e-4  # cycles, after 80,000 of them at the ninth harmonic
 
 
 # As a generator -------------------------------------------------------------------------------------------------------
@@ -244,6 +244,7 @@ def test_what_cannot_be_spoken_with_is_refused(voice, folders, style, recording)
             Manner(**wrong)
 
 
+@pytest.mark.slow
 def test_the_command(folders, recording, tmp_path, capsys):
     write_audio(tmp_path / "me.wav", recording, 24_000)
     words = ["--checkpoint", str(folders["hifigan"]), "--text", "Hello there."]

@@ -12,17 +12,17 @@ from empatheia_jax.generators.styletts2.layers import AdaIN, Conv, ConvTranspose
 class AdainResBlk1d(nnx.Module):
     """upstream's AdainResBlk1d: [B, T, C] -> [B, T, C'], or [B, 2T, C'] with `upsample`."""
 
-    def __init__(self, width_in: int, width_out: int, style: int, *, upsample: bool = False, rngs: nnx.Rngs):
+    def __init__(self, width_in: int, width_out: int, style: int, *, upsample: bool = False):
         self.upsample = upsample
-        self.conv1 = Conv(width_in, width_out, 3, padding=1, rngs=rngs)
-        self.conv2 = Conv(width_out, width_out, 3, padding=1, rngs=rngs)
-        self.norm1, self.norm2 = AdaIN(style, width_in, rngs=rngs), AdaIN(style, width_out, rngs=rngs)
+        self.conv1 = Conv(width_in, width_out, 3, padding=1)
+        self.conv2 = Conv(width_out, width_out, 3, padding=1)
+        self.norm1, self.norm2 = AdaIN(style, width_in), AdaIN(style, width_out)
         self.conv1x1 = self.pool = nnx.data(None)
         if width_in != width_out:
-            self.conv1x1 = Conv(width_in, width_out, 1, bias=False, rngs=rngs)
+            self.conv1x1 = Conv(width_in, width_out, 1, bias=False)
         if upsample:
             self.pool = ConvTranspose(
-                width_in, width_in, 3, stride=2, padding=1, output_padding=1, groups=width_in, rngs=rngs
+                width_in, width_in, 3, stride=2, padding=1, output_padding=1, groups=width_in
             )
 
     def __call__(self, x: jax.Array, style: jax.Array, mask: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -40,14 +40,14 @@ class AdainResBlk1d(nnx.Module):
 class AdaINResBlock1(nnx.Module):
     """upstream's AdaINResBlock1 of the vocoders: convolutions of growing dilation, snake activations."""
 
-    def __init__(self, width: int, window: int, dilations: tuple[int, ...], style: int, *, rngs: nnx.Rngs):
+    def __init__(self, width: int, window: int, dilations: tuple[int, ...], style: int):
         def convolution(dilation):
-            return Conv(width, width, window, padding=(window - 1) * dilation // 2, dilation=dilation, rngs=rngs)
+            return Conv(width, width, window, padding=(window - 1) * dilation // 2, dilation=dilation)
 
         self.convs1 = nnx.List([convolution(dilation) for dilation in dilations])
         self.convs2 = nnx.List([convolution(1) for _ in dilations])
-        self.adain1 = nnx.List([AdaIN(style, width, rngs=rngs) for _ in dilations])
-        self.adain2 = nnx.List([AdaIN(style, width, rngs=rngs) for _ in dilations])
+        self.adain1 = nnx.List([AdaIN(style, width) for _ in dilations])
+        self.adain2 = nnx.List([AdaIN(style, width) for _ in dilations])
         self.alpha1 = nnx.List([nnx.Param(jnp.ones(width)) for _ in dilations])
         self.alpha2 = nnx.List([nnx.Param(jnp.ones(width)) for _ in dilations])
 

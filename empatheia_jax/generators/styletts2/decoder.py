@@ -16,17 +16,17 @@ HIDDEN, RESIDUAL = 1024, 64
 class Decoder(nnx.Module):
     """Residual blocks that read F0 and energy again and again, then the vocoder."""
 
-    def __init__(self, config: StyleTTS2Config, *, rngs: nnx.Rngs):
+    def __init__(self, config: StyleTTS2Config):
         width, style = config.hidden_dim, config.style_dim
-        self.encode = AdainResBlk1d(width + 2, HIDDEN, style, rngs=rngs)
+        self.encode = AdainResBlk1d(width + 2, HIDDEN, style)
         self.decode = nnx.List(
-            [AdainResBlk1d(HIDDEN + 2 + RESIDUAL, HIDDEN, style, rngs=rngs) for _ in range(3)]
-            + [AdainResBlk1d(HIDDEN + 2 + RESIDUAL, width, style, upsample=True, rngs=rngs)]
+            [AdainResBlk1d(HIDDEN + 2 + RESIDUAL, HIDDEN, style) for _ in range(3)]
+            + [AdainResBlk1d(HIDDEN + 2 + RESIDUAL, width, style, upsample=True)]
         )
-        self.F0_conv, self.N_conv = (Conv(1, 1, 3, stride=2, padding=1, rngs=rngs) for _ in range(2))
-        self.asr_res = nnx.List([Conv(width, RESIDUAL, 1, rngs=rngs)])
+        self.F0_conv, self.N_conv = (Conv(1, 1, 3, stride=2, padding=1) for _ in range(2))
+        self.asr_res = nnx.List([Conv(width, RESIDUAL, 1)])
         kinds = {"hifigan": HifiGan, "istftnet": ISTFTNet}
-        self.generator = kinds[config.decoder_type](config, rngs=rngs)
+        self.generator = kinds[config.decoder_type](config)
 
     def features(
         self, asr: jax.Array, f0: jax.Array, energy: jax.Array, style: jax.Array, lengths: jax.Array

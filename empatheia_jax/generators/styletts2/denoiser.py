@@ -7,37 +7,45 @@ import jax.numpy as jnp
 from flax import nnx
 
 from empatheia_jax.generators.styletts2.config import StyleTTS2Config
-from empatheia_jax.generators.styletts2.layers import AdaLayerNorm, Conv, Embedding, LayerNorm, Linear, length_mask
+from empatheia_jax.generators.styletts2.layers import (
+    AdaLayerNorm,
+    Conv,
+    Embedding,
+    LayerNorm,
+    Linear,
+    length_mask,
+    zeros,
+)
 
 
 class FixedEmbedding(nnx.Module):
     """What stands in the words' place for guidance."""
 
-    def __init__(self, positions: int, width: int, *, rngs: nnx.Rngs):
-        self.embedding = Embedding(positions, width, rngs=rngs)
+    def __init__(self, positions: int, width: int):
+        self.embedding = Embedding(positions, width)
 
 
 class AttentionBase(nnx.Module):
     """The end of an attention: upstream nests it."""
 
-    def __init__(self, middle: int, width: int, *, rngs: nnx.Rngs):
-        self.to_out = Linear(middle, width, rngs=rngs)
+    def __init__(self, middle: int, width: int):
+        self.to_out = Linear(middle, width)
 
 
 class Attention(nnx.Module):
     """Attention whose queries and whose keys and values are normed each by its own norm of the same h."""
 
-    def __init__(self, config: StyleTTS2Config, width: int, *, rngs: nnx.Rngs):
+    def __init__(self, config: StyleTTS2Config, width: int):
         middle = config.diffusion_heads * config.diffusion_head_features
         self.heads = config.diffusion_heads
 
         def norm():
-            return AdaLayerNorm(2 * config.style_dim, width, rngs=rngs) if config.multispeaker else LayerNorm(width)
+            return AdaLayerNorm(2 * config.style_dim, width) if config.multispeaker else LayerNorm(width)
 
         self.norm, self.norm_context = norm(), norm()
-        self.to_q = Linear(width, middle, bias=False, rngs=rngs)
-        self.to_kv = Linear(width, 2 * middle, bias=False, rngs=rngs)
-        self.attention = AttentionBase(middle, width, rngs=rngs)
+        self.to_q = Linear(width, middle, bias=False)
+        self.to_kv = Linear(width, 2 * middle, bias=False)
+        self.attention = AttentionBase(middle, width)
 
     def __call__(self, x: jax.Array, features: jax.Array | None, mask: jax.Array) -> jax.Array:
         more = () if features is None else (features,)
@@ -55,10 +63,10 @@ def _exact_gelu(x: jax.Array) -> jax.Array:
 class Block(nnx.Module):
     """Attention, then a feed-forward without a norm before it."""
 
-    def __init__(self, config: StyleTTS2Config, width: int, *, rngs: nnx.Rngs):
-        self.attention = Attention(config, width, rngs=rngs)
+    def __init__(self, config: StyleTTS2Config, width: int):
+        self.attention = Attention(config, width)
         inner = width * config.diffusion_multiplier
-        self.feed_forward = nnx.Dict({"0": Linear(width, inner, rngs=rngs), "2": Linear(inner, width, rngs=rngs)})
+        self.feed_forward = nnx.Dict({"0": Linear(width, inner), "2": Linear(inner, width)})
 
     def __call__(self, x: jax.Array, features: jax.Array | None, mask: jax.Array) -> jax.Array:
         x = x + self.attention(x, features, mask)
@@ -68,9 +76,9 @@ class Block(nnx.Module):
 class TimeEmbedding(nnx.Module):
     """Learned Fourier features of a number, the number itself before them."""
 
-    def __init__(self, frequencies: int, width: int, *, rngs: nnx.Rngs):
-        self.weights = nnx.Param(jax.random.normal(rngs.params(), (frequencies,)))
-        self.linear = Linear(1 + 2 * frequencies, width, rngs=rngs)
+    def __init__(self, frequencies: int, width: int):
+        self.weights = zeros(frequencies)
+        self.linear = Linear(1 + 2 * frequencies, width)
 
     def __call__(self, time: jax.Array) -> jax.Array:
         angles = 2 * math.pi * time[:, None] * self.weights[...]
@@ -80,16 +88,16 @@ class TimeEmbedding(nnx.Module):
 class Denoiser(nnx.Module):
     """The network that the sampler calls, with its preconditioning (Karras et al. 2022)."""
 
-    def __init__(self, config: StyleTTS2Config, *, rngs: nnx.Rngs):
+    def __init__(self, config: StyleTTS2Config):
         style, words = 2 * config.style_dim, config.plbert_hidden
         width = style + words
         self.sigma_data = config.sigma_data
-        self.blocks = nnx.List([Block(config, width, rngs=rngs) for _ in range(config.diffusion_layers)])
-        self.to_time = TimeEmbedding(config.style_dim, width, rngs=rngs)
-        self.to_features = Linear(style, width, rngs=rngs) if config.multispeaker else nnx.data(None)
-        self.to_mapping = nnx.Dict({"0": Linear(width, width, rngs=rngs), "2": Linear(width, width, rngs=rngs)})
-        self.to_out = Conv(width, style, 1, rngs=rngs)
-        self.fixed_embedding = FixedEmbedding(config.plbert_positions, words, rngs=rngs)
+        self.blocks = nnx.List([Block(config, width) for _ in range(config.diffusion_layers)])
+        self.to_time = TimeEmbedding(config.style_dim, width)
+        self.to_features = Linear(style, width) if config.multispeaker else nnx.data(None)
+        self.to_mapping = nnx.Dict({"0": Linear(width, width), "2": Linear(width, width)})
+        self.to_out = Conv(width, style, 1)
+        self.fixed_embedding = FixedEmbedding(config.plbert_positions, words)
 
     def mapping(self, time: jax.Array, features: jax.Array | None) -> jax.Array:
         """Noise level's logarithm / 4 [B], reference style [B, 256] or None -> what is added before every block."""

@@ -61,24 +61,24 @@ def _overlap(cut: jax.Array, hop: int) -> jax.Array:
 class ISTFTNet(nnx.Module):
     """upstream's Generator of istftnet.py."""
 
-    def __init__(self, config: StyleTTS2Config, *, rngs: nnx.Rngs):
+    def __init__(self, config: StyleTTS2Config):
         self.rates, self.size, self.hop = config.upsample_rates, config.gen_istft_n_fft, config.gen_istft_hop_size
         widths = [config.upsample_initial_channel // 2**power for power in range(len(self.rates) + 1)]
         style = config.style_dim
-        self.m_source = SourceModule(rngs=rngs)
+        self.m_source = SourceModule()
         self.ups, self.noise_convs, self.noise_res = nnx.List([]), nnx.List([]), nnx.List([])
         self.resblocks = nnx.List([])
         for index, (rate, window) in enumerate(zip(self.rates, config.upsample_kernel_sizes, strict=True)):
             a, b = widths[index : index + 2]
-            self.ups.append(ConvTranspose(a, b, window, stride=rate, padding=(window - rate) // 2, rngs=rngs))
+            self.ups.append(ConvTranspose(a, b, window, stride=rate, padding=(window - rate) // 2))
             later = int(np.prod(self.rates[index + 1 :]))
             last = index + 1 == len(self.rates)
             shape = {"window": 1} if last else {"window": 2 * later, "stride": later, "padding": (later + 1) // 2}
-            self.noise_convs.append(Conv(self.size + 2, b, **shape, rngs=rngs))
-            self.noise_res.append(AdaINResBlock1(b, 11 if last else 7, (1, 3, 5), style, rngs=rngs))
+            self.noise_convs.append(Conv(self.size + 2, b, **shape))
+            self.noise_res.append(AdaINResBlock1(b, 11 if last else 7, (1, 3, 5), style))
             for kernel, dilations in zip(config.resblock_kernel_sizes, config.resblock_dilation_sizes, strict=True):
-                self.resblocks.append(AdaINResBlock1(b, kernel, dilations, style, rngs=rngs))
-        self.conv_post = Conv(widths[-1], self.size + 2, 7, padding=3, rngs=rngs)
+                self.resblocks.append(AdaINResBlock1(b, kernel, dilations, style))
+        self.conv_post = Conv(widths[-1], self.size + 2, 7, padding=3)
 
     def harmonics(self, source: jax.Array, lengths: jax.Array) -> tuple[jax.Array, jax.Array]:
         """Source [B, S] of true `lengths` samples [B] -> magnitude and phase [B, S / 5 + 1, 11]."""

@@ -1,20 +1,17 @@
 """Layers of StyleTTS 2: convolutions, BiLSTM, norms whose scale and shift come from a style vector.
 
 Kernels are plain: weight and spectral norm of the published files are folded in at conversion. Each says by its
-`layout` what kind of layer it is of.
+`layout` what kind of layer it is of. All is 0 until weights are loaded: nothing here is trained.
 """
-
-import math
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
 
-def weight(rngs: nnx.Rngs, shape: tuple[int, ...], layout: str) -> nnx.Param:
-    """A kernel of variance 1 / fan in; `layout` is "linear", "conv", "conv_transpose" or "depthwise_transpose"."""
-    value = jax.random.normal(rngs.params(), shape) / math.sqrt(math.prod(shape[:-1]))
-    return nnx.Param(value, layout=layout)
+def weight(shape: tuple[int, ...], layout: str) -> nnx.Param:
+    """A kernel; `layout` is "linear", "conv", "conv_transpose" or "depthwise_transpose"."""
+    return nnx.Param(jnp.zeros(shape), layout=layout)
 
 
 def zeros(*shape: int) -> nnx.Param:
@@ -24,8 +21,8 @@ def zeros(*shape: int) -> nnx.Param:
 class Linear(nnx.Module):
     """[..., in] -> [..., out]."""
 
-    def __init__(self, width_in: int, width_out: int, *, bias: bool = True, rngs: nnx.Rngs):
-        self.kernel = weight(rngs, (width_in, width_out), "linear")
+    def __init__(self, width_in: int, width_out: int, *, bias: bool = True):
+        self.kernel = weight((width_in, width_out), "linear")
         self.bias = zeros(width_out) if bias else nnx.data(None)
 
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -38,11 +35,11 @@ class Conv(nnx.Module):
 
     def __init__(
         self, width_in: int, width_out: int, window: int | tuple[int, ...], *, stride: int = 1, padding: int = 0,
-        dilation: int = 1, groups: int = 1, bias: bool = True, rngs: nnx.Rngs,
+        dilation: int = 1, groups: int = 1, bias: bool = True,
     ):  # fmt: skip
         window = (window,) if isinstance(window, int) else window
         self.stride, self.padding, self.dilation, self.groups = stride, padding, dilation, groups
-        self.kernel = weight(rngs, (*window, width_in // groups, width_out), "conv")
+        self.kernel = weight((*window, width_in // groups, width_out), "conv")
         self.bias = zeros(width_out) if bias else nnx.data(None)
 
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -60,12 +57,12 @@ class ConvTranspose(nnx.Module):
 
     def __init__(
         self, width_in: int, width_out: int, window: int, *, stride: int, padding: int, output_padding: int = 0,
-        groups: int = 1, rngs: nnx.Rngs,
+        groups: int = 1,
     ):  # fmt: skip
         self.stride, self.groups = stride, groups
         self.padding = (window - 1 - padding, window - 1 - padding + output_padding)
         layout = "conv_transpose" if groups == 1 else "depthwise_transpose"
-        self.kernel = weight(rngs, (window, width_in // groups, width_out), layout)
+        self.kernel = weight((window, width_in // groups, width_out), layout)
         self.bias = zeros(width_out)
 
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -79,8 +76,8 @@ class ConvTranspose(nnx.Module):
 class Embedding(nnx.Module):
     """Ids [...] -> rows [..., C]."""
 
-    def __init__(self, count: int, width: int, *, rngs: nnx.Rngs):
-        self.table = nnx.Param(0.5 * jax.random.normal(rngs.params(), (count, width)))
+    def __init__(self, count: int, width: int):
+        self.table = zeros(count, width)
 
     def __call__(self, ids: jax.Array) -> jax.Array:
         return self.table[...][ids]
@@ -108,8 +105,8 @@ def normalise(x: jax.Array, epsilon: float) -> jax.Array:
 class AdaLayerNorm(nnx.Module):
     """Layer norm [B, T, C] whose scale (less 1) and shift are a linear map `fc` of the style [B, S]."""
 
-    def __init__(self, style: int, width: int, *, rngs: nnx.Rngs):
-        self.fc = Linear(style, 2 * width, rngs=rngs)
+    def __init__(self, style: int, width: int):
+        self.fc = Linear(style, 2 * width)
 
     def __call__(self, x: jax.Array, style: jax.Array) -> jax.Array:
         scale, shift = jnp.split(self.fc(style.astype(jnp.float32))[:, None], 2, axis=-1)
@@ -119,8 +116,8 @@ class AdaLayerNorm(nnx.Module):
 class AdaIN(nnx.Module):
     """Instance norm over time [B, T, C], of what `mask` [B, T, 1] keeps, then scale (less 1) and shift by the style."""
 
-    def __init__(self, style: int, width: int, *, rngs: nnx.Rngs):
-        self.fc = Linear(style, 2 * width, rngs=rngs)
+    def __init__(self, style: int, width: int):
+        self.fc = Linear(style, 2 * width)
 
     def __call__(self, x: jax.Array, style: jax.Array, mask: jax.Array) -> jax.Array:
         scale, shift = jnp.split(self.fc(style.astype(jnp.float32))[:, None], 2, axis=-1)
@@ -134,9 +131,9 @@ class AdaIN(nnx.Module):
 class LSTMDirection(nnx.Module):
     """torch's LSTM cell run over time; gates stand in torch's order i, f, g, o; its two biases are one."""
 
-    def __init__(self, width_in: int, width: int, *, rngs: nnx.Rngs):
-        self.input_kernel = weight(rngs, (width_in, 4 * width), "linear")
-        self.hidden_kernel = weight(rngs, (width, 4 * width), "linear")
+    def __init__(self, width_in: int, width: int):
+        self.input_kernel = weight((width_in, 4 * width), "linear")
+        self.hidden_kernel = weight((width, 4 * width), "linear")
         self.bias = zeros(4 * width)
 
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -159,9 +156,9 @@ class LSTMDirection(nnx.Module):
 class BiLSTM(nnx.Module):
     """torch's bidirectional LSTM on packed rows: [B, T, in] with lengths [B] -> [B, T, 2H], 0 on padding."""
 
-    def __init__(self, width_in: int, width_out: int, *, rngs: nnx.Rngs):
-        self.forward = LSTMDirection(width_in, width_out // 2, rngs=rngs)
-        self.backward = LSTMDirection(width_in, width_out // 2, rngs=rngs)
+    def __init__(self, width_in: int, width_out: int):
+        self.forward = LSTMDirection(width_in, width_out // 2)
+        self.backward = LSTMDirection(width_in, width_out // 2)
 
     def __call__(self, x: jax.Array, lengths: jax.Array) -> jax.Array:
         time = jnp.arange(x.shape[1])[None]

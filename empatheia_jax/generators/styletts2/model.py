@@ -17,16 +17,17 @@ from empatheia_jax.generators.styletts2.text_encoder import TextEncoder
 class StyleTTS2(nnx.Module):
     """The eight of the thirteen published networks that speak; what only trains is not here."""
 
-    def __init__(self, config: StyleTTS2Config, *, rngs: nnx.Rngs):
+    def __init__(self, config: StyleTTS2Config, *, rngs: nnx.Rngs | None = None):
+        """`rngs` is not used: frozen weights are loaded (see `layers`)."""
         self.config = config
-        self.bert = PLBert(config, rngs=rngs)
-        self.bert_encoder = Linear(config.plbert_hidden, config.hidden_dim, rngs=rngs)
-        self.predictor = ProsodyPredictor(config, rngs=rngs)
-        self.decoder = Decoder(config, rngs=rngs)
-        self.text_encoder = TextEncoder(config, rngs=rngs)
-        self.predictor_encoder = StyleEncoder(config, rngs=rngs)
-        self.style_encoder = StyleEncoder(config, rngs=rngs)
-        self.diffusion = Denoiser(config, rngs=rngs)
+        self.bert = PLBert(config)
+        self.bert_encoder = Linear(config.plbert_hidden, config.hidden_dim)
+        self.predictor = ProsodyPredictor(config)
+        self.decoder = Decoder(config)
+        self.text_encoder = TextEncoder(config)
+        self.predictor_encoder = StyleEncoder(config)
+        self.style_encoder = StyleEncoder(config)
+        self.diffusion = Denoiser(config)
 
     def style(self, mel: jax.Array, lengths: jax.Array) -> jax.Array:
         """Log-mel [B, T, 80] of recordings of true `lengths` [B] -> style [B, 256]: acoustic 128, prosodic 128."""

@@ -13,10 +13,10 @@ EPSILON = 1e-12
 class Attention(nnx.Module):
     """Self-attention with its residual sum and norm."""
 
-    def __init__(self, config: StyleTTS2Config, *, rngs: nnx.Rngs):
+    def __init__(self, config: StyleTTS2Config):
         width = config.plbert_hidden
         self.heads = config.plbert_heads
-        self.query, self.key, self.value, self.dense = (Linear(width, width, rngs=rngs) for _ in range(4))
+        self.query, self.key, self.value, self.dense = (Linear(width, width) for _ in range(4))
         self.LayerNorm = LayerNorm(width, EPSILON)
 
     def __call__(self, x: jax.Array, mask: jax.Array) -> jax.Array:
@@ -29,10 +29,10 @@ class Attention(nnx.Module):
 class Layer(nnx.Module):
     """The one layer that is run `plbert_layers` times (upstream's albert_layers.0)."""
 
-    def __init__(self, config: StyleTTS2Config, *, rngs: nnx.Rngs):
-        self.attention = Attention(config, rngs=rngs)
-        self.ffn = Linear(config.plbert_hidden, config.plbert_mlp, rngs=rngs)
-        self.ffn_output = Linear(config.plbert_mlp, config.plbert_hidden, rngs=rngs)
+    def __init__(self, config: StyleTTS2Config):
+        self.attention = Attention(config)
+        self.ffn = Linear(config.plbert_hidden, config.plbert_mlp)
+        self.ffn_output = Linear(config.plbert_mlp, config.plbert_hidden)
         self.full_layer_layer_norm = LayerNorm(config.plbert_hidden, EPSILON)
 
     def __call__(self, x: jax.Array, mask: jax.Array) -> jax.Array:
@@ -43,11 +43,11 @@ class Layer(nnx.Module):
 class Embeddings(nnx.Module):
     """Symbol, position and (always the first) token type."""
 
-    def __init__(self, config: StyleTTS2Config, *, rngs: nnx.Rngs):
+    def __init__(self, config: StyleTTS2Config):
         width = config.plbert_embedding
-        self.word_embeddings = Embedding(config.n_token, width, rngs=rngs)
-        self.position_embeddings = Embedding(config.plbert_positions, width, rngs=rngs)
-        self.token_type_embeddings = Embedding(2, width, rngs=rngs)
+        self.word_embeddings = Embedding(config.n_token, width)
+        self.position_embeddings = Embedding(config.plbert_positions, width)
+        self.token_type_embeddings = Embedding(2, width)
         self.LayerNorm = LayerNorm(width, EPSILON)
 
     def __call__(self, tokens: jax.Array) -> jax.Array:
@@ -58,11 +58,11 @@ class Embeddings(nnx.Module):
 class PLBert(nnx.Module):
     """AlbertModel's last hidden state; its pooler is not used."""
 
-    def __init__(self, config: StyleTTS2Config, *, rngs: nnx.Rngs):
+    def __init__(self, config: StyleTTS2Config):
         self.layers = config.plbert_layers
-        self.embeddings = Embeddings(config, rngs=rngs)
-        self.embedding_hidden_mapping_in = Linear(config.plbert_embedding, config.plbert_hidden, rngs=rngs)
-        self.layer = Layer(config, rngs=rngs)
+        self.embeddings = Embeddings(config)
+        self.embedding_hidden_mapping_in = Linear(config.plbert_embedding, config.plbert_hidden)
+        self.layer = Layer(config)
 
     def __call__(self, tokens: jax.Array, lengths: jax.Array) -> jax.Array:
         """Symbol ids int [B, P], P <= 512 -> hidden states [B, P, 768]; on padding, what a query there reads."""

@@ -12,12 +12,12 @@ from empatheia_jax.generators.styletts2.layers import AdaLayerNorm, BiLSTM, Conv
 class DurationEncoder(nnx.Module):
     """BiLSTMs and style-steered norms in turn (upstream's lstms: even ones LSTM, odd ones norm)."""
 
-    def __init__(self, config: StyleTTS2Config, *, rngs: nnx.Rngs):
+    def __init__(self, config: StyleTTS2Config):
         width, style = config.hidden_dim, config.style_dim
         self.lstms = nnx.List([])
         for _ in range(config.n_layer):
-            self.lstms.append(BiLSTM(width + style, width, rngs=rngs))
-            self.lstms.append(AdaLayerNorm(style, width, rngs=rngs))
+            self.lstms.append(BiLSTM(width + style, width))
+            self.lstms.append(AdaLayerNorm(style, width))
 
     def __call__(self, x: jax.Array, style: jax.Array, lengths: jax.Array) -> jax.Array:
         """d_en [B, P, 512], prosodic style [B, 128] -> d [B, P, 640], 0 on padding."""
@@ -33,8 +33,8 @@ class DurationEncoder(nnx.Module):
 class DurationProjection(nnx.Module):
     """upstream's LinearNorm."""
 
-    def __init__(self, width: int, most: int, *, rngs: nnx.Rngs):
-        self.linear_layer = Linear(width, most, rngs=rngs)
+    def __init__(self, width: int, most: int):
+        self.linear_layer = Linear(width, most)
 
     def __call__(self, x: jax.Array) -> jax.Array:
         return self.linear_layer(x)
@@ -43,23 +43,23 @@ class DurationProjection(nnx.Module):
 class ProsodyPredictor(nnx.Module):
     """Durations from text and style; F0 and energy from what the durations stretch to frames."""
 
-    def __init__(self, config: StyleTTS2Config, *, rngs: nnx.Rngs):
+    def __init__(self, config: StyleTTS2Config):
         width, style = config.hidden_dim, config.style_dim
-        self.text_encoder = DurationEncoder(config, rngs=rngs)
-        self.lstm = BiLSTM(width + style, width, rngs=rngs)
-        self.duration_proj = DurationProjection(width, config.max_dur, rngs=rngs)
-        self.shared = BiLSTM(width + style, width, rngs=rngs)
+        self.text_encoder = DurationEncoder(config)
+        self.lstm = BiLSTM(width + style, width)
+        self.duration_proj = DurationProjection(width, config.max_dur)
+        self.shared = BiLSTM(width + style, width)
         self.F0, self.N = (
             nnx.List(
                 [
-                    AdainResBlk1d(width, width, style, rngs=rngs),
-                    AdainResBlk1d(width, width // 2, style, upsample=True, rngs=rngs),
-                    AdainResBlk1d(width // 2, width // 2, style, rngs=rngs),
+                    AdainResBlk1d(width, width, style),
+                    AdainResBlk1d(width, width // 2, style, upsample=True),
+                    AdainResBlk1d(width // 2, width // 2, style),
                 ]
             )
             for _ in range(2)
         )
-        self.F0_proj, self.N_proj = (Conv(width // 2, 1, 1, rngs=rngs) for _ in range(2))
+        self.F0_proj, self.N_proj = (Conv(width // 2, 1, 1) for _ in range(2))
 
     def duration_logits(self, d: jax.Array, lengths: jax.Array) -> jax.Array:
         """d [B, P, 640] -> logits [B, P, 50]; a duration is the sum of their sigmoids, in frames of 25 ms."""

@@ -43,8 +43,8 @@ def phases(f0: jax.Array) -> jax.Array:
 class SourceModule(nnx.Module):
     """upstream's SourceModuleHnNSF."""
 
-    def __init__(self, *, rngs: nnx.Rngs):
-        self.l_linear = Linear(HARMONICS, 1, rngs=rngs)
+    def __init__(self):
+        self.l_linear = Linear(HARMONICS, 1)
 
     def __call__(self, f0: jax.Array, noise: jax.Array) -> jax.Array:
         """F0 in Hz [B, L] and normal noise [B, 300 L, 9] -> source [B, 300 L], float32; 0 Hz where a row is padding."""

@@ -15,8 +15,8 @@ LEAST_FRAMES = 65  # what four halvings and a window of 5 leave one column of
 class DownSample(nnx.Module):
     """upstream's downsample_res: a depthwise convolution of stride 2."""
 
-    def __init__(self, width: int, *, rngs: nnx.Rngs):
-        self.conv = Conv(width, width, (3, 3), stride=2, padding=1, groups=width, rngs=rngs)
+    def __init__(self, width: int):
+        self.conv = Conv(width, width, (3, 3), stride=2, padding=1, groups=width)
 
     def __call__(self, x: jax.Array) -> jax.Array:
         return self.conv(x)
@@ -30,13 +30,13 @@ def column_mask(lengths: jax.Array, size: int) -> jax.Array:
 class ResBlk(nnx.Module):
     """Residual block that halves both axes, [B, mel, T, C] -> [B, mel / 2, ceil(T / 2), C']; 0 behind a row's end."""
 
-    def __init__(self, width_in: int, width_out: int, *, rngs: nnx.Rngs):
-        self.conv1 = Conv(width_in, width_in, (3, 3), padding=1, rngs=rngs)
-        self.conv2 = Conv(width_in, width_out, (3, 3), padding=1, rngs=rngs)
-        self.downsample_res = DownSample(width_in, rngs=rngs)
+    def __init__(self, width_in: int, width_out: int):
+        self.conv1 = Conv(width_in, width_in, (3, 3), padding=1)
+        self.conv2 = Conv(width_in, width_out, (3, 3), padding=1)
+        self.downsample_res = DownSample(width_in)
         self.conv1x1 = nnx.data(None)
         if width_in != width_out:
-            self.conv1x1 = Conv(width_in, width_out, (1, 1), bias=False, rngs=rngs)
+            self.conv1x1 = Conv(width_in, width_out, (1, 1), bias=False)
 
     def __call__(self, x: jax.Array, lengths: jax.Array) -> tuple[jax.Array, jax.Array]:
         """x [B, mel, T, C] of true `lengths` [B], T even -> (half as many, their lengths)."""
@@ -57,16 +57,16 @@ class ResBlk(nnx.Module):
 class StyleEncoder(nnx.Module):
     """Convolutions without a norm, the mean over what remains, a linear map."""
 
-    def __init__(self, config: StyleTTS2Config, *, rngs: nnx.Rngs):
+    def __init__(self, config: StyleTTS2Config):
         widths = [min(config.dim_in * 2**power, config.max_conv_dim) for power in range(5)]
-        blocks = [ResBlk(a, b, rngs=rngs) for a, b in zip(widths, widths[1:], strict=False)]
+        blocks = [ResBlk(a, b) for a, b in zip(widths, widths[1:], strict=False)]
         # upstream's Sequential: 0 the first convolution, 1 to 4 blocks, 5 and 8 activations, 6 the last convolution
         self.shared = nnx.Dict(
-            {"0": Conv(1, widths[0], (3, 3), padding=1, rngs=rngs)}
+            {"0": Conv(1, widths[0], (3, 3), padding=1)}
             | {str(number): block for number, block in enumerate(blocks, 1)}
-            | {"6": Conv(widths[-1], widths[-1], (5, 5), rngs=rngs)}
+            | {"6": Conv(widths[-1], widths[-1], (5, 5))}
         )
-        self.unshared = Linear(widths[-1], config.style_dim, rngs=rngs)
+        self.unshared = Linear(widths[-1], config.style_dim)
 
     def __call__(self, mel: jax.Array, lengths: jax.Array) -> jax.Array:
         """Log-mel [B, T, 80] of true `lengths` [B] >= 65 frames -> style [B, 128]."""

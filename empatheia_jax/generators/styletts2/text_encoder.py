@@ -11,16 +11,16 @@ from empatheia_jax.generators.styletts2.layers import BiLSTM, Conv, Embedding, L
 class TextEncoder(nnx.Module):
     """Embedding, `n_layer` convolutions of 5 with layer norm, a BiLSTM."""
 
-    def __init__(self, config: StyleTTS2Config, *, rngs: nnx.Rngs):
+    def __init__(self, config: StyleTTS2Config):
         width = config.hidden_dim
-        self.embedding = Embedding(config.n_token, width, rngs=rngs)
+        self.embedding = Embedding(config.n_token, width)
         self.cnn = nnx.List(
             [
-                nnx.List([Conv(width, width, 5, padding=2, rngs=rngs), LayerNorm(width)])
+                nnx.List([Conv(width, width, 5, padding=2), LayerNorm(width)])
                 for _ in range(config.n_layer)
             ]
         )
-        self.lstm = BiLSTM(width, width, rngs=rngs)
+        self.lstm = BiLSTM(width, width)
 
     def __call__(self, tokens: jax.Array, lengths: jax.Array) -> jax.Array:
         """Symbol ids int [B, P] of true `lengths` [B] -> h_text [B, P, 512], 0 on padding."""

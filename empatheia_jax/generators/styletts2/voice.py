@@ -79,7 +79,7 @@ class StyleTTS2Speech:
         self.config = StyleTTS2Config(**{name: _tuple(value) for name, value in facts.items()})
         self.content_dim = self.config.hidden_dim + self.config.plbert_hidden
         self.style_dim = 2 * self.config.style_dim
-        self._graphdef, shapes = nnx.split(nnx.eval_shape(lambda: StyleTTS2(self.config, rngs=nnx.Rngs(0))))
+        self._graphdef, shapes = nnx.split(nnx.eval_shape(lambda: StyleTTS2(self.config)))
         here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
         placed = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=here), shapes)
         self._state = load_weights(Path(weights), placed)
