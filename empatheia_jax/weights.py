@@ -11,11 +11,12 @@ what its own devices hold.
 
 import concurrent.futures
 import dataclasses
+import errno
 import functools
 import hashlib
 import json
 import math
-import re
+import os
 import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -129,8 +130,8 @@ class Writer:
             try:
                 saving.result()
             except ValueError as error:  # as tensorstore reports what the system refused, in many words
-                reason = re.search(r": ([^:\[]+) \[os_error_code", str(error))
-                reason = reason.group(1) if reason else str(error)[:300]
+                known = (os.strerror(code) for code in errno.errorcode)
+                reason = max((text for text in known if text in str(error)), key=len, default=str(error)[:300])
                 raise OSError(f"{self._params} cannot be written: {reason}") from error
 
     def finish(self, facts: dict) -> None:

@@ -36,6 +36,7 @@ def test_decoding_alone():
     assert all("ratio_to_peer" not in row for row in rows("decode"))
 
 
+@pytest.mark.slow
 def test_converting_beside_cp_and_from_pretrained():
     pytest.importorskip("torch")
     found = rows("convert", "--peer", "torch")

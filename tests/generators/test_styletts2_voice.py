@@ -95,6 +95,7 @@ def test_a_row_of_a_batch_is_what_it_is_alone(model, seed):
         assert_rows_alone(waves[i : i + 1], wave, [samples], tolerance=2e-2)
 
 
+@pytest.mark.slow
 def test_style_of_padded_recordings_and_the_denoiser_leak_nothing(model, seed):
     rng, config = np.random.default_rng(seed), model.config
     lengths = np.array([97, 66, 81])  # odd and even at several halvings
