@@ -12,8 +12,7 @@ from converters import vicuna
 from converters.rules import Rule, sources
 from empatheia_jax.config import LlamaConfig, LoraConfig
 from empatheia_jax.llm.llama import Llama
-from empatheia_jax.states import named
-from empatheia_jax.weights import slots
+from empatheia_jax.weights import slots, unstacked
 
 DEVICE = "cuda" if torch.cuda.is_available() and jax.devices()[0].platform != "cpu" else "cpu"
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -28,13 +27,8 @@ def to_torch(array: np.ndarray) -> torch.Tensor:
 
 def _published(state: nnx.State, rules: list[Rule]) -> dict[str, torch.Tensor]:
     """Our parameters under the names and in the layout of torch, by the converters' own tables."""
-    arrays, back = named(state), sources(rules, slots(state))
-    found = {}
-    for name, (target, layer, _) in slots(state).items():
-        array = arrays[target] if layer is None else arrays[target][layer]
-        source, transform = back[name]
-        found[source] = to_torch(transform.invert(np.asarray(jax.device_get(array))))
-    return found
+    back = sources(rules, slots(state))
+    return {back[name][0]: to_torch(back[name][1].invert(array)) for name, array in unstacked(state)}
 
 
 def transformers_llama(llm: Llama) -> transformers.LlamaForCausalLM:

@@ -12,6 +12,7 @@ from flax import nnx
 from tqdm import tqdm
 
 from converters import clip, hubert, styletts2, travel, vicuna, wav2vec2
+from converters.outputs import partial_of, refuse_existing
 from converters.readers import ConversionError, open_checkpoint, read_json
 from converters.rules import fit, prefix_of
 from converters.shards import save
@@ -82,14 +83,13 @@ def convert(
         full disk.
     """
     output = Path(output)
-    if output.exists():
-        raise ConversionError(f"{output}: is there already; choose another folder or remove it")
+    refuse_existing(output)
     opened = FAMILIES[family].open_files(source, **beside) if family in OWN_FILES else open_source(family, source)
     dtypes = _dtypes(opened, dtype)
     used = {source for one in opened.fits for source in one.sources}
     files = sorted({opened.tensors[name].file for name in used})
     checked = _check_hashes(files, sha256)
-    partial = output.with_name(output.name + ".partial")
+    partial = partial_of(output)
     _prepare(partial, opened, dtypes)
     writer = Writer(partial)
     total = sum(opened.tensors[name].nbytes for name in used)

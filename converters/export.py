@@ -11,7 +11,7 @@ from converters.readers import ConversionError
 from converters.rules import sources
 from converters.shards import Shards
 from converters.source import abstract
-from empatheia_jax.weights import read_arrays, read_facts, size_of, slots
+from empatheia_jax.weights import read_arrays, read_facts, slots
 
 
 def export_weights(weights: Path, output: Path) -> dict[str, int]:
@@ -42,4 +42,4 @@ def export_weights(weights: Path, output: Path) -> dict[str, int]:
                 shards.add(f"{prefix}{name}", array)
         (shards.folder / "config.json").write_text(json.dumps(settings, indent=2))
         travel.copy(weights, shards.folder)
-    return {"tensors": size_of(weights)[0], "bytes": shards.total}
+    return {"tensors": len(back), "bytes": shards.total}

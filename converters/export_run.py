@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,6 +11,7 @@ from flax import nnx
 
 from converters import peft, vicuna
 from converters.export_tokenizer import run_tokenizer, special_ids, with_new_tokens
+from converters.outputs import fresh
 from converters.readers import ConversionError
 from converters.rules import sources
 from converters.shards import Shards, save
@@ -21,11 +21,10 @@ from empatheia_jax.checkpoint import Checkpoints, load_base
 from empatheia_jax.config import Config, MeshConfig
 from empatheia_jax.data.tokenizer import NEW_TOKENS
 from empatheia_jax.plan import config_widths
-from empatheia_jax.states import named
 from empatheia_jax.training.run import abstract_model, complete, saved_config
 from empatheia_jax.training.stages import ADAPTED
 from empatheia_jax.training.step import trains
-from empatheia_jax.weights import is_weights, read_arrays, read_facts, slots
+from empatheia_jax.weights import is_weights, read_arrays, read_facts, slots, unstacked
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,9 +63,7 @@ def open_run(run: Path) -> Trained:
     _, state = abstract_model(config, config_widths(config), mesh)
     saved = checkpoints.load_params(position, nnx.filter_state(state, trains(ADAPTED)))
     checkpoints.close()
-    llm = nnx.filter_state(saved, trains(("lora",)))
-    stacked = {name.removeprefix("llm/"): np.asarray(value) for name, value in named(llm).items()}
-    adapter = {f"{name}/{layer}": one for name, value in stacked.items() for layer, one in enumerate(value)}
+    adapter = dict(unstacked(nnx.filter_state(saved, trains(("lora",))), "llm/"))
     rows = {name: np.asarray(saved["new_tokens"][name].get_value()) for name in ("input", "output")}
     base = run / "base" if config.base == "scratch" else Path(config.base)
     return Trained(run, config, position.step, base, adapter, rows)
@@ -80,9 +77,7 @@ def _base_arrays(run: Trained) -> Iterator[tuple[str, np.ndarray]]:
     mesh = sharding.make_mesh(MeshConfig(data=1), jax.devices("cpu")[:1])  # stage 0's: small by nature
     _, state = abstract_model(run.config, config_widths(run.config), mesh)
     base = nnx.filter_state(state, trains(("base",)))
-    whole = named(load_base(run.base, base))
-    for name, (target, layer, _) in slots(base, "llm/").items():
-        yield name, np.asarray(whole[target] if layer is None else whole[target][layer])
+    yield from unstacked(load_base(run.base, base), "llm/")
 
 
 def export_hf(run: Path, output: Path, dtype: str | None = None) -> dict[str, int]:
@@ -142,23 +137,17 @@ def export_peft(run: Path, output: Path) -> dict[str, int]:
       ConversionError: no finished stage; an output that is there already.
     """
     trained = open_run(run)
-    config, output = trained.config, Path(output)
-    if output.exists():
-        raise ConversionError(f"{output}: is there already; choose another folder or remove it")
-    partial = output.with_name(output.name + ".partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    base = trained.name
-    if not is_weights(trained.base):
-        _export_scratch_base(trained, partial / "base")
-        base = str((output / "base").absolute())
-    peft.write_adapter(partial, config.lora, config.llm, trained.adapter, base)
-    save(trained.rows, partial / peft.NEW_TOKENS_FILE)
+    config, output, base = trained.config, Path(output), trained.name
     # A scratch base goes along; converted, it gets a hash of its own.
     sha256 = read_facts(trained.base)["sha256"] if is_weights(trained.base) else ""
     origin = {"base": trained.name, "base_sha256": sha256, "run": str(run), "step": trained.step}
-    (partial / peft.ORIGIN_FILE).write_text(json.dumps(origin, indent=2))
-    partial.rename(output)
+    with fresh(output) as partial:
+        if not is_weights(trained.base):
+            _export_scratch_base(trained, partial / "base")
+            base = str((output / "base").absolute())
+        peft.write_adapter(partial, config.lora, config.llm, trained.adapter, base)
+        save(trained.rows, partial / peft.NEW_TOKENS_FILE)
+        (partial / peft.ORIGIN_FILE).write_text(json.dumps(origin, indent=2))
     return {"tensors": len(trained.adapter), "bytes": sum(array.nbytes for array in trained.adapter.values())}
 
 

@@ -4,14 +4,15 @@ An adapter belongs to the published base as it is, so a PEFT directory holds LoR
 lie beside it in `new_tokens.safetensors`: PEFT does not read them, `python -m converters peft` does.
 """
 
+import contextlib
 import json
 import re
-import shutil
 from pathlib import Path
 
 import numpy as np
 from flax import nnx
 
+from converters.outputs import fresh, refuse_existing
 from converters.readers import ConversionError, open_checkpoint, read_json
 from converters.rules import Rule, fit, linear
 from converters.shards import save
@@ -106,8 +107,7 @@ def import_adapter(source: Path, base: Path, output: Path) -> dict[str, int]:
       ConversionError: an adapter that does not fit this base, with everything that is wrong.
     """
     source, base, output = Path(source), Path(base), Path(output)
-    if output.exists():
-        raise ConversionError(f"{output}: is there already; choose another folder or remove it")
+    refuse_existing(output)
     llm, sha256 = _base_of(base)
     try:
         lora = config_of(read_json(source / "adapter_config.json"))
@@ -129,16 +129,11 @@ def import_adapter(source: Path, base: Path, output: Path) -> dict[str, int]:
         new = {f"new_tokens/{name}": (f"new_tokens/{name}", None, (COUNT, llm.width)) for name in ("input", "output")}
         theirs = open_checkpoint(rows)
         found += [(theirs, one) for one in fit([Rule(n.split("/")[1], n) for n in new], new, theirs)]
-    partial = output.with_name(output.name + ".partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    writer = Writer(partial)
-    try:
+    facts = {"family": "peft", "architecture": adapter_facts(lora), "source": {"folder": str(source)}}
+    with fresh(output) as partial, contextlib.closing(Writer(partial)) as writer:
         for there, one in found:
             writer.add(one.name, one.read(there).astype(np.float32))
-        writer.finish({"family": "peft", "architecture": adapter_facts(lora), "source": {"folder": str(source)}})
-    finally:
-        writer.close()
-    partial.rename(output)
+        writer.finish(facts)
     return {"tensors": len(found), "numbers": sum(int(np.prod(one.shape)) for _, one in found)}
 
 

@@ -2,12 +2,12 @@
 
 import json
 import os
-import shutil
 from pathlib import Path
 
 import numpy as np
 from safetensors.numpy import save_file
 
+from converters.outputs import fresh
 from converters.readers import ConversionError
 
 SHARD_BYTES = 1_000_000_000
@@ -31,17 +31,13 @@ class Shards:
     """
 
     def __init__(self, output: Path, stem: str = "model", shard_bytes: int = SHARD_BYTES):
-        self.output, self._stem, self._most = Path(output), stem, shard_bytes
-        if self.output.exists():
-            raise ConversionError(f"{output}: is there already; choose another folder or remove it")
-        self.folder = self.output.with_name(self.output.name + ".partial")
+        self._stem, self._most, self._fresh = stem, shard_bytes, fresh(Path(output))
         self._held: dict[str, np.ndarray] = {}
         self._files: list[tuple[Path, list[str]]] = []
         self.total = 0
 
     def __enter__(self) -> "Shards":
-        shutil.rmtree(self.folder, ignore_errors=True)
-        self.folder.mkdir(parents=True)
+        self.folder = self._fresh.__enter__()
         return self
 
     def add(self, name: str, array: np.ndarray) -> None:
@@ -61,17 +57,22 @@ class Shards:
             self._files.append((path, list(self._held)))
             self._held = {}
 
-    def __exit__(self, kind, *_) -> None:
+    def __exit__(self, kind, error, trace) -> None:
         if kind is None:
-            self._flush()
-            count, weight_map = len(self._files), {}
-            for number, (path, names) in enumerate(self._files, 1):
-                part = "" if count == 1 else f"-{number:05d}-of-{count:05d}"
-                path.rename(self.folder / f"{self._stem}{part}.safetensors")
-                weight_map |= dict.fromkeys(names, f"{self._stem}{part}.safetensors")
-            if count > 1:
-                index = {"metadata": {"total_size": self.total}, "weight_map": weight_map}
-                (self.folder / f"{self._stem}.safetensors.index.json").write_text(json.dumps(index, indent=1))
-            self.folder.rename(self.output)
-        else:
-            shutil.rmtree(self.folder, ignore_errors=True)
+            try:
+                self._finish()
+            except BaseException as failed:
+                self._fresh.__exit__(type(failed), failed, failed.__traceback__)
+                raise
+        self._fresh.__exit__(kind, error, trace)
+
+    def _finish(self) -> None:
+        self._flush()
+        count, weight_map = len(self._files), {}
+        for number, (path, names) in enumerate(self._files, 1):
+            part = "" if count == 1 else f"-{number:05d}-of-{count:05d}"
+            path.rename(self.folder / f"{self._stem}{part}.safetensors")
+            weight_map |= dict.fromkeys(names, f"{self._stem}{part}.safetensors")
+        if count > 1:
+            index = {"metadata": {"total_size": self.total}, "weight_map": weight_map}
+            (self.folder / f"{self._stem}.safetensors.index.json").write_text(json.dumps(index, indent=1))

@@ -4,7 +4,6 @@ DreamTalk hears with `jonatasgrosman/wav2vec2-large-xlsr-53-english`.
 """
 
 from converters import speech_encoders
-from converters.rules import Rule
 from empatheia_jax.encoders.hubert import HubertConfig
 
 MODEL_TYPES = ("wav2vec2",)
@@ -25,6 +24,4 @@ def config_of(settings: dict, preprocessor: dict | None) -> HubertConfig:
     return speech_encoders.config_of(settings | {"feat_proj_layer_norm": True}, preprocessor)
 
 
-def rules(config: HubertConfig, prefix: str) -> list[Rule]:
-    """The table."""
-    return speech_encoders.rules(config, prefix)
+rules = speech_encoders.rules

@@ -15,7 +15,6 @@ import errno
 import functools
 import hashlib
 import json
-import math
 import os
 import shutil
 from collections.abc import Iterator, Mapping
@@ -42,6 +41,11 @@ def architecture(config) -> dict:
     """What a network's config says of its parameters and arithmetic, as JSON gives it back; number formats left out."""
     fields = {"family": type(config).__name__} | dataclasses.asdict(config)
     return json.loads(json.dumps({name: value for name, value in fields.items() if name not in RUNTIME}))
+
+
+def changed_fields(found: dict, wanted: dict) -> list[str]:
+    """Names in which two `architecture`s differ."""
+    return sorted(name for name in found.keys() | wanted.keys() if found.get(name) != wanted.get(name))
 
 
 def is_weights(folder: Path) -> bool:
@@ -161,13 +165,8 @@ def _hash(index: Mapping[str, dict]) -> str:
 def save_weights(folder: Path, config, state: nnx.State) -> None:
     """Write the parameters of a whole module; arrays with a first logical axis `layers` go layer by layer."""
     writer = Writer(folder)
-    for path, variable in nnx.to_flat_state(state):
-        name, value = "/".join(map(str, path)), np.asarray(jax.device_get(variable[...]))
-        if _stacked(variable):
-            for layer, one in enumerate(value):
-                writer.add(f"{name}/{layer}", one)
-        else:
-            writer.add(name, value)
+    for name, array in unstacked(state):
+        writer.add(name, array)
     writer.finish({"architecture": architecture(config)})
 
 
@@ -189,6 +188,13 @@ def slots(state: nnx.State, prefix: str = "") -> dict[str, tuple[str, int | None
         else:
             found[short] = (name, None, shape)
     return found
+
+
+def unstacked(state: nnx.State, prefix: str = "") -> Iterator[tuple[str, np.ndarray]]:
+    """The arrays of a concrete state as they lie on disk (`slots`)."""
+    arrays = {name: np.asarray(jax.device_get(value)) for name, value in named(state).items()}
+    for name, (target, layer, _) in slots(state, prefix).items():
+        yield name, arrays[target] if layer is None else arrays[target][layer]
 
 
 def load_weights(folder: Path, abstract: nnx.State, prefix: str = "") -> nnx.State:
@@ -270,10 +276,3 @@ def read_arrays(folder: Path) -> Iterator[tuple[str, np.ndarray]]:
             if _digest(array) != entry["sha256"]:
                 raise CheckpointError(f"{folder}: {name} is damaged; convert the weights again")
             yield name, array
-
-
-def size_of(folder: Path) -> tuple[int, int]:
-    """(arrays, bytes) of a folder, by its index."""
-    index = read_index(folder)
-    sizes = [math.prod(entry["shape"]) * np.dtype(entry["dtype"]).itemsize for entry in index.values()]
-    return len(sizes), sum(sizes)

@@ -13,7 +13,7 @@ import numpy as np
 from flax import nnx
 
 from empatheia_jax.config import ConfigError
-from empatheia_jax.weights import architecture, is_weights, load_weights, read_facts
+from empatheia_jax.weights import architecture, changed_fields, is_weights, load_weights, read_facts
 
 RANDOM = "random"
 
@@ -53,8 +53,8 @@ class FrozenNetwork:
         saved = read_facts(self.weights)
         found = saved["architecture"]
         if found != wanted:
-            changed = sorted(n for n in found.keys() | wanted.keys() if found.get(n) != wanted.get(n))
-            raise ConfigError(f"{self.field}: {self.weights} has another architecture ({', '.join(changed)})")
+            changed = ", ".join(changed_fields(found, wanted))
+            raise ConfigError(f"{self.field}: {self.weights} has another architecture ({changed})")
         return {"architecture": wanted, "weights": saved["sha256"], "dtype": self.config.compute_dtype}
 
     def abstract(self) -> nnx.State:

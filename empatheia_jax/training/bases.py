@@ -23,8 +23,7 @@ def check_base(config: Config) -> None:
         raise ConfigError(f"base {config.base}: not there; `python -m converters vicuna` makes it from published ones")
     if weights.is_weights(config.base):
         found, ours = weights.read_facts(config.base)["architecture"], weights.architecture(config.llm)
-        changed = [f"{n} {ours.get(n)} (there {found.get(n)})" for n in sorted(found.keys() | ours.keys())
-                   if found.get(n) != ours.get(n)]  # fmt: skip
+        changed = [f"{n} {ours.get(n)} (there {found.get(n)})" for n in weights.changed_fields(found, ours)]
         if changed:
             raise ConfigError(
                 f"base {config.base} is another LLM than the config's llm: {', '.join(changed)}; "
