@@ -3,12 +3,10 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import nnx
 
-from empatheia_jax.generators.styletts2.adain import AdaINResBlock1
 from empatheia_jax.generators.styletts2.config import StyleTTS2Config
 from empatheia_jax.generators.styletts2.layers import Conv, ConvTranspose, leaky, length_mask
-from empatheia_jax.generators.styletts2.source import SourceModule
+from empatheia_jax.generators.styletts2.vocoder import Vocoder
 
 
 def hann(size: int) -> np.ndarray:
@@ -58,27 +56,16 @@ def _overlap(cut: jax.Array, hop: int) -> jax.Array:
     return total.reshape(rows, -1)
 
 
-class ISTFTNet(nnx.Module):
+class ISTFTNet(Vocoder):
     """upstream's Generator of istftnet.py."""
 
     def __init__(self, config: StyleTTS2Config):
-        self.rates, self.size, self.hop = config.upsample_rates, config.gen_istft_n_fft, config.gen_istft_hop_size
-        widths = [config.upsample_initial_channel // 2**power for power in range(len(self.rates) + 1)]
-        style = config.style_dim
-        self.m_source = SourceModule()
-        self.ups, self.noise_convs, self.noise_res = nnx.List([]), nnx.List([]), nnx.List([])
-        self.resblocks = nnx.List([])
-        for index, (rate, window) in enumerate(zip(self.rates, config.upsample_kernel_sizes, strict=True)):
-            a, b = widths[index : index + 2]
-            self.ups.append(ConvTranspose(a, b, window, stride=rate, padding=(window - rate) // 2))
-            later = int(np.prod(self.rates[index + 1 :]))
-            last = index + 1 == len(self.rates)
-            shape = {"window": 1} if last else {"window": 2 * later, "stride": later, "padding": (later + 1) // 2}
-            self.noise_convs.append(Conv(self.size + 2, b, **shape))
-            self.noise_res.append(AdaINResBlock1(b, 11 if last else 7, (1, 3, 5), style))
-            for kernel, dilations in zip(config.resblock_kernel_sizes, config.resblock_dilation_sizes, strict=True):
-                self.resblocks.append(AdaINResBlock1(b, kernel, dilations, style))
-        self.conv_post = Conv(widths[-1], self.size + 2, 7, padding=3)
+        def stretch(a, b, window, rate):
+            return ConvTranspose(a, b, window, stride=rate, padding=(window - rate) // 2)
+
+        self.size, self.hop = config.gen_istft_n_fft, config.gen_istft_hop_size
+        super().__init__(config, self.size + 2, stretch)
+        self.conv_post = Conv(self.widths[-1], self.size + 2, 7, padding=3)
 
     def harmonics(self, source: jax.Array, lengths: jax.Array) -> tuple[jax.Array, jax.Array]:
         """Source [B, S] of true `lengths` samples [B] -> magnitude and phase [B, S / 5 + 1, 11]."""
@@ -87,7 +74,7 @@ class ISTFTNet(nnx.Module):
 
     def spectrum(self, x: jax.Array, style: jax.Array, harmonics, lengths: jax.Array) -> tuple[jax.Array, jax.Array]:
         """x [B, L, 512] and what `harmonics` gave -> (conv_post's output [B, 60 L + 1, 22], its true lengths [B])."""
-        count, frames = len(self.resblocks) // len(self.rates), int(np.prod(self.rates)) * lengths + 1
+        frames = int(np.prod(self.rates)) * lengths + 1
         heard = jnp.concatenate(harmonics, axis=-1)
         heard = jnp.where(length_mask(frames, heard.shape[1]), heard, 0).astype(x.dtype)
         for index, up in enumerate(self.ups):
@@ -97,11 +84,7 @@ class ISTFTNet(nnx.Module):
                 x = jnp.concatenate([x[:, 1:2], x], axis=1)
                 lengths = lengths + 1
             mask = length_mask(lengths, x.shape[1])
-            noise = self.noise_convs[index](heard)
-            added = self.noise_res[index](jnp.where(mask, noise, 0), style, mask)
-            x = jnp.where(mask, x, 0) + added
-            blocks = self.resblocks[index * count : (index + 1) * count]
-            x = sum(block(x, style, mask) for block in blocks) / count
+            x = self.mix(index, x, heard, style, mask)
         return self.conv_post(jnp.where(mask, leaky(x, 0.01), 0)), lengths
 
     def __call__(self, x: jax.Array, style: jax.Array, source: jax.Array, lengths: jax.Array) -> jax.Array:
