@@ -4,6 +4,8 @@ Kernels are plain: weight and spectral norm of the published files are folded in
 `layout` what kind of layer it is of. All is 0 until weights are loaded: nothing here is trained.
 """
 
+import math
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -121,11 +123,13 @@ class AdaIN(nnx.Module):
 
     def __call__(self, x: jax.Array, style: jax.Array, mask: jax.Array) -> jax.Array:
         scale, shift = jnp.split(self.fc(style.astype(jnp.float32))[:, None], 2, axis=-1)
-        x32, kept = x.astype(jnp.float32), mask.astype(jnp.float32)
-        count = jnp.maximum(jnp.sum(kept, axis=1, keepdims=True), 1.0)
-        x32 = x32 - jnp.sum(x32 * kept, axis=1, keepdims=True) / count
-        variance = jnp.sum(jnp.square(x32) * kept, axis=1, keepdims=True) / count
-        return (((1 + scale) * jax.lax.rsqrt(variance + 1e-5) * x32 + shift) * kept).astype(x.dtype)
+        x32 = x.astype(jnp.float32)
+        count = jnp.maximum(jnp.sum(mask, axis=1, keepdims=True).astype(jnp.float32), 1.0)
+        # Selected, not multiplied: XLA's sum of a product with the mask takes ten times as long on a CPU.
+        mean = jnp.sum(jnp.where(mask, x32, 0), axis=1, keepdims=True) / count
+        variance = jnp.sum(jnp.where(mask, jnp.square(x32 - mean), 0), axis=1, keepdims=True) / count
+        gain = (1 + scale) * jax.lax.rsqrt(variance + 1e-5)
+        return jnp.where(mask, (x32 - mean) * gain + shift, 0).astype(x.dtype)
 
 
 class LSTMDirection(nnx.Module):
@@ -180,6 +184,21 @@ def leaky(x: jax.Array, slope: float = 0.2) -> jax.Array:
 
 
 def snake(x: jax.Array, alpha: jax.Array) -> jax.Array:
-    """x + sin(alpha x)^2 / alpha, alpha [C]."""
-    alpha = alpha.astype(x.dtype)
-    return x + jnp.square(jnp.sin(alpha * x)) / alpha
+    """x + sin(alpha x)^2 / alpha, alpha [C]; float32 inside."""
+    alpha, x32 = alpha.astype(jnp.float32), x.astype(jnp.float32)
+    return (x32 + sine_squared(alpha * x32) * (1 / alpha)).astype(x.dtype)
+
+
+def sine_squared(x: jax.Array) -> jax.Array:
+    """sin(x)^2, float32: one period is pi, and there a polynomial is exact to rounding.
+
+    A vocoder does this 24 times a stage to every number it has. XLA's sine, right for any argument, takes 20 times as
+    long on a CPU. Up to |x| of about 1e5 nothing is lost.
+    """
+    turns = jnp.round(x * (1 / math.pi))
+    # pi in two parts, the first of so few bits that its multiples are exact
+    x = (x - turns * 3.140625) - turns * (math.pi - 3.140625)
+    z = jnp.square(x)
+    # Chebyshev fit of sin(sqrt z) / sqrt z over (0, (pi / 2)^2), off by 4e-9
+    series = 1.0 + z * (-0.16666658 + z * (8.333051e-3 + z * (-1.9809046e-4 + z * 2.6051662e-6)))
+    return z * jnp.square(series)

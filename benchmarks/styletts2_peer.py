@@ -1,0 +1,125 @@
+"""The original StyleTTS 2 in torch, run from a user's checkout (`--torch-repo`), with weights drawn here.
+
+The checkout's code is run, not copied; it needs torch, transformers, einops, einops-exts, munch and scipy. torchaudio, of
+which only the aligner (not built here) has need, may be missing.
+"""
+
+import importlib.machinery
+import sys
+import types
+from pathlib import Path
+
+import numpy as np
+import torch
+import yaml
+
+SIGMA_DATA = {"libritts": 0.19926648961191362, "ljspeech": 0.45731624995853165}
+CONFIGS = {"libritts": "config_libritts.yml", "ljspeech": "config.yml"}
+FRAMES_A_PHONEME = 3.0  # about what speech has; untrained durations would be 25
+
+
+class Original:
+    """`libritts` or `ljspeech` at its published size; `speak` is the demo notebook's inference, from symbol ids on."""
+
+    def __init__(self, repo: Path, kind: str, seed: int = 0, device: str = "cpu"):
+        """Build the networks.
+
+        Raises:
+          FileNotFoundError: `repo` is no checkout of yl4579/StyleTTS2.
+        """
+        repo = Path(repo).resolve()
+        if not (repo / "models.py").exists() or not (repo / "Modules" / "hifigan.py").exists():
+            raise FileNotFoundError(f"{repo}: no checkout of github.com/yl4579/StyleTTS2 (models.py, Modules/)")
+        sys.path.insert(0, str(repo))
+        _torchaudio_or_a_name_of_it()
+        import models
+        from Modules.diffusion.sampler import ADPM2Sampler, DiffusionSampler, KarrasSchedule
+        from munch import munchify
+        from transformers import AlbertConfig, AlbertModel
+
+        torch.manual_seed(seed)
+        self.device, self.kind = device, kind
+        self.params = munchify(yaml.safe_load((repo / "Configs" / CONFIGS[kind]).read_text())["model_params"])
+        self.params.diffusion.dist.sigma_data = SIGMA_DATA[kind]
+        plbert = yaml.safe_load((repo / "Utils" / "PLBERT" / "config.yml").read_text())["model_params"]
+        bert = AlbertModel(AlbertConfig(**plbert))
+        built = models.build_model(self.params, None, None, bert)
+        names = ("bert", "bert_encoder", "predictor", "decoder", "text_encoder", "predictor_encoder", "style_encoder",
+                 "diffusion")  # fmt: skip
+        self.nets = {name: built[name].eval().requires_grad_(False) for name in names}
+        torch.nn.init.constant_(
+            self.nets["predictor"].duration_proj.linear_layer.bias,
+            float(np.log(FRAMES_A_PHONEME / (self.params.max_dur - FRAMES_A_PHONEME))),
+        )
+        for net in self.nets.values():
+            net.to(device)
+        self.sampler = DiffusionSampler(
+            self.nets["diffusion"].diffusion, sampler=ADPM2Sampler(), clamp=False,
+            sigma_schedule=KarrasSchedule(sigma_min=0.0001, sigma_max=3.0, rho=9.0),
+        )  # fmt: skip
+
+    def state_dict(self) -> dict[str, np.ndarray]:
+        """Every tensor under the name that it has in a published file, without "module."."""
+        return {
+            f"{name}.{key}": value.detach().cpu().numpy()
+            for name, net in self.nets.items()
+            for key, value in net.state_dict().items()
+        }
+
+    def parameters(self) -> int:
+        """Numbers in all networks; the denoiser once."""
+        return sum(p.numel() for net in self.nets.values() for p in net.parameters())
+
+    @torch.no_grad()
+    def style(self, log_mel: np.ndarray) -> torch.Tensor:
+        """Log-mel [T, 80] -> [1, 256]."""
+        mel = torch.from_numpy(log_mel.T[None, None]).to(self.device)
+        return torch.cat([self.nets["style_encoder"](mel), self.nets["predictor_encoder"](mel)], dim=1)
+
+    @torch.no_grad()
+    def speak(self, ids: np.ndarray, reference: torch.Tensor | None, steps: int, frames=None, noise=None) -> np.ndarray:
+        """Symbol ids [P] -> waveform; alpha 0.3, beta 0.7, no guidance.
+
+        `frames` [P] and `noise` (of the sampler: first [256], steps [steps - 1, 256]) may be given, for comparing.
+        """
+        nets, device, width = self.nets, self.device, self.params.style_dim
+        tokens = torch.from_numpy(np.asarray(ids, np.int64))[None].to(device)
+        lengths = torch.tensor([tokens.shape[1]])
+        mask = torch.zeros_like(tokens, dtype=torch.bool)
+        text = nets["text_encoder"](tokens, lengths, mask)
+        words = nets["bert"](tokens, attention_mask=(~mask).int()).last_hidden_state
+        features = {} if reference is None else {"features": reference}
+        start = torch.randn(1, 1, 2 * width, device=device) if noise is None else torch.from_numpy(noise[0]).to(device)
+        style = self.sampler(
+            noise=start.reshape(1, 1, -1), embedding=words, embedding_scale=1, num_steps=steps, **features
+        ).squeeze(1)
+        acoustic, prosodic = style[:, :width], style[:, width:]
+        if reference is not None:
+            acoustic = 0.3 * acoustic + 0.7 * reference[:, :width]
+            prosodic = 0.7 * prosodic + 0.3 * reference[:, width:]
+        d = nets["predictor"].text_encoder(nets["bert_encoder"](words).transpose(-1, -2), prosodic, lengths, mask)
+        x, _ = nets["predictor"].lstm(d)
+        duration = torch.sigmoid(nets["predictor"].duration_proj(x)).sum(axis=-1)
+        whole = torch.round(duration[0]).clamp(min=1).long()
+        if self.kind == "ljspeech":
+            whole[-1] += 5
+        if frames is not None:
+            whole = torch.from_numpy(np.asarray(frames, np.int64)).to(device)
+        asr, en = (torch.repeat_interleave(x, whole, dim=-1) for x in (text, d.transpose(-1, -2)))
+        if self.kind == "libritts":
+            asr, en = (torch.cat([x[..., :1], x[..., :-1]], dim=-1) for x in (asr, en))
+        f0, energy = nets["predictor"].F0Ntrain(en, prosodic)
+        wave = nets["decoder"](asr, f0, energy, acoustic).reshape(-1).cpu().numpy()
+        return wave[:-50] if self.kind == "libritts" else wave
+
+
+def _torchaudio_or_a_name_of_it() -> None:
+    """The checkout imports torchaudio for its aligner, which is not built: where it is missing, a name is enough."""
+    try:
+        import torchaudio  # noqa: F401
+    except ImportError:
+        for name in ("torchaudio", "torchaudio.functional"):
+            module = types.ModuleType(name)
+            module.__spec__ = importlib.machinery.ModuleSpec(name, None)
+            sys.modules[name] = module
+        sys.modules["torchaudio"].functional = sys.modules["torchaudio.functional"]
