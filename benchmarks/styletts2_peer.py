@@ -1,7 +1,7 @@
 """The original StyleTTS 2 in torch, run from a user's checkout (`--torch-repo`), with weights drawn here.
 
-The checkout's code is run, not copied; it needs torch, transformers, einops, einops-exts, munch and scipy. torchaudio, of
-which only the aligner (not built here) has need, may be missing.
+The checkout's code is run, not copied; it needs torch, transformers, einops, einops-exts, munch and scipy. torchaudio
+may be missing: only the aligner, which is not built here, has need of it.
 """
 
 import importlib.machinery

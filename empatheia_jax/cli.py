@@ -74,6 +74,7 @@ def respond(argv: list[str]) -> int:
     parser.add_argument("--portrait", type=Path, help="colours of the avatar from this picture")
     parser.add_argument("--consent", action="store_true", help="the person in --portrait agreed")
     parser.add_argument("--speech-generator", choices=("classical", "styletts2", "torch"))
+    parser.add_argument("--speech-weights", type=Path, help="of styletts2, where not in the run's own place")
     parser.add_argument("--face-generator", choices=("classical", "dreamtalk", "torch"))
     parser.add_argument("--content-source", choices=("synchronizer", "generator"))
     parser.add_argument("--size", type=int, default=256, help="side of the video in pixels")
@@ -84,8 +85,8 @@ def respond(argv: list[str]) -> int:
     request = module.Request(
         run=args.run, output=args.output, dialogue=args.dialogue, text=args.text, speech=args.speech, video=args.video,
         profile=module.parse_profile(args.profile) if args.profile else None, portrait=args.portrait,
-        consent=args.consent, speech_generator=args.speech_generator, face_generator=args.face_generator,
-        content_source=args.content_source, face_size=args.size,
+        consent=args.consent, speech_generator=args.speech_generator, speech_weights=args.speech_weights,
+        face_generator=args.face_generator, content_source=args.content_source, face_size=args.size,
     )  # fmt: skip
     result = module.respond(request)
     for note in result["notes"]:
@@ -109,16 +110,19 @@ def speak(argv: list[str]) -> int:
     parser.add_argument("--embedding-scale", type=float, default=1.0, help="above 1: more expressive")
     parser.add_argument("--speed", type=float, default=1.0)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32", help="of the decoder")
     parser.add_argument("--output", type=Path, required=True, help="OUT.wav; OUT.json is written beside it")
     args = parser.parse_args(argv)
-    from empatheia_jax.generators.styletts2.voice import Manner
+    from empatheia_jax.generators.styletts2.manner import Manner
     from empatheia_jax.inference.speak import speak as run
 
     manner = Manner(
         alpha=args.alpha, beta=args.beta, steps=args.steps, embedding_scale=args.embedding_scale, speed=args.speed,
         seed=args.seed,
     )  # fmt: skip
-    facts = run(args.checkpoint, args.text, args.output, args.reference, args.consent, manner)
+    facts = run(args.checkpoint, args.text, args.output, args.reference, args.consent, manner, args.dtype)
+    for note in facts["notes"]:
+        print(f"note: {note}")
     print(
         f"{args.output}  {facts['seconds']:.2f} s of speech, first sentence after {facts['first_audio_s']:.2f} s, all "
         f"after {facts['took_s']:.2f} s"

@@ -212,11 +212,14 @@ class MeshConfig:
 
 @dataclasses.dataclass(frozen=True)
 class GeneratorConfig:
-    """Which frozen generators the latents speak to; this version builds "classical" only and refuses the others."""
+    """Which frozen generators the latents speak to; this version has no "dreamtalk" and no "torch" yet."""
 
     speech: Literal["classical", "styletts2", "torch"] = "classical"
     face: Literal["classical", "dreamtalk", "torch"] = "classical"
     content_source: Literal["synchronizer", "generator"] = "synchronizer"
+    speech_weights: str = ""  # of styletts2: the folder that `python -m converters styletts2` wrote
+    speech_dtype: Literal["float32", "bfloat16"] = "float32"  # of styletts2's decoder
+    style_refine: Literal["none", "diffusion"] = "none"  # "diffusion": styletts2 draws a style for the words near S
 
 
 @dataclasses.dataclass(frozen=True)

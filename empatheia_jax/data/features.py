@@ -42,12 +42,12 @@ def store_settings(encoders: Mapping, speech, face) -> dict:
     Args:
       encoders: modality -> ModalityEncoder.
       speech, face: SpeechGenerator and FaceGenerator. A `version` attribute, where one has it, tells golds made before
-        a change of its content or style from those made after.
+        a change of its content or style from those made after; an `identity`, with which weights.
     """
 
     def generator(one) -> dict:
         named = {field: getattr(one, field) for field in ("name", "content_dim", "style_dim")}
-        return named | {"version": getattr(one, "version", 1)}
+        return named | {"version": getattr(one, "version", 1)} | getattr(one, "identity", {})
 
     return {
         "reading": {"style_frames": STYLE_FRAMES, "max_side": MAX_SIDE},
@@ -57,16 +57,17 @@ def store_settings(encoders: Mapping, speech, face) -> dict:
     }
 
 
-def expected_settings(encoders: Mapping, speech: str, face: str) -> dict:
+def expected_settings(encoders: Mapping, speech: str, face: str, speech_weights: str = "") -> dict:
     """The part of `store_settings` that is known without the generators: for `FeatureStore`, which compares parts.
 
     Args:
       encoders: modality -> ModalityEncoder.
       speech, face: names of the generators (`config.generators`).
+      speech_weights: SHA-256 of the speech generator's weights; empty: whichever (a machine that trains needs none).
     """
     return {
         "encoders": {modality: encoder.settings() for modality, encoder in sorted(encoders.items())},
-        "speech": {"name": speech},
+        "speech": {"name": speech} | ({"weights": speech_weights} if speech_weights else {}),
         "face": {"name": face},
     }
 

@@ -11,7 +11,7 @@ from PIL import Image
 
 from empatheia_jax.encoders.clip import ClipVision, ClipVisionConfig
 from empatheia_jax.encoders.contract import checked_video, spaced
-from empatheia_jax.encoders.frozen import FrozenNetwork, power_of_two
+from empatheia_jax.frozen import FrozenNetwork, power_of_two
 
 MEAN = (0.48145466, 0.4578275, 0.40821073)
 DEVIATION = (0.26862954, 0.26130258, 0.27577711)
@@ -24,7 +24,7 @@ class ClipVideo:
     """Video -> float32 [frames, D]: CLIP's pooled vector, with its post norm, of evenly spaced frames."""
 
     config: ClipVisionConfig
-    weights: str  # see `encoders.frozen`
+    weights: str  # see `empatheia_jax.frozen`
     frames: int = 8
     name: str = "clip_video"
     modality: str = "video"
@@ -59,13 +59,17 @@ class ClipVideo:
             clips = np.stack(batch[start : start + BATCH_CLIPS])
             count = len(clips)
             clips = np.pad(clips, ((0, min(power_of_two(count), BATCH_CLIPS) - count), *((0, 0),) * 4))
-            features[start : start + count] = self.network(clips)[:count]
+            features[start : start + count] = self._forward(clips)[:count]
         return features
+
+    @functools.cached_property
+    def _forward(self):
+        return self.network.compiled(_pooled)
 
     @functools.cached_property
     def network(self) -> FrozenNetwork:
         """The network itself, not loaded yet."""
-        return FrozenNetwork(self.config, ClipVision, _pooled, self.weights, "encoders.clip_weights")
+        return FrozenNetwork(self.config, ClipVision, self.weights, "encoders.clip_weights")
 
 
 def _pooled(clip: ClipVision, clips: jax.Array) -> jax.Array:

@@ -9,8 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from empatheia_jax.encoders.contract import checked_audio
-from empatheia_jax.encoders.frozen import FrozenNetwork, power_of_two
 from empatheia_jax.encoders.hubert import Hubert, HubertConfig
+from empatheia_jax.frozen import FrozenNetwork, power_of_two
 
 SAMPLE_RATE = 16_000
 BATCH_SECONDS = 64  # of padded speech that goes through the network at once
@@ -21,7 +21,7 @@ class HubertAudio:
     """Speech -> float32 [segments, D]: frames of 20 ms, averaged over `segments` equal parts of the utterance."""
 
     config: HubertConfig
-    weights: str  # see `encoders.frozen`
+    weights: str  # see `empatheia_jax.frozen`
     segments: int = 32
     name: str = "hubert_audio"
     modality: str = "audio"
@@ -70,13 +70,17 @@ class HubertAudio:
                 for row, place in enumerate(chosen):
                     waveform[row, : len(batch[place])] = batch[place]
                     lengths[row] = len(batch[place])
-                features[chosen] = self.network(waveform, lengths)[: len(chosen)]
+                features[chosen] = self._forward(waveform, lengths)[: len(chosen)]
         return features
+
+    @functools.cached_property
+    def _forward(self):
+        return self.network.compiled(self._means)
 
     @functools.cached_property
     def network(self) -> FrozenNetwork:
         """The network itself, not loaded yet."""
-        return FrozenNetwork(self.config, Hubert, self._means, self.weights, "encoders.hubert_weights")
+        return FrozenNetwork(self.config, Hubert, self.weights, "encoders.hubert_weights")
 
     def _means(self, hubert: Hubert, waveform: jax.Array, lengths: jax.Array) -> jax.Array:
         hidden, mask = hubert(waveform, lengths)

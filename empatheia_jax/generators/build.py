@@ -5,39 +5,63 @@ from empatheia_jax.generators.interfaces import FaceGenerator, SpeechGenerator
 
 PUBLISHED_WIDTHS = {"styletts2": (512 + 768, 128 + 128), "dreamtalk": (11 * 256, 256)}
 """(content_dim, style_dim) of appendix D.2's generators: text encoder and PL-BERT, acoustic and prosodic style; a
-window of 11 audio vectors a frame, style code. Until the generators are here to say it themselves."""
+window of 11 audio vectors a frame, style code. For plans, made before there are weights to ask."""
 
 
 def build_generators(config: GeneratorConfig, face_size: int = 256) -> tuple[SpeechGenerator, FaceGenerator]:
-    """The frozen speech and face generators; `face_size` is the side of the frames in pixels.
+    """The frozen speech and face generators; `face_size` is the side of the frames in pixels. Weights are not read yet.
 
     Raises:
-      ConfigError: when this version has no backend of that name.
+      ConfigError: when this version has no backend of that name, or a setting does not fit it.
+      CheckpointError: no converted weights in `speech_weights`.
     """
-    if (config.speech, config.face) != ("classical", "classical"):
-        raise ConfigError(
-            f"generators.speech {config.speech!r}, generators.face {config.face!r}: this version has 'classical' only"
-        )
-    from empatheia_jax.generators.classical.face import ClassicalFace
-    from empatheia_jax.generators.classical.voice import ClassicalSpeech
+    return _speech(config), _face(config, face_size)
 
-    return ClassicalSpeech(), ClassicalFace(face_size)
+
+def _speech(config: GeneratorConfig) -> SpeechGenerator:
+    if config.speech == "classical":
+        if config.speech_weights or config.style_refine != "none":
+            raise ConfigError(
+                "generators.speech 'classical' has no weights and no diffusion: leave speech_weights and style_refine, "
+                "or set generators.speech styletts2"
+            )
+        from empatheia_jax.generators.classical.voice import ClassicalSpeech
+
+        return ClassicalSpeech()
+    if config.speech == "styletts2":
+        if not config.speech_weights:
+            raise ConfigError(
+                "generators.speech_weights is empty: give the folder that `python -m converters styletts2` wrote"
+            )
+        from empatheia_jax.generators.styletts2.voice import StyleTTS2Speech
+
+        return StyleTTS2Speech(config.speech_weights, config.speech_dtype, config.style_refine == "diffusion")
+    raise ConfigError(f"generators.speech {config.speech!r}: this version has 'classical' and 'styletts2'")
+
+
+def _face(config: GeneratorConfig, face_size: int) -> FaceGenerator:
+    if config.face != "classical":
+        raise ConfigError(f"generators.face {config.face!r}: this version has 'classical' only")
+    from empatheia_jax.generators.classical.face import ClassicalFace
+
+    return ClassicalFace(face_size)
 
 
 def generator_widths(config: GeneratorConfig) -> tuple[tuple[int, int], tuple[int, int]]:
-    """(content_dim, style_dim) of the speech and of the face generator, from their classes or the published table.
+    """(content_dim, style_dim) of the speech and of the face generator: from the generator, or the published table.
 
     Raises:
       ConfigError: for "torch", whose widths only the user's own checkout knows.
+      CheckpointError: no converted weights in `speech_weights`.
     """
-    from empatheia_jax.generators.classical.face import ClassicalFace
-    from empatheia_jax.generators.classical.voice import ClassicalSpeech
 
-    def widths(kind: str, name: str, classical: type) -> tuple[int, int]:
-        if name == "classical":
-            return classical.content_dim, classical.style_dim
+    def widths(kind: str, name: str, build) -> tuple[int, int]:
+        if name == "classical" or (kind == "speech" and config.speech_weights):
+            made = build()
+            return made.content_dim, made.style_dim
         if name not in PUBLISHED_WIDTHS:
             raise ConfigError(f"generators.{kind} {name!r}: its widths are not known without it")
         return PUBLISHED_WIDTHS[name]
 
-    return widths("speech", config.speech, ClassicalSpeech), widths("face", config.face, ClassicalFace)
+    speech = widths("speech", config.speech, lambda: _speech(config))
+    return speech, widths("face", config.face, lambda: _face(config, 256))

@@ -35,9 +35,12 @@ class SpeechGenerator(Protocol):
     """Frozen text-to-speech, split where the content synchronizer and the style disentangler enter."""
 
     name: str
+    version: int  # grows when the same recording and words give other golds than before
     sample_rate: int
     content_dim: int  # width of C_speech
     style_dim: int  # width of S_speech
+    on_device: bool  # whether its networks want the accelerator: then it has `prepare`, `golds` (many recordings at
+    # once, see `styletts2.voice`) and `identity`, what its golds depend on
 
     def phonemes(self, text: str) -> np.ndarray:
         """Text -> symbol ids int32 [P], leading 0 included."""
@@ -50,6 +53,9 @@ class SpeechGenerator(Protocol):
 
     def align(self, audio: np.ndarray, sample_rate: int, phonemes: np.ndarray) -> np.ndarray:
         """How long each phoneme lasts in a recording: int32 [P] units of 25 ms; the sum covers the recording."""
+
+    def agreement(self, content: np.ndarray, phonemes: np.ndarray) -> float:
+        """Share of positions of C_speech [P, content_dim] that say the symbols `phonemes` [P], 0..1."""
 
     def speak(self, content: np.ndarray, style: np.ndarray, phonemes: np.ndarray) -> Speech:
         """C_speech [P, content_dim] and S_speech [style_dim] -> speech."""

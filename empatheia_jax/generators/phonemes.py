@@ -12,6 +12,8 @@ import unicodedata
 
 import numpy as np
 
+from empatheia_jax.generators.spoken import ends_in_abbreviation, spoken
+
 PAD_ID = 0
 MAX_PHONEMES = 512
 """Longest symbol sequence (the leading 0 included): PL-BERT's limit. Longer text is split at sentences."""
@@ -31,7 +33,7 @@ SYMBOL_ID: dict[str, int] = {symbol: index for index, symbol in enumerate(SYMBOL
 
 _LOCK = threading.Lock()  # espeak keeps its state in globals
 _SPACED = re.compile(r"\s*(\.{2,}|[;:,!?¡¿—…\"«»“”]|\.(?=\s|$|[\"”»]))\s*")
-_SENTENCE_END = re.compile(r"(?<=[.!?…])[\"”»']?\s+")
+_SENTENCE_END = re.compile(r"(?<=[.!?…])[\"”»']?\s+|(?<=[。！？])\s*")
 _CLAUSE_END = re.compile(r"(?<=[,;:—])\s+")
 
 
@@ -40,7 +42,8 @@ class PhonemeError(ValueError):
 
 
 def phonemize(text: str) -> str:
-    """English text -> IPA with stress; punctuation is kept and stands between single spaces.
+    """English text -> IPA with stress; punctuation is kept and stands between single spaces; numbers are words
+    (`spoken`).
 
     This is the form StyleTTS 2 was trained on: "Hello there, friend." -> "həlˈoʊ ðˈɛɹ , fɹˈɛnd .".
 
@@ -85,12 +88,17 @@ def decode(ids: np.ndarray) -> str:
 
 
 def split_sentences(text: str, max_characters: int = 320) -> list[str]:
-    """Split text at sentence ends; a sentence over `max_characters` is split at commas, then at words.
+    """Split text at sentence ends, not behind "Dr."; one over `max_characters` is split at commas, then at words.
 
     320 characters of English stay clearly below `MAX_PHONEMES` symbols.
     """
-    pieces = []
+    sentences, pieces = [""], []
     for sentence in _SENTENCE_END.split(text.strip()):
+        if ends_in_abbreviation(sentences[-1]):
+            sentences[-1] += f" {sentence}"
+        else:
+            sentences.append(sentence)
+    for sentence in sentences:
         pieces.extend(_shorten(sentence.strip(), max_characters))
     return [piece for piece in pieces if piece]
 
@@ -112,7 +120,11 @@ def _shorten(sentence: str, limit: int) -> list[str]:
 
 def _speakable(text: str) -> str:
     """Normalise quotes, drop what espeak would read as markup or spell out, refuse other scripts."""
-    text = unicodedata.normalize("NFC", text).translate(str.maketrans({"’": "'", "‘": "'", "\n": " ", "–": "—"}))
+    text = unicodedata.normalize("NFC", text).translate(str.maketrans({"’": "'", "‘": "'", "\n": " "}))
+    try:
+        text = spoken(text).replace("–", "—")
+    except ImportError as error:
+        raise PhonemeError(_missing(error)) from error
     foreign = [c for c in text if c.isalpha() and "LATIN" not in unicodedata.name(c, "")]
     if foreign:
         raise PhonemeError(
@@ -159,4 +171,4 @@ def _backend():
 
 
 def _missing(error: ImportError) -> str:
-    return f"speech needs espeak-ng ({error.name} is not installed): pip install 'empatheia-jax[voice]'"
+    return f"speech needs espeak-ng and num2words ({error.name} is not installed): pip install 'empatheia-jax[voice]'"

@@ -16,7 +16,7 @@ from flax import nnx
 
 from empatheia_jax import sharding
 from empatheia_jax.checkpoint import Checkpoints
-from empatheia_jax.config import Config, ConfigError, MeshConfig
+from empatheia_jax.config import Config, ConfigError, GeneratorConfig, MeshConfig
 from empatheia_jax.data import tokenizer as tokenizers
 from empatheia_jax.data.encoded import encode_prompt
 from empatheia_jax.data.pipeline import widths_of
@@ -51,9 +51,15 @@ def _bucket(length: int, step: int) -> int:
 class Engine:
     """A run's model with its tokenizer. `batch` rows are answered at a time."""
 
-    def __init__(self, folder: Path | str, *, batch: int = 1, max_new_tokens: int = 160):
+    def __init__(
+        self, folder: Path | str, *, batch: int = 1, max_new_tokens: int = 160,
+        generators: GeneratorConfig | None = None,
+    ):  # fmt: skip
         """Load a run.
 
+        Args:
+          generators: those that will perform, where it is not the run's own setting; weights for which the latents were
+            not trained are a StoreError.
         Raises:
           ConfigError: `folder` is no run, or has no checkpoint yet, or none with trained latents.
           CheckpointError: its checkpoint does not belong to its config.
@@ -61,6 +67,8 @@ class Engine:
         """
         self.folder, self.batch, self.max_new_tokens = Path(folder), batch, max_new_tokens
         self.config: Config = saved_config(self.folder)
+        if generators is not None:
+            self.config = dataclasses.replace(self.config, generators=generators)
         self.widths = self._widths()
         self.tokenizer: Tokenizer = tokenizers.load(self.folder / "tokenizer")
         mesh = sharding.make_mesh(MeshConfig(data=1), jax.devices()[:1])

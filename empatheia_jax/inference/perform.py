@@ -31,15 +31,12 @@ def content_of(
     Args:
       phonemes: int32 [P], G2P of the response. source: "synchronizer" or "generator".
     Returns:
-      content; "synchronizer" or "generator"; share in 0..1, None where it was not asked or the generator has no
-      `decode_content`.
+      content; "synchronizer" or "generator"; share in 0..1, None where it was not asked.
     """
     if source == "generator":
         return speech.content(phonemes), "generator", None
     content = engine.speech_content(answer.response_states, phonemes)
-    if not hasattr(speech, "decode_content"):
-        return content, "synchronizer", None
-    agreement = float(np.mean(speech.decode_content(content) == phonemes))
+    agreement = speech.agreement(content, phonemes)
     if agreement < AGREEMENT_WANTED:
         return speech.content(phonemes), "generator", agreement
     return content, "synchronizer", agreement

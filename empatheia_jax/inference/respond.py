@@ -44,6 +44,7 @@ class Request:
     portrait: Path | None = None
     consent: bool = False
     speech_generator: str | None = None
+    speech_weights: Path | None = None
     face_generator: str | None = None
     content_source: str | None = None
     face_size: int = 256
@@ -179,7 +180,7 @@ def respond(request: Request) -> dict:
     portrait_check = choose_portrait(request, request.profile or Profile("young", "female", "mid"), [])
     del portrait_check  # a portrait without a face fails before the model is loaded
     mark("encode")
-    engine = Engine(request.run)
+    engine = Engine(request.run, generators=config.generators)
     if engine.widths is None:
         raise RespondError(f"{request.run} was trained on words only: it has no voice and no face; train stages 2 to 4")
     mark("load")
@@ -224,6 +225,7 @@ def respond(request: Request) -> dict:
 def _generators(request: Request, config: Config):
     changes = {
         "speech": request.speech_generator,
+        "speech_weights": str(request.speech_weights or ""),
         "face": request.face_generator,
         "content_source": request.content_source,
     }

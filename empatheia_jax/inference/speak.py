@@ -6,20 +6,23 @@ from pathlib import Path
 import numpy as np
 
 from empatheia_jax.data.media import read_audio, write_audio
-from empatheia_jax.generators.styletts2.voice import Manner, StyleTTS2Error, StyleTTS2Speech
+from empatheia_jax.generators.styletts2.errors import StyleTTS2Error
+from empatheia_jax.generators.styletts2.manner import Manner
+from empatheia_jax.generators.styletts2.script import read_script
+from empatheia_jax.generators.styletts2.voice import StyleTTS2Speech
 from empatheia_jax.inference.provenance import provenance, tags
 from empatheia_jax.states import write_json
-from empatheia_jax.weights import read_facts
 
 
 def speak(
     checkpoint: Path, text: str, output: Path, reference: Path | None = None, consent: bool = False,
-    manner: Manner | None = None,
+    manner: Manner | None = None, dtype: str = "float32",
 ) -> dict:  # fmt: skip
     """Speak `text` into OUTPUT.wav; OUTPUT.json says from what, and both that it is synthetic.
 
     Args:
       reference: a recording of the voice to speak with; needs `consent` of the person in it.
+      dtype: of the decoder, "float32" or "bfloat16".
     Returns:
       what OUTPUT.json holds.
     Raises:
@@ -33,18 +36,18 @@ def speak(
         raise StyleTTS2Error(
             "--reference imitates a person's voice: pass --consent to say that this person agreed (it is recorded)"
         )
-    voice = StyleTTS2Speech(checkpoint)
+    script, voice = read_script(text), StyleTTS2Speech(checkpoint, dtype)
     style = None
     if reference is not None:
         style = voice.style(read_audio(reference, voice.sample_rate), voice.sample_rate)
     start, first, parts = time.perf_counter(), 0.0, []
-    for part in voice.stream(text, style, manner):
+    for part in voice.stream(script, style, manner):
         first = first or time.perf_counter() - start
         parts.append(part.audio)
     audio = np.concatenate(parts)
     facts = provenance(speech=voice.name)
     facts |= {
-        "weights": read_facts(checkpoint)["sha256"][:16], "text": text, "sentences": len(parts),
+        "weights": voice.stages.sha256[:16], "text": text, "sentences": len(parts), "notes": script.notes,
         "seconds": len(audio) / voice.sample_rate, "first_audio_s": first, "took_s": time.perf_counter() - start,
         "manner": vars(manner) | {}, "reference": str(reference) if reference else None,
         "consent": "the caller says that the person in the reference agreed" if reference else None,

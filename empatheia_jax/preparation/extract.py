@@ -2,8 +2,8 @@
 
 Work is cut into shards, each a pure function of the data and the settings, so any number of workers and processes may
 do them in any order and a killed run goes on with the shards that are missing. A worker decodes an utterance's media
-once, for the encoders and for the golds. Encoders that want the accelerator run in the main process, on what the
-workers have decoded and preprocessed.
+once, for the encoders and for the golds. Encoders and generators that want the accelerator run in the main process, on
+what the workers have decoded and preprocessed.
 """
 
 import concurrent.futures
@@ -41,6 +41,7 @@ from empatheia_jax.preparation.progress import Progress
 SHARD_UTTERANCES = 32
 LARGE_SHARD_UTTERANCES = 256  # from LARGE_DATA utterances on: fewer files
 LARGE_DATA = 20_000
+HEARD, PREPARED = "heard", "prepared"  # a listener's recording on its way to `performed`: samples, and `prepare`'s
 
 
 class ExtractError(ValueError):
@@ -71,7 +72,8 @@ class Extractor:
     def __call__(self, job: Job) -> tuple[dict[str, np.ndarray], list[dict]]:
         """The record's arrays, and what was rejected: [{key, modality, file, error}].
 
-        For an encoder `on_device`, "audio" or "video" is what its `preprocess` gave: `encoded` is yet to come.
+        For an encoder `on_device`, "audio" or "video" is what its `preprocess` gave: `encoded` is yet to come. For a
+        speech generator `on_device` there are `HEARD` and `PREPARED` instead of golds: `performed` is.
         """
         arrays: dict[str, np.ndarray] = {}
         rejected: list[dict] = []
@@ -111,6 +113,8 @@ class Extractor:
         rate = self.speech.sample_rate
         audio = read_audio(path, rate, **self.limits)
         phonemes = self.speech.phonemes(text)
+        if self.speech.on_device:
+            return {"phonemes": phonemes, HEARD: audio, PREPARED: self.speech.prepare(audio, rate)}
         phoneme_frames = self.speech.align(audio, rate, phonemes)
         return {
             "phonemes": phonemes,
@@ -150,7 +154,7 @@ def _records(jobs: list[Job], on_error: str, notes: dict) -> Iterator[tuple[str,
         if bad and on_error == "stop":
             raise ExtractError(f"{bad[0]['key']}: {bad[0]['error']} (go on without it: --on-error skip)")
         notes["rejected"].extend(bad)
-        counts.update({"utterances": 1, "records": bool(arrays), "gold": "content_video" in arrays})
+        counts.update({"utterances": 1, "records": bool(arrays), "gold": "phonemes" in arrays})
         counts.update({name: name in arrays for name in ("audio", "video")})
         if arrays:
             yield job.key, arrays
@@ -185,6 +189,34 @@ def encoded(records: list[tuple[str, dict]], encoders: Mapping[str, ModalityEnco
             features = encoder.encode([arrays[modality] for arrays in having])
             for arrays, feature in zip(having, features, strict=True):
                 arrays[modality] = feature
+    return records
+
+
+def performed(
+    records: list[tuple[str, dict]], speech, face, notes: dict, on_error: str
+) -> list[tuple[str, dict]]:  # fmt: skip
+    """Records with `HEARD` and `PREPARED` -> with golds, by a speech generator that is `on_device`.
+
+    What cannot be had of one is rejected in `notes`, as in a worker.
+    """
+    records = [(key, dict(arrays)) for key, arrays in records]
+    waiting = [(key, arrays) for key, arrays in records if PREPARED in arrays]
+    heard = [arrays.pop(HEARD) for _, arrays in waiting]
+    golds = speech.golds(
+        [arrays.pop(PREPARED) for _, arrays in waiting], [arrays["phonemes"] for _, arrays in waiting],
+        [len(audio) / speech.sample_rate for audio in heard],
+    )  # fmt: skip
+    for (key, arrays), audio, gold in zip(waiting, heard, golds, strict=True):
+        try:
+            content = face.content(audio, speech.sample_rate, arrays["phonemes"], gold["phoneme_frames"])
+        except ValueError as error:
+            del arrays["phonemes"]
+            notes["counts"]["gold"] -= 1
+            notes["rejected"].append({"key": key, "modality": "gold", "file": "", "error": str(error)})
+            if on_error == "stop":
+                raise ExtractError(f"{key}: {error} (go on without it: --on-error skip)") from error
+            continue
+        arrays |= gold | {"content_video": content}
     return records
 
 
@@ -312,13 +344,16 @@ def _run(
     config: Config, directory: Path, shards: dict[int, list[Job]], workers: int, on_error: str
 ) -> Iterator[tuple[int, dict]]:
     """Write shards, in this process or in workers; yields (index, notes) as they are done, in any order."""
-    encoders = build_encoders(config.encoders)
-    if not any(encoder.on_device for encoder in encoders.values()):
+    encoders, (speech, face) = build_encoders(config.encoders), build_generators(config.generators)
+    if not speech.on_device and not any(encoder.on_device for encoder in encoders.values()):
         calls = {index: (_write_shard, directory, index, jobs, on_error) for index, jobs in shards.items()}
         yield from _done(config, calls, workers)
         return
     for index, (records, notes) in _done(config, {i: (_read_shard, s, on_error) for i, s in shards.items()}, workers):
-        write_shard(directory, index, encoded(records, encoders), notes)
+        records = encoded(records, encoders)
+        if speech.on_device:
+            records = performed(records, speech, face, notes, on_error)
+        write_shard(directory, index, records, notes)
         yield index, notes
 
 

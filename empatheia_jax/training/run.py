@@ -37,6 +37,7 @@ from empatheia_jax.training.stages import ADAPTED, Stage
 from empatheia_jax.training.step import trains
 from empatheia_jax.training.stop import Stop
 from empatheia_jax.training.whiten import whiten
+from empatheia_jax.weights import is_weights, read_facts
 
 
 def check_workdir(folder: Path, config: Config, resume: bool, stages: list[Stage]) -> None:
@@ -124,7 +125,10 @@ def open_store(folder: Path, config: Config) -> FeatureStore:
       StoreError: none there, incomplete, damaged, or made by other encoders or generators than the config's.
     """
     generators = config.generators
-    expected = expected_settings(build_encoders(config.encoders), generators.speech, generators.face)
+    weights = ""
+    if generators.speech_weights and is_weights(generators.speech_weights):
+        weights = read_facts(generators.speech_weights)["sha256"]
+    expected = expected_settings(build_encoders(config.encoders), generators.speech, generators.face, weights)
     return FeatureStore(Path(config.data.features or folder / "features"), expected)
 
 

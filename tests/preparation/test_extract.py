@@ -12,11 +12,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from corpus import write_corpus
 
 from empatheia_jax.config import Config, EncoderConfig
 from empatheia_jax.data.avamerg import read_examples
 from empatheia_jax.data.features import FeatureStore, StoreError, store_settings
-from empatheia_jax.data.media import read_audio, read_video, write_audio, write_video
+from empatheia_jax.data.media import read_audio, read_video
 from empatheia_jax.encoders import build_encoders
 from empatheia_jax.generators.build import build_generators
 from empatheia_jax.generators.interfaces import video_frame_count
@@ -27,57 +28,9 @@ pytest.importorskip("espeakng_loader")
 
 CONFIG = Config()
 ROOT = Path(__file__).resolve().parents[2]
-AGES, PROFILE = ("young", "elderly"), {"gender": "female", "timbre": "mid"}
-
-
-def _media(folder: Path, name: str, rng) -> None:
-    """One second of a voice-like tone at 24 kHz, and of a face-like disc at 25 fps."""
-    time_axis = np.arange(24000) / 24000
-    pitch = rng.uniform(100, 300)
-    audio = sum(np.sin(2 * np.pi * pitch * k * time_axis) / k for k in range(1, 12))
-    audio *= 0.55 - 0.45 * np.cos(25 * time_axis)
-    write_audio(folder / "audio_v5_0" / f"{name}.wav", (0.1 * audio).astype(np.float32), 24000)
-    y, x = np.mgrid[:64, :64]
-    frames = np.full((25, 64, 64, 3), rng.integers(40, 90), np.uint8)
-    frames[:, (y - 32) ** 2 + (x - 32) ** 2 < 22**2] = rng.integers(120, 220, 3)
-    write_video(folder / "video_v5_0" / f"{name}.mp4", frames, preset="ultrafast")
-
-
-def _corpus(folder: Path, dialogues: int = 5) -> Path:
-    rng = np.random.default_rng(0)
-    for name in ("audio_v5_0", "video_v5_0"):
-        (folder / name).mkdir(parents=True)
-    written = []
-    for number in range(dialogues):
-        words = [f"I saw the {thing} again." for thing in ("river", "old house", "train", "letter")]
-        history = [
-            {"index": i, "role": ("speaker", "listener")[i % 2], "utterance": text} for i, text in enumerate(words)
-        ]
-        turns = [
-            {
-                "turn_id": str(turn), "context": "A walk.", "dialogue_history": history[: 2 * turn + 1],
-                "response": words[2 * turn + 1],
-                "chain_of_empathy": {"speaker_emotion": "sad", "event_scenario": "A walk", "emotion_cause": "A view",
-                                     "goal_to_response": "Listen"},
-            }
-            for turn in range(2)
-        ]  # fmt: skip
-        written.append(
-            {
-                "conversation_id": f"{number:05d}", "topic": "Life Events", "turns": turns,
-                "speaker_profile": {**PROFILE, "age": "young", "ID": 1},
-                "listener_profile": {**PROFILE, "age": "elderly", "ID": 2},
-            }
-        )  # fmt: skip
-        for index in range(4):
-            _media(folder, f"dia{number:05d}utt{index}_{1 + index % 2}", rng)
-    (folder / "train.json").write_text(json.dumps(written))
-    return folder
-
-
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory) -> Path:
-    return _corpus(tmp_path_factory.mktemp("corpus"))
+    return write_corpus(tmp_path_factory.mktemp("corpus"))
 
 
 @pytest.fixture(autouse=True)
@@ -233,7 +186,7 @@ def _alive(pid: int) -> bool:
 
 @pytest.fixture
 def damaged(tmp_path) -> Path:
-    folder = _corpus(tmp_path / "damaged", dialogues=2)
+    folder = write_corpus(tmp_path / "damaged", dialogues=2)
     (folder / "audio_v5_0" / "dia00000utt1_2.wav").write_bytes(b"")
     (folder / "video_v5_0" / "dia00000utt2_1.mp4").write_bytes(b"no video at all")
     (folder / "audio_v5_0" / "dia00001utt0_1.wav").unlink()
@@ -272,7 +225,7 @@ def test_stale_store_and_changed_data_are_refused(reference, corpus, tmp_path):
     other = Config(encoders=EncoderConfig(audio_segments=16))
     with pytest.raises(StoreError, match="encoders.audio.shape"):
         extract(other, corpus, reference[0], workers=1, progress=False)
-    changed = _corpus(tmp_path / "changed", dialogues=4)
+    changed = write_corpus(tmp_path / "changed", dialogues=4)
     with pytest.raises(StoreError, match="other data"):
         extract(CONFIG, changed, reference[0], workers=1, progress=False)
 

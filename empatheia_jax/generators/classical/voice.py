@@ -43,6 +43,8 @@ class ClassicalSpeech:
     """Frozen formant speech of eight voices (age x gender) with a measurable, invertible style."""
 
     name = "classical"
+    version = 2  # 2: numbers, amounts and abbreviations are spoken as words
+    on_device = False
     sample_rate = SAMPLE_RATE
     content_dim = articulation.CONTENT_DIM
     style_dim = STYLE_DIM
@@ -59,6 +61,10 @@ class ClassicalSpeech:
     def decode_content(self, content: np.ndarray) -> np.ndarray:
         """C_speech [P, content_dim] -> ids int32 [P] of the nearest symbols."""
         return articulation.nearest_symbols(content)
+
+    def agreement(self, content: np.ndarray, phonemes: np.ndarray) -> float:
+        """Share of positions of C_speech [P, content_dim] whose nearest symbol is that of `phonemes` [P]."""
+        return float(np.mean(self.decode_content(content) == phonemes))
 
     def style(self, audio: np.ndarray, sample_rate: int, phonemes: np.ndarray) -> np.ndarray:
         """Gold S_speech of a recording float [samples]: float32 [style_dim] (`speech_style`)."""

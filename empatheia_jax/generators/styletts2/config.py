@@ -37,6 +37,8 @@ class StyleTTS2Config:
     plbert_mlp: int = 2048
     plbert_layers: int = 12
     plbert_positions: int = 512
+    # Not of the published file: what the decoder computes in; all else is float32
+    compute_dtype: str = "float32"
 
     @classmethod
     def libritts(cls) -> "StyleTTS2Config":

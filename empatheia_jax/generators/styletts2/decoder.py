@@ -18,6 +18,7 @@ class Decoder(nnx.Module):
 
     def __init__(self, config: StyleTTS2Config):
         width, style = config.hidden_dim, config.style_dim
+        self.dtype = jnp.dtype(config.compute_dtype)
         self.encode = AdainResBlk1d(width + 2, HIDDEN, style)
         self.decode = nnx.List(
             [AdainResBlk1d(HIDDEN + 2 + RESIDUAL, HIDDEN, style) for _ in range(3)]
@@ -34,8 +35,8 @@ class Decoder(nnx.Module):
         """asr [B, L, 512] of true `lengths` [B], F0 in Hz and energy [B, 2L], style [B, 128] -> what the vocoder reads
         [B, 2L, 512], and what the first block gave [B, L, 1024]."""
         mask = length_mask(lengths, asr.shape[1])
-        asr = jnp.where(mask, asr, 0)
-        curves = [jnp.where(mask, conv(curve[..., None].astype(asr.dtype)), 0)
+        asr = jnp.where(mask, asr, 0).astype(self.dtype)
+        curves = [jnp.where(mask, conv(curve[..., None]), 0).astype(self.dtype)  # Hz in, so float32 up to here
                   for conv, curve in ((self.F0_conv, f0), (self.N_conv, energy))]  # fmt: skip
         encoded, _ = self.encode(jnp.concatenate([asr, *curves], axis=-1), style, mask)
         beside = jnp.where(mask, self.asr_res[0](asr), 0)

@@ -6,14 +6,13 @@ literal running sum, as in the original, is off by 1e-2 where F0 is negative or 
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import nnx
 
 from empatheia_jax.generators.styletts2.layers import Linear
 
 HOP = 300  # samples a frame of F0
 SAMPLE_RATE = 24_000
-FRAME_SECONDS = np.float32(HOP / SAMPLE_RATE)
+FRAMES_A_SECOND = SAMPLE_RATE // HOP
 HARMONICS = 9
 AMPLITUDE, NOISE = 0.1, 0.003
 VOICED_HZ = 10.0
@@ -24,11 +23,13 @@ def phases(f0: jax.Array) -> jax.Array:
 
     Between the middles of two frames the phase goes linearly; before the first and behind the last it stands.
     """
-    frequency = f0.astype(jnp.float32)[..., None] * jnp.arange(1, HARMONICS + 1)  # [B, L, 9]
-    advance = frequency * FRAME_SECONDS  # cycles a frame
+    harmonic, f0 = jnp.arange(1, HARMONICS + 1), f0.astype(jnp.float32)[..., None]
+    frequency = f0 * harmonic  # [B, L, 9]
+    advance = frequency / FRAMES_A_SECOND  # cycles a frame
     whole = jnp.floor(frequency / SAMPLE_RATE)  # whole cycles a sample: they leave no trace in samples
-    # 0.0125 is no float32: what it is off by would add up over minutes.
-    fraction = advance % 1.0 - frequency * np.float32(float(FRAME_SECONDS) - HOP / SAMPLE_RATE)
+    # What adds up must be right to the last bit: overtones and remainders of 64ths of a hertz are exact in float32.
+    coarse = jnp.round(f0 * 64) / 64
+    fraction = ((coarse * harmonic) % FRAMES_A_SECOND + (f0 - coarse) * harmonic) / FRAMES_A_SECOND
     at_middle = jax.lax.associative_scan(lambda a, b: (a + b) % 1.0, fraction, axis=1)
     # Sample n lies behind the middle of frame i by r samples.
     n = jnp.arange(HOP * f0.shape[1])

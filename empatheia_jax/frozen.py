@@ -1,4 +1,4 @@
-"""A frozen network behind an encoder: its weights, loaded when first used, and its compiled forward pass.
+"""A frozen network behind an encoder or a generator: its weights, loaded when first used, and what it is compiled to.
 
 Weights are a folder that converters write (`empatheia_jax/weights.py`), or
 `RANDOM`, drawn from a fixed seed, for tests and dry runs: random encoders carry almost no emotion (DESIGN decision 4).
@@ -9,7 +9,6 @@ import functools
 from collections.abc import Callable
 
 import jax
-import numpy as np
 from flax import nnx
 
 from empatheia_jax.config import ConfigError
@@ -20,7 +19,7 @@ RANDOM = "random"
 
 @dataclasses.dataclass(frozen=True)
 class FrozenNetwork:
-    """`forward(module, *arrays)` of a module that `create` makes, with the weights of a folder (or RANDOM).
+    """A module that `create` makes, with the weights of a folder (or RANDOM).
 
     Building one reads nothing; `identity` reads the folder's config.json; weights come to the device with the first
     call.
@@ -28,7 +27,6 @@ class FrozenNetwork:
 
     config: object  # dataclass; the architecture
     create: Callable[..., nnx.Module]  # (config, rngs=)
-    forward: Callable
     weights: str
     field: str  # the setting that names the weights, for errors: "encoders.hubert_weights"
 
@@ -64,22 +62,20 @@ class FrozenNetwork:
     def _shapes(self, config) -> nnx.Module:
         return nnx.eval_shape(lambda: self.create(config, rngs=nnx.Rngs(0)))
 
-    def __call__(self, *arrays: np.ndarray):
-        """Outputs of `forward` as numpy arrays; compiled once for each set of shapes."""
-        compiled, state = self._loaded
-        return jax.device_get(compiled(state, *arrays))
+    def compiled(self, forward: Callable) -> Callable:
+        """`forward(module, *arrays)` as a function of arrays that gives numpy arrays; compiled once a set of shapes."""
+        traced = jax.jit(lambda state, *arrays: forward(nnx.merge(self._loaded[0], state), *arrays))
+        return lambda *arrays: jax.device_get(traced(self._loaded[1], *arrays))
 
     @functools.cached_property
-    def _loaded(self):
+    def _loaded(self) -> tuple[nnx.GraphDef, nnx.State]:
         self.identity  # noqa: B018 - refuses weights that do not fit
         graphdef, abstract = nnx.split(self._shapes(self.config))
         if self.weights == RANDOM:
-            state = jax.jit(lambda: nnx.split(self.create(self.config, rngs=nnx.Rngs(0)))[1])()
-        else:
-            here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-            placed = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=here), abstract)
-            state = load_weights(self.weights, placed)
-        return jax.jit(lambda state, *arrays: self.forward(nnx.merge(graphdef, state), *arrays)), state
+            return graphdef, jax.jit(lambda: nnx.split(self.create(self.config, rngs=nnx.Rngs(0)))[1])()
+        here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+        placed = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=here), abstract)
+        return graphdef, load_weights(self.weights, placed)
 
 
 def power_of_two(least: int) -> int:
