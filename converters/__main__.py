@@ -2,6 +2,8 @@
 
   python -m converters vicuna|hubert|clip|wav2vec2 --input PATH --output DIR [--dtype D] [--verify]
   python -m converters styletts2 --input epochs_2nd_00020.pth [--config config.yml] [--plbert FILE] --output DIR
+  python -m converters dreamtalk --input denoising_network.pth --renderer renderer.pt [--wav2vec DIR]
+                                 [--face3d epoch_20.pth] --output DIR
   python -m converters export --run DIR --format peft|hf --output DIR [--dtype D]
   python -m converters export --weights DIR --output DIR
   python -m converters peft --input PEFT_DIR --base CONVERTED_BASE_OR_RUN --output DIR
@@ -46,6 +48,13 @@ def main(argv: list[str]) -> int:
     command.add_argument("--output", type=Path, required=True, help="a new folder")
     command.add_argument("--sha256", metavar="HEX", help="of the .pth; beside-lying hashes are read anyway")
     command.set_defaults(run=_convert_styletts2)
+    command = commands.add_parser("dreamtalk", help="the published files of DreamTalk -> a folder of weights each")
+    command.add_argument("--input", type=Path, required=True, dest="denoiser", help="denoising_network.pth")
+    command.add_argument("--renderer", type=Path, required=True, help="renderer.pt")
+    command.add_argument("--wav2vec", type=Path, help="directory of wav2vec2-large-xlsr-53-english: what it hears with")
+    command.add_argument("--face3d", type=Path, help="epoch_20.pth: what reads the style of a video")
+    command.add_argument("--output", type=Path, required=True, help="a new folder")
+    command.set_defaults(run=_convert_dreamtalk)
     command = commands.add_parser("export", help="a run, or converted weights -> a directory for transformers or PEFT")
     what = command.add_mutually_exclusive_group(required=True)
     what.add_argument("--run", type=Path, dest="workdir", metavar="RUN", help="a run of train.py: its tuned LLM")
@@ -95,6 +104,15 @@ def _convert(args) -> int:
 def _convert_styletts2(args) -> int:
     beside = {"config": args.config, "plbert": args.plbert}
     _print(args.output, convert("styletts2", args.input, args.output, sha256=args.sha256, **beside))
+    return 0
+
+
+def _convert_dreamtalk(args) -> int:
+    from converters.dreamtalk_files import convert_all
+
+    sources = {name: getattr(args, name) for name in ("denoiser", "renderer", "wav2vec", "face3d")}
+    for name, counts in convert_all(sources, args.output).items():
+        _print(args.output / name, counts)
     return 0
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from flax import nnx
 from tqdm import tqdm
 
-from converters import clip, hubert, styletts2, travel, vicuna, wav2vec2
+from converters import clip, dreamtalk, hubert, styletts2, travel, vicuna, wav2vec2
 from converters.outputs import partial_of, refuse_existing
 from converters.readers import ConversionError, open_checkpoint, read_json
 from converters.rules import fit, prefix_of
@@ -21,10 +21,10 @@ from empatheia_jax.config import ConfigError
 from empatheia_jax.states import write_json
 from empatheia_jax.weights import Writer, architecture, slots
 
-FAMILIES: dict[str, ModuleType] = {
+FAMILIES: dict[str, ModuleType | dreamtalk.Part] = {
     "vicuna": vicuna, "hubert": hubert, "clip": clip, "wav2vec2": wav2vec2, "styletts2": styletts2,
-}  # fmt: skip
-OWN_FILES = ("styletts2",)  # not transformers directories
+} | {f"dreamtalk_{name}": part for name, part in dreamtalk.PARTS.items()}  # fmt: skip
+OWN_FILES = tuple(name for name in FAMILIES if name.startswith(("styletts2", "dreamtalk")))  # not transformers' folders
 CARRIED = "carried.safetensors"
 """Small tensors that we do not need and an export must have: SpecAugment's mask embedding."""
 

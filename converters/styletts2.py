@@ -1,19 +1,18 @@
 """StyleTTS 2: the published second-stage file and its config.yml -> `generators.styletts2.model.StyleTTS2`.
 
-Our modules bear upstream's names, so the table is made from the model: a parameter's path is its tensor's name, and its
-kind (`layout`) and the spelling found say how it is laid out. Weight and spectral norm are folded in.
+Our modules bear upstream's names (`torch_layers`).
 """
 
 from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
-from flax import nnx
 
 from converters.readers import ConversionError, Tensor
-from converters.rules import CONV1D, CONV2D, SAME, Rule, Transform, fit, linear
+from converters.rules import Rule, fit
 from converters.source import Source, network_of
 from converters.torch_files import open_torch
+from converters.torch_layers import rules_of
 from empatheia_jax.generators.styletts2.config import StyleTTS2Config
 from empatheia_jax.generators.styletts2.model import StyleTTS2
 from empatheia_jax.weights import slots
@@ -38,105 +37,14 @@ _RENAMED = (
     ("diffusion.", "diffusion.diffusion.net."),
 )
 
-# Spellings ------------------------------------------------------------------------------------------------------------
-
-
-def _transposed(shape):  # torch's ConvTranspose1d [in, out, k]
-    return shape[1], shape[2], shape[0]
-
-
-_LAYOUTS: dict[str, Transform] = {
-    "linear": linear(),
-    "conv": CONV1D,
-    "conv2d": CONV2D,
-    "conv_transpose": Transform(
-        lambda shape: [_transposed(shape)], lambda arrays, shape: arrays[0][..., ::-1].transpose(2, 0, 1)
-    ),
-    "depthwise_transpose": Transform(
-        lambda shape: [(shape[2], 1, shape[0])], lambda arrays, shape: arrays[0][..., ::-1].transpose(2, 1, 0)
-    ),
-}
-
-
-def _weight_norm(layout: Transform) -> Transform:
-    """(g, v): each slice of v's first axis scaled to length g, folded in float64."""
-
-    def sources(shape):
-        (plain,) = layout.sources(shape)
-        return [(plain[0], *(1,) * (len(plain) - 1)), plain]
-
-    def apply(arrays, shape):
-        gain, direction = (array.astype(np.float64) for array in arrays)
-        norm = np.sqrt(np.sum(np.square(direction), axis=tuple(range(1, direction.ndim)), keepdims=True))
-        return layout.apply([(gain * direction / norm).astype(np.float32)], shape)
-
-    return Transform(sources, apply)
-
-
-def _spectral_norm(layout: Transform) -> Transform:
-    """(weight, u, v): the weight over u W v with the stored vectors, as torch does in evaluation."""
-
-    def sources(shape):
-        (plain,) = layout.sources(shape)
-        return [plain, (plain[0],), (int(np.prod(plain[1:])),)]
-
-    def apply(arrays, shape):
-        weight, u, v = (array.astype(np.float64) for array in arrays)
-        sigma = u @ weight.reshape(weight.shape[0], -1) @ v
-        return layout.apply([(weight / sigma).astype(np.float32)], shape)
-
-    return Transform(sources, apply)
-
-
-_SUM = Transform(
-    lambda shape: [shape, shape], lambda arrays, shape: arrays[0].astype(np.float32) + arrays[1].astype(np.float32)
-)
-_ALPHA = Transform(lambda shape: [(1, *shape, 1)], lambda arrays, shape: arrays[0].reshape(shape))
-
-
-def _kernel(name: str, target: str, layout: Transform) -> list[Rule]:
-    new = f"{name}.parametrizations.weight"
-    return [
-        Rule(f"{name}.weight", target, layout),
-        Rule((f"{name}.weight_g", f"{name}.weight_v"), target, _weight_norm(layout)),
-        Rule((f"{new}.original0", f"{new}.original1"), target, _weight_norm(layout)),
-        Rule((f"{name}.weight_orig", f"{name}.weight_u", f"{name}.weight_v"), target, _spectral_norm(layout)),
-        Rule((f"{new}.original", f"{new}.0._u", f"{new}.0._v"), target, _spectral_norm(layout)),
-    ]
-
-
-def _lstm(name: str, target: str, leaf: str) -> list[Rule]:
-    name, _, direction = name.rpartition(".")
-    end = "_l0_reverse" if direction == "backward" else "_l0"
-    if leaf == "bias":
-        return [Rule((f"{name}.bias_ih{end}", f"{name}.bias_hh{end}"), target, _SUM)]
-    return [Rule(f"{name}.weight_{'ih' if leaf == 'input_kernel' else 'hh'}{end}", target, linear())]
-
 
 def rules(config: StyleTTS2Config, prefix: str = "") -> list[Rule]:
     """The table, a parameter at a time."""
-    table: list[Rule] = []
-    for path, variable in nnx.to_flat_state(network_of(NETWORK, config)[1]):
-        target, leaf = "/".join(map(str, path)), str(path[-1])
-        name = ".".join(map(str, path))
-        name = next((new + name.removeprefix(old) for old, new in _RENAMED if name.startswith(old)), name)
-        module = name.rpartition(".")[0]
-        layout = variable.get_metadata().get("layout")
-        if path[-2] in ("forward", "backward"):
-            table += _lstm(module, target, leaf)
-        elif layout is not None:
-            table += _kernel(module, target, _LAYOUTS["conv2d" if len(variable.shape) == 4 else layout])
-        elif leaf == "table":
-            table.append(Rule(f"{module}.weight", target))
-        elif leaf == "scale":
-            table += [Rule(f"{module}.weight", target), Rule(f"{module}.gamma", target)]
-        elif leaf == "bias":
-            table += [Rule(f"{module}.bias", target), Rule(f"{module}.beta", target)]
-        elif any(str(part).startswith("alpha") for part in path):
-            table.append(Rule(name, target, _ALPHA))
-        else:
-            table.append(Rule(name, target, SAME))
-    return table
+
+    def renamed(name: str) -> str:
+        return next((new + name.removeprefix(old) for old, new in _RENAMED if name.startswith(old)), name)
+
+    return rules_of(NETWORK, config, renamed)
 
 
 def check(config: StyleTTS2Config, tensors: Mapping[str, Tensor]) -> list[str]:

@@ -6,7 +6,8 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from empatheia_jax.generators.styletts2.layers import AdaIN, Conv, ConvTranspose, leaky, snake
+from empatheia_jax.generators.layers import Conv, ConvTranspose, leaky
+from empatheia_jax.generators.styletts2.layers import AdaIN, snake
 
 
 class AdainResBlk1d(nnx.Module):

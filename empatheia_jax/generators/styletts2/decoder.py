@@ -4,11 +4,12 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from empatheia_jax.generators.layers import Conv
 from empatheia_jax.generators.styletts2.adain import AdainResBlk1d
 from empatheia_jax.generators.styletts2.config import StyleTTS2Config
 from empatheia_jax.generators.styletts2.hifigan import HifiGan
 from empatheia_jax.generators.styletts2.istftnet import ISTFTNet
-from empatheia_jax.generators.styletts2.layers import Conv, length_mask
+from empatheia_jax.generators.styletts2.layers import length_mask
 
 HIDDEN, RESIDUAL = 1024, 64
 

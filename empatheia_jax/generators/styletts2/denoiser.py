@@ -6,16 +6,9 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from empatheia_jax.generators.layers import Conv, Embedding, LayerNorm, Linear, zeros
 from empatheia_jax.generators.styletts2.config import StyleTTS2Config
-from empatheia_jax.generators.styletts2.layers import (
-    AdaLayerNorm,
-    Conv,
-    Embedding,
-    LayerNorm,
-    Linear,
-    length_mask,
-    zeros,
-)
+from empatheia_jax.generators.styletts2.layers import AdaLayerNorm, length_mask
 
 
 class FixedEmbedding(nnx.Module):

@@ -4,8 +4,9 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from empatheia_jax.generators.layers import Conv, ConvTranspose
 from empatheia_jax.generators.styletts2.config import StyleTTS2Config
-from empatheia_jax.generators.styletts2.layers import Conv, ConvTranspose, length_mask, snake
+from empatheia_jax.generators.styletts2.layers import length_mask, snake
 from empatheia_jax.generators.styletts2.vocoder import Vocoder
 
 

@@ -4,8 +4,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from empatheia_jax.generators.layers import Conv, ConvTranspose, leaky
 from empatheia_jax.generators.styletts2.config import StyleTTS2Config
-from empatheia_jax.generators.styletts2.layers import Conv, ConvTranspose, leaky, length_mask
+from empatheia_jax.generators.styletts2.layers import length_mask
 from empatheia_jax.generators.styletts2.vocoder import Vocoder
 
 

@@ -1,8 +1,4 @@
-"""Layers of StyleTTS 2: convolutions, BiLSTM, norms whose scale and shift come from a style vector.
-
-Kernels are plain: weight and spectral norm of the published files are folded in at conversion. Each says by its
-`layout` what kind of layer it is of. All is 0 until weights are loaded: nothing here is trained.
-"""
+"""Layers of StyleTTS 2 beside the common ones: BiLSTM, norms steered by a style vector, masks, snake."""
 
 import math
 
@@ -10,98 +6,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-
-def weight(shape: tuple[int, ...], layout: str) -> nnx.Param:
-    """A kernel; `layout` is "linear", "conv", "conv_transpose" or "depthwise_transpose"."""
-    return nnx.Param(jnp.zeros(shape), layout=layout)
-
-
-def zeros(*shape: int) -> nnx.Param:
-    return nnx.Param(jnp.zeros(shape))
-
-
-class Linear(nnx.Module):
-    """[..., in] -> [..., out]."""
-
-    def __init__(self, width_in: int, width_out: int, *, bias: bool = True):
-        self.kernel = weight((width_in, width_out), "linear")
-        self.bias = zeros(width_out) if bias else nnx.data(None)
-
-    def __call__(self, x: jax.Array) -> jax.Array:
-        y = x @ self.kernel[...].astype(x.dtype)
-        return y if self.bias is None else y + self.bias[...].astype(x.dtype)
-
-
-class Conv(nnx.Module):
-    """torch's Conv1d or Conv2d on [B, *S, C]: `padding` zeros on both sides of every axis of S."""
-
-    def __init__(
-        self, width_in: int, width_out: int, window: int | tuple[int, ...], *, stride: int = 1, padding: int = 0,
-        dilation: int = 1, groups: int = 1, bias: bool = True,
-    ):  # fmt: skip
-        window = (window,) if isinstance(window, int) else window
-        self.stride, self.padding, self.dilation, self.groups = stride, padding, dilation, groups
-        self.kernel = weight((*window, width_in // groups, width_out), "conv")
-        self.bias = zeros(width_out) if bias else nnx.data(None)
-
-    def __call__(self, x: jax.Array) -> jax.Array:
-        axes = x.ndim - 2
-        numbers = ("NWC", "WIO", "NWC") if axes == 1 else ("NHWC", "HWIO", "NHWC")
-        y = jax.lax.conv_general_dilated(
-            x, self.kernel[...].astype(x.dtype), (self.stride,) * axes, [(self.padding, self.padding)] * axes,
-            rhs_dilation=(self.dilation,) * axes, dimension_numbers=numbers, feature_group_count=self.groups,
-        )  # fmt: skip
-        return y if self.bias is None else y + self.bias[...].astype(x.dtype)
-
-
-class ConvTranspose(nnx.Module):
-    """torch's ConvTranspose1d on [B, T, C] as a convolution of the stretched input; the kernel lies flipped in time."""
-
-    def __init__(
-        self, width_in: int, width_out: int, window: int, *, stride: int, padding: int, output_padding: int = 0,
-        groups: int = 1,
-    ):  # fmt: skip
-        self.stride, self.groups = stride, groups
-        self.padding = (window - 1 - padding, window - 1 - padding + output_padding)
-        layout = "conv_transpose" if groups == 1 else "depthwise_transpose"
-        self.kernel = weight((window, width_in // groups, width_out), layout)
-        self.bias = zeros(width_out)
-
-    def __call__(self, x: jax.Array) -> jax.Array:
-        y = jax.lax.conv_general_dilated(
-            x, self.kernel[...].astype(x.dtype), (1,), [self.padding], lhs_dilation=(self.stride,),
-            dimension_numbers=("NWC", "WIO", "NWC"), feature_group_count=self.groups,
-        )  # fmt: skip
-        return y + self.bias[...].astype(x.dtype)
-
-
-class Embedding(nnx.Module):
-    """Ids [...] -> rows [..., C]."""
-
-    def __init__(self, count: int, width: int):
-        self.table = zeros(count, width)
-
-    def __call__(self, ids: jax.Array) -> jax.Array:
-        return self.table[...][ids]
-
-
-class LayerNorm(nnx.Module):
-    """Over the last axis, in float32."""
-
-    def __init__(self, width: int, epsilon: float = 1e-5):
-        self.epsilon = epsilon
-        self.scale = nnx.Param(jnp.ones(width))
-        self.bias = zeros(width)
-
-    def __call__(self, x: jax.Array) -> jax.Array:
-        return (normalise(x, self.epsilon) * self.scale[...] + self.bias[...]).astype(x.dtype)
-
-
-def normalise(x: jax.Array, epsilon: float) -> jax.Array:
-    """x less its mean over the last axis, over its deviation; float32."""
-    x = x.astype(jnp.float32)
-    x = x - jnp.mean(x, axis=-1, keepdims=True)
-    return x * jax.lax.rsqrt(jnp.mean(jnp.square(x), axis=-1, keepdims=True) + epsilon)
+from empatheia_jax.generators.layers import Linear, normalise, weight, zeros
 
 
 class AdaLayerNorm(nnx.Module):
@@ -176,11 +81,6 @@ class BiLSTM(nnx.Module):
 def length_mask(lengths: jax.Array, size: int) -> jax.Array:
     """bool [B, size, 1]: true before a row's end."""
     return (jnp.arange(size)[None] < lengths[:, None])[..., None]
-
-
-def leaky(x: jax.Array, slope: float = 0.2) -> jax.Array:
-    """Leaky ReLU."""
-    return jnp.where(x >= 0, x, slope * x)
 
 
 def snake(x: jax.Array, alpha: jax.Array) -> jax.Array:

@@ -4,10 +4,11 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from empatheia_jax.generators.layers import Linear
 from empatheia_jax.generators.styletts2.config import StyleTTS2Config
 from empatheia_jax.generators.styletts2.decoder import Decoder
 from empatheia_jax.generators.styletts2.denoiser import Denoiser
-from empatheia_jax.generators.styletts2.layers import Linear, length_mask
+from empatheia_jax.generators.styletts2.layers import length_mask
 from empatheia_jax.generators.styletts2.plbert import PLBert
 from empatheia_jax.generators.styletts2.prosody import ProsodyPredictor, delayed, stretch
 from empatheia_jax.generators.styletts2.style_encoder import StyleEncoder

@@ -4,8 +4,9 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from empatheia_jax.generators.layers import Embedding, LayerNorm, Linear
 from empatheia_jax.generators.styletts2.config import StyleTTS2Config
-from empatheia_jax.generators.styletts2.layers import Embedding, LayerNorm, Linear, length_mask
+from empatheia_jax.generators.styletts2.layers import length_mask
 
 EPSILON = 1e-12
 

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from empatheia_jax.generators.styletts2.layers import Linear
+from empatheia_jax.generators.layers import Linear
 
 HOP = 300  # samples a frame of F0
 SAMPLE_RATE = 24_000

@@ -6,8 +6,9 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from empatheia_jax.generators.layers import Conv, Linear, leaky
 from empatheia_jax.generators.styletts2.config import StyleTTS2Config
-from empatheia_jax.generators.styletts2.layers import Conv, Linear, leaky, length_mask
+from empatheia_jax.generators.styletts2.layers import length_mask
 
 LEAST_FRAMES = 65  # what four halvings and a window of 5 leave one column of
 

@@ -4,8 +4,9 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from empatheia_jax.generators.layers import Conv, Embedding, LayerNorm, leaky
 from empatheia_jax.generators.styletts2.config import StyleTTS2Config
-from empatheia_jax.generators.styletts2.layers import BiLSTM, Conv, Embedding, LayerNorm, leaky, length_mask
+from empatheia_jax.generators.styletts2.layers import BiLSTM, length_mask
 
 
 class TextEncoder(nnx.Module):

@@ -7,9 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from empatheia_jax.generators.layers import Conv, ConvTranspose
 from empatheia_jax.generators.styletts2.adain import AdaINResBlock1
 from empatheia_jax.generators.styletts2.config import StyleTTS2Config
-from empatheia_jax.generators.styletts2.layers import Conv, ConvTranspose
 from empatheia_jax.generators.styletts2.source import SourceModule
 
 

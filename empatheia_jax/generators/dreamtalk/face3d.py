@@ -1,0 +1,89 @@
+"""The regressor of Deep3DFaceRecon (Deng et al. 2019): a face -> 257 coefficients of a 3D morphable model (24M).
+
+Its ResNet-50 alone: no morphable model is needed to read coefficients, only to draw them.
+"""
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from empatheia_jax.generators.dreamtalk.config import Face3DConfig
+from empatheia_jax.generators.layers import Conv, zeros
+
+EXPANSION = 4
+
+
+class BatchNorm(nnx.Module):
+    """With the running statistics of training."""
+
+    def __init__(self, width: int):
+        self.scale, self.bias = nnx.Param(jnp.ones(width)), zeros(width)
+        self.running_mean, self.running_var = zeros(width), nnx.Param(jnp.ones(width))
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        gain = self.scale[...] * jax.lax.rsqrt(self.running_var[...] + 1e-5)
+        return x * gain + (self.bias[...] - self.running_mean[...] * gain)
+
+
+class Bottleneck(nnx.Module):
+    """1 x 1, 3 x 3, 1 x 1, with a shortcut."""
+
+    def __init__(self, width_in: int, width: int, stride: int):
+        out = EXPANSION * width
+        self.conv1, self.bn1 = Conv(width_in, width, (1, 1), bias=False), BatchNorm(width)
+        self.conv2, self.bn2 = Conv(width, width, (3, 3), stride=stride, padding=1, bias=False), BatchNorm(width)
+        self.conv3, self.bn3 = Conv(width, out, (1, 1), bias=False), BatchNorm(out)
+        self.downsample = nnx.data(None)
+        if stride != 1 or width_in != out:
+            shorten = Conv(width_in, out, (1, 1), stride=stride, bias=False)
+            self.downsample = nnx.Dict({"0": shorten, "1": BatchNorm(out)})
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        shortcut = x if self.downsample is None else self.downsample["1"](self.downsample["0"](x))
+        x = jax.nn.relu(self.bn1(self.conv1(x)))
+        x = jax.nn.relu(self.bn2(self.conv2(x)))
+        return jax.nn.relu(self.bn3(self.conv3(x)) + shortcut)
+
+
+class Backbone(nnx.Module):
+    """ResNet-50 without its classifier."""
+
+    def __init__(self, config: Face3DConfig):
+        self.conv1 = Conv(3, config.width, (7, 7), stride=2, padding=3, bias=False)
+        self.bn1 = BatchNorm(config.width)
+        width_in = config.width
+        for number, count in enumerate(config.blocks):
+            width = config.width * 2**number
+            blocks = nnx.List([])
+            for block in range(count):
+                blocks.append(Bottleneck(width_in, width, 2 if number and not block else 1))
+                width_in = EXPANSION * width
+            setattr(self, f"layer{number + 1}", blocks)
+        self.stages = len(config.blocks)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Pictures [B, 224, 224, 3], 0..1 -> [B, 2048]."""
+        x = jax.nn.relu(self.bn1(self.conv1(x)))
+        x = jax.lax.reduce_window(
+            x, -jnp.inf, jax.lax.max, (1, 3, 3, 1), (1, 2, 2, 1), ((0, 0), (1, 1), (1, 1), (0, 0))
+        )
+        for number in range(self.stages):
+            for block in getattr(self, f"layer{number + 1}"):
+                x = block(x)
+        return x.mean(axis=(1, 2))
+
+
+class Face3D(nnx.Module):
+    """upstream's net_recon."""
+
+    def __init__(self, config: Face3DConfig, *, rngs: nnx.Rngs | None = None):
+        """`rngs` is not used: frozen weights are loaded (see `generators.layers`)."""
+        self.backbone = Backbone(config)
+        width = EXPANSION * config.width * 2 ** (len(config.blocks) - 1)
+        self.final_layers = nnx.List([Conv(width, out, (1, 1)) for out in config.heads])
+
+    def __call__(self, faces: jax.Array) -> jax.Array:
+        """Aligned faces [B, 224, 224, 3], RGB 0..1 -> coefficients [B, 257]: identity 80, expression 64, texture 80,
+        angles 3, light 27, translation 3."""
+        x = self.backbone(faces)[:, None, None]
+        return jnp.concatenate([head(x)[:, 0, 0] for head in self.final_layers], axis=-1)

@@ -1,0 +1,26 @@
+"""Mapping network: the motion around a frame -> its descriptor, which steers the other two (0.7M)."""
+
+import jax
+from flax import nnx
+
+from empatheia_jax.generators.dreamtalk.config import RendererConfig
+from empatheia_jax.generators.layers import Conv, leaky
+
+SLOPE = 0.1  # of every leaky ReLU of the renderer
+
+
+class MappingNet(nnx.Module):
+    """Convolutions over 27 frames that leave 3, and their mean."""
+
+    def __init__(self, config: RendererConfig):
+        self.first = nnx.Dict({"0": Conv(config.motion_dim, config.descriptor, 7)})
+        self.encoder0, self.encoder1, self.encoder2 = (
+            nnx.Dict({"1": Conv(config.descriptor, config.descriptor, 3, dilation=3)}) for _ in range(3)
+        )
+
+    def __call__(self, motion: jax.Array) -> jax.Array:
+        """Windows of motion [B, 27, 73] -> descriptors [B, 256]."""
+        x = self.first["0"](motion)
+        for block in (self.encoder0, self.encoder1, self.encoder2):
+            x = block["1"](leaky(x, SLOPE)) + x[:, 3:-3]
+        return x.mean(axis=1)

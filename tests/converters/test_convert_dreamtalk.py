@@ -1,0 +1,87 @@
+"""The published layouts of DreamTalk's files, from the manifests: every tensor used or known, or an error by name."""
+
+import json
+
+import numpy as np
+import pytest
+from dreamtalk_goldens import FOLDERS, tensors_of
+
+from converters import dreamtalk
+from converters.dreamtalk_files import convert_all
+from converters.readers import ConversionError, Tensor
+from converters.rules import fit
+from converters.source import network_of
+from empatheia_jax.weights import is_weights, read_index, slots
+
+
+def empty(name: str, shape: tuple[int, ...], dtype: str = "float32") -> Tensor:
+    """A tensor of a shape, without memory."""
+    return Tensor(tuple(shape), np.dtype(dtype), "manifest", 0, lambda: np.broadcast_to(np.zeros((), dtype), shape))
+
+
+@pytest.fixture(params=list(dreamtalk.PARTS))
+def published(request, goldens):
+    """(the part's table, its tensors)."""
+    table = dreamtalk.PARTS[request.param]
+    manifest = json.loads((goldens / FOLDERS[0] / f"manifest_{table.MANIFEST}.json").read_text())
+    entries = [entry[:3] for entry in (*manifest["tensors"], *manifest["buffers"])]
+    return table, {name: empty(name, shape, dtype) for name, shape, dtype in entries}
+
+
+def fitted(table, tensors):
+    places = slots(network_of(table.NETWORK, table.CONFIG)[1])
+    return fit(table.rules(table.CONFIG), places, tensors, table.HARMLESS, table.check(table.CONFIG, tensors))
+
+
+def test_the_manifest_is_used_whole(published):
+    table, tensors = published
+    used = {source for one in fitted(table, tensors) for source in one.sources}
+    assert tensors.keys() - used == table.known.keys()
+
+
+@pytest.mark.parametrize("share", [0.05, pytest.param(1.0, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("how", ["dropped", "renamed", "reshaped", "added"])
+def test_any_one_key_spoilt_is_an_error_with_its_name(published, how, share, seed, monkeypatch):
+    table, tensors = published
+    monkeypatch.setattr("converters.rules.difflib.get_close_matches", lambda *_: [])  # the slow part of an error
+    draws = np.random.default_rng([seed, len(how)])
+    for name in draws.permutation(list(tensors))[: max(3, int(share * len(tensors)))]:
+        spoilt = dict(tensors)
+        if how == "dropped":
+            del spoilt[name]
+        elif how == "renamed":
+            spoilt[name + "x"] = spoilt.pop(name)
+        elif how == "added":
+            spoilt[name + ".more"] = spoilt[name]
+        else:
+            spoilt[name] = empty(name, (*tensors[name].shape, 2))
+        with pytest.raises(ConversionError) as refused:
+            fitted(table, spoilt)
+        assert name in str(refused.value), (how, name)
+
+
+@pytest.fixture
+def files(goldens, tmp_path):
+    """Synthetic published files of the denoiser and the renderer."""
+    torch = pytest.importorskip("torch")
+    found = {}
+    for name in ("denoiser", "renderer"):
+        tensors = tensors_of(goldens, goldens / FOLDERS[0], name, "")
+        state = {key: torch.from_numpy(np.array(tensor.read())) for key, tensor in tensors.items()}
+        found[name] = tmp_path / f"{name}.pth"
+        torch.save({dreamtalk.PARTS[name].ROOT: state, "current_epoch": 3}, found[name])
+    return found
+
+
+def test_published_files_become_a_folder_that_is_whole_or_absent(files, tmp_path):
+    output = tmp_path / "dreamtalk"
+    with pytest.raises(ConversionError, match="is it DreamTalk's|not there|no entry|net_G_ema"):
+        convert_all(files | {"renderer": files["denoiser"]}, output)
+    assert not output.exists()
+    counts = convert_all(files, output)
+    assert counts["denoiser"]["numbers"] == 11_857_729
+    assert counts["renderer"]["numbers"] == 22_519_109 - 3_183_104  # less what has no effect
+    for name in files:
+        assert is_weights(output / name) and counts[name]["arrays"] == len(read_index(output / name))
+    with pytest.raises(ConversionError, match="already"):
+        convert_all(files, output)

@@ -1,0 +1,52 @@
+"""DreamTalk's networks under the goldens' regenerable weights, through the converters' own tables."""
+
+import importlib.util
+import json
+from pathlib import Path
+
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from converters import dreamtalk
+from converters.readers import Tensor
+from converters.rules import fit
+from converters.source import network_of
+from empatheia_jax.states import filled, named
+from empatheia_jax.weights import slots
+
+FOLDERS = ("dreamtalk_synthetic", "dreamtalk")
+
+
+def tensors_of(goldens: Path, folder: Path, part: str, salt: str) -> dict[str, Tensor]:
+    """What the published file of a part ("denoiser", "renderer", "face3d") holds, as a reader would give it."""
+    spec = importlib.util.spec_from_file_location("golden_weights", goldens / "weights.py")
+    weights = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(weights)
+    manifest = json.loads((folder / f"manifest_{dreamtalk.PARTS[part].MANIFEST}.json").read_text())
+    arrays = weights.fill(manifest["tensors"], salt=salt)
+    arrays |= {name: np.zeros(shape, dtype) for name, shape, dtype, *_ in manifest["buffers"]}
+    return {
+        name: Tensor(array.shape, array.dtype, Path("goldens"), index, lambda array=array: array)
+        for index, (name, array) in enumerate(arrays.items())
+    }
+
+
+def build(goldens: Path, folder: Path, part: str, salt: str) -> nnx.Module:
+    """A network with every tensor used or known."""
+    table = dreamtalk.PARTS[part]
+    tensors = table.own(tensors_of(goldens, folder, part, salt))
+    graphdef, shapes = network_of(table.NETWORK, table.CONFIG)
+    fits = fit(
+        table.rules(table.CONFIG), slots(shapes), tensors, table.HARMLESS, table.check(table.CONFIG, tensors)
+    )
+    arrays = {one.name: jnp.asarray(one.read(tensors)) for one in fits}
+    assert arrays.keys() == named(shapes).keys()
+    return nnx.merge(graphdef, filled(shapes, arrays))
+
+
+def load(folder: Path, name: str) -> tuple[dict[str, np.ndarray], dict]:
+    """(arrays, meta) of a golden file."""
+    with np.load(folder / f"{name}.npz") as found:
+        arrays = {key: found[key] for key in found if key != "meta"}
+        return arrays, json.loads(str(found["meta"])) if "meta" in found else {}
