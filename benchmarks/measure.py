@@ -94,9 +94,9 @@ def row(name: str, work: float, unit: str, seconds: dict[str, list[float]], **fa
             "ratio_range": [round(min(ratios), 3), round(max(ratios), 3)],
         }
     versions = {"jax": jax.__version__}
-    if "torch" in sys.modules:
-        versions["torch"] = sys.modules["torch"].__version__
-        versions["transformers"] = sys.modules["transformers"].__version__
+    for name in ("torch", "transformers"):
+        if name in sys.modules:
+            versions[name] = sys.modules[name].__version__
     return result | facts | {"versions": versions}
 
 

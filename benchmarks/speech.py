@@ -3,9 +3,10 @@
 python benchmarks/speech.py [--peer torch --torch-repo CHECKOUT] [--model libritts|ljspeech] [--dtype float32|bfloat16]
                             [--smoke] [--record]
 
-CHECKOUT is a clone of github.com/yl4579/StyleTTS2, whose code is run (`styletts2_peer.py` says what it needs). Weights
-are random and the same on both sides; durations are biased to 3 frames (75 ms) a phoneme, as speech has. Text becomes
-symbols before the clock starts, for both. Values are seconds of speech a second; `rtf` is its inverse.
+CHECKOUT is a clone of github.com/yl4579/StyleTTS2, whose code is run (`styletts2_peer.py` says what it needs); without
+one, torch modules of ours stand in (`styletts2_torch.py`, compared with the original's recorded values in tests).
+Weights are random and the same on both sides; durations are biased to 3 frames (75 ms) a phoneme, as speech has. Text
+becomes symbols before the clock starts, for both. Values are seconds of speech a second; `rtf` is its inverse.
 
 Rows: sentence (one call); sentence_peer_folded (the original after remove_weight_norm: it computes 100 kernels anew in
 every call, which we do at conversion; this row is without that gain); paragraph (sentence by sentence, the style
@@ -38,8 +39,6 @@ def _arguments():
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32", help="of our decoder")
     parser.add_argument("--memory", choices=("ours", "peer"), help=argparse.SUPPRESS)  # how it calls itself
     args = parser.parse_args()
-    if args.peer and not args.torch_repo:
-        parser.error("--peer torch needs --torch-repo: a clone of github.com/yl4579/StyleTTS2")
     return args
 
 
@@ -118,6 +117,14 @@ def folded(peer) -> None:
                 torch.nn.utils.remove_weight_norm(module)
 
 
+def _peer(args, device: str):
+    from styletts2_peer import Original, StandIn
+
+    if args.torch_repo:
+        return Original(args.torch_repo, args.model, device=device)
+    return StandIn(args.model, device=device)
+
+
 def main(args) -> list[dict]:
     with tempfile.TemporaryDirectory() as scratch:
         return _rows(args, Path(scratch))
@@ -126,10 +133,7 @@ def main(args) -> list[dict]:
 def _rows(args, scratch: Path) -> list[dict]:
     peer = None
     if args.peer:
-        from styletts2_peer import Original
-
-        device = "cpu" if jax.devices()[0].platform == "cpu" else "cuda"
-        peer = Original(args.torch_repo, args.model, device=device)
+        peer = _peer(args, "cpu" if jax.devices()[0].platform == "cpu" else "cuda")
     draw_weights(scratch / "weights", args.model, peer)
     ours = StyleTTS2Speech(scratch / "weights", args.dtype)
     count = 2 if args.smoke else len(SENTENCES)
@@ -146,6 +150,8 @@ def _rows(args, scratch: Path) -> list[dict]:
     repetitions = 1 if args.smoke else measure.REPETITIONS
     few = min(3, repetitions)  # of what takes minutes on a CPU
     common = {"model": args.model, "dtype": args.dtype, "steps": STEPS}
+    if peer is not None:
+        common["peer"] = "original" if args.torch_repo else "stand-in"
 
     def program(sentences, batched: bool, spoken: dict):
         """(ours, theirs): both note how much they said."""
@@ -290,10 +296,9 @@ def _peak(args) -> float:
             return device.memory_stats()["peak_bytes_in_use"] / 1e9
     else:
         import torch
-        from styletts2_peer import Original
 
         device = "cuda" if torch.cuda.is_available() else "cpu"
-        peer = Original(args.torch_repo, args.model, device=device)
+        peer = _peer(args, device)
         near = None if reference is None else torch.from_numpy(reference)[None].to(device)
         peer.speak(ids, near, STEPS)
         if device == "cuda":

@@ -1,4 +1,4 @@
-"""The original StyleTTS 2 in torch, run from a user's checkout (`--torch-repo`), with weights drawn here.
+"""StyleTTS 2 in torch, with weights drawn here: the original, run from a user's checkout, or a stand-in of ours.
 
 The checkout's code is run, not copied; it needs torch, transformers, einops, einops-exts, munch and scipy. torchaudio
 may be missing: only the aligner, which is not built here, has need of it.
@@ -7,6 +7,7 @@ may be missing: only the aligner, which is not built here, has need of it.
 import importlib.machinery
 import sys
 import types
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -18,45 +19,20 @@ CONFIGS = {"libritts": "config_libritts.yml", "ljspeech": "config.yml"}
 FRAMES_A_PHONEME = 3.0  # about what speech has; untrained durations would be 25
 
 
-class Original:
-    """`libritts` or `ljspeech` at its published size; `speak` is the demo notebook's inference, from symbol ids on."""
+class Peer:
+    """`speak` is the demo notebook's inference, from symbol ids on."""
 
-    def __init__(self, repo: Path, kind: str, seed: int = 0, device: str = "cpu"):
-        """Build the networks.
+    nets: dict[str, torch.nn.Module]
+    sampler: Callable  # (noise=, embedding=, embedding_scale=, num_steps=, features=) -> style [1, 1, 256]
 
-        Raises:
-          FileNotFoundError: `repo` is no checkout of yl4579/StyleTTS2.
-        """
-        repo = Path(repo).resolve()
-        if not (repo / "models.py").exists() or not (repo / "Modules" / "hifigan.py").exists():
-            raise FileNotFoundError(f"{repo}: no checkout of github.com/yl4579/StyleTTS2 (models.py, Modules/)")
-        sys.path.insert(0, str(repo))
-        _torchaudio_or_a_name_of_it()
-        import models
-        from Modules.diffusion.sampler import ADPM2Sampler, DiffusionSampler, KarrasSchedule
-        from munch import munchify
-        from transformers import AlbertConfig, AlbertModel
-
-        torch.manual_seed(seed)
-        self.device, self.kind = device, kind
-        self.params = munchify(yaml.safe_load((repo / "Configs" / CONFIGS[kind]).read_text())["model_params"])
-        self.params.diffusion.dist.sigma_data = SIGMA_DATA[kind]
-        plbert = yaml.safe_load((repo / "Utils" / "PLBERT" / "config.yml").read_text())["model_params"]
-        bert = AlbertModel(AlbertConfig(**plbert))
-        built = models.build_model(self.params, None, None, bert)
-        names = ("bert", "bert_encoder", "predictor", "decoder", "text_encoder", "predictor_encoder", "style_encoder",
-                 "diffusion")  # fmt: skip
-        self.nets = {name: built[name].eval().requires_grad_(False) for name in names}
-        torch.nn.init.constant_(
-            self.nets["predictor"].duration_proj.linear_layer.bias,
-            float(np.log(FRAMES_A_PHONEME / (self.params.max_dur - FRAMES_A_PHONEME))),
-        )
+    def __init__(self, kind: str, style_dim: int, device: str):
+        """`kind` is "libritts" or "ljspeech"; the networks are there already."""
+        self.kind, self.style_dim, self.device = kind, style_dim, device
+        last = self.nets["predictor"].duration_proj.linear_layer
+        bias = float(np.log(FRAMES_A_PHONEME / (last.out_features - FRAMES_A_PHONEME)))
+        torch.nn.init.constant_(last.bias, bias)
         for net in self.nets.values():
-            net.to(device)
-        self.sampler = DiffusionSampler(
-            self.nets["diffusion"].diffusion, sampler=ADPM2Sampler(), clamp=False,
-            sigma_schedule=KarrasSchedule(sigma_min=0.0001, sigma_max=3.0, rho=9.0),
-        )  # fmt: skip
+            net.eval().requires_grad_(False).to(device)
 
     def state_dict(self) -> dict[str, np.ndarray]:
         """Every tensor under the name that it has in a published file, without "module."."""
@@ -82,7 +58,7 @@ class Original:
 
         `frames` [P] and `noise` (of the sampler: first [256], steps [steps - 1, 256]) may be given, for comparing.
         """
-        nets, device, width = self.nets, self.device, self.params.style_dim
+        nets, device, width = self.nets, self.device, self.style_dim
         tokens = torch.from_numpy(np.asarray(ids, np.int64))[None].to(device)
         lengths = torch.tensor([tokens.shape[1]])
         mask = torch.zeros_like(tokens, dtype=torch.bool)
@@ -111,6 +87,67 @@ class Original:
         f0, energy = nets["predictor"].F0Ntrain(en, prosodic)
         wave = nets["decoder"](asr, f0, energy, acoustic).reshape(-1).cpu().numpy()
         return wave[:-50] if self.kind == "libritts" else wave
+
+
+class Original(Peer):
+    """The original at its published size."""
+
+    def __init__(self, repo: Path, kind: str, seed: int = 0, device: str = "cpu"):
+        """Build the networks.
+
+        Raises:
+          FileNotFoundError: `repo` is no checkout of yl4579/StyleTTS2.
+        """
+        repo = Path(repo).resolve()
+        if not (repo / "models.py").exists() or not (repo / "Modules" / "hifigan.py").exists():
+            raise FileNotFoundError(f"{repo}: no checkout of github.com/yl4579/StyleTTS2 (models.py, Modules/)")
+        sys.path.insert(0, str(repo))
+        _torchaudio_or_a_name_of_it()
+        import models
+        from Modules.diffusion.sampler import ADPM2Sampler, DiffusionSampler, KarrasSchedule
+        from munch import munchify
+        from transformers import AlbertConfig, AlbertModel
+
+        torch.manual_seed(seed)
+        params = munchify(yaml.safe_load((repo / "Configs" / CONFIGS[kind]).read_text())["model_params"])
+        params.diffusion.dist.sigma_data = SIGMA_DATA[kind]
+        plbert = yaml.safe_load((repo / "Utils" / "PLBERT" / "config.yml").read_text())["model_params"]
+        bert = AlbertModel(AlbertConfig(**plbert))
+        built = models.build_model(params, None, None, bert)
+        names = ("bert", "bert_encoder", "predictor", "decoder", "text_encoder", "predictor_encoder", "style_encoder",
+                 "diffusion")  # fmt: skip
+        self.nets = {name: built[name] for name in names}
+        self.sampler = DiffusionSampler(
+            self.nets["diffusion"].diffusion, sampler=ADPM2Sampler(), clamp=False,
+            sigma_schedule=KarrasSchedule(sigma_min=0.0001, sigma_max=3.0, rho=9.0),
+        )  # fmt: skip
+        super().__init__(kind, params.style_dim, device)
+
+
+class StandIn(Peer):
+    """Our own torch modules (`styletts2_torch`) at the published size."""
+
+    def __init__(self, kind: str, seed: int = 0, device: str = "cpu"):
+        import styletts2_torch as ours
+        from transformers import AlbertConfig, AlbertModel
+
+        from empatheia_jax.generators.styletts2.config import StyleTTS2Config
+
+        torch.manual_seed(seed)
+        config = getattr(StyleTTS2Config, kind)()
+        bert = AlbertConfig(
+            vocab_size=config.n_token, embedding_size=config.plbert_embedding, hidden_size=config.plbert_hidden,
+            num_attention_heads=config.plbert_heads, intermediate_size=config.plbert_mlp,
+            num_hidden_layers=config.plbert_layers, max_position_embeddings=config.plbert_positions,
+        )  # fmt: skip
+        self.nets = {
+            "bert": AlbertModel(bert), "bert_encoder": torch.nn.Linear(config.plbert_hidden, config.hidden_dim),
+            "predictor": ours.Predictor(config), "decoder": ours.Decoder(config),
+            "text_encoder": ours.TextEncoder(config), "predictor_encoder": ours.StyleEncoder(config),
+            "style_encoder": ours.StyleEncoder(config), "diffusion": ours.Diffusion(config),
+        }  # fmt: skip
+        self.sampler = self.nets["diffusion"]
+        super().__init__(kind, config.style_dim, device)
 
 
 def _torchaudio_or_a_name_of_it() -> None:

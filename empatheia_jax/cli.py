@@ -130,6 +130,36 @@ def speak(argv: list[str]) -> int:
     return 0
 
 
+def animate(argv: list[str]) -> int:
+    """Let a portrait say a recording with a converted DreamTalk: an mp4, and a json of how it was made."""
+    parser = _parser("animate", animate.__doc__)
+    parser.add_argument("--checkpoint", type=Path, required=True, help="folder of `python -m converters dreamtalk`")
+    parser.add_argument("--audio", type=Path, required=True, help="what is said: wav, flac, mp3, mp4 ...")
+    parser.add_argument("--portrait", type=Path, required=True, help="a picture of a face")
+    parser.add_argument("--consent", action="store_true", help="the person in --portrait agreed to be animated")
+    parser.add_argument("--style", type=Path, help="a clip of 3DMM coefficients (.mat, .npz) or a video of a face")
+    parser.add_argument("--pose", type=Path, help="a clip of 3DMM coefficients whose head moves so")
+    parser.add_argument("--sampler", choices=("ddim", "ddpm"), default="ddim", help="the script's, or the paper's")
+    parser.add_argument("--steps", type=int, default=10, help="of ddim; a divisor of 1000")
+    parser.add_argument("--scale", type=float, default=1.0, help="of guidance by the style")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--output", type=Path, required=True, help="OUT.mp4; OUT.json is written beside it")
+    args = parser.parse_args(argv)
+    from empatheia_jax.inference.animate import animate as run
+
+    facts = run(
+        args.checkpoint, args.audio, args.portrait, args.output, args.consent, args.style, args.pose, args.sampler,
+        args.steps, args.scale, args.seed,
+    )  # fmt: skip
+    for note in facts["notes"]:
+        print(f"note: {note}")
+    print(
+        f"{args.output}  {facts['frames']} frames, {facts['seconds']:.2f} s; first frame after "
+        f"{facts['first_frame_s']:.1f} s, all after {facts['took_s']:.1f} s"
+    )
+    return 0
+
+
 def evaluate(argv: list[str]) -> int:
     """Measure a run on a split: report.json and report.html."""
     parser = _parser("evaluate", evaluate.__doc__)
@@ -173,6 +203,7 @@ COMMANDS = {
     "extract": extract,
     "respond": respond,
     "speak": speak,
+    "animate": animate,
     "evaluate": evaluate,
     "plan": plan,
     "demo": demo,

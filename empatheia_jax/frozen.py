@@ -42,8 +42,9 @@ class FrozenNetwork:
             raise ConfigError(
                 f"{self.field} is empty: give the folder of converted weights, or {RANDOM!r} for a dry run without any"
             )
+        dtype = getattr(self.config, "compute_dtype", "float32")
         if self.weights == RANDOM:
-            return {"architecture": wanted, "weights": RANDOM, "dtype": self.config.compute_dtype}
+            return {"architecture": wanted, "weights": RANDOM, "dtype": dtype}
         if not is_weights(self.weights):
             raise ConfigError(
                 f"{self.field}: no weights in {self.weights}; convert them first, or use {RANDOM!r} for a dry run"
@@ -53,7 +54,7 @@ class FrozenNetwork:
         if found != wanted:
             changed = ", ".join(changed_fields(found, wanted))
             raise ConfigError(f"{self.field}: {self.weights} has another architecture ({changed})")
-        return {"architecture": wanted, "weights": saved["sha256"], "dtype": self.config.compute_dtype}
+        return {"architecture": wanted, "weights": saved["sha256"], "dtype": dtype}
 
     def abstract(self) -> nnx.State:
         """Shapes and dtypes of every parameter."""

@@ -54,3 +54,22 @@ def test_a_lora_step_beside_transformers_and_peft():
     for row in found:
         assert row["ratio_to_peer"] > 0 and not row["void"]
         assert row["loss"] == pytest.approx(row["peer_loss"], rel=1e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("peer", [(), ("--peer", "torch")])
+def test_speaking(peer):
+    if peer:
+        pytest.importorskip("torch")
+    found = rows("speech", *peer)
+    names = ["sentence", *(["sentence_peer_folded"] if peer else []), "paragraph", "batch_8"]
+    assert [row["name"] for row in found] == names
+    assert all(row["rtf"] > 0 and row["speech_s"] > 0 for row in found) and found[0]["peak_gb"] > 0.5
+    if peer:
+        assert all(row["ratio_to_peer"] > 0 and row["peer"] == "stand-in" for row in found)
+
+
+@pytest.mark.slow
+def test_moving_and_drawing_a_face():
+    found = rows("face")
+    assert [row["name"] for row in found] == ["motion", "motion_guided", "render"]

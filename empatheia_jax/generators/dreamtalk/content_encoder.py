@@ -12,9 +12,13 @@ from empatheia_jax.generators.layers import Linear
 ROWS_A_FRAME = 2  # rows at 50 Hz, frames at 25
 
 
-def window_rows(rows: int, window: int) -> np.ndarray:
-    """Row behind every slot of every frame's window, int32 [rows // 2, window]; -1 outside the recording."""
-    index = ROWS_A_FRAME * np.arange(rows // ROWS_A_FRAME)[:, None] + np.arange(window) - window // 2
+def window_rows(rows: int, window: int, frames: int | None = None) -> np.ndarray:
+    """Row behind every slot of every frame's window, int32 [frames, window]; -1 outside the recording.
+
+    Without `frames`, as many as the rows cover: rows // 2.
+    """
+    frames = rows // ROWS_A_FRAME if frames is None else frames
+    index = ROWS_A_FRAME * np.arange(frames)[:, None] + np.arange(window) - window // 2
     return np.where((index >= 0) & (index < rows), index, -1).astype(np.int32)
 
 

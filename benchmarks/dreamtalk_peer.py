@@ -1,0 +1,80 @@
+"""The original DreamTalk in torch, run from a user's checkout (`--torch-repo`), under regenerable weights.
+
+The checkout's code is run, not copied (its renderer's is CC BY-NC); it needs torch, numpy, scipy, opencv, pyyaml and
+yacs. dlib may be missing: it crops portraits, which is not measured.
+"""
+
+import importlib.machinery
+import importlib.util
+import sys
+import types
+from pathlib import Path
+
+import numpy as np
+import torch
+import yaml
+from regenerated import tensors
+
+COMPUTED = ("null_", "var_sched.")  # by the network itself; not loaded
+
+
+class Original:
+    """The denoising network and the renderer."""
+
+    def __init__(self, repo: Path, device: str = "cpu"):
+        """Build the networks.
+
+        Raises:
+          FileNotFoundError: `repo` is no checkout of ali-vilab/dreamtalk.
+        """
+        repo = Path(repo).resolve()
+        if not (repo / "core" / "networks" / "diffusion_net.py").exists():
+            raise FileNotFoundError(f"{repo}: no checkout of github.com/ali-vilab/dreamtalk (core/, generators/)")
+        sys.path.insert(0, str(repo))
+        if importlib.util.find_spec("dlib") is None:
+            sys.modules["dlib"] = types.ModuleType("dlib")
+            sys.modules["dlib"].__spec__ = importlib.machinery.ModuleSpec("dlib", None)
+        from configs.default import get_cfg_defaults
+        from core.networks.diffusion_net import DiffusionNet
+        from core.networks.diffusion_util import NoisePredictor, VarianceSchedule
+        from generators.face_model import FaceGenerator
+
+        cfg = get_cfg_defaults()
+        schedule = cfg.DIFFUSION.SCHEDULE
+        self.cfg, self.device = cfg, device
+        self.net = DiffusionNet(
+            cfg=cfg, net=NoisePredictor(cfg),
+            var_sched=VarianceSchedule(
+                num_steps=schedule.NUM_STEPS, beta_1=schedule.BETA_1, beta_T=schedule.BETA_T, mode=schedule.MODE
+            ),
+        )  # fmt: skip
+        arrays = {k.removeprefix("diff_net."): v for k, v in tensors("denoising_network").items()}
+        kept = {name for name in arrays if not name.startswith(COMPUTED) and "pos_table" not in name}
+        state = {name: torch.from_numpy(arrays[name]) for name in kept}
+        missing, unexpected = self.net.load_state_dict(state, strict=False)
+        assert not unexpected and set(missing) <= arrays.keys() - kept, (missing, unexpected)
+        self.renderer = FaceGenerator(**yaml.safe_load((repo / "generators" / "renderer_conf.yaml").read_text()))
+        self.renderer.load_state_dict({k: torch.from_numpy(v) for k, v in tensors("renderer").items()}, strict=True)
+        for network in (self.net, self.renderer):
+            network.eval().requires_grad_(False).to(device)
+
+    @torch.no_grad()
+    def motion(self, windows: np.ndarray, clip: np.ndarray, steps: int = 10) -> np.ndarray:
+        """Audio windows [F, 11, 1024] and a style clip [n, 64] -> expression [F, 64], as the published script draws."""
+        padded = np.zeros((256, clip.shape[1]), np.float32)
+        padded[: len(clip)] = clip[:256]
+        mask = torch.arange(256)[None] >= len(clip)
+        found = self.net.sample(
+            torch.from_numpy(windows)[None].to(self.device), torch.from_numpy(padded)[None].to(self.device),
+            mask.to(self.device), output_dim=self.cfg.DATASET.FACE3D_DIM,
+            use_cf_guidance=self.cfg.CF_GUIDANCE.INFERENCE, cfg_scale=1.0, sample_method="ddim", ddim_num_step=steps,
+        )  # fmt: skip
+        return found[0].cpu().numpy()
+
+    @torch.no_grad()
+    def render(self, portrait: np.ndarray, windows: np.ndarray) -> np.ndarray:
+        """Portrait uint8 [256, 256, 3] and windows of motion [F, 27, 73] -> pictures [F, 256, 256, 3], -1..1."""
+        image = torch.from_numpy(portrait.transpose(2, 0, 1).astype(np.float32) / 127.5 - 1).to(self.device)
+        driving = torch.from_numpy(windows.transpose(0, 2, 1).copy()).to(self.device)
+        out = self.renderer(image[None].expand(len(driving), -1, -1, -1), driving)["fake_image"]
+        return out.cpu().numpy().transpose(0, 2, 3, 1)

@@ -1,0 +1,246 @@
+"""DreamTalk as a face: warping as torch's, cutting changes nothing, sound and picture together, bad input refused."""
+
+import functools
+import json
+
+import cv2
+import jax
+import numpy as np
+import pytest
+from small import FAST
+from small_dreamtalk import write_weights
+
+from empatheia_jax.cli import animate as command
+from empatheia_jax.data.media import read_audio, read_metadata, read_video, write_audio, write_video
+from empatheia_jax.generators.classical.portrait import PortraitError
+from empatheia_jax.generators.dreamtalk import crop, grid, sampler
+from empatheia_jax.generators.dreamtalk.coefficients import read_pose, read_style
+from empatheia_jax.generators.dreamtalk.errors import DreamTalkError
+from empatheia_jax.generators.dreamtalk.face import DreamTalkFace
+from empatheia_jax.generators.interfaces import Portrait
+from empatheia_jax.inference.avatars import avatar
+
+
+@pytest.fixture(scope="module", autouse=True)
+def compiled_quickly():
+    """Networks this small take longer to compile than to run."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("jax.jit", functools.partial(jax.jit, compiler_options=FAST))
+        yield
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory, seed):
+    return write_weights(tmp_path_factory.mktemp("dreamtalk") / "weights", seed)
+
+
+@pytest.fixture(scope="module")
+def face(weights):
+    return DreamTalkFace(weights)
+
+
+@pytest.fixture(scope="module")
+def speech():
+    """2.2 s of something like a voice at 16 kHz."""
+    time = np.arange(35_200) / 16_000
+    tone = sum(np.sin(2 * np.pi * 140 * k * time) / k for k in range(1, 9))
+    return (0.1 * tone * (1 + np.sin(2 * np.pi * 4 * time))).astype(np.float32)
+
+
+# Warping --------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("trial", range(6))
+def test_grid_sample_is_torchs(trial, seed):
+    """Random grids, within the picture, across its edges, on them, and far outside."""
+    torch = pytest.importorskip("torch")
+    rng = np.random.default_rng([seed, trial])
+    rows, height, width = rng.integers(1, 4), *rng.integers(1, 12, 2)
+    image = rng.normal(size=(rows, height, width, 3)).astype(np.float32)
+    where = (rng.normal(size=(rows, *rng.integers(1, 9, 2), 2)) * rng.choice([0.5, 1.5, 1e4])).astype(np.float32)
+    where[:, 0, 0] = rng.choice([-1.0, 1.0, 0.0], 2)
+    if trial == 0:
+        where = np.round(where)
+    theirs = torch.nn.functional.grid_sample(
+        torch.from_numpy(np.moveaxis(image, -1, 1).copy()), torch.from_numpy(where), mode="bilinear",
+        padding_mode="zeros", align_corners=False,
+    )  # fmt: skip
+    found = np.moveaxis(np.asarray(grid.grid_sample(image, where)), -1, 1)
+    np.testing.assert_allclose(found, theirs.numpy(), atol=2e-5)
+
+
+def test_growing_is_torchs(seed):
+    torch = pytest.importorskip("torch")
+    x = np.random.default_rng(seed).normal(size=(2, 5, 7, 2)).astype(np.float32)
+    theirs = torch.nn.functional.interpolate(
+        torch.from_numpy(np.moveaxis(x, -1, 1).copy()), (20, 28), mode="bilinear", align_corners=False
+    )
+    found = np.moveaxis(np.asarray(grid.resize_bilinear(x, 20, 28)), -1, 1)
+    np.testing.assert_allclose(found, theirs.numpy(), atol=1e-5)
+
+
+# Cutting --------------------------------------------------------------------------------------------------------------
+
+
+def test_a_frame_hears_its_window_and_no_more(face, seed):
+    rng = np.random.default_rng(seed)
+    rows = rng.normal(size=(300, face.config.audio_dim)).astype(np.float32)
+    whole = face.networks.content(rows, 150)
+    # frames 40 to 59 see rows 75 to 123
+    part = face.networks.content(rows[70:130], 30)
+    np.testing.assert_allclose(part[5:25], whole[40:60], atol=1e-5)
+    beyond = face.networks.content(rows, 160)
+    np.testing.assert_allclose(beyond[:147], whole[:147], atol=1e-5)
+    assert len(beyond) == 160
+
+
+def test_motion_of_a_chunk_is_its_own(face, seed):
+    rng = np.random.default_rng(seed)
+    content = rng.normal(size=(80, face.config.window, face.config.width)).astype(np.float32)
+    style = rng.normal(size=face.style_dim).astype(np.float32)
+    whole = face.networks.motion(content, style)
+    np.testing.assert_allclose(face.networks.motion(content[:64], style), whole[:64], atol=1e-5)
+    np.testing.assert_array_equal(face.networks.motion(content, style), whole)  # a seed, an answer
+    assert np.abs(face.networks.motion(content, style, seed=1) - whole).max() > 0
+
+
+def test_styles_count_their_frames_and_the_first_256(face, seed):
+    clip = np.random.default_rng(seed).normal(size=(300, 64)).astype(np.float32)
+    long = face.style_of(clip)
+    np.testing.assert_array_equal(face.style_of(clip[:256]), long)
+    assert np.abs(face.style_of(clip[:1]) - long).max() > 1e-3
+    assert np.isfinite(face.style_of(np.zeros((1, 64)))).all() and np.isfinite(face.no_style()).all()
+
+
+def test_guidance_and_both_samplers(weights, seed):
+    rng = np.random.default_rng(seed)
+    content = rng.normal(size=(5, 11, 32)).astype(np.float32)
+    style = rng.normal(size=32).astype(np.float32)
+    plain, guided, paper = (
+        DreamTalkFace(weights, **how).networks.motion(content, style)
+        for how in ({}, {"scale": 2.0}, {"draw": "ddpm", "scale": 1.0})
+    )
+    assert np.isfinite(paper).all() and np.abs(guided - plain).max() > 1e-4
+    with pytest.raises(ValueError, match="divisor of 1000"):
+        DreamTalkFace(weights, steps=7)
+    assert sampler.ddim_steps(4)[0].tolist() == [751, 501, 251, 1]
+
+
+# As a generator -------------------------------------------------------------------------------------------------------
+
+
+def test_it_offers_what_generators_offer(face, speech, seed):
+    frames = np.array([3, 40, 20, 25])  # 2.2 s of 25 ms
+    content = face.content(speech, 16_000, np.array([0, 50, 51, 52]), frames)
+    assert content.shape == (55, face.content_dim)
+    video = np.random.default_rng(seed).integers(0, 255, (3, 64, 48, 3), np.uint8)
+    style = face.style(video)
+    assert style.shape == (face.style_dim,) and np.isfinite(style).all()
+    shown = face.animate(content, style, avatar(1).portrait)
+    assert shown.shape == (55, face.size, face.size, 3) and shown.dtype == np.uint8 and shown.std() > 0
+    first = next(iter(face.frames(content, style, avatar(1).portrait)))
+    np.testing.assert_array_equal(first, shown[0])
+
+
+def test_what_cannot_be_animated_is_refused(face, weights, tmp_path, speech, seed):
+    style, content = np.zeros(face.style_dim), np.zeros((4, face.content_dim))
+    someone = avatar(1).portrait
+    for given, says in (
+        ((content[:, 1:], style, someone), "C_video must be"), ((content[:0], style, someone), "at least 1"),
+        ((content, style[1:], someone), "S_video must be"), ((content * np.nan, style, someone), "not numbers"),
+        ((content, style, Portrait()), "appearance"),
+        ((content, style, Portrait(image=np.zeros((10, 10, 3), np.uint8))), "no face found"),
+        ((content, style, Portrait(image=np.zeros((90, 90, 4), np.uint8))), "uint8"),
+    ):  # fmt: skip
+        with pytest.raises(DreamTalkError, match=says):
+            face.animate(*given)
+    for clip, says in ((np.zeros((0, 64)), "at least 1"), (np.zeros((3, 60)), "a style clip is"),
+                       (np.full((3, 64), np.inf), "not numbers")):  # fmt: skip
+        with pytest.raises(DreamTalkError, match=says):
+            face.style_of(clip)
+    with pytest.raises(DreamTalkError, match="0.045"):
+        face.content_of(speech[:500], 16_000)
+    assert len(face.content_of(np.zeros(1600, np.float32), 16_000)) == 2  # 0.1 s of silence
+    bare = write_weights(tmp_path / "bare", seed, ("denoiser", "renderer"))
+    with pytest.raises(DreamTalkError, match="no face3d in it"):
+        DreamTalkFace(bare).style(np.zeros((1, 64, 64, 3), np.uint8))
+    with pytest.raises(DreamTalkError, match="no renderer in it"):
+        DreamTalkFace(write_weights(tmp_path / "half", seed, ("denoiser",)))
+
+
+def test_files_of_coefficients(tmp_path, seed):
+    rng = np.random.default_rng(seed)
+    coefficients = rng.normal(size=(9, 257)).astype(np.float32)
+    transform = rng.normal(size=(9, 5)).astype(np.float32)
+    from scipy.io import savemat
+
+    savemat(tmp_path / "a.mat", {"coeff": coefficients, "transform_params": transform})
+    np.savez(tmp_path / "a.npz", coeff=coefficients, transform_params=transform)
+    for name in ("a.mat", "a.npz"):
+        np.testing.assert_array_equal(read_style(tmp_path / name), coefficients[:, 80:144])
+        assert read_pose(tmp_path / name).shape == (9, 9)
+    np.savez(tmp_path / "short.npz", coeff=coefficients, transform_params=transform[:4])
+    np.savez(tmp_path / "none.npz", coeff=coefficients[:0])
+    (tmp_path / "no.mat").write_bytes(b"nothing")
+    for name, says in (("short.npz", r"no `transform_params` \[9, 5\]"), ("none.npz", "no `coeff`"),
+                       ("no.mat", "not a .mat or .npz"), ("gone.mat", "no such file")):  # fmt: skip
+        with pytest.raises(DreamTalkError, match=says):
+            read_pose(tmp_path / name)
+
+
+def test_a_portrait_beyond_the_edge_is_stretched():
+    picture = np.zeros((100, 100, 3), np.uint8)
+    assert crop.portrait(picture, (40, 40, 95, 95), 32).shape == (32, 32, 3)
+
+
+# The command ----------------------------------------------------------------------------------------------------------
+
+
+def clap(seconds: float, rate: int) -> np.ndarray:
+    """Silence with a click at its middle."""
+    sound = np.zeros(int(seconds * rate), np.float32)
+    sound[len(sound) // 2 : len(sound) // 2 + rate // 200] = 0.9
+    return sound
+
+
+def test_the_command(weights, speech, tmp_path, seed):
+    rng = np.random.default_rng(seed)
+    write_audio(tmp_path / "a.wav", speech, 16_000)
+    cv2.imwrite(str(tmp_path / "me.png"), rng.integers(0, 255, (32, 32, 3), np.uint8))
+    np.savez(tmp_path / "clip.npz", coeff=rng.normal(size=(9, 257)).astype(np.float32),
+             transform_params=rng.normal(size=(9, 5)).astype(np.float32))  # fmt: skip
+    words = ["--checkpoint", str(weights), "--audio", str(tmp_path / "a.wav"), "--portrait", str(tmp_path / "me.png"),
+             "--output", str(tmp_path / "out.mp4")]  # fmt: skip
+    with pytest.raises(DreamTalkError, match="pass --consent"):
+        command(words)
+    assert not (tmp_path / "out.mp4").exists()
+    clip = str(tmp_path / "clip.npz")
+    assert command([*words, "--consent", "--style", clip, "--pose", clip]) == 0
+    facts = json.loads((tmp_path / "out.json").read_text())
+    assert facts["frames"] == 54 and "agreed" in facts["consent"] and facts["style"].endswith("clip.npz")
+    assert len(read_video(tmp_path / "out.mp4")) >= 54
+    assert any("synthetic: true" in value for value in read_metadata(tmp_path / "out.mp4").values())
+    cv2.imwrite(str(tmp_path / "me.png"), np.full((64, 64, 3), 90, np.uint8))
+    with pytest.raises((DreamTalkError, PortraitError), match="no face found"):
+        command([*words, "--consent"])
+
+
+@pytest.mark.slow
+def test_a_minute_stays_together(weights, tmp_path):
+    """The click of the middle second is where it was, and the last frame is within 40 ms of the sound's end."""
+    seconds = 60.0
+    write_audio(tmp_path / "a.wav", clap(seconds, 16_000), 16_000)
+    cv2.imwrite(str(tmp_path / "me.png"), np.full((32, 32, 3), 90, np.uint8))
+    command(["--checkpoint", str(weights), "--audio", str(tmp_path / "a.wav"), "--portrait", str(tmp_path / "me.png"),
+             "--consent", "--output", str(tmp_path / "out.mp4")])  # fmt: skip
+    frames = json.loads((tmp_path / "out.json").read_text())["frames"]
+    assert abs(frames / 25 - seconds) <= 0.04
+    sound = read_audio(tmp_path / "out.mp4", 16_000, max_seconds=120)
+    assert abs(len(sound) / 16_000 - seconds) <= 0.12  # whole frames of the coder
+    assert abs(np.abs(sound).argmax() / 16_000 - seconds / 2) <= 0.04
+
+
+def test_a_style_can_be_read_from_a_video(weights, face, tmp_path, seed):
+    frames = np.random.default_rng(seed).integers(0, 255, (4, 64, 64, 3), np.uint8)
+    write_video(tmp_path / "v.mp4", frames)
+    assert face.style(read_video(tmp_path / "v.mp4")).shape == (face.style_dim,)
