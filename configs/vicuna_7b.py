@@ -31,7 +31,10 @@ def get_config() -> Config:
         ),
         projector=ProjectorConfig(tokens=4, width=512, heads=8),
         latents=LatentConfig(encoder_layers=4, decoder_layers=4),
-        generators=GeneratorConfig(speech="styletts2", face="dreamtalk"),
+        generators=GeneratorConfig(
+            speech="styletts2", speech_weights="checkpoints/styletts2-libritts", face="dreamtalk",
+            face_weights="checkpoints/dreamtalk",
+        ),
         data=DataConfig(path="data/avamerg", rows=2, row_tokens=2048, row_examples=4, row_utterances=24),
         optim=OptimConfig(accumulate=4, weight_decay=1e-3, alpha=0.2, beta=0.3),
         stages={

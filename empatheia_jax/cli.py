@@ -76,6 +76,7 @@ def respond(argv: list[str]) -> int:
     parser.add_argument("--speech-generator", choices=("classical", "styletts2", "torch"))
     parser.add_argument("--speech-weights", type=Path, help="of styletts2, where not in the run's own place")
     parser.add_argument("--face-generator", choices=("classical", "dreamtalk", "torch"))
+    parser.add_argument("--face-weights", type=Path, help="of dreamtalk, where not in the run's own place")
     parser.add_argument("--content-source", choices=("synchronizer", "generator"))
     parser.add_argument("--size", type=int, default=256, help="side of the video in pixels")
     parser.add_argument("--output", type=Path, required=True, help="OUT.mp4; OUT.json is written beside it")
@@ -86,7 +87,8 @@ def respond(argv: list[str]) -> int:
         run=args.run, output=args.output, dialogue=args.dialogue, text=args.text, speech=args.speech, video=args.video,
         profile=module.parse_profile(args.profile) if args.profile else None, portrait=args.portrait,
         consent=args.consent, speech_generator=args.speech_generator, speech_weights=args.speech_weights,
-        face_generator=args.face_generator, content_source=args.content_source, face_size=args.size,
+        face_generator=args.face_generator, face_weights=args.face_weights, content_source=args.content_source,
+        face_size=args.size,
     )  # fmt: skip
     result = module.respond(request)
     for note in result["notes"]:

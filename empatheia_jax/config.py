@@ -212,13 +212,15 @@ class MeshConfig:
 
 @dataclasses.dataclass(frozen=True)
 class GeneratorConfig:
-    """Which frozen generators the latents speak to; this version has no "dreamtalk" and no "torch" yet."""
+    """Which frozen generators the latents speak to; this version has no "torch" yet."""
 
     speech: Literal["classical", "styletts2", "torch"] = "classical"
     face: Literal["classical", "dreamtalk", "torch"] = "classical"
     content_source: Literal["synchronizer", "generator"] = "synchronizer"
     speech_weights: str = ""  # of styletts2: the folder that `python -m converters styletts2` wrote
     speech_dtype: Literal["float32", "bfloat16"] = "float32"  # of styletts2's decoder
+    face_weights: str = ""  # of dreamtalk: the folder that `python -m converters dreamtalk` wrote
+    face_sampler: Literal["ddim", "ddpm"] = "ddim"  # of dreamtalk: the published script's 10 steps, the paper's 1000
     style_refine: Literal["none", "diffusion"] = "none"  # "diffusion": styletts2 draws a style for the words near S
 
 

@@ -34,3 +34,16 @@ def goldens() -> Path:
         if folder and Path(folder).is_dir():
             return Path(folder)
     pytest.fail("no goldens found: set EMPATHEIA_GOLDENS to their folder")
+
+
+@pytest.fixture(scope="module")
+def compiled_quickly():
+    """For networks so small that they take longer to compile than to run: less optimisation, in this process."""
+    import functools
+
+    import jax
+    from small import FAST
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("jax.jit", functools.partial(jax.jit, compiler_options=FAST))
+        yield

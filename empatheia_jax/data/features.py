@@ -57,18 +57,18 @@ def store_settings(encoders: Mapping, speech, face) -> dict:
     }
 
 
-def expected_settings(encoders: Mapping, speech: str, face: str, speech_weights: str = "") -> dict:
+def expected_settings(encoders: Mapping, speech: Mapping, face: Mapping) -> dict:
     """The part of `store_settings` that is known without the generators: for `FeatureStore`, which compares parts.
 
     Args:
       encoders: modality -> ModalityEncoder.
-      speech, face: names of the generators (`config.generators`).
-      speech_weights: SHA-256 of the speech generator's weights; empty: whichever (a machine that trains needs none).
+      speech, face: "name" (of `config.generators`), and of the generator's `identity` what is known: a machine that
+        trains need not have the generators' weights.
     """
     return {
         "encoders": {modality: encoder.settings() for modality, encoder in sorted(encoders.items())},
-        "speech": {"name": speech} | ({"weights": speech_weights} if speech_weights else {}),
-        "face": {"name": face},
+        "speech": dict(speech),
+        "face": dict(face),
     }
 
 

@@ -69,6 +69,7 @@ def read_video(
     max_seconds: float = 60.0,
     max_megabytes: float = 50.0,
     max_side: int | None = None,
+    first: int | None = None,
 ) -> np.ndarray:
     """Read the pictures of a video, put onto a 25 fps clock by nearest frame.
 
@@ -80,6 +81,7 @@ def read_video(
         fewer repeats some.
       max_seconds, max_megabytes: limits of one utterance.
       max_side: scale down so that neither side is longer than this, pixels.
+      first: of what would be returned only so many from the beginning.
     Returns:
       uint8 [F, h, w, 3] RGB, upright (a phone's rotation flag is applied).
     Raises:
@@ -94,7 +96,7 @@ def read_video(
         _check_seconds(path, seconds, max_seconds)
         if not stamps:
             raise MediaError(path, "has a video stream but no frames; record it again")
-        wanted = _nearest(stamps, float(stream.time_base), seconds, count)
+        wanted = _nearest(stamps, float(stream.time_base), seconds, count)[:first]
         height, width = _scaled(stream.codec_context.height, stream.codec_context.width, max_side)
         if len(wanted) * height * width * 3 > MAX_DECODED_BYTES:
             raise MediaError(path, f"{len(wanted)} frames of {width}x{height} do not fit; read fewer or smaller ones")

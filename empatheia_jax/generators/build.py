@@ -1,7 +1,10 @@
 """One switch a generator kind: the backend that a config names."""
 
+from pathlib import Path
+
 from empatheia_jax.config import ConfigError, GeneratorConfig
 from empatheia_jax.generators.interfaces import FaceGenerator, SpeechGenerator
+from empatheia_jax.weights import is_weights
 
 PUBLISHED_WIDTHS = {"styletts2": (512 + 768, 128 + 128), "dreamtalk": (11 * 256, 256)}
 """(content_dim, style_dim) of appendix D.2's generators: text encoder and PL-BERT, acoustic and prosodic style; a
@@ -9,11 +12,13 @@ window of 11 audio vectors a frame, style code. For plans, made before there are
 
 
 def build_generators(config: GeneratorConfig, face_size: int = 256) -> tuple[SpeechGenerator, FaceGenerator]:
-    """The frozen speech and face generators; `face_size` is the side of the frames in pixels. Weights are not read yet.
+    """The frozen speech and face generators; weights are not read yet.
 
+    Args:
+      face_size: side of the drawn face's frames in pixels; dreamtalk's have their own.
     Raises:
       ConfigError: when this version has no backend of that name, or a setting does not fit it.
-      CheckpointError: no converted weights in `speech_weights`.
+      CheckpointError, DreamTalkError: no converted weights in `speech_weights`, `face_weights`.
     """
     return _speech(config), _face(config, face_size)
 
@@ -40,28 +45,38 @@ def _speech(config: GeneratorConfig) -> SpeechGenerator:
 
 
 def _face(config: GeneratorConfig, face_size: int) -> FaceGenerator:
-    if config.face != "classical":
-        raise ConfigError(f"generators.face {config.face!r}: this version has 'classical' only")
-    from empatheia_jax.generators.classical.face import ClassicalFace
+    if config.face == "classical":
+        if config.face_weights:
+            raise ConfigError("generators.face 'classical' has no weights: leave face_weights, or set face dreamtalk")
+        from empatheia_jax.generators.classical.face import ClassicalFace
 
-    return ClassicalFace(face_size)
+        return ClassicalFace(face_size)
+    if config.face == "dreamtalk":
+        if not config.face_weights:
+            raise ConfigError(
+                "generators.face_weights is empty: give the folder that `python -m converters dreamtalk` wrote"
+            )
+        from empatheia_jax.generators.dreamtalk.face import DreamTalkFace
+
+        return DreamTalkFace(config.face_weights, draw=config.face_sampler)
+    raise ConfigError(f"generators.face {config.face!r}: this version has 'classical' and 'dreamtalk'")
 
 
 def generator_widths(config: GeneratorConfig) -> tuple[tuple[int, int], tuple[int, int]]:
-    """(content_dim, style_dim) of the speech and of the face generator: from the generator, or the published table.
+    """(content_dim, style_dim) of the speech and of the face generator: from its weights, else the published table.
 
     Raises:
       ConfigError: for "torch", whose widths only the user's own checkout knows.
-      CheckpointError: no converted weights in `speech_weights`.
     """
 
-    def widths(kind: str, name: str, build) -> tuple[int, int]:
-        if name == "classical" or (kind == "speech" and config.speech_weights):
+    def widths(kind: str, name: str, part: str, build) -> tuple[int, int]:
+        folder = getattr(config, f"{kind}_weights")
+        if name == "classical" or (folder and is_weights(Path(folder) / part)):
             made = build()
             return made.content_dim, made.style_dim
         if name not in PUBLISHED_WIDTHS:
             raise ConfigError(f"generators.{kind} {name!r}: its widths are not known without it")
         return PUBLISHED_WIDTHS[name]
 
-    speech = widths("speech", config.speech, lambda: _speech(config))
-    return speech, widths("face", config.face, lambda: _face(config, 256))
+    speech = widths("speech", config.speech, "", lambda: _speech(config))
+    return speech, widths("face", config.face, "denoiser", lambda: _face(config, 256))

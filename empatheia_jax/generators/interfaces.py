@@ -65,9 +65,12 @@ class FaceGenerator(Protocol):
     """Frozen talking-face generator, split where the content synchronizer and the style disentangler enter."""
 
     name: str
+    version: int  # as a speech generator's
     fps: int
     content_dim: int  # width of C_video
     style_dim: int  # width of S_video
+    on_device: bool  # whether its networks want the accelerator: then it has `prepare` (frames of a clip -> what
+    # `styles` takes, many at once), `identity`, and `style_frames`, how many frames on end a style is read from
 
     def content(self, audio: np.ndarray, sample_rate: int, phonemes: np.ndarray, phoneme_frames: np.ndarray):
         """Gold C_video: float32 [F, content_dim], F = `video_frame_count(phoneme_frames)`."""

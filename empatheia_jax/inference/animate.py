@@ -76,4 +76,4 @@ def _style(face: DreamTalkFace, style: Path | None) -> np.ndarray:
         return face.no_style()
     if Path(style).suffix in CLIPS:
         return face.style_of(read_style(Path(style)))
-    return face.style(read_video(style)[: face.config.style_frames])
+    return face.style(read_video(style, first=face.style_frames))

@@ -46,6 +46,7 @@ class Request:
     speech_generator: str | None = None
     speech_weights: Path | None = None
     face_generator: str | None = None
+    face_weights: Path | None = None
     content_source: str | None = None
     face_size: int = 256
 
@@ -130,10 +131,12 @@ def _sound_of(utterance: Utterance, notes: list[str]) -> Path | None:
     return None
 
 
-def choose_portrait(request: Request, profile: Profile, notes: list[str]) -> tuple[Portrait, int | None]:
-    """Who is shown: the avatar of the profile, with the colours of a given portrait; and the avatar's number.
+def choose_portrait(
+    request: Request, profile: Profile, notes: list[str], face: str = "classical"
+) -> tuple[Portrait, int | None]:
+    """Who is shown: the avatar of the profile, or a given portrait; and the avatar's number, None with a portrait.
 
-    With a portrait the number is None.
+    `face` is the name of the generator: the drawn one takes a portrait's colours, dreamtalk the picture.
 
     Raises:
       RespondError: a portrait without consent. PortraitError: not a picture, or no face in it.
@@ -153,7 +156,8 @@ def choose_portrait(request: Request, profile: Profile, notes: list[str]) -> tup
     except PortraitError as error:
         raise PortraitError(f"{request.portrait}: {error}") from error
     notes += said
-    return Portrait(appearance=appearance), None
+    # A face generator that draws photographs takes the picture itself.
+    return Portrait(image=picture if face == "dreamtalk" else None, appearance=appearance), None
 
 
 def respond(request: Request) -> dict:
@@ -177,8 +181,8 @@ def respond(request: Request) -> dict:
     if request.profile is not None:
         example = dataclasses.replace(example, listener_profile=request.profile)
     features = encode_media(example, config, notes)
-    portrait_check = choose_portrait(request, request.profile or Profile("young", "female", "mid"), [])
-    del portrait_check  # a portrait without a face fails before the model is loaded
+    # a portrait without a face fails before the model is loaded
+    choose_portrait(request, request.profile or Profile("young", "female", "mid"), [])
     mark("encode")
     engine = Engine(request.run, generators=config.generators)
     if engine.widths is None:
@@ -192,7 +196,7 @@ def respond(request: Request) -> dict:
         )
     mark("reason")
     profile = request.profile or known or predicted_profile(answer)
-    portrait, avatar_id = choose_portrait(request, profile, notes)
+    portrait, avatar_id = choose_portrait(request, profile, notes, config.generators.face)
     speech, face = build_generators(config.generators, request.face_size)
     performance = perform(engine, speech, face, answer, portrait, config.generators.content_source)
     if performance.content_source != config.generators.content_source:
@@ -226,6 +230,7 @@ def _generators(request: Request, config: Config):
     changes = {
         "speech": request.speech_generator,
         "speech_weights": str(request.speech_weights or ""),
+        "face_weights": str(request.face_weights or ""),
         "face": request.face_generator,
         "content_source": request.content_source,
     }

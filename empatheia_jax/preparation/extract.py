@@ -41,7 +41,8 @@ from empatheia_jax.preparation.progress import Progress
 SHARD_UTTERANCES = 32
 LARGE_SHARD_UTTERANCES = 256  # from LARGE_DATA utterances on: fewer files
 LARGE_DATA = 20_000
-HEARD, PREPARED = "heard", "prepared"  # a listener's recording on its way to `performed`: samples, and `prepare`'s
+# A listener's recording on its way to `performed`: samples, and what the generators' `prepare` made of sound and frames
+HEARD, PREPARED, CLIP = "heard", "prepared", "clip"
 
 
 class ExtractError(ValueError):
@@ -73,7 +74,7 @@ class Extractor:
         """The record's arrays, and what was rejected: [{key, modality, file, error}].
 
         For an encoder `on_device`, "audio" or "video" is what its `preprocess` gave: `encoded` is yet to come. For a
-        speech generator `on_device` there are `HEARD` and `PREPARED` instead of golds: `performed` is.
+        generator `on_device` there are `HEARD`, `PREPARED` or `CLIP` in the place of its golds: `performed` is.
         """
         arrays: dict[str, np.ndarray] = {}
         rejected: list[dict] = []
@@ -93,7 +94,10 @@ class Extractor:
                 wanted = self.encoders["video"].feature_shape[0] if job.text is None else STYLE_FRAMES
                 frames = read_video(job.video, count=wanted, max_side=MAX_SIDE, **self.limits)
                 arrays["video"] = self._prepared("video", frames)
-                if job.text is not None:
+                if job.text is not None and self.face.on_device:
+                    clip = read_video(job.video, first=self.face.style_frames, max_side=MAX_SIDE, **self.limits)
+                    arrays[CLIP] = self.face.prepare(clip)
+                elif job.text is not None:
                     arrays["style_video"] = self.face.style(frames)
         if job.text is not None and "audio" in arrays:
             with attempt("gold", job.audio):
@@ -116,13 +120,15 @@ class Extractor:
         if self.speech.on_device:
             return {"phonemes": phonemes, HEARD: audio, PREPARED: self.speech.prepare(audio, rate)}
         phoneme_frames = self.speech.align(audio, rate, phonemes)
-        return {
+        golds = {
             "phonemes": phonemes,
             "phoneme_frames": phoneme_frames,
             "content_speech": self.speech.content(phonemes),
             "style_speech": self.speech.style(audio, rate, phonemes),
-            "content_video": self.face.content(audio, rate, phonemes, phoneme_frames),
         }
+        if self.face.on_device:
+            return golds | {HEARD: audio}
+        return golds | {"content_video": self.face.content(audio, rate, phonemes, phoneme_frames)}
 
 
 # One shard, in a worker -----------------------------------------------------------------------------------------------
@@ -195,28 +201,35 @@ def encoded(records: list[tuple[str, dict]], encoders: Mapping[str, ModalityEnco
 def performed(
     records: list[tuple[str, dict]], speech, face, notes: dict, on_error: str
 ) -> list[tuple[str, dict]]:  # fmt: skip
-    """Records with `HEARD` and `PREPARED` -> with golds, by a speech generator that is `on_device`.
+    """Records with `HEARD`, `PREPARED` or `CLIP` -> with golds, by the generators that are `on_device`.
 
     What cannot be had of one is rejected in `notes`, as in a worker.
     """
     records = [(key, dict(arrays)) for key, arrays in records]
-    waiting = [(key, arrays) for key, arrays in records if PREPARED in arrays]
-    heard = [arrays.pop(HEARD) for _, arrays in waiting]
-    golds = speech.golds(
-        [arrays.pop(PREPARED) for _, arrays in waiting], [arrays["phonemes"] for _, arrays in waiting],
-        [len(audio) / speech.sample_rate for audio in heard],
-    )  # fmt: skip
-    for (key, arrays), audio, gold in zip(waiting, heard, golds, strict=True):
+    clips = [arrays for _, arrays in records if CLIP in arrays]
+    if clips:
+        for arrays, style in zip(clips, face.styles([arrays.pop(CLIP) for arrays in clips]), strict=True):
+            arrays["style_video"] = style
+    heard = [(key, arrays, arrays.pop(HEARD)) for key, arrays in records if HEARD in arrays]
+    if speech.on_device and heard:
+        golds = speech.golds(
+            [arrays.pop(PREPARED) for _, arrays, _ in heard], [arrays["phonemes"] for _, arrays, _ in heard],
+            [len(audio) / speech.sample_rate for _, _, audio in heard],
+        )  # fmt: skip
+        for (_, arrays, _), gold in zip(heard, golds, strict=True):
+            arrays |= gold
+    for key, arrays, audio in heard:
         try:
-            content = face.content(audio, speech.sample_rate, arrays["phonemes"], gold["phoneme_frames"])
+            arrays["content_video"] = face.content(
+                audio, speech.sample_rate, arrays["phonemes"], arrays["phoneme_frames"]
+            )
         except ValueError as error:
-            del arrays["phonemes"]
+            for name in ("phonemes", "phoneme_frames", "content_speech", "style_speech"):
+                del arrays[name]
             notes["counts"]["gold"] -= 1
             notes["rejected"].append({"key": key, "modality": "gold", "file": "", "error": str(error)})
             if on_error == "stop":
                 raise ExtractError(f"{key}: {error} (go on without it: --on-error skip)") from error
-            continue
-        arrays |= gold | {"content_video": content}
     return records
 
 
@@ -345,13 +358,13 @@ def _run(
 ) -> Iterator[tuple[int, dict]]:
     """Write shards, in this process or in workers; yields (index, notes) as they are done, in any order."""
     encoders, (speech, face) = build_encoders(config.encoders), build_generators(config.generators)
-    if not speech.on_device and not any(encoder.on_device for encoder in encoders.values()):
+    if not any(one.on_device for one in (speech, face, *encoders.values())):
         calls = {index: (_write_shard, directory, index, jobs, on_error) for index, jobs in shards.items()}
         yield from _done(config, calls, workers)
         return
     for index, (records, notes) in _done(config, {i: (_read_shard, s, on_error) for i, s in shards.items()}, workers):
         records = encoded(records, encoders)
-        if speech.on_device:
+        if speech.on_device or face.on_device:
             records = performed(records, speech, face, notes, on_error)
         write_shard(directory, index, records, notes)
         yield index, notes

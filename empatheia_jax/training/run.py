@@ -39,6 +39,8 @@ from empatheia_jax.training.stop import Stop
 from empatheia_jax.training.whiten import whiten
 from empatheia_jax.weights import is_weights, read_facts
 
+FACE_PARTS = ("denoiser", "wav2vec", "face3d")  # of DreamTalk's folder, on which its golds depend
+
 
 def check_workdir(folder: Path, config: Config, resume: bool, stages: list[Stage]) -> None:
     """See that the run's folder is unused, or that a resumed run keeps its config, and that there is a base to tune.
@@ -125,10 +127,13 @@ def open_store(folder: Path, config: Config) -> FeatureStore:
       StoreError: none there, incomplete, damaged, or made by other encoders or generators than the config's.
     """
     generators = config.generators
-    weights = ""
+    speech, face = {"name": generators.speech}, {"name": generators.face}
     if generators.speech_weights and is_weights(generators.speech_weights):
-        weights = read_facts(generators.speech_weights)["sha256"]
-    expected = expected_settings(build_encoders(config.encoders), generators.speech, generators.face, weights)
+        speech["weights"] = read_facts(generators.speech_weights)["sha256"]
+    for part in FACE_PARTS if generators.face_weights else ():
+        if is_weights(folder := Path(generators.face_weights) / part):
+            face[f"weights_{part}"] = read_facts(folder)["sha256"]
+    expected = expected_settings(build_encoders(config.encoders), speech, face)
     return FeatureStore(Path(config.data.features or folder / "features"), expected)
 
 

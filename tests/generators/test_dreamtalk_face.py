@@ -1,13 +1,10 @@
 """DreamTalk as a face: warping as torch's, cutting changes nothing, sound and picture together, bad input refused."""
 
-import functools
 import json
 
 import cv2
-import jax
 import numpy as np
 import pytest
-from small import FAST
 from small_dreamtalk import write_weights
 
 from empatheia_jax.cli import animate as command
@@ -20,13 +17,7 @@ from empatheia_jax.generators.dreamtalk.face import DreamTalkFace
 from empatheia_jax.generators.interfaces import Portrait
 from empatheia_jax.inference.avatars import avatar
 
-
-@pytest.fixture(scope="module", autouse=True)
-def compiled_quickly():
-    """Networks this small take longer to compile than to run."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("jax.jit", functools.partial(jax.jit, compiler_options=FAST))
-        yield
+pytestmark = pytest.mark.usefixtures("compiled_quickly")
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,5 @@
 """StyleTTS 2 in batches and as a speech generator: padding changes nothing, any text is sound or one clear error."""
 
-import functools
 import json
 
 import jax
@@ -20,6 +19,8 @@ from empatheia_jax.generators.styletts2.script import read_script
 from empatheia_jax.generators.styletts2.stages import bucket
 from empatheia_jax.generators.styletts2.voice import StyleTTS2Speech, stretched
 from empatheia_jax.weights import save_weights
+
+pytestmark = pytest.mark.usefixtures("compiled_quickly")
 
 
 @pytest.fixture(scope="module", params=["hifigan", pytest.param("istftnet", marks=pytest.mark.slow)])
@@ -106,14 +107,6 @@ def test_phases_stay_exact_over_minutes():
 
 
 # As a generator -------------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module", autouse=True)
-def compiled_quickly():
-    """Networks this small take longer to compile than to run."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("jax.jit", functools.partial(jax.jit, compiler_options=FAST))
-        yield
 
 
 @pytest.fixture(scope="module")

@@ -1,7 +1,6 @@
 """Extraction of a small released-layout corpus: what is stored, what is refused, and what a kill leaves behind."""
 
 import dataclasses
-import functools
 import json
 import os
 import random
@@ -11,11 +10,9 @@ import sys
 import time
 from pathlib import Path
 
-import jax
 import numpy as np
 import pytest
 from corpus import write_corpus
-from small import FAST
 
 from empatheia_jax.config import Config, EncoderConfig
 from empatheia_jax.data.avamerg import read_examples
@@ -241,9 +238,8 @@ def test_nothing_to_extract(corpus, tmp_path):
     assert not (tmp_path / "features").exists()
 
 
-def test_encoders_on_the_device_see_what_workers_prepared(corpus, reference, tmp_path, monkeypatch):
+def test_encoders_on_the_device_see_what_workers_prepared(corpus, reference, tmp_path, compiled_quickly):
     """HuBERT and CLIP run here, whoever decoded; the golds are the same as with other encoders."""
-    monkeypatch.setattr("jax.jit", functools.partial(jax.jit, compiler_options=FAST))
     kind = EncoderConfig(
         kind="hubert_clip", hubert="small", hubert_weights="random", clip="small", clip_weights="random"
     )

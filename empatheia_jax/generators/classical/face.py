@@ -22,6 +22,8 @@ class ClassicalFace:
     """
 
     name = "classical"
+    version = 1
+    on_device = False
     fps = VIDEO_FPS
     content_dim = len(CONTENT)
     style_dim = len(STYLE)

@@ -1,6 +1,6 @@
 """DreamTalk as a face generator (`interfaces.FaceGenerator`): content and style in, pictures of a portrait out."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -14,6 +14,7 @@ from empatheia_jax.generators.dreamtalk.motion import EXPRESSION, motion_of
 from empatheia_jax.generators.dreamtalk.networks import HEARING_RATE, Networks
 from empatheia_jax.generators.interfaces import VIDEO_FPS, Portrait, video_frame_count
 
+LOOK_EVERY = 4  # frames
 # Where the five points lie in the square of a found face, x and y down: of OpenCV's frontal cascade, on average.
 POINTS_IN_BOX = np.array([[0.32, 0.40], [0.68, 0.40], [0.50, 0.58], [0.36, 0.76], [0.64, 0.76]])
 
@@ -26,6 +27,8 @@ class DreamTalkFace:
 
     name = "dreamtalk"
     version = 1
+    on_device = True
+    style_frames = 64  # 2.6 s of a recording; a clip of coefficients counts up to 256
     fps = VIDEO_FPS
 
     def __init__(
@@ -65,7 +68,13 @@ class DreamTalkFace:
         Raises:
           DreamTalkError: no regressor in the weights.
         """
-        return self.style_of(self.expression(frames))
+        return self.styles([self.prepare(frames)])[0]
+
+    def styles(self, prepared: Sequence[np.ndarray]) -> list[np.ndarray]:
+        """`style` of many clips of aligned faces uint8 [n, 224, 224, 3]."""
+        found = self.networks.coefficients(np.concatenate(prepared))[:, EXPRESSION]
+        ends = np.cumsum([len(faces) for faces in prepared])[:-1]
+        return [self.style_of(expression) for expression in np.split(found, ends)]
 
     def style_of(self, expression: np.ndarray) -> np.ndarray:
         """Style code [256] of a clip's expression coefficients [n, 64].
@@ -85,20 +94,21 @@ class DreamTalkFace:
         """Code [256] of a face that does as it likes: upstream's null clip."""
         return self.networks.style(np.zeros((self.config.style_frames, self.config.expression_dim), np.float32))
 
-    def expression(self, frames: np.ndarray) -> np.ndarray:
-        """Expression coefficients [F, 64] of a face video: each frame aligned by its face, read by the regressor.
+    def prepare(self, frames: np.ndarray) -> np.ndarray:
+        """Frames uint8 [F, h, w, 3] -> faces cut out and aligned, uint8 [F, 224, 224, 3]; needs no weights, no device.
 
-        A frame without a face is aligned as the one before; without any, as if a face filled it.
+        The face is looked for in every fourth frame and stands still in between. Where there is none it stands where
+        it was; without any, as if it filled the frame.
         """
         height, width = frames.shape[1:3]
         points, aligned = alignment.fallback_points(width, height), []
-        for frame in frames:
-            found = find_faces(frame)
+        for number, frame in enumerate(frames):
+            found = find_faces(frame) if number % LOOK_EVERY == 0 else []
             if found:
                 corner = np.array([found[0].left, found[0].top])
                 points = (corner + POINTS_IN_BOX * found[0].side) * [1, -1] + [0, height - 1]
             aligned.append(alignment.align(frame, points).image)
-        return self.networks.coefficients(np.stack(aligned))[:, EXPRESSION]
+        return np.stack(aligned)
 
     def animate(self, content: np.ndarray, style: np.ndarray, portrait: Portrait) -> np.ndarray:
         """C_video [F, 11 * 256] and S_video [256] -> frames uint8 [F, 256, 256, 3] RGB.

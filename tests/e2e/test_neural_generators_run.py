@@ -1,4 +1,4 @@
-"""A run whose latents speak to StyleTTS 2: golds, stages, answers performed; other weights are refused."""
+"""A run whose latents speak to StyleTTS 2 and DreamTalk: golds, stages, answers; other weights are refused."""
 
 import dataclasses
 from pathlib import Path
@@ -7,12 +7,14 @@ import numpy as np
 import pytest
 from corpus import write_corpus
 from flax import nnx
+from small_dreamtalk import write_weights
 from small_styletts2 import SMALL, make
 from trainer import ALL_STAGES, Trainer
 
 from empatheia_jax.config import Config, ConfigError, GeneratorConfig
 from empatheia_jax.data.avamerg import read_examples
 from empatheia_jax.data.features import FeatureStore, StoreError
+from empatheia_jax.data.media import read_audio, read_video
 from empatheia_jax.data.prompts import parse_generated
 from empatheia_jax.generators.build import build_generators, generator_widths
 from empatheia_jax.generators.interfaces import video_frame_count
@@ -23,7 +25,9 @@ from empatheia_jax.preparation.extract import extract
 from empatheia_jax.weights import save_weights
 
 pytest.importorskip("espeakng_loader")
-SPEECH = """        generators=GeneratorConfig(speech="styletts2", speech_weights={weights!r}),
+pytestmark = pytest.mark.usefixtures("compiled_quickly")
+GENERATORS = """        generators=GeneratorConfig(speech="styletts2", speech_weights={weights!r}, face="dreamtalk",
+                                   face_weights={faces!r}),
         optim="""
 
 
@@ -35,13 +39,22 @@ def weights(tmp_path_factory, seed) -> Path:
 
 
 @pytest.fixture(scope="module")
+def faces(tmp_path_factory, seed) -> Path:
+    return write_weights(tmp_path_factory.mktemp("dreamtalk") / "weights", seed)
+
+
+@pytest.fixture(scope="module")
 def corpus(tmp_path_factory) -> Path:
     return write_corpus(tmp_path_factory.mktemp("corpus"))
 
 
 @pytest.fixture(scope="module")
-def config(weights) -> Config:
-    return Config(generators=GeneratorConfig(speech="styletts2", speech_weights=str(weights)))
+def config(weights, faces) -> Config:
+    return Config(
+        generators=GeneratorConfig(
+            speech="styletts2", speech_weights=str(weights), face="dreamtalk", face_weights=str(faces)
+        )
+    )
 
 
 @pytest.fixture(scope="module")
@@ -51,9 +64,9 @@ def store(config, corpus) -> FeatureStore:
     return FeatureStore(corpus / "features")
 
 
-def test_golds_are_the_generators_own_words_on_its_recordings(config, corpus, store, weights):
+def test_golds_are_the_generators_own_words_on_its_recordings(config, corpus, store):
     speech, face = build_generators(config.generators)
-    (content_dim, style_dim), _ = generator_widths(config.generators)
+    (content_dim, style_dim), (video_dim, face_style_dim) = generator_widths(config.generators)
     assert store.settings["speech"] == {
         "name": "styletts2", "content_dim": content_dim, "style_dim": style_dim, "version": 1,
         "weights": speech.stages.sha256,
@@ -66,6 +79,28 @@ def test_golds_are_the_generators_own_words_on_its_recordings(config, corpus, st
     assert np.abs(gold["content_speech"] - content).max() <= 2e-3 * np.abs(content).max()  # stored as float16
     assert gold["style_speech"].shape == (style_dim,)
     assert gold["phoneme_frames"].sum() == 40  # a second
+    frames = video_frame_count(gold["phoneme_frames"])
+    assert gold["content_video"].shape == (frames, face.content_dim) and face.content_dim == video_dim
+    sound = read_audio(example.response.audio, speech.sample_rate)
+    heard = face.content(sound, speech.sample_rate, ids, gold["phoneme_frames"])
+    assert np.abs(gold["content_video"] - heard).max() <= 2e-3 * np.abs(heard).max()
+    seen = face.style(read_video(example.response.video, first=face.style_frames))
+    assert seen.shape == (face_style_dim,)
+    assert np.abs(gold["style_video"] - seen).max() <= 5e-3 * np.abs(seen).max()
+    assert store.settings["face"]["weights_denoiser"] == face.networks.sha256("denoiser")
+
+
+@pytest.mark.slow
+def test_each_may_stand_beside_a_classical_one(config, corpus, tmp_path):
+    """Golds of the classical voice are those beside the classical face, and are there beside DreamTalk."""
+    voice = dataclasses.replace(config, generators=dataclasses.replace(config.generators, speech="classical",
+                                                                       speech_weights=""))  # fmt: skip
+    counts = extract(voice, corpus, tmp_path / "features", workers=1, progress=False)
+    assert counts["gold"] == 10 and counts["rejected"] == 0
+    speech, face = build_generators(voice.generators)
+    example = read_examples(corpus, "train")[0][0]
+    gold = FeatureStore(tmp_path / "features")[example.utterance_key(example.response)]
+    np.testing.assert_allclose(gold["content_speech"], speech.content(gold["phonemes"]), atol=2e-3)
     assert gold["content_video"].shape == (video_frame_count(gold["phoneme_frames"]), face.content_dim)
 
 
@@ -75,17 +110,23 @@ def test_settings_that_do_not_fit_are_refused(weights, tmp_path):
         (GeneratorConfig(speech_weights=str(weights)), "has no weights"),
         (GeneratorConfig(style_refine="diffusion"), "no diffusion"),
         (GeneratorConfig(speech="torch"), "'classical' and 'styletts2'"),
+        (GeneratorConfig(face="dreamtalk"), "face_weights is empty"),
+        (GeneratorConfig(face_weights=str(weights)), "has no weights"),
+        (GeneratorConfig(face="torch"), "'classical' and 'dreamtalk'"),
     ):
         with pytest.raises(ConfigError, match=says):
             build_generators(generators)
     with pytest.raises(ValueError, match="no converted weights"):
         build_generators(GeneratorConfig(speech="styletts2", speech_weights=str(tmp_path)))
+    with pytest.raises(ValueError, match="no denoiser in it"):
+        build_generators(GeneratorConfig(face="dreamtalk", face_weights=str(tmp_path)))
 
 
 @pytest.mark.slow
-def test_latents_trained_on_it_are_spoken_by_it(corpus, store, weights, tmp_path, seed):
+def test_latents_trained_on_them_are_performed_by_them(corpus, store, weights, faces, tmp_path, seed):
     trainer = Trainer(tmp_path, ALL_STAGES)
-    text = ALL_STAGES.replace("        optim=", SPEECH).replace("{weights!r}", repr(str(weights)))
+    text = ALL_STAGES.replace("        optim=", GENERATORS)
+    text = text.replace("{weights!r}", repr(str(weights))).replace("{faces!r}", repr(str(faces)))
     trainer.config.write_text(text.format(path=str(corpus)))
     code, _, err = trainer.finish(trainer.start("run"))
     assert code == 0, err
@@ -97,13 +138,14 @@ def test_latents_trained_on_it_are_spoken_by_it(corpus, store, weights, tmp_path
     said = parse_generated("Response: I saw the river again.")
     states = np.random.default_rng(seed).normal(size=(6, engine.config.llm.width)).astype(np.float32)
     answer = dataclasses.replace(answer, response_states=states, parsed=dataclasses.replace(said, response="I saw it."))
-    assert answer.style_speech.shape == (speech.style_dim,)
+    assert answer.style_speech.shape == (speech.style_dim,) and answer.style_video.shape == (face.style_dim,)
     portrait = choose_avatar(example.listener_profile).portrait
     for source in ("generator", "synchronizer"):
         performance = perform(engine, speech, face, answer, portrait, source)
         audio = performance.speech.audio
         assert len(audio) == 600 * performance.speech.phoneme_frames.sum() and np.abs(audio).max() > 0
         assert len(performance.frames) == video_frame_count(performance.speech.phoneme_frames)
+        assert performance.frames.shape[1:] == (face.size, face.size, 3)
         assert (performance.agreement is None) == (source == "generator")
     other = tmp_path / "other"
     save_weights(other, SMALL, nnx.state(make(SMALL, seed + 1)))
@@ -111,4 +153,11 @@ def test_latents_trained_on_it_are_spoken_by_it(corpus, store, weights, tmp_path
         Engine(
             tmp_path / "run",
             generators=dataclasses.replace(engine.config.generators, speech_weights=str(other)),
+        )
+    with pytest.raises(StoreError, match=r"face\.weights_denoiser"):
+        Engine(
+            tmp_path / "run",
+            generators=dataclasses.replace(
+                engine.config.generators, face_weights=str(write_weights(tmp_path / "faces", seed + 1))
+            ),
         )
