@@ -16,6 +16,8 @@ from empatheia_jax.encoders.hubert import Hubert, HubertConfig
 from empatheia_jax.encoders.hubert_audio import HubertAudio, segment_means
 from empatheia_jax.weights import save_weights
 
+pytestmark = pytest.mark.usefixtures("compiled_quickly")
+
 HUBERT = HubertConfig.tiny()
 CLIP = ClipVisionConfig.tiny()
 RANDOM = EncoderConfig(kind="hubert_clip", hubert="small", hubert_weights="random", clip="small", clip_weights="random")

@@ -23,6 +23,8 @@ from empatheia_jax.inference.perform import content_of
 from empatheia_jax.llm.cache import chunk_positions, empty_cache
 from empatheia_jax.llm.decode import Generated
 
+pytestmark = pytest.mark.usefixtures("compiled_quickly")
+
 CONFIG = small_config()
 EXAMPLES = make_examples(3)
 TOKENIZER = make_tokenizer()

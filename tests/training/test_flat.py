@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import pytest
 from small import make_model, small_config
 
 from empatheia_jax.config import OptimConfig, StageConfig
@@ -12,7 +13,10 @@ from empatheia_jax.training.optim import decay_mask, optimizer
 from empatheia_jax.training.stages import stage
 from empatheia_jax.training.step import split
 
+pytestmark = pytest.mark.usefixtures("compiled_quickly")
 
+
+@pytest.mark.slow
 def test_there_and_back_and_the_optimizers_state_too():
     config = small_config()
     _, tree, _ = split(make_model(config), stage(4, config))
