@@ -3,6 +3,7 @@
 Our modules bear upstream's names (`torch_layers`).
 """
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -27,6 +28,7 @@ HARMLESS = (
     r"bert\.pooler\.(weight|bias)",  # unused; `check` sees that they are what they should be
     r"diffusion\.unet\..*",  # the denoiser a second time; `check` compares
 )
+_CHANNEL_NORM = re.compile(r"text_encoder\.cnn\.\d+\.1\.")
 _RENAMED = (
     ("bert.layer.", "bert.encoder.albert_layer_groups.0.albert_layers.0."),
     ("bert.embedding_hidden_mapping_in.", "bert.encoder.embedding_hidden_mapping_in."),
@@ -44,7 +46,15 @@ def rules(config: StyleTTS2Config, prefix: str = "") -> list[Rule]:
     def renamed(name: str) -> str:
         return next((new + name.removeprefix(old) for old, new in _RENAMED if name.startswith(old)), name)
 
-    return rules_of(NETWORK, config, renamed)
+    return [rule for rule in rules_of(NETWORK, config, renamed) if _spelt(rule.source)]
+
+
+def _spelt(name: str | tuple[str, ...]) -> bool:
+    """The text encoder's norms have gamma and beta, all others weight and bias: the other spelling is no tensor's."""
+    if not isinstance(name, str):
+        return True
+    wrong = ("weight", "bias") if _CHANNEL_NORM.match(name) else ("gamma", "beta")
+    return not name.endswith(tuple(f".{leaf}" for leaf in wrong))
 
 
 def check(config: StyleTTS2Config, tensors: Mapping[str, Tensor]) -> list[str]:
