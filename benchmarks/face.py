@@ -44,7 +44,7 @@ import numpy as np  # noqa: E402
 from regenerated import tensors  # noqa: E402
 
 from converters.dreamtalk import PARTS  # noqa: E402
-from converters.readers import Tensor  # noqa: E402
+from converters.readers import in_memory  # noqa: E402
 from converters.rules import fit  # noqa: E402
 from converters.source import network_of  # noqa: E402
 from empatheia_jax.generators.dreamtalk.content_encoder import window_rows  # noqa: E402
@@ -60,8 +60,7 @@ def write(folder: Path) -> None:
     """The denoiser and the renderer as `python -m converters dreamtalk` writes them."""
     for name in ("denoiser", "renderer"):
         table = PARTS[name]
-        arrays = tensors(table.MANIFEST)
-        read = {n: Tensor(a.shape, a.dtype, Path(name), i, lambda a=a: a) for i, (n, a) in enumerate(arrays.items())}
+        read = in_memory(tensors(table.MANIFEST))
         shapes = network_of(table.NETWORK, table.CONFIG)[1]
         fits = fit(table.rules(table.CONFIG), slots(shapes), read, table.HARMLESS, table.check(table.CONFIG, read))
         save_weights(folder / name, table.CONFIG, filled(shapes, {one.name: one.read(read) for one in fits}))

@@ -94,14 +94,11 @@ def draw_weights(folder: Path, kind: str, peer) -> None:
 def converted(arrays: dict[str, np.ndarray], config, shapes) -> dict:
     """As `python -m converters styletts2` would read them from a file."""
     from converters import styletts2
-    from converters.readers import Tensor
+    from converters.readers import in_memory
     from converters.rules import fit
     from empatheia_jax.weights import slots
 
-    tensors = {
-        name: Tensor(array.shape, array.dtype, Path("peer"), index, lambda array=array: array)
-        for index, (name, array) in enumerate(arrays.items())
-    }
+    tensors = in_memory(arrays)
     problems = styletts2.check(config, tensors)
     fits = fit(styletts2.rules(config), slots(shapes), tensors, styletts2.HARMLESS, problems)
     return {one.name: one.read(tensors) for one in fits}

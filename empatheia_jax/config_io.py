@@ -9,7 +9,7 @@ from pathlib import Path
 import tyro
 
 from empatheia_jax.config import Config, ConfigError, LlamaConfig
-from empatheia_jax.weights import read_facts
+from empatheia_jax.weights import architecture_of
 
 
 def load_config(path: str, overrides: list[str] | None = None) -> Config:
@@ -41,8 +41,8 @@ def llm_of(base: str | Path, **settings) -> LlamaConfig:
     Raises:
       CheckpointError: no converted base there. ConfigError: it is no Llama.
     """
-    found = dict(read_facts(Path(base))["architecture"])
-    if (family := found.pop("family")) != LlamaConfig.__name__:
+    family, found = architecture_of(Path(base))
+    if family != LlamaConfig.__name__:
         raise ConfigError(f"{base}: weights of a {family}, not an LLM")
     return _build(LlamaConfig, found | settings, str(base))
 

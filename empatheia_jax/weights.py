@@ -65,6 +65,21 @@ def read_facts(folder: Path) -> dict:
     return json.loads((folder / "config.json").read_text())
 
 
+def architecture_of(folder: Path) -> tuple[str, dict]:
+    """(name of the config's class, its fields) of a finished folder: what `architecture` was given.
+
+    Raises:
+      CheckpointError: no finished weights there.
+    """
+    fields = {name: tuples(value) for name, value in read_facts(Path(folder))["architecture"].items()}
+    return fields.pop("family"), fields
+
+
+def tuples(value):
+    """A value that JSON or YAML gave with its lists, nested ones too, as tuples."""
+    return tuple(map(tuples, value)) if isinstance(value, list) else value
+
+
 def read_index(folder: Path) -> dict[str, dict]:
     """params/index.json of a finished folder.
 

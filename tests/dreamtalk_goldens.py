@@ -1,15 +1,15 @@
 """DreamTalk's networks under the goldens' regenerable weights, through the converters' own tables."""
 
-import importlib.util
 import json
 from pathlib import Path
 
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from golden_weights import recipe
 
 from converters import dreamtalk
-from converters.readers import Tensor
+from converters.readers import Tensor, in_memory
 from converters.rules import fit
 from converters.source import network_of
 from empatheia_jax.states import filled, named
@@ -20,16 +20,10 @@ FOLDERS = ("dreamtalk_synthetic", "dreamtalk")
 
 def tensors_of(goldens: Path, folder: Path, part: str, salt: str) -> dict[str, Tensor]:
     """What the published file of a part ("denoiser", "renderer", "face3d") holds, as a reader would give it."""
-    spec = importlib.util.spec_from_file_location("golden_weights", goldens / "weights.py")
-    weights = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(weights)
     manifest = json.loads((folder / f"manifest_{dreamtalk.PARTS[part].MANIFEST}.json").read_text())
-    arrays = weights.fill(manifest["tensors"], salt=salt)
+    arrays = recipe(goldens).fill(manifest["tensors"], salt=salt)
     arrays |= {name: np.zeros(shape, dtype) for name, shape, dtype, *_ in manifest["buffers"]}
-    return {
-        name: Tensor(array.shape, array.dtype, Path("goldens"), index, lambda array=array: array)
-        for index, (name, array) in enumerate(arrays.items())
-    }
+    return in_memory(arrays)
 
 
 def build(goldens: Path, folder: Path, part: str, salt: str) -> nnx.Module:

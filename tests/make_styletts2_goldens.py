@@ -9,7 +9,6 @@ ones' but for the salt.
 """
 
 import argparse
-import importlib.util
 import json
 import shutil
 import sys
@@ -18,6 +17,7 @@ from unittest import mock
 
 import numpy as np
 import torch
+from golden_weights import recipe
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
@@ -45,9 +45,7 @@ class Maker:
     def __init__(self, repo: Path, kind: str, salt: str, seed: int):
         self.kind, self.seed, self.rng = kind, seed, np.random.default_rng(seed)
         self.manifest = json.loads((COMMITTED / "styletts2" / f"manifest_{kind}.json").read_text())
-        spec = importlib.util.spec_from_file_location("golden_weights", COMMITTED / "weights.py")
-        weights = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(weights)
+        weights = recipe(COMMITTED)
         self.peer = Original(repo, kind)
         self.nets = self.peer.nets
         for name, net in self.nets.items():

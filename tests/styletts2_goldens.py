@@ -1,15 +1,15 @@
 """StyleTTS 2 under the goldens' regenerable weights, through the converter's own table."""
 
-import importlib.util
 import json
 from pathlib import Path
 
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from golden_weights import recipe
 
 from converters import styletts2
-from converters.readers import Tensor
+from converters.readers import in_memory
 from converters.rules import fit
 from converters.source import network_of
 from empatheia_jax.generators.styletts2.model import StyleTTS2
@@ -19,9 +19,7 @@ from empatheia_jax.weights import slots
 
 def state_dict(goldens: Path, manifest: dict) -> dict[str, np.ndarray]:
     """{"bert.embeddings...": array}: what the published file holds, less what only trains and less "module."."""
-    spec = importlib.util.spec_from_file_location("golden_weights", goldens / "weights.py")
-    weights = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(weights)
+    weights = recipe(goldens)
     found = {}
     for network, entries in manifest["net"].items():
         if network not in manifest["training_only"]:
@@ -30,19 +28,11 @@ def state_dict(goldens: Path, manifest: dict) -> dict[str, np.ndarray]:
     return found
 
 
-def tensors_of(arrays: dict[str, np.ndarray]) -> dict[str, Tensor]:
-    """As a reader would give them."""
-    return {
-        name: Tensor(array.shape, array.dtype, Path("goldens"), index, lambda array=array: array)
-        for index, (name, array) in enumerate(arrays.items())
-    }
-
-
 def build(goldens: Path, name: str) -> tuple[StyleTTS2, dict]:
     """(the model, its manifest) of "libritts" or "ljspeech"; every tensor is used or known."""
     manifest = json.loads((goldens / "styletts2" / f"manifest_{name}.json").read_text())
     config = styletts2.config_of({"model_params": manifest["model_params"]})
-    tensors = tensors_of(state_dict(goldens, manifest))
+    tensors = in_memory(state_dict(goldens, manifest))
     graphdef, shapes = network_of(StyleTTS2, config)
     problems = styletts2.check(config, tensors)
     fits = fit(styletts2.rules(config), slots(shapes), tensors, styletts2.HARMLESS, problems)

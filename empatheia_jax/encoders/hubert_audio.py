@@ -47,8 +47,7 @@ class HubertAudio:
         Raises:
           EncoderError: when `media` is not a non-empty vector of finite floats.
         """
-        media = checked_audio(media).astype(np.float32)
-        scaled = (media - media.mean()) / np.sqrt(media.var() + 1e-7)
+        scaled = normalised(checked_audio(media).astype(np.float32))
         return np.pad(scaled, (0, max(0, self._shortest - len(scaled))))
 
     def encode(self, batch: Sequence[np.ndarray]) -> np.ndarray:
@@ -60,7 +59,7 @@ class HubertAudio:
         features = np.empty((len(batch), *self.feature_shape), np.float32)
         by_length: dict[int, list[int]] = {}
         for place, waveform in enumerate(batch):
-            by_length.setdefault(_padded(len(waveform)), []).append(place)
+            by_length.setdefault(padded_samples(len(waveform)), []).append(place)
         for length, places in by_length.items():
             most = max(1, BATCH_SECONDS * SAMPLE_RATE // length)
             for start in range(0, len(places), most):
@@ -96,7 +95,13 @@ class HubertAudio:
         return samples
 
 
-def _padded(samples: int) -> int:
+def normalised(audio: np.ndarray) -> np.ndarray:
+    """A recording float32 [samples] with zero mean and unit variance, as HuBERT and wav2vec 2.0 are given it."""
+    return (audio - audio.mean()) / np.sqrt(audio.var() + 1e-7)
+
+
+def padded_samples(samples: int) -> int:
+    """How long a recording at 16 kHz is made: the next power of two seconds."""
     return SAMPLE_RATE * power_of_two(-(-samples // SAMPLE_RATE))
 
 

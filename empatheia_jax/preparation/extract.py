@@ -15,7 +15,7 @@ import multiprocessing
 import os
 import threading
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
@@ -34,15 +34,14 @@ from empatheia_jax.data.features import (
 )
 from empatheia_jax.data.media import read_audio, read_video
 from empatheia_jax.data.schema import RecordError
-from empatheia_jax.encoders import ModalityEncoder, build_encoders
+from empatheia_jax.encoders import build_encoders
 from empatheia_jax.generators.build import build_generators
+from empatheia_jax.preparation.on_device import CLIP, HEARD, PREPARED, encoded, performed
 from empatheia_jax.preparation.progress import Progress
 
 SHARD_UTTERANCES = 32
 LARGE_SHARD_UTTERANCES = 256  # from LARGE_DATA utterances on: fewer files
 LARGE_DATA = 20_000
-# A listener's recording on its way to `performed`: samples, and what the generators' `prepare` made of sound and frames
-HEARD, PREPARED, CLIP = "heard", "prepared", "clip"
 
 
 class ExtractError(ValueError):
@@ -157,13 +156,17 @@ def _records(jobs: list[Job], on_error: str, notes: dict) -> Iterator[tuple[str,
         missed = video.faces_missed
         arrays, bad = _extractor(job)
         counts["faces_missed"] += video.faces_missed - missed
-        if bad and on_error == "stop":
-            raise ExtractError(f"{bad[0]['key']}: {bad[0]['error']} (go on without it: --on-error skip)")
+        _stop_at(bad, on_error)
         notes["rejected"].extend(bad)
         counts.update({"utterances": 1, "records": bool(arrays), "gold": "phonemes" in arrays})
         counts.update({name: name in arrays for name in ("audio", "video")})
         if arrays:
             yield job.key, arrays
+
+
+def _stop_at(rejected: list[dict], on_error: str) -> None:
+    if rejected and on_error == "stop":
+        raise ExtractError(f"{rejected[0]['key']}: {rejected[0]['error']} (go on without it: --on-error skip)")
 
 
 def _empty_notes() -> dict:
@@ -181,56 +184,6 @@ def _read_shard(jobs: list[Job], on_error: str) -> tuple[list[tuple[str, dict]],
     """All of a shard but what encoders `on_device` do: (records, notes)."""
     notes = _empty_notes()
     return list(_records(jobs, on_error, notes)), notes
-
-
-# Encoders on the accelerator, in the main process ---------------------------------------------------------------------
-
-
-def encoded(records: list[tuple[str, dict]], encoders: Mapping[str, ModalityEncoder]) -> list[tuple[str, dict]]:
-    """Records whose "audio" and "video" are preprocessed -> with features, for encoders that are `on_device`."""
-    records = [(key, dict(arrays)) for key, arrays in records]
-    for modality, encoder in encoders.items():
-        having = [arrays for _, arrays in records if modality in arrays]
-        if encoder.on_device and having:
-            features = encoder.encode([arrays[modality] for arrays in having])
-            for arrays, feature in zip(having, features, strict=True):
-                arrays[modality] = feature
-    return records
-
-
-def performed(
-    records: list[tuple[str, dict]], speech, face, notes: dict, on_error: str
-) -> list[tuple[str, dict]]:  # fmt: skip
-    """Records with `HEARD`, `PREPARED` or `CLIP` -> with golds, by the generators that are `on_device`.
-
-    What cannot be had of one is rejected in `notes`, as in a worker.
-    """
-    records = [(key, dict(arrays)) for key, arrays in records]
-    clips = [arrays for _, arrays in records if CLIP in arrays]
-    if clips:
-        for arrays, style in zip(clips, face.styles([arrays.pop(CLIP) for arrays in clips]), strict=True):
-            arrays["style_video"] = style
-    heard = [(key, arrays, arrays.pop(HEARD)) for key, arrays in records if HEARD in arrays]
-    if speech.on_device and heard:
-        golds = speech.golds(
-            [arrays.pop(PREPARED) for _, arrays, _ in heard], [arrays["phonemes"] for _, arrays, _ in heard],
-            [len(audio) / speech.sample_rate for _, _, audio in heard],
-        )  # fmt: skip
-        for (_, arrays, _), gold in zip(heard, golds, strict=True):
-            arrays |= gold
-    for key, arrays, audio in heard:
-        try:
-            arrays["content_video"] = face.content(
-                audio, speech.sample_rate, arrays["phonemes"], arrays["phoneme_frames"]
-            )
-        except ValueError as error:
-            for name in ("phonemes", "phoneme_frames", "content_speech", "style_speech"):
-                del arrays[name]
-            notes["counts"]["gold"] -= 1
-            notes["rejected"].append({"key": key, "modality": "gold", "file": "", "error": str(error)})
-            if on_error == "stop":
-                raise ExtractError(f"{key}: {error} (go on without it: --on-error skip)") from error
-    return records
 
 
 # The whole data ------------------------------------------------------------------------------------------------------
@@ -273,15 +226,15 @@ def extract(
     jobs, without_media = collect_jobs(config, Path(data_path), on_error)
     size = SHARD_UTTERANCES if len(jobs) < LARGE_DATA else LARGE_SHARD_UTTERANCES
     shards = [jobs[start : start + size] for start in range(0, len(jobs), size)]
-    speech, face = build_generators(config.generators)
-    settings = store_settings(build_encoders(config.encoders), speech, face)
+    networks = build_encoders(config.encoders), *build_generators(config.generators)
+    settings = store_settings(*networks)
     writer = FeatureWriter(directory, settings, _source_hash(jobs, Path(data_path)), len(shards))
     if writer.complete:
         return dict(writer.manifest["counts"])
 
     todo = [index for index in writer.unfinished() if index % processes == process]
     with Progress(sum(len(shards[index]) for index in todo), len(jobs), progress) as line:
-        for index, notes in _run(config, directory, {i: shards[i] for i in todo}, workers, on_error):
+        for index, notes in _run(config, networks, directory, {i: shards[i] for i in todo}, workers, on_error):
             line.advance(len(shards[index]), len(notes["rejected"]))
 
     mine = [index for index in range(len(shards)) if processes == 1 or index % processes == process]
@@ -354,10 +307,13 @@ def _source_hash(jobs: list[Job], root: Path) -> str:
 
 
 def _run(
-    config: Config, directory: Path, shards: dict[int, list[Job]], workers: int, on_error: str
+    config: Config, networks: tuple, directory: Path, shards: dict[int, list[Job]], workers: int, on_error: str
 ) -> Iterator[tuple[int, dict]]:
-    """Write shards, in this process or in workers; yields (index, notes) as they are done, in any order."""
-    encoders, (speech, face) = build_encoders(config.encoders), build_generators(config.generators)
+    """Write shards, in this process or in workers; yields (index, notes) as they are done, in any order.
+
+    `networks`: encoders by modality, speech generator, face generator.
+    """
+    encoders, speech, face = networks
     if not any(one.on_device for one in (speech, face, *encoders.values())):
         calls = {index: (_write_shard, directory, index, jobs, on_error) for index, jobs in shards.items()}
         yield from _done(config, calls, workers)
@@ -365,7 +321,9 @@ def _run(
     for index, (records, notes) in _done(config, {i: (_read_shard, s, on_error) for i, s in shards.items()}, workers):
         records = encoded(records, encoders)
         if speech.on_device or face.on_device:
-            records = performed(records, speech, face, notes, on_error)
+            before = len(notes["rejected"])
+            records = performed(records, speech, face, notes)
+            _stop_at(notes["rejected"][before:], on_error)
         write_shard(directory, index, records, notes)
         yield index, notes
 

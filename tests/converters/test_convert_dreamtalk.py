@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 from dreamtalk_goldens import FOLDERS, tensors_of
+from spoil import WAYS, spoilt
 
 from converters import dreamtalk
 from converters.dreamtalk_files import convert_all
@@ -40,23 +41,14 @@ def test_the_manifest_is_used_whole(published):
 
 
 @pytest.mark.parametrize("share", [0.05, pytest.param(1.0, marks=pytest.mark.slow)])
-@pytest.mark.parametrize("how", ["dropped", "renamed", "reshaped", "added"])
+@pytest.mark.parametrize("how", WAYS)
 def test_any_one_key_spoilt_is_an_error_with_its_name(published, how, share, seed, monkeypatch):
     table, tensors = published
     monkeypatch.setattr("converters.rules.difflib.get_close_matches", lambda *_: [])  # the slow part of an error
     draws = np.random.default_rng([seed, len(how)])
     for name in draws.permutation(list(tensors))[: max(3, int(share * len(tensors)))]:
-        spoilt = dict(tensors)
-        if how == "dropped":
-            del spoilt[name]
-        elif how == "renamed":
-            spoilt[name + "x"] = spoilt.pop(name)
-        elif how == "added":
-            spoilt[name + ".more"] = spoilt[name]
-        else:
-            spoilt[name] = empty(name, (*tensors[name].shape, 2))
         with pytest.raises(ConversionError) as refused:
-            fitted(table, spoilt)
+            fitted(table, spoilt(tensors, name, how))
         assert name in str(refused.value), (how, name)
 
 

@@ -66,6 +66,14 @@ def find_faces(image: np.ndarray) -> list[Face]:
     return sorted(faces, key=lambda face: (-face.side, face.left, face.top))
 
 
+def largest_of(faces: list[Face]) -> tuple[Face, list[str]]:
+    """The first of what `find_faces` found (not nothing), and what the user should be told of the others."""
+    face = faces[0]
+    if len(faces) == 1:
+        return face, []
+    return face, [f"{len(faces)} faces in the portrait: the largest was taken, at ({face.left}, {face.top})"]
+
+
 def appearance_from_portrait(image: np.ndarray, base: Appearance | None = None) -> tuple[Appearance, list[str]]:
     """Give an appearance the skin, hair and background colours of the (largest) face in a picture.
 
@@ -79,13 +87,11 @@ def appearance_from_portrait(image: np.ndarray, base: Appearance | None = None) 
     """
     if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
         raise PortraitError(f"a portrait must be uint8 [h, w, 3] RGB, not {image.dtype} {list(image.shape)}")
-    base, notes = base or Appearance(), []
+    base = base or Appearance()
     faces = find_faces(image)
     if not faces:
         raise PortraitError("no face found in the portrait; give a frontal, well lit face that is not too small")
-    face = faces[0]
-    if len(faces) > 1:
-        notes.append(f"{len(faces)} faces in the portrait: the largest was taken, at ({face.left}, {face.top})")
+    face, notes = largest_of(faces)
     skin = _skin(image, face)
     background = _background(image, face)
     hair = _hair(image, face, skin, background)

@@ -7,7 +7,7 @@ from typing import Literal
 import librosa
 import numpy as np
 
-from empatheia_jax.generators.classical.portrait import find_faces
+from empatheia_jax.generators.classical.portrait import find_faces, largest_of
 from empatheia_jax.generators.dreamtalk import alignment, crop
 from empatheia_jax.generators.dreamtalk.errors import DreamTalkError
 from empatheia_jax.generators.dreamtalk.motion import EXPRESSION, motion_of
@@ -160,9 +160,7 @@ class DreamTalkFace:
                 f"no face found in the picture ({image.shape[1]} x {image.shape[0]} pixels); give a frontal, well lit "
                 f"face that is not too small, or a portrait of {self.size} x {self.size} that is cut already"
             )
-        face, notes = found[0], []
-        if len(found) > 1:
-            notes.append(f"{len(found)} faces in the portrait: the largest was taken, at ({face.left}, {face.top})")
+        face, notes = largest_of(found)
         box = face.left, face.top, face.left + face.side, face.top + face.side
         return crop.portrait(image, box, self.size), notes
 

@@ -12,6 +12,8 @@ import jax
 import numpy as np
 
 from empatheia_jax.encoders.hubert import Hubert, HubertConfig
+from empatheia_jax.encoders.hubert_audio import SAMPLE_RATE as HEARING_RATE
+from empatheia_jax.encoders.hubert_audio import normalised, padded_samples
 from empatheia_jax.frozen import FrozenNetwork, power_of_two
 from empatheia_jax.generators.dreamtalk import sampler
 from empatheia_jax.generators.dreamtalk.config import DreamTalkConfig, Face3DConfig, RendererConfig
@@ -21,13 +23,12 @@ from empatheia_jax.generators.dreamtalk.errors import DreamTalkError
 from empatheia_jax.generators.dreamtalk.face3d import Face3D
 from empatheia_jax.generators.dreamtalk.motion import window_index
 from empatheia_jax.generators.dreamtalk.renderer import Renderer
-from empatheia_jax.weights import is_weights, read_facts
+from empatheia_jax.weights import architecture_of, is_weights, read_facts
 
 PARTS = {
     "denoiser": (Denoiser, DreamTalkConfig), "renderer": (Renderer, RendererConfig), "face3d": (Face3D, Face3DConfig),
     "wav2vec": (Hubert, HubertConfig),
 }  # fmt: skip
-HEARING_RATE = 16_000
 MOTION_CHUNK, RENDER_CHUNK, FACE_CHUNK = 64, 8, 8  # frames that go through at once
 
 
@@ -70,10 +71,10 @@ class Networks:
         if not self.has(part):
             flag = "--input" if part == "denoiser" else f"--{part}"
             raise DreamTalkError(f"{self.folder}: no {part} in it; `python -m converters dreamtalk {flag}` writes it")
-        fields = dict(read_facts(self.folder / part)["architecture"])
-        if (family := fields.pop("family")) != config.__name__:
+        family, sizes = architecture_of(self.folder / part)
+        if family != config.__name__:
             raise DreamTalkError(f"{self.folder / part}: weights of a {family}, not of a {network.__name__}")
-        return config(**{name: tuple(v) if isinstance(v, list) else v for name, v in fields.items()})
+        return config(**sizes)
 
     def _network(self, part: str, config) -> FrozenNetwork:
         return FrozenNetwork(config, PARTS[part][0], str(self.folder / part), "generators.face_weights")
@@ -101,9 +102,8 @@ class Networks:
         rows = (len(audio) - 400) // 320 + 1
         if rows < 2:
             raise DreamTalkError(f"{len(audio) / HEARING_RATE:.3f} s of speech: a frame of video needs 0.045")
-        normed = (audio - audio.mean()) / np.sqrt(audio.var() + 1e-7)
-        padded = np.zeros((1, HEARING_RATE * power_of_two(-(-len(audio) // HEARING_RATE))), np.float32)
-        padded[0, : len(audio)] = normed
+        padded = np.zeros((1, padded_samples(len(audio))), np.float32)
+        padded[0, : len(audio)] = normalised(audio)
         return self._hear(padded, np.array([len(audio)], np.int32))[0, :rows]
 
     def content(self, rows: np.ndarray, frames: int) -> np.ndarray:

@@ -9,10 +9,14 @@ import numpy as np
 STEPS = 1000
 
 
+def noise_shares() -> np.ndarray:
+    """What step t adds (the papers' beta), float64 [1001]; 0 at 0."""
+    return np.concatenate([[0.0], np.linspace(1e-4, 0.02, STEPS)])
+
+
 def alpha_bars() -> np.ndarray:
     """Share of signal at step t, float64 [1001]; 1 at 0."""
-    betas = np.concatenate([[0.0], np.linspace(1e-4, 0.02, STEPS)])
-    return np.exp(np.cumsum(np.log(1 - betas)))
+    return np.exp(np.cumsum(np.log(1 - noise_shares())))
 
 
 def ddim_steps(steps: int = 10) -> tuple[np.ndarray, np.ndarray]:
@@ -54,8 +58,7 @@ def ddpm(denoise: Callable, noise: jax.Array, fresh: Callable) -> jax.Array:
     Args:
       denoise: as in `ddim`. fresh: (t [] int) -> normal noise of x's shape; not used at t = 1.
     """
-    bars = alpha_bars()
-    betas = np.concatenate([[0.0], np.linspace(1e-4, 0.02, STEPS)])
+    bars, betas = alpha_bars(), noise_shares()
     t = np.arange(STEPS, 0, -1)
     # mean = a x0 + b x, deviation s
     a = np.sqrt(bars[t - 1]) * betas[t] / (1 - bars[t])

@@ -18,7 +18,7 @@ from empatheia_jax.generators.styletts2.config import StyleTTS2Config
 from empatheia_jax.generators.styletts2.errors import StyleTTS2Error
 from empatheia_jax.generators.styletts2.model import StyleTTS2
 from empatheia_jax.generators.styletts2.source import HARMONICS
-from empatheia_jax.weights import read_facts
+from empatheia_jax.weights import architecture_of, read_facts
 
 SAMPLES_A_FRAME = 600
 PULSE = 50  # samples that upstream cuts from HiFi-GAN's end: a click; here they are silence
@@ -40,13 +40,11 @@ class Stages:
         Raises:
           CheckpointError: no converted weights there. StyleTTS2Error: they are another network's.
         """
-        facts = read_facts(Path(folder))
-        fields = dict(facts["architecture"])
-        if (family := fields.pop("family")) != StyleTTS2Config.__name__:
+        family, sizes = architecture_of(Path(folder))
+        if family != StyleTTS2Config.__name__:
             raise StyleTTS2Error(f"{folder}: weights of a {family}, not of StyleTTS 2")
-        sizes = {name: _tuple(value) for name, value in fields.items()}
         self.config = StyleTTS2Config(**sizes, compute_dtype=compute_dtype)
-        self.sha256: str = facts["sha256"]
+        self.sha256: str = read_facts(Path(folder))["sha256"]
         network = FrozenNetwork(self.config, StyleTTS2, str(folder), "generators.speech_weights")
         self._read = network.compiled(StyleTTS2.read)
         self._style = network.compiled(StyleTTS2.style)
@@ -197,7 +195,3 @@ def bucket(length: int, least: int, steps: int) -> int:
     octave = least * power_of_two(max(1, -(-length // least))) // 2 if length > least else least
     step = octave // steps
     return octave + step * max(0, -(-(length - octave) // step))
-
-
-def _tuple(value):
-    return tuple(map(_tuple, value)) if isinstance(value, list) else value
