@@ -220,6 +220,7 @@ class GeneratorConfig:
     speech_weights: str = ""  # of styletts2: the folder that `python -m converters styletts2` wrote
     speech_dtype: Literal["float32", "bfloat16"] = "float32"  # of styletts2's decoder
     face_weights: str = ""  # of dreamtalk: the folder that `python -m converters dreamtalk` wrote
+    face_content: Literal["windows", "compact"] = "windows"  # of dreamtalk: 11 x 256 a frame, or 2 x 256 (50 Hz)
     face_sampler: Literal["ddim", "ddpm"] = "ddim"  # of dreamtalk: the published script's 10 steps, the paper's 1000
     style_refine: Literal["none", "diffusion"] = "none"  # "diffusion": styletts2 draws a style for the words near S
 

@@ -8,7 +8,7 @@ import numpy as np
 from flax import nnx
 from golden_weights import recipe
 
-from converters import dreamtalk
+from converters import dreamtalk, wav2vec2
 from converters.readers import Tensor, in_memory
 from converters.rules import fit
 from converters.source import network_of
@@ -37,6 +37,23 @@ def build(goldens: Path, folder: Path, part: str, salt: str) -> nnx.Module:
     arrays = {one.name: jnp.asarray(one.read(tensors)) for one in fits}
     assert arrays.keys() == named(shapes).keys()
     return nnx.merge(graphdef, filled(shapes, arrays))
+
+
+def build_hearing(goldens: Path, folder: Path) -> nnx.Module:
+    """The small wav2vec 2.0 whose settings and tensors the golden itself lists."""
+    meta = load(folder, "wav2vec2_small")[1]
+    listed = [(name, shape, "float32") for name, shape in meta["tensors"]]
+    tensors = in_memory(recipe(goldens).fill(listed, meta["salt"]))
+    config = wav2vec2.config_of(meta["config"], None)
+    graphdef, shapes = network_of(wav2vec2.NETWORK, config)
+    places = slots(shapes)
+    fits = fit(wav2vec2.rules(config, wav2vec2.PREFIX), places, tensors, wav2vec2.HARMLESS)
+    arrays = {one.name: one.read(tensors) for one in fits}
+    stacked = {}  # layers are scanned: one array of all
+    for name, (parameter, layer, _) in places.items():
+        stacked.setdefault(parameter, {})[layer] = arrays[name]
+    whole = {n: a[None] if None in a else np.stack([a[i] for i in range(len(a))]) for n, a in stacked.items()}
+    return nnx.merge(graphdef, filled(shapes, {name: jnp.asarray(array) for name, array in whole.items()}))
 
 
 def load(folder: Path, name: str) -> tuple[dict[str, np.ndarray], dict]:

@@ -6,9 +6,12 @@ from empatheia_jax.config import ConfigError, GeneratorConfig
 from empatheia_jax.generators.interfaces import FaceGenerator, SpeechGenerator
 from empatheia_jax.weights import is_weights
 
-PUBLISHED_WIDTHS = {"styletts2": (512 + 768, 128 + 128), "dreamtalk": (11 * 256, 256)}
+PUBLISHED_WIDTHS = {
+    "styletts2": (512 + 768, 128 + 128), "dreamtalk": (11 * 256, 256), "dreamtalk compact": (2 * 256, 256),
+}  # fmt: skip
 """(content_dim, style_dim) of appendix D.2's generators: text encoder and PL-BERT, acoustic and prosodic style; a
-window of 11 audio vectors a frame, style code. For plans, made before there are weights to ask."""
+window of 11 audio vectors a frame or the two projected rows of its 40 ms, style code. For plans, made before there are
+weights to ask."""
 
 
 def build_generators(config: GeneratorConfig, face_size: int = 256) -> tuple[SpeechGenerator, FaceGenerator]:
@@ -46,8 +49,11 @@ def _speech(config: GeneratorConfig) -> SpeechGenerator:
 
 def _face(config: GeneratorConfig, face_size: int) -> FaceGenerator:
     if config.face == "classical":
-        if config.face_weights:
-            raise ConfigError("generators.face 'classical' has no weights: leave face_weights, or set face dreamtalk")
+        if config.face_weights or config.face_content != "windows":
+            raise ConfigError(
+                "generators.face 'classical' has no weights and one content: leave face_weights and face_content, or "
+                "set generators.face dreamtalk"
+            )
         from empatheia_jax.generators.classical.face import ClassicalFace
 
         return ClassicalFace(face_size)
@@ -58,7 +64,8 @@ def _face(config: GeneratorConfig, face_size: int) -> FaceGenerator:
             )
         from empatheia_jax.generators.dreamtalk.face import DreamTalkFace
 
-        return DreamTalkFace(config.face_weights, draw=config.face_sampler)
+        compact = config.face_content == "compact"
+        return DreamTalkFace(config.face_weights, draw=config.face_sampler, compact=compact)
     raise ConfigError(f"generators.face {config.face!r}: this version has 'classical' and 'dreamtalk'")
 
 
@@ -74,6 +81,8 @@ def generator_widths(config: GeneratorConfig) -> tuple[tuple[int, int], tuple[in
         if name == "classical" or (folder and is_weights(Path(folder) / part)):
             made = build()
             return made.content_dim, made.style_dim
+        if kind == "face" and config.face_content == "compact":
+            name = f"{name} compact"
         if name not in PUBLISHED_WIDTHS:
             raise ConfigError(f"generators.{kind} {name!r}: its widths are not known without it")
         return PUBLISHED_WIDTHS[name]

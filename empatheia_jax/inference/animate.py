@@ -14,7 +14,7 @@ from empatheia_jax.generators.dreamtalk.errors import DreamTalkError
 from empatheia_jax.generators.dreamtalk.face import DreamTalkFace
 from empatheia_jax.generators.dreamtalk.networks import HEARING_RATE
 from empatheia_jax.generators.interfaces import Portrait
-from empatheia_jax.inference.provenance import provenance, tags
+from empatheia_jax.inference import provenance
 from empatheia_jax.states import write_json
 
 CLIPS = (".mat", ".npz")
@@ -34,15 +34,12 @@ def animate(
     Returns:
       what OUTPUT.json holds.
     Raises:
-      DreamTalkError, PortraitError, MediaError: one clear error, nothing written.
+      ConsentError, DreamTalkError, PortraitError, MediaError: one clear error, nothing written.
     """
     output = Path(output)
     if output.suffix != ".mp4":
         raise DreamTalkError(f"{output}: the output is a .mp4")
-    if not consent:
-        raise DreamTalkError(
-            f"{portrait}: the person in a portrait must agree; pass --consent to say that they do (it is recorded)"
-        )
+    agreed = provenance.consent(consent, portrait)
     face = DreamTalkFace(checkpoint, draw=draw, steps=steps, scale=scale, seed=seed)
     picture, notes = face.cut(read_portrait(portrait))
     moves = read_pose(Path(pose)) if pose else None
@@ -57,14 +54,14 @@ def animate(
             first.append(time.perf_counter() - started) if not first else None
             yield frame
 
-    facts = provenance(speech="given recording", face=face.name)
+    facts = provenance.provenance(speech="given recording", face=face.name)
     facts |= {
         "weights": {part: face.networks.sha256(part)[:16] for part in ("denoiser", "renderer", "wav2vec")},
         "audio": str(audio), "portrait": str(portrait), "style": str(style) if style else None,
         "pose": str(pose) if pose else None, "diffusion": {"draw": draw, "steps": steps, "scale": scale, "seed": seed},
-        "consent": "the caller says that the person in the portrait agreed", "notes": notes, "frames": len(content),
+        "consent": agreed, "notes": notes, "frames": len(content),
     }  # fmt: skip
-    told = tags({name: value for name, value in facts.items() if isinstance(value, str)})
+    told = provenance.tags({name: value for name, value in facts.items() if isinstance(value, str)})
     write_video(output, shown(), audio=sound, sample_rate=HEARING_RATE, metadata=told)
     facts |= {"seconds": len(content) / face.fps, "first_frame_s": first[0], "took_s": time.perf_counter() - started}
     write_json(output.with_suffix(".json"), facts)

@@ -1,6 +1,7 @@
-"""What every generated file says of itself: that it is synthetic, and by which backends and weights."""
+"""What every generated file says of itself: that it is synthetic, by which backends and weights, who agreed."""
 
 import datetime
+from pathlib import Path
 
 from flax import nnx
 
@@ -29,6 +30,23 @@ def provenance(
     if weights is not None:
         facts |= {"weights": f"{weights} step {step}", "content_source": content}
     return facts
+
+
+class ConsentError(ValueError):
+    """A person would be imitated who has not agreed: says who, and what to pass."""
+
+
+def consent(given: bool, source: Path) -> str:
+    """What is recorded of the agreement of the person in `source`, a portrait or a recording of a voice.
+
+    Raises:
+      ConsentError: not `given`.
+    """
+    if not given:
+        raise ConsentError(
+            f"{source}: the person in it must agree to be imitated; pass --consent to say that they do (it is recorded)"
+        )
+    return f"the caller says that the person in {source} agreed"
 
 
 def weights_hash(adapted: nnx.State) -> str:

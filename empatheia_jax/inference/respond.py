@@ -17,10 +17,10 @@ from empatheia_jax.data.schema import Example, Profile, Utterance
 from empatheia_jax.encoders import build_encoders
 from empatheia_jax.generators.build import build_generators
 from empatheia_jax.generators.interfaces import Portrait
+from empatheia_jax.inference import provenance
 from empatheia_jax.inference.avatars import choose_avatar
 from empatheia_jax.inference.engine import Answer, Engine
 from empatheia_jax.inference.perform import perform
-from empatheia_jax.inference.provenance import provenance, tags, weights_hash
 from empatheia_jax.training.run import saved_config
 from empatheia_jax.training.stages import ADAPTED
 from empatheia_jax.training.step import trains
@@ -139,15 +139,12 @@ def choose_portrait(
     `face` is the name of the generator: the drawn one takes a portrait's colours, dreamtalk the picture.
 
     Raises:
-      RespondError: a portrait without consent. PortraitError: not a picture, or no face in it.
+      ConsentError: a portrait without consent. PortraitError: not a picture, or no face in it.
     """
     avatar = choose_avatar(profile)
     if request.portrait is None:
         return avatar.portrait, avatar.id
-    if not request.consent:
-        raise RespondError(
-            f"{request.portrait}: the person in a portrait must agree; pass --consent to say that they do"
-        )
+    provenance.consent(request.consent, request.portrait)
     from empatheia_jax.generators.classical.portrait import PortraitError, appearance_from_portrait, read_portrait
 
     picture = read_portrait(request.portrait)
@@ -205,17 +202,21 @@ def respond(request: Request) -> dict:
             "the generator's own content was spoken"
         )
     mark("generate")
-    facts = provenance(
+    facts = provenance.provenance(
         speech=speech.name,
         face=face.name,
-        weights=weights_hash(nnx.filter_state(engine.state, trains(ADAPTED))),
+        weights=provenance.weights_hash(nnx.filter_state(engine.state, trains(ADAPTED))),
         step=engine.position.step,
         content=performance.content_source,
     )
+    if request.portrait is not None:
+        facts |= {
+            "portrait": str(request.portrait), "consent": provenance.consent(request.consent, request.portrait),
+        }  # fmt: skip
     result = describe(answer, profile, request.profile or known, performance, avatar_id, notes)
     write_video(
         request.output, performance.frames, audio=performance.speech.audio,
-        sample_rate=performance.speech.sample_rate, metadata=tags(facts),
+        sample_rate=performance.speech.sample_rate, metadata=provenance.tags(facts),
     )  # fmt: skip
     mark("encode_video")
     result |= {"timings": timings | {"total": round(time.monotonic() - started, 3)}, "provenance": facts}

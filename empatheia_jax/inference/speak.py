@@ -10,7 +10,7 @@ from empatheia_jax.generators.styletts2.errors import StyleTTS2Error
 from empatheia_jax.generators.styletts2.manner import Manner
 from empatheia_jax.generators.styletts2.script import read_script
 from empatheia_jax.generators.styletts2.voice import StyleTTS2Speech
-from empatheia_jax.inference.provenance import provenance, tags
+from empatheia_jax.inference import provenance
 from empatheia_jax.states import write_json
 
 
@@ -26,16 +26,13 @@ def speak(
     Returns:
       what OUTPUT.json holds.
     Raises:
-      StyleTTS2Error: a reference without consent, missing, or unfit; an output that is no .wav.
+      ConsentError: a reference without consent. StyleTTS2Error: one that is unfit; an output that is no .wav.
       MediaError: a recording that cannot be read. PhonemeError: nothing to pronounce. CheckpointError: no weights.
     """
     manner, output = manner or Manner(), Path(output)
     if output.suffix != ".wav":
         raise StyleTTS2Error(f"{output}: the output is a .wav")
-    if reference is not None and not consent:
-        raise StyleTTS2Error(
-            "--reference imitates a person's voice: pass --consent to say that this person agreed (it is recorded)"
-        )
+    agreed = provenance.consent(consent, reference) if reference is not None else None
     script, voice = read_script(text), StyleTTS2Speech(checkpoint, dtype)
     style = None
     if reference is not None:
@@ -45,13 +42,14 @@ def speak(
         first = first or time.perf_counter() - start
         parts.append(part.audio)
     audio = np.concatenate(parts)
-    facts = provenance(speech=voice.name)
+    facts = provenance.provenance(speech=voice.name)
     facts |= {
         "weights": voice.stages.sha256[:16], "text": text, "sentences": len(parts), "notes": script.notes,
         "seconds": len(audio) / voice.sample_rate, "first_audio_s": first, "took_s": time.perf_counter() - start,
         "manner": vars(manner) | {}, "reference": str(reference) if reference else None,
-        "consent": "the caller says that the person in the reference agreed" if reference else None,
+        "consent": agreed,
     }  # fmt: skip
-    write_audio(output, audio, voice.sample_rate, tags({k: v for k, v in facts.items() if isinstance(v, str)}))
+    told = provenance.tags({name: value for name, value in facts.items() if isinstance(value, str)})
+    write_audio(output, audio, voice.sample_rate, told)
     write_json(output.with_suffix(".json"), facts)
     return facts

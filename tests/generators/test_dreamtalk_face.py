@@ -5,17 +5,20 @@ import json
 import cv2
 import numpy as np
 import pytest
+from PIL import Image
 from small_dreamtalk import write_weights
 
 from empatheia_jax.cli import animate as command
 from empatheia_jax.data.media import read_audio, read_metadata, read_video, write_audio, write_video
-from empatheia_jax.generators.classical.portrait import PortraitError
-from empatheia_jax.generators.dreamtalk import crop, grid, sampler
+from empatheia_jax.generators.classical.face import ClassicalFace
+from empatheia_jax.generators.classical.portrait import PortraitError, read_portrait
+from empatheia_jax.generators.dreamtalk import alignment, crop, grid, sampler
 from empatheia_jax.generators.dreamtalk.coefficients import read_pose, read_style
 from empatheia_jax.generators.dreamtalk.errors import DreamTalkError
 from empatheia_jax.generators.dreamtalk.face import DreamTalkFace
 from empatheia_jax.generators.interfaces import Portrait
 from empatheia_jax.inference.avatars import avatar
+from empatheia_jax.inference.provenance import ConsentError
 
 pytestmark = pytest.mark.usefixtures("compiled_quickly")
 
@@ -83,6 +86,20 @@ def test_a_frame_hears_its_window_and_no_more(face, seed):
     beyond = face.networks.content(rows, 160)
     np.testing.assert_allclose(beyond[:147], whole[:147], atol=1e-5)
     assert len(beyond) == 160
+
+
+def test_compact_content_is_what_the_layers_read(face, weights, speech):
+    """Two rows a frame instead of eleven vectors: the windows come back, but where they hear past the last frame."""
+    compact = DreamTalkFace(weights, compact=True)
+    assert compact.content_dim == 2 * compact.config.width
+    frames = np.array([3, 40, 20, 25])  # 2.2 s of 25 ms: 55 frames
+    short = compact.content(speech, 16_000, np.arange(4), frames)
+    whole = face.content(speech, 16_000, np.arange(4), frames)
+    assert short.shape == (55, compact.content_dim)
+    np.testing.assert_allclose(compact.windows_of(short)[:52], face.windows_of(whole)[:52], atol=1e-5)
+    style = face.no_style()
+    moved, other = (one.networks.motion(one.windows_of(part), style) for one, part in ((face, whole), (compact, short)))
+    np.testing.assert_allclose(other[:52], moved[:52], atol=1e-4)
 
 
 def test_motion_of_a_chunk_is_its_own(face, seed):
@@ -184,6 +201,58 @@ def test_a_portrait_beyond_the_edge_is_stretched():
     assert crop.portrait(picture, (40, 40, 95, 95), 32).shape == (32, 32, 3)
 
 
+def drawn(number: int, size: int) -> np.ndarray:
+    """An avatar at rest, uint8 [size, size, 3]."""
+    one = ClassicalFace(size)
+    return one.animate(np.zeros((1, one.content_dim)), np.zeros(one.style_dim), avatar(number).portrait)[0]
+
+
+def test_portraits_of_every_kind(face, tmp_path):
+    """Two people, transparency, 16 bit, grey, on its side, huge, tiny."""
+    someone = drawn(3, 512)
+    cut, notes = face.cut(someone)
+    assert not notes and cut.shape == (face.size, face.size, 3)
+    two = np.full((512, 800, 3), 255, np.uint8)
+    two[:, :512], two[128:384, 530:786] = someone, drawn(11, 256)
+    beside, notes = face.cut(two)
+    assert "2 faces" in notes[0] and np.abs(beside.astype(int) - cut).mean() < 12
+    swapped = cv2.cvtColor(someone, cv2.COLOR_RGB2BGR)
+    clear = np.dstack([swapped, np.full((512, 512), 255, np.uint8)])
+    pictures = {"clear.png": clear, "deep.png": swapped.astype(np.uint16) * 257,
+                "huge.png": cv2.resize(swapped, (8000, 8000), interpolation=cv2.INTER_NEAREST)}  # fmt: skip
+    for name, picture in pictures.items():
+        cv2.imwrite(str(tmp_path / name), picture)
+        found, notes = face.cut(read_portrait(tmp_path / name))
+        assert not notes and np.abs(found.astype(int) - cut).mean() < (6 if name == "huge.png" else 1e-9), name
+    dark = (swapped // 4).astype(np.uint16) * 257
+    cv2.imwrite(str(tmp_path / "dark.png"), dark)
+    np.testing.assert_array_equal(read_portrait(tmp_path / "dark.png"), someone // 4)  # as dark as it was
+    camera = Image.Exif()
+    camera[0x0112] = 6  # "the right side is up"
+    Image.fromarray(np.rot90(someone)).save(tmp_path / "side.jpg", exif=camera, quality=98)
+    upright = read_portrait(tmp_path / "side.jpg")
+    assert np.abs(upright.astype(int) - someone).mean() < 3
+    with pytest.raises(DreamTalkError, match="10 x 10"):
+        face.cut(np.zeros((10, 10, 3), np.uint8))
+
+
+def test_points_may_come_from_a_users_own_detector(weights, face, seed):
+    """A style from video is read where the detector says that eyes, nose and mouth are."""
+    frames = np.random.default_rng(seed).integers(0, 255, (6, 120, 160, 3), np.uint8)
+    asked = []
+
+    def points(frame):
+        asked.append(frame)
+        return None if len(asked) > 1 else np.array([[60, 40], [90, 40], [75, 55], [64, 72], [86, 72.0]])
+
+    other = DreamTalkFace(weights, points=points)
+    aligned = other.prepare(frames)
+    assert len(asked) == 2 and aligned.shape == (6, 224, 224, 3)  # every fourth frame; the second time it stays
+    upward = np.array([[60, 79], [90, 79], [75, 64], [64, 47], [86, 47.0]])
+    np.testing.assert_array_equal(aligned[5], alignment.align(frames[5], upward).image)
+    assert not np.array_equal(aligned, face.prepare(frames))
+
+
 # The command ----------------------------------------------------------------------------------------------------------
 
 
@@ -202,7 +271,7 @@ def test_the_command(weights, speech, tmp_path, seed):
              transform_params=rng.normal(size=(9, 5)).astype(np.float32))  # fmt: skip
     words = ["--checkpoint", str(weights), "--audio", str(tmp_path / "a.wav"), "--portrait", str(tmp_path / "me.png"),
              "--output", str(tmp_path / "out.mp4")]  # fmt: skip
-    with pytest.raises(DreamTalkError, match="pass --consent"):
+    with pytest.raises(ConsentError, match="pass --consent"):
         command(words)
     assert not (tmp_path / "out.mp4").exists()
     clip = str(tmp_path / "clip.npz")

@@ -18,6 +18,7 @@ from empatheia_jax.generators.styletts2.manner import Manner
 from empatheia_jax.generators.styletts2.script import read_script
 from empatheia_jax.generators.styletts2.stages import bucket
 from empatheia_jax.generators.styletts2.voice import StyleTTS2Speech, stretched
+from empatheia_jax.inference.provenance import ConsentError
 from empatheia_jax.weights import save_weights
 
 pytestmark = pytest.mark.usefixtures("compiled_quickly")
@@ -307,7 +308,7 @@ def test_what_cannot_be_spoken_with_is_refused(voice, folders, style, recording)
 def test_the_command(folders, recording, tmp_path, capsys):
     write_audio(tmp_path / "me.wav", recording, 24_000)
     words = ["--checkpoint", str(folders["hifigan"]), "--text", "Hello there."]
-    with pytest.raises(StyleTTS2Error, match="pass --consent"):
+    with pytest.raises(ConsentError, match="pass --consent"):
         command([*words, "--reference", str(tmp_path / "me.wav"), "--output", str(tmp_path / "out.wav")])
     assert not (tmp_path / "out.wav").exists()
     given = ["--reference", str(tmp_path / "me.wav"), "--consent", "--output", str(tmp_path / "out.wav")]

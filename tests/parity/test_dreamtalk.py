@@ -6,9 +6,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from dreamtalk_goldens import FOLDERS, build, load
+from dreamtalk_goldens import FOLDERS, build, build_hearing, load
 from small import FAST
 
+from empatheia_jax.encoders.hubert_audio import normalised
+from empatheia_jax.generators.classical.portrait import read_portrait
 from empatheia_jax.generators.dreamtalk import alignment, crop, grid, motion, norms, sampler
 from empatheia_jax.generators.dreamtalk.content_encoder import window_rows
 from empatheia_jax.generators.dreamtalk.editing import doubled, halved
@@ -55,6 +57,20 @@ def last(x: np.ndarray) -> np.ndarray:
 
 def padded(clip: np.ndarray, frames: int = 256) -> np.ndarray:
     return np.pad(clip[:frames], ((0, max(0, frames - len(clip))), (0, 0)))
+
+
+# What is heard --------------------------------------------------------------------------------------------------------
+
+
+def test_wav2vec2(folder, goldens):
+    golden, _ = load(folder, "wav2vec2_small")
+    waveform = normalised(golden["in/pcm16"].astype(np.float32) / 32768)
+    np.testing.assert_allclose(waveform[:64], golden["out/normalized_first64"], atol=1e-5)
+    padded = np.zeros((1, len(waveform) + 5000), np.float32)
+    padded[0, : len(waveform)] = waveform
+    hubert = build_hearing(goldens, folder)
+    found = run(lambda x, n: hubert(x, n)[0], padded, np.array([len(waveform)], np.int32))
+    assert rel(found[0, : len(golden["out/last_hidden"])], golden["out/last_hidden"]) <= 1e-4
 
 
 # What is drawn from ---------------------------------------------------------------------------------------------------
@@ -276,3 +292,8 @@ def test_portrait_crop(folder):
     boxes = [crop.crop_box(tuple(map(int, face)), *map(int, hw))
              for face, hw in zip(golden["in/face_boxes"], golden["in/image_hw"], strict=True)]  # fmt: skip
     np.testing.assert_array_equal(boxes, golden["out/crop_boxes"])
+    for path in sorted(folder.glob("portrait_crop_*.png")):
+        name = path.stem.removeprefix("portrait_crop_")
+        picture, face = read_portrait(path), golden[f"out/{name}/face_box"]
+        cut = crop.portrait(picture, tuple(map(int, face)))
+        np.testing.assert_array_equal(cut[::2, ::2], golden[f"out/{name}/crop_rgb_stride2"])

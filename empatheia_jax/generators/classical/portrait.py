@@ -29,7 +29,7 @@ class Face:
 
 
 def read_portrait(path) -> np.ndarray:
-    """Read a picture file: uint8 [h, w, 3] RGB; transparent parts become white.
+    """Read a picture file: uint8 [h, w, 3] RGB, turned as a camera says; transparent parts become white.
 
     Raises:
       PortraitError: missing, too large, or no picture.
@@ -42,11 +42,15 @@ def read_portrait(path) -> np.ndarray:
     data = np.frombuffer(path.read_bytes(), np.uint8)
     try:
         image = cv2.imdecode(data, cv2.IMREAD_UNCHANGED) if data.size else None
+        if image is not None and image.ndim == 3 and image.shape[2] == 3 and image.dtype == np.uint8:
+            image = cv2.imdecode(data, cv2.IMREAD_COLOR)  # IMREAD_UNCHANGED leaves photographs lying on their side
     except cv2.error:
         image = None
     if image is None:
         raise PortraitError(f"{path}: not a picture that can be read; give a png or jpg")
-    if image.dtype != np.uint8:
+    if image.dtype == np.uint16:
+        image = np.round(image / 257).astype(np.uint8)
+    elif image.dtype != np.uint8:
         image = cv2.normalize(image, None, 0, 255, cv2.NORM_MINMAX, cv2.CV_8U)
     if image.ndim == 2:
         return cv2.cvtColor(image, cv2.COLOR_GRAY2RGB)

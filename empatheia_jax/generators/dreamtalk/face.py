@@ -1,6 +1,6 @@
 """DreamTalk as a face generator (`interfaces.FaceGenerator`): content and style in, pictures of a portrait out."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -9,6 +9,7 @@ import numpy as np
 
 from empatheia_jax.generators.classical.portrait import find_faces, largest_of
 from empatheia_jax.generators.dreamtalk import alignment, crop
+from empatheia_jax.generators.dreamtalk.content_encoder import ROWS_A_FRAME
 from empatheia_jax.generators.dreamtalk.errors import DreamTalkError
 from empatheia_jax.generators.dreamtalk.motion import EXPRESSION, motion_of
 from empatheia_jax.generators.dreamtalk.networks import HEARING_RATE, Networks
@@ -19,10 +20,18 @@ LOOK_EVERY = 4  # frames
 POINTS_IN_BOX = np.array([[0.32, 0.40], [0.68, 0.40], [0.50, 0.58], [0.36, 0.76], [0.64, 0.76]])
 
 
+def points_of_box(frame: np.ndarray) -> np.ndarray | None:
+    """Where the five points of the largest face lie on average, given its box; None without a face."""
+    found = find_faces(frame)
+    return np.array([found[0].left, found[0].top]) + POINTS_IN_BOX * found[0].side if found else None
+
+
 class DreamTalkFace:
     """Frozen DreamTalk with the weights of a converted folder, on the first device.
 
-    C_video is E_aud's output (DESIGN decision 7, the literal reading): a window of 11 vectors a frame, flat.
+    C_video of a frame is E_aud's output (appendix D.3 read literally): a window of 11 vectors, flat. Compact, it is
+    what E_aud's layers read, the two projected rows of the frame's 40 ms: neighbouring windows share nine of their
+    rows, and the frozen layers rebuild them before motion is drawn.
     """
 
     name = "dreamtalk"
@@ -33,12 +42,21 @@ class DreamTalkFace:
 
     def __init__(
         self, weights: Path | str, *, draw: Literal["ddim", "ddpm"] = "ddim", steps: int = 10, scale: float = 1.0,
-        seed: int = 0,
+        seed: int = 0, compact: bool = False, points: Callable[[np.ndarray], np.ndarray | None] = points_of_box,
     ):  # fmt: skip
-        """Read what the weights are of (`Networks`). Raises DreamTalkError."""
+        """Read what the weights are of (`Networks`).
+
+        Args:
+          compact: C_video is [F, 2 * 256], not [F, 11 * 256].
+          points: frame uint8 [h, w, 3] -> eye centres, nose tip, mouth corners [5, 2] (x right, y down), None without
+            a face: any landmark detector. The one that is here knows only where the face's box is.
+        Raises:
+          DreamTalkError: as `Networks`.
+        """
         self.networks = Networks(weights, draw=draw, steps=steps, scale=scale)
         self.config, self.seed = self.networks.config, seed
-        self.content_dim = self.config.window * self.config.width
+        self.compact, self._points = compact, points
+        self.content_dim = (ROWS_A_FRAME if compact else self.config.window) * self.config.width
         self.style_dim = self.config.width
         self.size = self.networks.renderer_config.size
 
@@ -52,15 +70,26 @@ class DreamTalkFace:
     def content(
         self, audio: np.ndarray, sample_rate: int, phonemes: np.ndarray, phoneme_frames: np.ndarray
     ) -> np.ndarray:
-        """Gold C_video of speech: float32 [F, 11 * 256]; `phoneme_frames` [P] say how long, `phonemes` are not read."""
+        """Gold C_video of speech: float32 [F, content_dim], F by `phoneme_frames` [P]; `phonemes` are not read."""
         return self.content_of(audio, sample_rate, video_frame_count(phoneme_frames))
 
     def content_of(self, audio: np.ndarray, sample_rate: int, frames: int | None = None) -> np.ndarray:
-        """Speech -> content [F, 11 * 256]; F of the sound itself without `frames`. Raises DreamTalkError."""
+        """Speech -> content [F, content_dim]; F of the sound itself without `frames`. Raises DreamTalkError."""
         if sample_rate != HEARING_RATE:
             audio = librosa.resample(np.asarray(audio, np.float32), orig_sr=sample_rate, target_sr=HEARING_RATE)
         rows = self.networks.hear(audio)
-        return self.networks.content(rows, frames or len(rows) // 2).reshape(-1, self.content_dim)
+        frames = frames or len(rows) // ROWS_A_FRAME
+        if self.compact:
+            heard = np.zeros((ROWS_A_FRAME * frames, rows.shape[1]), np.float32)  # silence after the last
+            heard[: len(rows)] = rows[: len(heard)]
+            return self.networks.project(heard).reshape(frames, self.content_dim)
+        return self.networks.content(rows, frames).reshape(frames, self.content_dim)
+
+    def windows_of(self, content: np.ndarray) -> np.ndarray:
+        """C_video [F, content_dim] -> the windows that motion is drawn from, [F, 11, 256]."""
+        if self.compact:
+            return self.networks.windows(content.reshape(-1, self.config.width), len(content))
+        return content.reshape(-1, self.config.window, self.config.width)
 
     def style(self, frames: np.ndarray) -> np.ndarray:
         """Gold S_video of a face video uint8 [F, h, w, 3] RGB: float32 [256].
@@ -103,15 +132,14 @@ class DreamTalkFace:
         height, width = frames.shape[1:3]
         points, aligned = alignment.fallback_points(width, height), []
         for number, frame in enumerate(frames):
-            found = find_faces(frame) if number % LOOK_EVERY == 0 else []
-            if found:
-                corner = np.array([found[0].left, found[0].top])
-                points = (corner + POINTS_IN_BOX * found[0].side) * [1, -1] + [0, height - 1]
+            found = self._points(frame) if number % LOOK_EVERY == 0 else None
+            if found is not None:
+                points = found * [1, -1] + [0, height - 1]
             aligned.append(alignment.align(frame, points).image)
         return np.stack(aligned)
 
     def animate(self, content: np.ndarray, style: np.ndarray, portrait: Portrait) -> np.ndarray:
-        """C_video [F, 11 * 256] and S_video [256] -> frames uint8 [F, 256, 256, 3] RGB.
+        """C_video [F, content_dim] and S_video [256] -> frames uint8 [F, 256, 256, 3] RGB.
 
         Raises:
           DreamTalkError: wrong shapes, values that are not numbers, a portrait without a face.
@@ -130,8 +158,7 @@ class DreamTalkFace:
         if not (np.isfinite(content).all() and np.isfinite(style).all()):
             raise DreamTalkError("C_video or S_video holds values that are not numbers")
         picture = self.picture(portrait)
-        windows = content.reshape(-1, self.config.window, self.config.width)
-        motion = motion_of(self.networks.motion(windows, style, self.seed), pose)
+        motion = motion_of(self.networks.motion(self.windows_of(content), style, self.seed), pose)
         return self.networks.render(picture, motion)
 
     def picture(self, portrait: Portrait) -> np.ndarray:

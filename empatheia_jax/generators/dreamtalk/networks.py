@@ -53,7 +53,8 @@ class Networks:
         self.config: DreamTalkConfig = self._config("denoiser")
         self.renderer_config: RendererConfig = self._config("renderer")
         denoiser = self._network("denoiser", self.config)
-        self._content = denoiser.compiled(lambda model, rows, index: model.content_encoder(rows, index))
+        self._project = denoiser.compiled(lambda model, rows: model.content_encoder.project(rows))
+        self._windows = denoiser.compiled(lambda model, rows, index: model.content_encoder.windows(rows, index))
         self._style = denoiser.compiled(lambda model, clips, lengths: model.style_encoder(clips, lengths))
         self._motion = denoiser.compiled(functools.partial(_draw, draw=draw, steps=steps, scale=scale))
         self._render = self._network("renderer", self.renderer_config).compiled(Renderer.__call__)
@@ -106,12 +107,19 @@ class Networks:
         padded[0, : len(audio)] = normalised(audio)
         return self._hear(padded, np.array([len(audio)], np.int32))[0, :rows]
 
+    def project(self, rows: np.ndarray) -> np.ndarray:
+        """Rows [R, 1024] -> projected float32 [R, 256], a row every 20 ms: a row of zeros is silence."""
+        return self._project(_filled(rows))[: len(rows)]
+
+    def windows(self, projected: np.ndarray, frames: int) -> np.ndarray:
+        """Projected rows [R, 256] -> content float32 [frames, 11, 256]; beyond the recording it is silent."""
+        index = window_rows(len(projected), self.config.window, frames)
+        rows = _filled(projected)
+        return np.concatenate([self._windows(rows, part)[:count] for part, count in _chunks(index, MOTION_CHUNK)])
+
     def content(self, rows: np.ndarray, frames: int) -> np.ndarray:
-        """Rows [R, 1024] -> content float32 [frames, 11, 256]; beyond the recording it is silent."""
-        index = window_rows(len(rows), self.config.window, frames)
-        padded = np.zeros((128 * power_of_two(-(-len(rows) // 128)), rows.shape[1]), np.float32)
-        padded[: len(rows)] = rows
-        return np.concatenate([self._content(padded, part)[:count] for part, count in _chunks(index, MOTION_CHUNK)])
+        """Rows [R, 1024] -> content float32 [frames, 11, 256]."""
+        return self.windows(self.project(rows), frames)
 
     def style(self, expression: np.ndarray) -> np.ndarray:
         """Expression [n, 64] of a clip, n at least 1, of which the first 256 frames count -> code float32 [256]."""
@@ -140,6 +148,13 @@ class Networks:
         for part, count in _chunks(faces, FACE_CHUNK):
             found.append(self._coefficients(part.astype(np.float32) / 255)[:count])
         return np.concatenate(found)
+
+
+def _filled(rows: np.ndarray) -> np.ndarray:
+    """Rows filled up with zeros, so that few programs serve all lengths."""
+    padded = np.zeros((128 * power_of_two(-(-len(rows) // 128)), rows.shape[1]), np.float32)
+    padded[: len(rows)] = rows
+    return padded
 
 
 def _chunks(array: np.ndarray, size: int) -> Iterator[tuple[np.ndarray, int]]:
