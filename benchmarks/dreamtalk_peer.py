@@ -1,9 +1,10 @@
 """The original DreamTalk in torch, run from a user's checkout (`--torch-repo`), under regenerable weights.
 
-The checkout's code is run, not copied (its renderer's is CC BY-NC); it needs torch, numpy, scipy, opencv, pyyaml and
-yacs. dlib may be missing: it crops portraits, which is not measured.
+The checkout's code is run, not copied (its renderer's is CC BY-NC); it needs torch, transformers, numpy, scipy, opencv,
+pyyaml and yacs. dlib may be missing: it crops portraits, which is not measured.
 """
 
+import functools
 import importlib.machinery
 import importlib.util
 import sys
@@ -13,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import yaml
-from regenerated import tensors
+from regenerated import manifest, tensors
 
 COMPUTED = ("null_", "var_sched.")  # by the network itself; not loaded
 
@@ -57,6 +58,20 @@ class Original:
         self.renderer.load_state_dict({k: torch.from_numpy(v) for k, v in tensors("renderer").items()}, strict=True)
         for network in (self.net, self.renderer):
             network.eval().requires_grad_(False).to(device)
+
+    @functools.cached_property
+    def hearing(self):
+        """wav2vec 2.0 as the published script loads it, with weights of its own."""
+        import transformers
+
+        config = transformers.Wav2Vec2Config(**manifest("wav2vec2_xlsr53")["config"])
+        return transformers.Wav2Vec2Model(config).eval().requires_grad_(False).to(self.device)
+
+    @torch.no_grad()
+    def hear(self, sound: np.ndarray) -> np.ndarray:
+        """Mono [samples] at 16 kHz -> rows [R, 1024]."""
+        scaled = (sound - sound.mean()) / np.sqrt(sound.var() + 1e-7)
+        return self.hearing(torch.from_numpy(scaled)[None].to(self.device)).last_hidden_state[0].cpu().numpy()
 
     @torch.no_grad()
     def motion(self, windows: np.ndarray, clip: np.ndarray, steps: int = 10) -> np.ndarray:

@@ -4,7 +4,9 @@ import argparse
 import datetime
 import json
 import os
+import re
 import statistics
+import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -64,6 +66,34 @@ def matmul_peak(dtype: str, side: int) -> float:
         product(x).block_until_ready()
         times.append(time.perf_counter() - start)
     return 2 * side**3 / min(times)
+
+
+def print_peak(who: str) -> None:
+    """Say how many GB this process has needed at its most: of the accelerator where there is one, else of the host."""
+    import jax
+
+    device = jax.devices()[0] if who == "ours" else None
+    if device is not None and device.platform != "cpu":
+        peak = device.memory_stats()["peak_bytes_in_use"]
+    elif who == "peer" and "torch" in sys.modules and sys.modules["torch"].cuda.is_available():
+        peak = sys.modules["torch"].cuda.max_memory_allocated()
+    else:
+        status = Path("/proc/self/status").read_text()  # getrusage's would be the parent's
+        peak = int(re.search(r"VmHWM:\s*(\d+) kB", status)[1]) * 1024
+    print(json.dumps({"peak_gb": round(peak / 1e9, 2)}))
+
+
+def peaks(words: list[str], both: bool) -> dict[str, float]:
+    """GB that each program needs at its most: this script anew, with `words` and `--memory ours` or `peer`."""
+    found = {}
+    for who in ("ours", "peer") if both else ("ours",):
+        command = [sys.executable, sys.argv[0], *words, "--memory", who]
+        done = subprocess.run(command, capture_output=True, text=True)
+        if done.returncode:
+            print(f"memory of {who} was not measured: {done.stderr[-300:]}", file=sys.stderr)
+            continue
+        found["peak_gb" if who == "ours" else "peer_peak_gb"] = json.loads(done.stdout.splitlines()[-1])["peak_gb"]
+    return found
 
 
 def machine() -> str:

@@ -17,10 +17,7 @@ process's memory (the device's on an accelerator) that each program needs for it
 """
 
 import argparse
-import json
 import os
-import re
-import subprocess
 import sys
 import tempfile
 import time
@@ -38,6 +35,7 @@ def _arguments():
     parser.add_argument("--model", choices=("libritts", "ljspeech"), default="libritts")
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32", help="of our decoder")
     parser.add_argument("--memory", choices=("ours", "peer"), help=argparse.SUPPRESS)  # how it calls itself
+    parser.add_argument("--weights", type=Path, help=argparse.SUPPRESS)
     args = parser.parse_args()
     return args
 
@@ -49,6 +47,7 @@ sys.path.insert(0, str(ROOT))
 import jax  # noqa: E402
 import numpy as np  # noqa: E402
 from flax import nnx  # noqa: E402
+from regenerated import drawn  # noqa: E402
 
 from empatheia_jax.generators.phonemes import encode, phonemize  # noqa: E402
 from empatheia_jax.generators.styletts2.config import StyleTTS2Config  # noqa: E402
@@ -79,16 +78,10 @@ def draw_weights(folder: Path, kind: str, peer) -> None:
     if peer is not None:
         save_weights(folder, config, filled(shapes, converted(peer.state_dict(), config, shapes)))
         return
-    rng, flat = np.random.default_rng(0), []
-    for path, variable in nnx.to_flat_state(shapes):
-        shape = variable.shape
-        value = rng.normal(size=shape) / np.sqrt(np.prod(shape[:-1])) if len(shape) > 1 else np.zeros(shape)
-        if "alpha" in str(path) or path[-1] == "scale":
-            value = np.ones(shape)
-        if "duration_proj" in path and path[-1] == "bias":
-            value = value + np.log(3 / (config.max_dur - 3))
-        flat.append((path, variable.replace(value.astype(np.float32))))
-    save_weights(folder, config, nnx.from_flat_state(flat))
+    state = drawn(shapes)
+    bias = state["predictor"]["duration_proj"]["linear_layer"]["bias"]
+    bias.set_value(np.full(bias.shape, np.log(3 / (config.max_dur - 3)), np.float32))  # 3 frames a phoneme
+    save_weights(folder, config, state)
 
 
 def converted(arrays: dict[str, np.ndarray], config, shapes) -> dict:
@@ -204,10 +197,10 @@ def _rows(args, scratch: Path) -> list[dict]:
     if peer is not None:
         folded(peer)
         rows.insert(1, measured("sentence_peer_folded", ids[:1]))
-    for who in ("ours", *(("peer",) if peer is not None else ())):
-        peak = memory(args, scratch / "weights", who)
-        if peak is not None:
-            rows[0]["peak_gb" if who == "ours" else "peer_peak_gb"] = peak
+    words = ["--model", args.model, "--dtype", args.dtype, "--weights", str(scratch / "weights")]
+    words += ["--smoke"] if args.smoke else []
+    words += ["--torch-repo", str(args.torch_repo)] if args.torch_repo else []
+    rows[0] |= measure.peaks(words, both=peer is not None)
     return rows
 
 
@@ -270,27 +263,13 @@ def vocoder_flops(config: StyleTTS2Config) -> float:
     return total
 
 
-def memory(args, weights: Path, who: str) -> float | None:
-    """GB that one program needs at its most for a sentence, in a process of its own."""
-    words = [sys.executable, __file__, "--model", args.model, "--dtype", args.dtype, "--memory", who]
-    words += ["--smoke"] if args.smoke else []
-    words += ["--torch-repo", str(args.torch_repo)] if args.torch_repo else []
-    done = subprocess.run(words, capture_output=True, text=True, env=os.environ | {"SPEECH_WEIGHTS": str(weights)})
-    if done.returncode:
-        print(f"memory of {who} was not measured: {done.stderr[-300:]}", file=sys.stderr)
-        return None
-    return json.loads(done.stdout.splitlines()[-1])["peak_gb"]
-
-
-def _peak(args) -> float:
+def speak_once(args) -> None:
+    """A sentence by one program (`--memory`)."""
     ids = encode(phonemize(SENTENCES[0]))[: 12 if args.smoke else None]
     reference = np.zeros(256, np.float32) if args.model == "libritts" else None
     if args.memory == "ours":
-        ours = StyleTTS2Speech(os.environ["SPEECH_WEIGHTS"], args.dtype)
+        ours = StyleTTS2Speech(args.weights, args.dtype)
         ours.synthesize(Script((ids,), {}, ()), reference)
-        device = jax.devices()[0]
-        if device.platform != "cpu":
-            return device.memory_stats()["peak_bytes_in_use"] / 1e9
     else:
         import torch
 
@@ -298,14 +277,11 @@ def _peak(args) -> float:
         peer = _peer(args, device)
         near = None if reference is None else torch.from_numpy(reference)[None].to(device)
         peer.speak(ids, near, STEPS)
-        if device == "cuda":
-            return torch.cuda.max_memory_allocated() / 1e9
-    status = Path("/proc/self/status").read_text()  # getrusage's would be the parent's
-    return int(re.search(r"VmHWM:\s*(\d+) kB", status)[1]) * 1024 / 1e9
 
 
 if __name__ == "__main__":
     if ARGS.memory:
-        print(json.dumps({"peak_gb": round(_peak(ARGS), 2)}))
+        speak_once(ARGS)
+        measure.print_peak(ARGS.memory)
     else:
         measure.report(main(ARGS), ARGS)

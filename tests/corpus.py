@@ -10,26 +10,29 @@ from empatheia_jax.data.media import write_audio, write_video
 PROFILE = {"gender": "female", "timbre": "mid"}
 
 
-def _media(folder: Path, name: str, rng) -> None:
-    """One second of a voice-like tone at 24 kHz, and of a face-like disc at 25 fps."""
-    time_axis = np.arange(24000) / 24000
+WORDS = ("I saw the river again.", "I saw the old house again.", "I saw the train again.", "I saw the letter again.")
+
+
+def _media(folder: Path, name: str, rng, seconds: int) -> None:
+    """A voice-like tone at 24 kHz, and a face-like disc at 25 fps."""
+    time_axis = np.arange(24000 * seconds) / 24000
     pitch = rng.uniform(100, 300)
     audio = sum(np.sin(2 * np.pi * pitch * k * time_axis) / k for k in range(1, 12))
     audio *= 0.55 - 0.45 * np.cos(25 * time_axis)
     write_audio(folder / "audio_v5_0" / f"{name}.wav", (0.1 * audio).astype(np.float32), 24000)
     y, x = np.mgrid[:64, :64]
-    frames = np.full((25, 64, 64, 3), rng.integers(40, 90), np.uint8)
+    frames = np.full((25 * seconds, 64, 64, 3), rng.integers(40, 90), np.uint8)
     frames[:, (y - 32) ** 2 + (x - 32) ** 2 < 22**2] = rng.integers(120, 220, 3)
     write_video(folder / "video_v5_0" / f"{name}.mp4", frames, preset="ultrafast")
 
 
-def write_corpus(folder: Path, dialogues: int = 5) -> Path:
+def write_corpus(folder: Path, dialogues: int = 5, words: tuple[str, ...] = WORDS, seconds: int = 1) -> Path:
+    """Dialogues of the four `words`, two of the speaker and two of the listener, each `seconds` long."""
     rng = np.random.default_rng(0)
     for name in ("audio_v5_0", "video_v5_0"):
         (folder / name).mkdir(parents=True)
     written = []
     for number in range(dialogues):
-        words = [f"I saw the {thing} again." for thing in ("river", "old house", "train", "letter")]
         history = [
             {"index": i, "role": ("speaker", "listener")[i % 2], "utterance": text} for i, text in enumerate(words)
         ]
@@ -50,6 +53,6 @@ def write_corpus(folder: Path, dialogues: int = 5) -> Path:
             }
         )  # fmt: skip
         for index in range(4):
-            _media(folder, f"dia{number:05d}utt{index}_{1 + index % 2}", rng)
+            _media(folder, f"dia{number:05d}utt{index}_{1 + index % 2}", rng, seconds)
     (folder / "train.json").write_text(json.dumps(written))
     return folder

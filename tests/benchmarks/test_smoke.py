@@ -72,4 +72,5 @@ def test_speaking(peer):
 @pytest.mark.slow
 def test_moving_and_drawing_a_face():
     found = rows("face")
-    assert [row["name"] for row in found] == ["motion", "motion_guided", "render"]
+    assert [row["name"] for row in found] == ["motion", "motion_guided", "render", "whole"]
+    assert found[-1]["rtf"] > 0 and found[-1]["frames"] == 10 and found[-1]["peak_gb"] > 0.5

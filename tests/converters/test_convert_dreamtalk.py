@@ -4,7 +4,7 @@ import json
 
 import numpy as np
 import pytest
-from dreamtalk_goldens import FOLDERS, tensors_of
+from dreamtalk_goldens import FOLDERS
 from spoil import WAYS, spoilt
 
 from converters import dreamtalk
@@ -55,14 +55,10 @@ def test_any_one_key_spoilt_is_an_error_with_its_name(published, how, share, see
 @pytest.fixture
 def files(goldens, tmp_path):
     """Synthetic published files of the denoiser and the renderer."""
-    torch = pytest.importorskip("torch")
-    found = {}
-    for name in ("denoiser", "renderer"):
-        tensors = tensors_of(goldens, goldens / FOLDERS[0], name, "")
-        state = {key: torch.from_numpy(np.array(tensor.read())) for key, tensor in tensors.items()}
-        found[name] = tmp_path / f"{name}.pth"
-        torch.save({dreamtalk.PARTS[name].ROOT: state, "current_epoch": 3}, found[name])
-    return found
+    pytest.importorskip("torch")
+    from published_files import write_dreamtalk
+
+    return write_dreamtalk(goldens, tmp_path, ("denoiser", "renderer"))
 
 
 def test_published_files_become_a_folder_that_is_whole_or_absent(files, tmp_path):

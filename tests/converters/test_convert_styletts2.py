@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 import yaml
 from spoil import WAYS, spoilt
-from styletts2_goldens import state_dict
 
 from converters import styletts2
 from converters.convert import convert
@@ -66,23 +65,15 @@ def test_any_one_key_spoilt_is_an_error_with_its_name(published, how, share, see
 
 @pytest.fixture(scope="module")
 def checkpoint(goldens, tmp_path_factory):
-    """A synthetic epochs_2nd_00020.pth as published, its config.yml beside it."""
-    torch = pytest.importorskip("torch")
-    manifest = json.loads((goldens / "styletts2" / "manifest_libritts.json").read_text())
-    arrays = {name: torch.from_numpy(array) for name, array in state_dict(goldens, manifest).items()}
-    net: dict[str, dict] = {}
-    for name, array in arrays.items():
-        network, _, rest = name.partition(".")
-        net.setdefault(network, {})[f"module.{rest}"] = array
-    net["mpd"] = {"discriminators.0.convs.0.bias": torch.zeros(3)}
-    folder = tmp_path_factory.mktemp("styletts2")
-    torch.save({"net": net, "optimizer": {"lr": 1e-4, "steps": [1, 2]}, "val_loss": np.float32(0.5)}, folder / "e.pth")
-    (folder / "config.yml").write_text(yaml.safe_dump({"model_params": manifest["model_params"]}))
-    return folder
+    """A synthetic file as published, its config.yml beside it."""
+    pytest.importorskip("torch")
+    from published_files import write_styletts2
+
+    return write_styletts2(goldens, tmp_path_factory.mktemp("styletts2"))
 
 
 def test_the_published_file_is_converted(checkpoint, tmp_path):
-    counts = convert("styletts2", checkpoint / "e.pth", tmp_path / "weights")
+    counts = convert("styletts2", checkpoint, tmp_path / "weights")
     facts = read_facts(tmp_path / "weights")
     assert facts["family"] == "styletts2" and facts["architecture"]["sigma_data"] == pytest.approx(0.19926648961191362)
     assert counts["arrays"] == len(read_index(tmp_path / "weights")) and counts["left_aside"] > 1
@@ -91,15 +82,15 @@ def test_the_published_file_is_converted(checkpoint, tmp_path):
 
 def test_what_is_beside_must_be_right(checkpoint, tmp_path):
     with pytest.raises(ConversionError, match="config.yml: not there"):
-        convert("styletts2", checkpoint / "e.pth", tmp_path / "weights", config=tmp_path / "config.yml")
+        convert("styletts2", checkpoint, tmp_path / "weights", config=tmp_path / "config.yml")
     (tmp_path / "config.yml").write_text("model_params: {decoder: {type: hifigan}}")
     with pytest.raises(ConversionError, match="config.yml: no 'diffusion' in its model_params"):
-        convert("styletts2", checkpoint / "e.pth", tmp_path / "weights", config=tmp_path / "config.yml")
+        convert("styletts2", checkpoint, tmp_path / "weights", config=tmp_path / "config.yml")
     with pytest.raises(ConversionError, match="has its own, fine-tuned PL-BERT"):
-        convert("styletts2", checkpoint, tmp_path / "weights", plbert=checkpoint / "e.pth")
-    other = yaml.safe_load((checkpoint / "config.yml").read_text())
+        convert("styletts2", checkpoint.parent, tmp_path / "weights", plbert=checkpoint)
+    other = yaml.safe_load(checkpoint.with_name("config.yml").read_text())
     other["model_params"]["multispeaker"] = False
     (tmp_path / "config.yml").write_text(yaml.safe_dump(other))
     with pytest.raises(ConversionError, match="to_features.0.weight is used by no rule"):
-        convert("styletts2", checkpoint / "e.pth", tmp_path / "weights", config=tmp_path / "config.yml")
+        convert("styletts2", checkpoint, tmp_path / "weights", config=tmp_path / "config.yml")
     assert not (tmp_path / "weights").exists()

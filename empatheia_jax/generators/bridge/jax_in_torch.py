@@ -1,0 +1,166 @@
+"""A JAX function in a torch program."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import torch
+
+from empatheia_jax.generators.bridge.errors import BridgeError
+from empatheia_jax.generators.bridge.exchange import as_array, as_owned_tensors, as_tensor, conjugate
+from empatheia_jax.generators.bridge.signature import Signature
+
+
+def to_torch(function: Callable, params: Any = None) -> torch.nn.Module:
+    """A function of JAX arrays as a torch module, differentiable by torch's autograd.
+
+    It is compiled once for every shape. Results are new tensors; arguments are read where they are. Trees of tensors
+    pass in and out; what is no tensor (numbers, text, None) is handed over as it is and compiled in.
+
+    Args:
+      function: `function(*args)`, or `function(params, *args)` where there are `params`; pure, as for `jax.jit`.
+      params: tree of arrays. They become parameters of the module (those that are not floating: buffers), copied, named
+        by their place ("layers.0.kernel"), and are what an optimizer of torch changes; `module.tree()` gives them back.
+    Returns:
+      a module that raises BridgeError for what cannot cross; what JAX raises passes unchanged.
+    """
+    return JaxModule(function, params)
+
+
+class JaxModule(torch.nn.Module):
+    """What `to_torch` returns."""
+
+    def __init__(self, function: Callable, params: Any = None):
+        super().__init__()
+        self._function, self._programs = function, {}
+        leaves, self._structure = jax.tree_util.tree_flatten_with_path(params)
+        self._names = [_name(path) for path, _ in leaves]
+        if len(set(self._names)) < len(self._names):
+            raise BridgeError("two parameters have one name")
+        for name, (_, leaf) in zip(self._names, leaves, strict=True):
+            *branches, last = name.split(".")
+            place = self
+            for branch in branches:
+                if branch not in place._modules:
+                    place.add_module(branch, torch.nn.Module())
+                place = place._modules[branch]
+            tensor = as_tensor(jnp.asarray(leaf), copy=True)
+            if tensor.is_floating_point() or tensor.is_complex():
+                place.register_parameter(last, torch.nn.Parameter(tensor))
+            else:
+                place.register_buffer(last, tensor)
+
+    def tree(self) -> Any:
+        """The parameters as JAX arrays, copied, in the tree that they came in."""
+        arrays = [jnp.array(as_array(tensor), copy=True) for tensor in self._tensors()]
+        return jax.tree.unflatten(self._structure, arrays)
+
+    def forward(self, *args, **kwargs):
+        """As the JAX function, on tensors."""
+        tree = (jax.tree.unflatten(self._structure, self._tensors()), args) if self._names else (args,)
+        signature, tensors = Signature.of((*tree, kwargs), lambda leaf: isinstance(leaf, torch.Tensor))
+        program = signature.once(self._programs, self._program)
+        found = _Call.apply(program, *tensors)
+        return jax.tree.unflatten(program.results, found)
+
+    def _program(self, signature: Signature) -> "_Program":
+        def flat(*arrays):
+            *params, args, kwargs = signature.together(arrays)
+            return self._function(*params, *args, **kwargs)
+
+        return _Program(flat)
+
+    def _tensors(self) -> list[torch.Tensor]:
+        return [self._at(name) for name in self._names]
+
+    def _at(self, name: str) -> torch.Tensor:
+        *branches, last = name.split(".")
+        place = self
+        for branch in branches:
+            place = place._modules[branch]
+        return place._parameters[last] if last in place._parameters else place._buffers[last]
+
+
+def _name(path: tuple) -> str:
+    """Where a parameter is, in words that torch takes for one."""
+    words = [jax.tree_util.keystr((key,), simple=True) for key in path]
+    words = [word for number, word in enumerate(words) if not (number and word == "value")]  # of nnx.Variable
+    return ".".join(word.replace(".", "_") for word in words) or "params"
+
+
+class _Program:
+    """A function of arrays, compiled: alone, and with what its gradient needs."""
+
+    def __init__(self, flat: Callable):
+        self.results: Any = None  # structure of what it returns, known once it was traced
+        self._flat = flat
+        self.plain = jax.jit(self._fresh)
+        self._linear: dict[tuple[bool, ...], Callable] = {}
+        self.pull = jax.jit(self._pull, static_argnums=1)
+
+    def _fresh(self, *arrays) -> list[jax.Array]:
+        """The leaves of the results, none of which is an argument or a constant."""
+        leaves, self.results = jax.tree.flatten(self._flat(*arrays))
+        return [jnp.copy(leaf) for leaf in leaves]
+
+    def linear(self, wanted: tuple[bool, ...]) -> Callable:
+        """(leaves of the results, function to pull cotangents back) of the arrays; `wanted`: whose gradient."""
+        if wanted not in self._linear:
+
+            def run(*arrays):
+                def of(*some):
+                    remaining = iter(some)
+                    whole = [next(remaining) if one else a for one, a in zip(wanted, arrays, strict=True)]
+                    return self._fresh(*whole)
+
+                return jax.vjp(of, *(a for one, a in zip(wanted, arrays, strict=True) if one))
+
+            self._linear[wanted] = jax.jit(run)
+        return self._linear[wanted]
+
+    @staticmethod
+    def _pull(back: Callable, shapes: tuple, cotangents: list) -> tuple:
+        remaining = iter(cotangents)
+        whole = [
+            next(remaining) if jnp.issubdtype(dtype, jnp.inexact) else np.zeros(shape, jax.dtypes.float0)
+            for shape, dtype in shapes
+        ]
+        return back(whole)
+
+
+class _Call(torch.autograd.Function):
+    """One call, as torch's autograd sees it."""
+
+    @staticmethod
+    def forward(ctx, program: _Program, *tensors: torch.Tensor):
+        arrays = [as_array(tensor) for tensor in tensors]
+        wanted = tuple(
+            need and jnp.issubdtype(array.dtype, jnp.inexact)
+            for need, array in zip(ctx.needs_input_grad[1:], arrays, strict=True)
+        )
+        if not any(wanted):
+            leaves = jax.block_until_ready(program.plain(*arrays))  # torch may change the arguments afterwards
+        else:
+            leaves, ctx.back = jax.block_until_ready(program.linear(wanted)(*arrays))
+            ctx.program, ctx.wanted = program, wanted
+            ctx.save_for_backward(*tensors)  # so that torch tells whoever changes them before backward
+            ctx.shapes = tuple((leaf.shape, leaf.dtype) for leaf in leaves)
+        found = as_owned_tensors(leaves, jax.tree.leaves(ctx.back) if any(wanted) else ())
+        ctx.mark_non_differentiable(*(one for one in found if not (one.is_floating_point() or one.is_complex())))
+        return tuple(found)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, *gradients: torch.Tensor):
+        tensors = ctx.saved_tensors
+        given = [
+            as_array(conjugate(gradient).contiguous())
+            for gradient, (_, dtype) in zip(gradients, ctx.shapes, strict=True)
+            if jnp.issubdtype(dtype, jnp.inexact)
+        ]
+        found = jax.block_until_ready(ctx.program.pull(ctx.back, ctx.shapes, given))
+        remaining = iter(as_owned_tensors(found, (*given, *jax.tree.leaves(ctx.back))))
+        wanted = zip(ctx.wanted, tensors, strict=True)
+        return None, *(conjugate(next(remaining)).to(tensor.dtype) if one else None for one, tensor in wanted)
