@@ -5,16 +5,13 @@ pyyaml and yacs. dlib may be missing: it crops portraits, which is not measured.
 """
 
 import functools
-import importlib.machinery
-import importlib.util
-import sys
-import types
 from pathlib import Path
 
 import numpy as np
 import torch
-import yaml
 from regenerated import manifest, tensors
+
+from empatheia_jax.generators.torch_backend.dreamtalk import build
 
 COMPUTED = ("null_", "var_sched.")  # by the network itself; not loaded
 
@@ -26,35 +23,15 @@ class Original:
         """Build the networks.
 
         Raises:
-          FileNotFoundError: `repo` is no checkout of ali-vilab/dreamtalk.
+          TorchBackendError: `repo` is no checkout of ali-vilab/dreamtalk, or something that it needs is missing.
         """
-        repo = Path(repo).resolve()
-        if not (repo / "core" / "networks" / "diffusion_net.py").exists():
-            raise FileNotFoundError(f"{repo}: no checkout of github.com/ali-vilab/dreamtalk (core/, generators/)")
-        sys.path.insert(0, str(repo))
-        if importlib.util.find_spec("dlib") is None:
-            sys.modules["dlib"] = types.ModuleType("dlib")
-            sys.modules["dlib"].__spec__ = importlib.machinery.ModuleSpec("dlib", None)
-        from configs.default import get_cfg_defaults
-        from core.networks.diffusion_net import DiffusionNet
-        from core.networks.diffusion_util import NoisePredictor, VarianceSchedule
-        from generators.face_model import FaceGenerator
-
-        cfg = get_cfg_defaults()
-        schedule = cfg.DIFFUSION.SCHEDULE
-        self.cfg, self.device = cfg, device
-        self.net = DiffusionNet(
-            cfg=cfg, net=NoisePredictor(cfg),
-            var_sched=VarianceSchedule(
-                num_steps=schedule.NUM_STEPS, beta_1=schedule.BETA_1, beta_T=schedule.BETA_T, mode=schedule.MODE
-            ),
-        )  # fmt: skip
+        self.device = device
+        self.net, self.renderer = build(repo)
         arrays = {k.removeprefix("diff_net."): v for k, v in tensors("denoising_network").items()}
         kept = {name for name in arrays if not name.startswith(COMPUTED) and "pos_table" not in name}
         state = {name: torch.from_numpy(arrays[name]) for name in kept}
         missing, unexpected = self.net.load_state_dict(state, strict=False)
         assert not unexpected and set(missing) <= arrays.keys() - kept, (missing, unexpected)
-        self.renderer = FaceGenerator(**yaml.safe_load((repo / "generators" / "renderer_conf.yaml").read_text()))
         self.renderer.load_state_dict({k: torch.from_numpy(v) for k, v in tensors("renderer").items()}, strict=True)
         for network in (self.net, self.renderer):
             network.eval().requires_grad_(False).to(device)
@@ -81,8 +58,9 @@ class Original:
         mask = torch.arange(256)[None] >= len(clip)
         found = self.net.sample(
             torch.from_numpy(windows)[None].to(self.device), torch.from_numpy(padded)[None].to(self.device),
-            mask.to(self.device), output_dim=self.cfg.DATASET.FACE3D_DIM,
-            use_cf_guidance=self.cfg.CF_GUIDANCE.INFERENCE, cfg_scale=1.0, sample_method="ddim", ddim_num_step=steps,
+            mask.to(self.device), output_dim=clip.shape[1],
+            use_cf_guidance=self.net.cfg.CF_GUIDANCE.INFERENCE, cfg_scale=1.0, sample_method="ddim",
+            ddim_num_step=steps,
         )  # fmt: skip
         return found[0].cpu().numpy()
 

@@ -4,15 +4,14 @@ The checkout's code is run, not copied; it needs torch, transformers, einops, ei
 may be missing: only the aligner, which is not built here, has need of it.
 """
 
-import importlib.machinery
-import sys
-import types
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import torch
 import yaml
+
+from empatheia_jax.generators.torch_backend.styletts2 import build
 
 SIGMA_DATA = {"libritts": 0.19926648961191362, "ljspeech": 0.45731624995853165}
 CONFIGS = {"libritts": "config_libritts.yml", "ljspeech": "config.yml"}
@@ -96,32 +95,13 @@ class Original(Peer):
         """Build the networks.
 
         Raises:
-          FileNotFoundError: `repo` is no checkout of yl4579/StyleTTS2.
+          FileNotFoundError, TorchBackendError: `repo` is no checkout of yl4579/StyleTTS2, or lacks something.
         """
-        repo = Path(repo).resolve()
-        if not (repo / "models.py").exists() or not (repo / "Modules" / "hifigan.py").exists():
-            raise FileNotFoundError(f"{repo}: no checkout of github.com/yl4579/StyleTTS2 (models.py, Modules/)")
-        sys.path.insert(0, str(repo))
-        _torchaudio_or_a_name_of_it()
-        import models
-        from Modules.diffusion.sampler import ADPM2Sampler, DiffusionSampler, KarrasSchedule
-        from munch import munchify
-        from transformers import AlbertConfig, AlbertModel
-
         torch.manual_seed(seed)
-        params = munchify(yaml.safe_load((repo / "Configs" / CONFIGS[kind]).read_text())["model_params"])
-        params.diffusion.dist.sigma_data = SIGMA_DATA[kind]
-        plbert = yaml.safe_load((repo / "Utils" / "PLBERT" / "config.yml").read_text())["model_params"]
-        bert = AlbertModel(AlbertConfig(**plbert))
-        built = models.build_model(params, None, None, bert)
-        names = ("bert", "bert_encoder", "predictor", "decoder", "text_encoder", "predictor_encoder", "style_encoder",
-                 "diffusion")  # fmt: skip
-        self.nets = {name: built[name] for name in names}
-        self.sampler = DiffusionSampler(
-            self.nets["diffusion"].diffusion, sampler=ADPM2Sampler(), clamp=False,
-            sigma_schedule=KarrasSchedule(sigma_min=0.0001, sigma_max=3.0, rho=9.0),
-        )  # fmt: skip
-        super().__init__(kind, params.style_dim, device)
+        params = yaml.safe_load((Path(repo) / "Configs" / CONFIGS[kind]).read_text())["model_params"]
+        params["diffusion"]["dist"]["sigma_data"] = SIGMA_DATA[kind]
+        self.nets, self.sampler = build(repo, params)
+        super().__init__(kind, params["style_dim"], device)
 
 
 class StandIn(Peer):
@@ -148,15 +128,3 @@ class StandIn(Peer):
         }  # fmt: skip
         self.sampler = self.nets["diffusion"]
         super().__init__(kind, config.style_dim, device)
-
-
-def _torchaudio_or_a_name_of_it() -> None:
-    """The checkout imports torchaudio for its aligner, which is not built: where it is missing, a name is enough."""
-    try:
-        import torchaudio  # noqa: F401
-    except ImportError:
-        for name in ("torchaudio", "torchaudio.functional"):
-            module = types.ModuleType(name)
-            module.__spec__ = importlib.machinery.ModuleSpec(name, None)
-            sys.modules[name] = module
-        sys.modules["torchaudio"].functional = sys.modules["torchaudio.functional"]

@@ -16,7 +16,7 @@ from converters.torch_files import open_torch
 from converters.torch_layers import rules_of
 from empatheia_jax.generators.styletts2.config import StyleTTS2Config
 from empatheia_jax.generators.styletts2.model import StyleTTS2
-from empatheia_jax.weights import slots, tuples
+from empatheia_jax.weights import slots
 
 NETWORK = StyleTTS2
 KEPT = ()
@@ -91,22 +91,10 @@ def config_of(settings: dict) -> StyleTTS2Config:
     Raises:
       ConversionError: something in it that is not there or that ours does otherwise.
     """
-    found = settings.get("model_params")
     try:
-        decoder, diffusion = found["decoder"], found["diffusion"]
-        transformer = diffusion["transformer"]
-        names = ("multispeaker", "dim_in", "hidden_dim", "max_conv_dim", "n_layer", "n_mels", "n_token", "max_dur")
-        vocoder = ("upsample_rates", "upsample_kernel_sizes", "resblock_kernel_sizes", "upsample_initial_channel")
-        fields = {name: found[name] for name in (*names, "style_dim")}
-        fields |= {name: tuples(decoder[name]) for name in (*vocoder, "resblock_dilation_sizes")}
-        fields |= {name: decoder[name] for name in ("gen_istft_n_fft", "gen_istft_hop_size") if name in decoder}
-        return StyleTTS2Config(
-            **fields, decoder_type=decoder["type"], diffusion_layers=transformer["num_layers"],
-            diffusion_heads=transformer["num_heads"], diffusion_head_features=transformer["head_features"],
-            diffusion_multiplier=transformer["multiplier"], sigma_data=float(diffusion["dist"]["sigma_data"]),
-        )  # fmt: skip
-    except (KeyError, TypeError) as error:
-        raise ConversionError(f"config.yml: no {error} in its model_params") from error
+        return StyleTTS2Config.published(settings.get("model_params"))
+    except ValueError as error:
+        raise ConversionError(f"config.yml: {error}") from error
 
 
 def open_files(source: Path, config: Path | None = None, plbert: Path | None = None) -> Source:

@@ -78,6 +78,16 @@ def respond(argv: list[str]) -> int:
     parser.add_argument("--face-generator", choices=("classical", "dreamtalk", "torch"))
     parser.add_argument("--face-weights", type=Path, help="of dreamtalk, where not in the run's own place")
     parser.add_argument("--content-source", choices=("synchronizer", "generator"))
+    originals = parser.add_argument_group("for --speech-generator torch and --face-generator torch")
+    for name, what in (
+        ("styletts2-repo", "your clone of github.com/yl4579/StyleTTS2"),
+        ("styletts2-checkpoint", "the published .pth, its config.yml beside it"),
+        ("dreamtalk-repo", "your clone of github.com/ali-vilab/dreamtalk"),
+        ("dreamtalk-checkpoint", "denoising_network.pth"), ("dreamtalk-renderer", "renderer.pt"),
+        ("dreamtalk-wav2vec", "directory of its wav2vec 2.0; default: the converted one of --face-weights"),
+    ):  # fmt: skip
+        originals.add_argument(f"--{name}", type=Path, help=what)
+    originals.add_argument("--any-commit", action="store_true", help="take a clone that is not at the tested commit")
     parser.add_argument("--size", type=int, default=256, help="side of the video in pixels")
     parser.add_argument("--output", type=Path, required=True, help="OUT.mp4; OUT.json is written beside it")
     args = parser.parse_args(argv)
@@ -88,6 +98,7 @@ def respond(argv: list[str]) -> int:
         profile=module.parse_profile(args.profile) if args.profile else None, portrait=args.portrait,
         consent=args.consent, speech_generator=args.speech_generator, speech_weights=args.speech_weights,
         face_generator=args.face_generator, face_weights=args.face_weights, content_source=args.content_source,
+        torch={n: v for n, v in vars(args).items() if n.startswith(("styletts2_", "dreamtalk_", "any_"))},
         face_size=args.size,
     )  # fmt: skip
     result = module.respond(request)

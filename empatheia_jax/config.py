@@ -211,8 +211,26 @@ class MeshConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class TorchConfig:
+    """The user's own checkouts and checkpoints that the generators named "torch" run."""
+
+    styletts2_repo: str = ""  # a clone of github.com/yl4579/StyleTTS2
+    styletts2_checkpoint: str = ""  # the published .pth, its config.yml beside it
+    dreamtalk_repo: str = ""  # a clone of github.com/ali-vilab/dreamtalk
+    dreamtalk_checkpoint: str = ""  # denoising_network.pth
+    dreamtalk_renderer: str = ""  # renderer.pt
+    dreamtalk_wav2vec: str = ""  # transformers directory of its wav2vec 2.0; empty: that of face_weights
+    any_commit: bool = False  # take a checkout that is not at the tested commit
+    device: str = ""  # of torch; empty: an accelerator where torch has one
+
+
+@dataclasses.dataclass(frozen=True)
 class GeneratorConfig:
-    """Which frozen generators the latents speak to; this version has no "torch" yet."""
+    """Which frozen generators the latents speak to.
+
+    "torch" is the original StyleTTS 2 or DreamTalk, from a user's checkout: a run for "styletts2" or "dreamtalk" may be
+    rendered by it.
+    """
 
     speech: Literal["classical", "styletts2", "torch"] = "classical"
     face: Literal["classical", "dreamtalk", "torch"] = "classical"
@@ -222,7 +240,14 @@ class GeneratorConfig:
     face_weights: str = ""  # of dreamtalk: the folder that `python -m converters dreamtalk` wrote
     face_content: Literal["windows", "compact"] = "windows"  # of dreamtalk: 11 x 256 a frame, or 2 x 256 (50 Hz)
     face_sampler: Literal["ddim", "ddpm"] = "ddim"  # of dreamtalk: the published script's 10 steps, the paper's 1000
+    torch: TorchConfig = dataclasses.field(default_factory=TorchConfig)
     style_refine: Literal["none", "diffusion"] = "none"  # "diffusion": styletts2 draws a style for the words near S
+
+    @property
+    def golds_of(self) -> dict[str, str]:
+        """Whose golds "speech" and "face" speak in: "torch" runs the networks that are ours in Flax."""
+        ours = {"speech": "styletts2", "face": "dreamtalk"}
+        return {kind: ours[kind] if getattr(self, kind) == "torch" else getattr(self, kind) for kind in ours}
 
 
 @dataclasses.dataclass(frozen=True)

@@ -42,11 +42,13 @@ def store_settings(encoders: Mapping, speech, face) -> dict:
     Args:
       encoders: modality -> ModalityEncoder.
       speech, face: SpeechGenerator and FaceGenerator. A `version` attribute, where one has it, tells golds made before
-        a change of its content or style from those made after; an `identity`, with which weights.
+        a change of its content or style from those made after; an `identity`, with which weights; `golds_of` is the
+        name of another generator that makes the same golds.
     """
 
     def generator(one) -> dict:
-        named = {field: getattr(one, field) for field in ("name", "content_dim", "style_dim")}
+        named = {"name": getattr(one, "golds_of", one.name)}
+        named |= {field: getattr(one, field) for field in ("content_dim", "style_dim")}
         return named | {"version": getattr(one, "version", 1)} | getattr(one, "identity", {})
 
     return {

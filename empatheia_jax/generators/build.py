@@ -1,10 +1,11 @@
 """One switch a generator kind: the backend that a config names."""
 
+import dataclasses
 from pathlib import Path
 
 from empatheia_jax.config import ConfigError, GeneratorConfig
 from empatheia_jax.generators.interfaces import FaceGenerator, SpeechGenerator
-from empatheia_jax.weights import is_weights
+from empatheia_jax.weights import is_weights, read_facts
 
 PUBLISHED_WIDTHS = {
     "styletts2": (512 + 768, 128 + 128), "dreamtalk": (11 * 256, 256), "dreamtalk compact": (2 * 256, 256),
@@ -22,6 +23,7 @@ def build_generators(config: GeneratorConfig, face_size: int = 256) -> tuple[Spe
     Raises:
       ConfigError: when this version has no backend of that name, or a setting does not fit it.
       CheckpointError, DreamTalkError: no converted weights in `speech_weights`, `face_weights`.
+      TorchBackendError: no checkout, dependency or checkpoint of the original.
     """
     return _speech(config), _face(config, face_size)
 
@@ -44,7 +46,10 @@ def _speech(config: GeneratorConfig) -> SpeechGenerator:
         from empatheia_jax.generators.styletts2.voice import StyleTTS2Speech
 
         return StyleTTS2Speech(config.speech_weights, config.speech_dtype, config.style_refine == "diffusion")
-    raise ConfigError(f"generators.speech {config.speech!r}: this version has 'classical' and 'styletts2'")
+    from empatheia_jax.generators.torch_backend.styletts2 import TorchStyleTTS2Speech
+
+    known = read_facts(config.speech_weights)["sha256"] if config.speech_weights else ""
+    return TorchStyleTTS2Speech(config.torch, known, config.style_refine == "diffusion")
 
 
 def _face(config: GeneratorConfig, face_size: int) -> FaceGenerator:
@@ -66,15 +71,14 @@ def _face(config: GeneratorConfig, face_size: int) -> FaceGenerator:
 
         compact = config.face_content == "compact"
         return DreamTalkFace(config.face_weights, draw=config.face_sampler, compact=compact)
-    raise ConfigError(f"generators.face {config.face!r}: this version has 'classical' and 'dreamtalk'")
+    from empatheia_jax.generators.torch_backend.dreamtalk import TorchDreamTalkFace
+
+    return TorchDreamTalkFace(config)
 
 
 def generator_widths(config: GeneratorConfig) -> tuple[tuple[int, int], tuple[int, int]]:
-    """(content_dim, style_dim) of the speech and of the face generator: from its weights, else the published table.
-
-    Raises:
-      ConfigError: for "torch", whose widths only the user's own checkout knows.
-    """
+    """(content_dim, style_dim) of the speech and of the face generator: from its weights, else the published table."""
+    config = dataclasses.replace(config, **config.golds_of)
 
     def widths(kind: str, name: str, part: str, build) -> tuple[int, int]:
         folder = getattr(config, f"{kind}_weights")
@@ -83,8 +87,6 @@ def generator_widths(config: GeneratorConfig) -> tuple[tuple[int, int], tuple[in
             return made.content_dim, made.style_dim
         if kind == "face" and config.face_content == "compact":
             name = f"{name} compact"
-        if name not in PUBLISHED_WIDTHS:
-            raise ConfigError(f"generators.{kind} {name!r}: its widths are not known without it")
         return PUBLISHED_WIDTHS[name]
 
     speech = widths("speech", config.speech, "", lambda: _speech(config))

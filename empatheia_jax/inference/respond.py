@@ -48,6 +48,7 @@ class Request:
     face_generator: str | None = None
     face_weights: Path | None = None
     content_source: str | None = None
+    torch: dict[str, Path | bool | None] = dataclasses.field(default_factory=dict)  # by name of `TorchConfig`
     face_size: int = 256
 
 
@@ -136,7 +137,7 @@ def choose_portrait(
 ) -> tuple[Portrait, int | None]:
     """Who is shown: the avatar of the profile, or a given portrait; and the avatar's number, None with a portrait.
 
-    `face` is the name of the generator: the drawn one takes a portrait's colours, dreamtalk the picture.
+    `face` says whose golds the generator's are: the drawn one takes a portrait's colours, dreamtalk the picture.
 
     Raises:
       ConsentError: a portrait without consent. PortraitError: not a picture, or no face in it.
@@ -193,7 +194,7 @@ def respond(request: Request) -> dict:
         )
     mark("reason")
     profile = request.profile or known or predicted_profile(answer)
-    portrait, avatar_id = choose_portrait(request, profile, notes, config.generators.face)
+    portrait, avatar_id = choose_portrait(request, profile, notes, config.generators.golds_of["face"])
     speech, face = build_generators(config.generators, request.face_size)
     performance = perform(engine, speech, face, answer, portrait, config.generators.content_source)
     if performance.content_source != config.generators.content_source:
@@ -235,9 +236,11 @@ def _generators(request: Request, config: Config):
         "face": request.face_generator,
         "content_source": request.content_source,
     }
+    given = {name: str(value) if isinstance(value, Path) else value for name, value in request.torch.items() if value}
+    changes["torch"] = dataclasses.replace(config.generators.torch, **given) if given else None
     chosen = dataclasses.replace(config.generators, **{name: value for name, value in changes.items() if value})
     for name in ("speech", "face"):
-        trained, asked = getattr(config.generators, name), getattr(chosen, name)
+        trained, asked = config.generators.golds_of[name], chosen.golds_of[name]
         if trained != asked:
             raise ConfigError(
                 f"--{name}-generator {asked}: this run's latents speak to {trained!r}; train a run for {asked!r}"

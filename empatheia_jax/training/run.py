@@ -127,7 +127,7 @@ def open_store(folder: Path, config: Config) -> FeatureStore:
       StoreError: none there, incomplete, damaged, or made by other encoders or generators than the config's.
     """
     generators = config.generators
-    speech, face = {"name": generators.speech}, {"name": generators.face}
+    speech, face = ({"name": generators.golds_of[kind]} for kind in ("speech", "face"))
     if generators.speech_weights and is_weights(generators.speech_weights):
         speech["weights"] = read_facts(generators.speech_weights)["sha256"]
     for part in FACE_PARTS if generators.face_weights else ():

@@ -53,12 +53,14 @@ class DreamTalkFace:
         Raises:
           DreamTalkError: as `Networks`.
         """
-        self.networks = Networks(weights, draw=draw, steps=steps, scale=scale)
-        self.config, self.seed = self.networks.config, seed
+        self._use(Networks(weights, draw=draw, steps=steps, scale=scale), seed, compact, points)
+
+    def _use(self, networks: Networks, seed: int, compact: bool, points: Callable) -> None:
+        self.networks, self.config, self.seed = networks, networks.config, seed
         self.compact, self._points = compact, points
         self.content_dim = (ROWS_A_FRAME if compact else self.config.window) * self.config.width
         self.style_dim = self.config.width
-        self.size = self.networks.renderer_config.size
+        self.size = networks.renderer_config.size
 
     @property
     def identity(self) -> dict:

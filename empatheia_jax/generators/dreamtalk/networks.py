@@ -4,7 +4,7 @@ Frames see each other only through their windows, so cutting a clip changes noth
 """
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Literal
 
@@ -33,7 +33,11 @@ MOTION_CHUNK, RENDER_CHUNK, FACE_CHUNK = 64, 8, 8  # frames that go through at o
 
 
 class Networks:
-    """What `python -m converters dreamtalk` wrote, on the first device; weights come to it with the first call."""
+    """What `python -m converters dreamtalk` wrote, on the first device; weights come to it with the first call.
+
+    What `_project`, `_windows`, `_style`, `_motion`, `_render` and `_hear` take and give is for `torch_backend` to keep
+    to.
+    """
 
     def __init__(
         self, folder: Path | str, *, draw: Literal["ddim", "ddpm"] = "ddim", steps: int = 10, scale: float = 1.0
@@ -166,15 +170,20 @@ def _chunks(array: np.ndarray, size: int) -> Iterator[tuple[np.ndarray, int]]:
 
 def _draw(model: Denoiser, content, style, seed, number, *, draw: str, steps: int, scale: float) -> jax.Array:
     """Content [L, 11, 256], style [1, 256] -> expression [L, 64]; noise of the seed and of the chunk's number."""
-    key = jax.random.fold_in(jax.random.key(seed), number)
     shape = (1, content.shape[0], model.config.expression_dim)
+    noise, fresh = chunk_noise(seed, number, shape)
 
     def network(x, t, code):
         return model(x, t, content[None], code)
 
     null = style if scale == 1.0 else model.style_encoder.null()
     denoise = sampler.guided(network, null, style, scale)
-    noise = jax.random.normal(key, shape)
     if draw == "ddim":
         return sampler.ddim(denoise, noise, steps)[0][0]
-    return sampler.ddpm(denoise, noise, lambda t: jax.random.normal(jax.random.fold_in(key, t), shape))[0]
+    return sampler.ddpm(denoise, noise, fresh)[0]
+
+
+def chunk_noise(seed, number, shape: tuple[int, ...]) -> tuple[jax.Array, Callable]:
+    """(normal numbers that a chunk of motion begins with, step t -> those that DDPM adds there)."""
+    key = jax.random.fold_in(jax.random.key(seed), number)
+    return jax.random.normal(key, shape), lambda t: jax.random.normal(jax.random.fold_in(key, t), shape)

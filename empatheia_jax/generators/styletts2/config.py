@@ -3,6 +3,8 @@
 import dataclasses
 from typing import Literal
 
+from empatheia_jax.weights import tuples
+
 
 @dataclasses.dataclass(frozen=True)
 class StyleTTS2Config:
@@ -52,3 +54,26 @@ class StyleTTS2Config:
             multispeaker=False, decoder_type="istftnet", upsample_rates=(10, 6), upsample_kernel_sizes=(20, 12),
             sigma_data=0.45731624995853165,
         )  # fmt: skip
+
+    @classmethod
+    def published(cls, model_params: dict) -> "StyleTTS2Config":
+        """From `model_params` of a published config.yml.
+
+        Raises:
+          ValueError: something in it that is not there.
+        """
+        try:
+            decoder, diffusion = model_params["decoder"], model_params["diffusion"]
+            transformer = diffusion["transformer"]
+            names = ("multispeaker", "dim_in", "hidden_dim", "max_conv_dim", "n_layer", "n_mels", "n_token", "max_dur")
+            vocoder = ("upsample_rates", "upsample_kernel_sizes", "resblock_kernel_sizes", "upsample_initial_channel")
+            fields = {name: model_params[name] for name in (*names, "style_dim")}
+            fields |= {name: tuples(decoder[name]) for name in (*vocoder, "resblock_dilation_sizes")}
+            fields |= {name: decoder[name] for name in ("gen_istft_n_fft", "gen_istft_hop_size") if name in decoder}
+            return cls(
+                **fields, decoder_type=decoder["type"], diffusion_layers=transformer["num_layers"],
+                diffusion_heads=transformer["num_heads"], diffusion_head_features=transformer["head_features"],
+                diffusion_multiplier=transformer["multiplier"], sigma_data=float(diffusion["dist"]["sigma_data"]),
+            )  # fmt: skip
+        except (KeyError, TypeError) as error:
+            raise ValueError(f"no {error} in its model_params") from error

@@ -29,7 +29,10 @@ Rows = Sequence[np.ndarray]
 
 
 class Stages:
-    """A StyleTTS 2 from a converted folder, on the first device; weights come to it with the first call."""
+    """A StyleTTS 2 from a converted folder, on the first device; weights come to it with the first call.
+
+    What `_read`, `_style`, `_durations`, `_speak` and `_draw` take and give is for `torch_backend` to keep to.
+    """
 
     def __init__(self, folder: Path | str, compute_dtype: str = "float32"):
         """Read what the weights are of.
@@ -118,23 +121,29 @@ class Stages:
 # What is compiled beside the model's own methods ----------------------------------------------------------------------
 
 
+def source_noise(seed, frames: int) -> jax.Array:
+    """Normal numbers [600 frames, 9] in the vocoder's source."""
+    return jax.random.normal(jax.random.key(seed), (SAMPLES_A_FRAME * frames, HARMONICS))
+
+
+def style_noise(seed, steps: int, width: int) -> jax.Array:
+    """Normal numbers [steps, width] from which diffusion draws a style: its beginning, and one for each update."""
+    key = jax.random.fold_in(jax.random.key(seed), 1)  # not what the source is made of
+    return jax.random.normal(key, (steps, width))
+
+
 def _speak(model: StyleTTS2, content, style, frames, lengths, seeds, size):
     """`size` [L] says by its shape how many frames there is room for."""
 
-    def noise(seed):
-        return jax.random.normal(jax.random.key(seed), (SAMPLES_A_FRAME * size.shape[0], HARMONICS))
-
-    return model.speak(content, style, frames, jax.vmap(noise)(seeds), lengths)
+    noise = jax.vmap(lambda seed: source_noise(seed, size.shape[0]))(seeds)
+    return model.speak(content, style, frames, noise, lengths)
 
 
 def _draw(model: StyleTTS2, words, lengths, reference, seeds, steps, scale=1.0):
     """`steps` [n - 1] says by its shape how many updates there are; a `scale` of 1 runs the network once a call."""
 
-    def row_noise(seed):
-        key = jax.random.fold_in(jax.random.key(seed), 1)  # not what the source is made of
-        return jax.random.normal(key, (steps.shape[0] + 1, 2 * model.config.style_dim))
-
-    noise = jnp.swapaxes(jax.vmap(row_noise)(seeds), 0, 1)  # [n, B, 256]
+    rows = jax.vmap(lambda seed: style_noise(seed, steps.shape[0] + 1, 2 * model.config.style_dim))(seeds)
+    noise = jnp.swapaxes(rows, 0, 1)  # [n, B, 256]
 
     def denoise(x, sigma):
         return model.diffusion(x, sigma, words, reference, lengths, scale)

@@ -39,13 +39,16 @@ class StyleTTS2Speech:
         Raises:
           CheckpointError: no converted weights there. StyleTTS2Error: they are another network's, or cannot refine.
         """
-        self.stages = Stages(weights, compute_dtype)
+        self._use(Stages(weights, compute_dtype), refine)
+
+    def _use(self, stages: Stages, refine: bool) -> None:
+        self.stages = stages
         self.config = self.stages.config
         self.content_dim = self.config.hidden_dim + self.config.plbert_hidden
         self.style_dim = 2 * self.config.style_dim
         self.refine = refine
         if refine and not self.config.multispeaker:
-            raise StyleTTS2Error(f"{weights}: a model of one speaker does not refine a given style")
+            raise StyleTTS2Error("a model of one speaker does not refine a given style")
 
     @property
     def identity(self) -> dict:
