@@ -70,6 +70,14 @@ def test_speaking(peer):
 
 
 @pytest.mark.slow
+def test_crossing_the_bridge():
+    pytest.importorskip("torch")
+    found = {row["name"]: row for row in rows("bridge")}
+    assert len(found) == 12 and all(row["ratio_to_peer"] > 0 for row in found.values())
+    assert found["from_torch_64MiB"]["copied_mb"] == 0 and found["to_torch_64MiB"]["copied_mb"] == 0
+
+
+@pytest.mark.slow
 def test_moving_and_drawing_a_face():
     found = rows("face")
     assert [row["name"] for row in found] == ["motion", "motion_guided", "render", "whole"]

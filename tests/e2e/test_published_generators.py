@@ -1,27 +1,36 @@
-"""From text to video with both neural generators at their published sizes (the picture is noise, the path is not)."""
+"""From text to video with both neural generators at their published sizes (the picture is noise, the path is not).
 
-import json
+With $EMPATHEIA_STYLETTS2_REPO and $EMPATHEIA_DREAMTALK_REPO, clones of the originals, they render the same answer.
+"""
 
+import os
+
+import numpy as np
 import pytest
-from published_run import REPLY, command, make_run
+from spoken_run import REPLY, convert_published, make_run, respond
 
-from empatheia_jax.data.media import duration, read_metadata, read_video
+from empatheia_jax.data.media import duration, read_audio, read_metadata, read_video
 from empatheia_jax.inference.avatars import AVATARS
 
 pytestmark = pytest.mark.large
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory, goldens):
+def made(tmp_path_factory, goldens):
+    """(the run, the published files)."""
     pytest.importorskip("torch")
-    return make_run(tmp_path_factory.mktemp("published"), goldens)
+    place = tmp_path_factory.mktemp("published")
+    files = convert_published(place, goldens)
+    return make_run(place), files
 
 
-def test_five_seconds_from_text_to_video(run):
-    output = run.parent / "answer.mp4"
-    command("-m", "empatheia_jax", "respond", "--run", str(run), "--text", "I saw the river again.", "--profile",
-            "elderly,female,mid", "--output", str(output), cache=run.parent / "cache")  # fmt: skip
-    told = json.loads(output.with_suffix(".json").read_text())
+@pytest.fixture(scope="module")
+def answer(made):
+    return respond(made[0], "answer.mp4")
+
+
+def test_five_seconds_from_text_to_video(answer):
+    output, told = answer
     assert told["response"] == REPLY and told["seconds"] >= 5 and 1 <= told["avatar"] <= len(AVATARS)
     assert told["provenance"]["speech_generator"] == "styletts2"
     assert told["provenance"]["face_generator"] == "dreamtalk"
@@ -31,3 +40,23 @@ def test_five_seconds_from_text_to_video(run):
     heard, seen = duration(output)
     assert abs(heard - seen) <= 0.1
     assert any("synthetic: true" in value for value in read_metadata(output).values())
+
+
+def test_the_originals_render_the_same_answer(made, answer):
+    run, files = made
+    repos = [os.environ.get(f"EMPATHEIA_{name}_REPO") for name in ("STYLETTS2", "DREAMTALK")]
+    if not all(repos):
+        pytest.skip("no clones of the originals: set EMPATHEIA_STYLETTS2_REPO and EMPATHEIA_DREAMTALK_REPO")
+    output, told = respond(
+        run, "original.mp4", "--speech-generator", "torch", "--face-generator", "torch", "--styletts2-repo", repos[0],
+        "--styletts2-checkpoint", str(files["voice"]), "--dreamtalk-repo", repos[1], "--dreamtalk-checkpoint",
+        str(files["denoiser"]), "--dreamtalk-renderer", str(files["renderer"]), "--dreamtalk-wav2vec",
+        str(files["wav2vec"]),
+    )  # fmt: skip
+    ours, said = answer
+    assert told["provenance"]["speech_generator"] == told["provenance"]["face_generator"] == "torch"
+    assert told["response"] == said["response"] and told["frames"] == said["frames"]
+    heard, other = (read_audio(path, 24_000) for path in (ours, output))
+    assert np.sqrt(np.mean((heard - other) ** 2)) <= 0.1 * np.sqrt(np.mean(heard**2))
+    apart = np.abs(read_video(ours).astype(int) - read_video(output).astype(int))
+    assert apart.mean() < 2, apart.mean()  # levels, after the coder

@@ -1,0 +1,38 @@
+"""The worked example of docs/bridge.md, as it stands there."""
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from flax import nnx  # noqa: E402
+
+from empatheia_jax.config import LatentConfig  # noqa: E402
+from empatheia_jax.latents.style_disentangler import StyleDisentangler  # noqa: E402
+
+DOCS = Path(__file__).resolve().parents[2] / "docs" / "bridge.md"
+
+
+def test_the_style_disentangler_is_tuned_by_torch(seed):
+    text = next(block for block in re.findall(r"```python\n(.*?)```", DOCS.read_text(), re.S) if "optimizer" in block)
+    config = LatentConfig(width=16, heads=2, mlp_width=16, encoder_layers=1, decoder_layers=1)
+    disentangler = StyleDisentangler(config, 24, 6, 5, rngs=nnx.Rngs(seed))
+    rng = np.random.default_rng(seed)
+
+    def draw(*shape):
+        return torch.from_numpy(rng.normal(size=shape).astype(np.float32))
+
+    one = draw(8, 16, 24), draw(8, 16, 24), draw(8, 6), draw(8, 5), torch.arange(8) % 7
+    names = {"disentangler": disentangler, "batches": [one] * 40}
+    before = np.asarray(disentangler(one[0].numpy(), one[1].numpy()).speech)
+    exec(compile(text, str(DOCS), "exec"), names)
+    assert names["losses"][-1] < 0.7 * names["losses"][0]
+    assert "ffn_speech.up.kernel" in names["module"].state_dict()
+    after = np.asarray(disentangler(one[0].numpy(), one[1].numpy()).speech)
+    gold = one[2].numpy()
+    assert np.mean((after - gold) ** 2) < np.mean((before - gold) ** 2)
+    with torch.no_grad():
+        np.testing.assert_allclose(names["module"](one[0], one[1])["speech"], after, atol=1e-5)
