@@ -31,6 +31,10 @@ def trainer(tmp_path_factory):
     return made
 
 
+def test_training_imports_no_torch(trainer):
+    assert not trainer.torch_imported.exists()
+
+
 def test_sigterm_stops_early_and_says_so(trainer):
     last = trainer.read("whole", "examples.jsonl")[-1]["step"]
     out, step = trainer.stops[0]

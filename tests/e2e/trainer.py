@@ -112,8 +112,15 @@ class Trainer:
             write_features(folder / "data")
         self.config = folder / "config.py"
         self.config.write_text(config.format(path=str(folder / "data")))
+        # Whoever imports torch finds none, and is remembered.
+        (folder / "none" / "torch").mkdir(parents=True)
+        self.torch_imported = folder / "torch_imported"
+        (folder / "none" / "torch" / "__init__.py").write_text(
+            f"open({str(self.torch_imported)!r}, 'w').close()\nraise ModuleNotFoundError('no torch', name='torch')\n"
+        )
         self.env = os.environ | {
-            "JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT), "JAX_COMPILATION_CACHE_DIR": str(folder / "cache"),
+            "JAX_PLATFORMS": "cpu", "PYTHONPATH": os.pathsep.join([str(folder / "none"), str(ROOT)]),
+            "JAX_COMPILATION_CACHE_DIR": str(folder / "cache"),
             "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0", "XLA_FLAGS": "",
         }  # fmt: skip
 

@@ -66,8 +66,8 @@ def as_tensor(array: jax.Array | np.ndarray, device: torch.device | None = None,
       BridgeError: a dtype that torch lacks, an array in parts on several devices, a key of random numbers.
     """
     if isinstance(array, np.ndarray | np.generic):
-        tensor = _of_numpy(np.asarray(array))
-        shared = False
+        kept = jax.dtypes.canonicalize_dtype(array.dtype)  # as everywhere in JAX
+        tensor, shared = _of_numpy(np.asarray(array, kept)), False
     else:
         if jnp.issubdtype(array.dtype, jax.dtypes.prng_key):
             raise BridgeError("a key of random numbers means nothing to torch: pass numbers that are drawn already")
@@ -173,8 +173,13 @@ def lend(tensors: Sequence[torch.Tensor]) -> Iterator[Lent]:
     if not lent:
         yield lent
         return
-    with _Watch(lent):
-        yield lent
+    try:
+        with _Watch(lent):
+            yield lent
+    except BaseException:
+        with contextlib.suppress(BridgeError):  # what was raised says more
+            lent.end()
+        raise
     lent.end()
 
 

@@ -43,7 +43,8 @@ class TorchFunction:
     """What `from_torch` returns."""
 
     def __init__(self, function: Callable, device: torch.device | None, copy: bool, shapes: Callable | None):
-        self.function, self.device, self.copy, self.shapes = function, device, copy, shapes
+        self.function, self.copy, self.shapes = function, copy, shapes
+        self.device = None if device is None else torch.empty(0, device=device).device  # "cuda" is "cuda:0"
         self.__name__ = getattr(function, "__name__", type(function).__name__)
         self._takes = False  # whether torch has written to an argument, or kept one: from then on it gets copies
         self._traced: dict[Signature, Callable] = {}
