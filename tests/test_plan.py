@@ -9,7 +9,7 @@ import jax
 import pytest
 from flax import nnx
 
-from empatheia_jax.config import ConfigError, GeneratorConfig
+from empatheia_jax.config import GeneratorConfig
 from empatheia_jax.config_io import load_config
 from empatheia_jax.empatheia import Empatheia
 from empatheia_jax.plan import config_widths, encoder_parts, kept_activations, local_plan, model_parts
@@ -39,9 +39,10 @@ def test_widths_are_those_of_the_named_networks(vicuna):
     assert (widths.audio, widths.video) == ((32, 1024), (8, 1024))
     assert (widths.content_speech, widths.style_speech) == (1280, 256)
     assert (widths.content_video, widths.style_video) == (2816, 256)
-    unknown = dataclasses.replace(vicuna, generators=GeneratorConfig(speech="torch"))
-    with pytest.raises(ConfigError, match="generators.speech 'torch'"):
-        config_widths(unknown)
+    originals = dataclasses.replace(vicuna, generators=GeneratorConfig(speech="torch", face="torch"))
+    assert config_widths(originals) == widths
+    compact = dataclasses.replace(vicuna, generators=GeneratorConfig("styletts2", "dreamtalk", face_content="compact"))
+    assert config_widths(compact).content_video == 512
 
 
 def test_activations_are_the_named_residuals(vicuna):

@@ -1,6 +1,7 @@
 """One switch a generator kind: the backend that a config names."""
 
 import dataclasses
+import importlib.util
 from pathlib import Path
 
 from empatheia_jax.config import ConfigError, GeneratorConfig
@@ -46,6 +47,7 @@ def _speech(config: GeneratorConfig) -> SpeechGenerator:
         from empatheia_jax.generators.styletts2.voice import StyleTTS2Speech
 
         return StyleTTS2Speech(config.speech_weights, config.speech_dtype, config.style_refine == "diffusion")
+    _needs_torch("speech")
     from empatheia_jax.generators.torch_backend.styletts2 import TorchStyleTTS2Speech
 
     known = read_facts(config.speech_weights)["sha256"] if config.speech_weights else ""
@@ -71,9 +73,15 @@ def _face(config: GeneratorConfig, face_size: int) -> FaceGenerator:
 
         compact = config.face_content == "compact"
         return DreamTalkFace(config.face_weights, draw=config.face_sampler, compact=compact)
+    _needs_torch("face")
     from empatheia_jax.generators.torch_backend.dreamtalk import TorchDreamTalkFace
 
     return TorchDreamTalkFace(config)
+
+
+def _needs_torch(kind: str) -> None:
+    if importlib.util.find_spec("torch") is None:
+        raise ConfigError(f"generators.{kind} 'torch' needs torch: pip install -e '.[originals]'")
 
 
 def generator_widths(config: GeneratorConfig) -> tuple[tuple[int, int], tuple[int, int]]:

@@ -32,6 +32,7 @@ def test_decoding_beside_transformers():
         assert row["ratio_to_peer"] > 0 and not row["void"] and row["equal_tokens"] == 1.0
 
 
+@pytest.mark.slow
 def test_decoding_alone():
     assert all("ratio_to_peer" not in row for row in rows("decode"))
 

@@ -13,6 +13,8 @@ from flax import nnx  # noqa: E402
 
 from empatheia_jax.generators.bridge import BridgeError, copies, from_torch, reset_copies, to_torch  # noqa: E402
 
+pytestmark = pytest.mark.usefixtures("compiled_quickly")
+
 
 def draw(seed: int, *shape) -> torch.Tensor:
     return torch.from_numpy(np.random.default_rng(seed).normal(size=shape).astype(np.float32))

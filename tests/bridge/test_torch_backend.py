@@ -81,7 +81,7 @@ def test_the_voices_say_the_same(voices, settings, seed):
     assert ours.agreement(contents[0], ids[0]) == theirs.agreement(contents[0], ids[0])
 
 
-@pytest.mark.parametrize("compact", [False, True])
+@pytest.mark.parametrize("compact", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_the_faces_move_the_same(settings, seed, compact):
     how = "compact" if compact else "windows"
     ours, theirs = (build_generators(dataclasses.replace(one, face_content=how))[1] for one in settings)

@@ -109,10 +109,9 @@ def test_settings_that_do_not_fit_are_refused(weights, tmp_path):
         (GeneratorConfig(speech="styletts2"), "speech_weights is empty"),
         (GeneratorConfig(speech_weights=str(weights)), "has no weights"),
         (GeneratorConfig(style_refine="diffusion"), "no diffusion"),
-        (GeneratorConfig(speech="torch"), "'classical' and 'styletts2'"),
         (GeneratorConfig(face="dreamtalk"), "face_weights is empty"),
         (GeneratorConfig(face_weights=str(weights)), "has no weights"),
-        (GeneratorConfig(face="torch"), "'classical' and 'dreamtalk'"),
+        (GeneratorConfig(face_content="compact"), "one content"),
     ):
         with pytest.raises(ConfigError, match=says):
             build_generators(generators)

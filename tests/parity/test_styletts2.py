@@ -14,6 +14,7 @@ from empatheia_jax.generators.phonemes import SYMBOLS
 from empatheia_jax.generators.styletts2 import mel, prosody, sampler, source
 
 MODELS = ("libritts", "ljspeech")
+QUICK = ("libritts", pytest.param("ljspeech", marks=pytest.mark.slow))
 
 
 @pytest.fixture(scope="module")
@@ -125,7 +126,7 @@ def test_f0_and_energy(folder, libritts):
 # Style diffusion ------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", QUICK)
 def test_denoiser_and_sampler(folder, models, name):
     golden, model = load(folder, f"diffusion_{name}"), models(name)[0]
     denoiser = model.diffusion
@@ -205,7 +206,7 @@ def test_decoder(folder, models, kind):
 # End to end -----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", QUICK)
 def test_end_to_end(folder, models, name):
     golden, model = load(folder, f"e2e_{name}"), models(name)[0]
     tokens = golden["in_tokens"]

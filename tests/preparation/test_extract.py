@@ -238,6 +238,7 @@ def test_nothing_to_extract(corpus, tmp_path):
     assert not (tmp_path / "features").exists()
 
 
+@pytest.mark.slow
 def test_encoders_on_the_device_see_what_workers_prepared(corpus, reference, tmp_path, compiled_quickly):
     """HuBERT and CLIP run here, whoever decoded; the golds are the same as with other encoders."""
     kind = EncoderConfig(
