@@ -42,6 +42,25 @@ def test_values_and_gradients(seed):
     np.testing.assert_allclose(a.grad, jax.grad(total)(a.detach().numpy()), rtol=1e-5, atol=1e-6)
 
 
+def test_the_results_tree_may_depend_on_shapes(seed):
+    module = to_torch(lambda x: {f"row{number}": 2 * row for number, row in enumerate(x)})
+    two, three = draw(seed, 2, 3).requires_grad_(), draw(seed, 3, 3).requires_grad_()
+    for x in (two, three, two, three):
+        found = module(x)
+        assert set(found) == {f"row{number}" for number in range(len(x))}
+        x.grad = None
+        (found["row0"] + 3 * found["row1"]).sum().backward()
+        assert torch.all(x.grad[0] == 2) and torch.all(x.grad[1] == 6) and not torch.any(x.grad[2:])
+
+
+def test_without_gradients_none_are_prepared(seed):
+    module, x = to_torch(jnp.sin), draw(seed, 5).requires_grad_()
+    with torch.no_grad():
+        assert not module(x).requires_grad
+    (program,) = module._programs.values()
+    assert not program._linear and module(x).requires_grad
+
+
 def test_torch_checks_the_gradients_in_float64(seed):
     with jax.enable_x64(True):
         x = torch.from_numpy(np.random.default_rng(seed).normal(size=(3, 4))).requires_grad_()
@@ -187,6 +206,9 @@ def test_errors(seed):
         to_torch(wrong)(torch.ones(2))
     with pytest.raises(BridgeError, match="must be hashable"):
         to_torch(lambda x, o: x)(torch.ones(2), {1})
+    for params in ({"forward": np.ones(2)}, {"train": {"w": np.ones(2)}}):
+        with pytest.raises(BridgeError, match="rename it"):
+            to_torch(lambda p, x: x, params)
     with pytest.raises(TypeError, match="incompatible shapes"):
         to_torch(lambda x, y: x + y)(torch.ones(2), torch.ones(3))
     x = torch.ones(3).requires_grad_()

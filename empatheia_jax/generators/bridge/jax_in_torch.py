@@ -1,5 +1,6 @@
 """A JAX function in a torch program."""
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -43,9 +44,13 @@ class JaxModule(torch.nn.Module):
             *branches, last = name.split(".")
             place = self
             for branch in branches:
+                if branch not in place._modules and hasattr(place, branch):
+                    raise BridgeError(f"parameter {name!r}: a torch module has a {branch!r} of its own; rename it")
                 if branch not in place._modules:
                     place.add_module(branch, torch.nn.Module())
                 place = place._modules[branch]
+            if hasattr(place, last):
+                raise BridgeError(f"parameter {name!r}: a torch module has something of that name; rename it")
             tensor = as_tensor(jnp.asarray(leaf), copy=True)
             if tensor.is_floating_point() or tensor.is_complex():
                 place.register_parameter(last, torch.nn.Parameter(tensor))
@@ -61,9 +66,9 @@ class JaxModule(torch.nn.Module):
         """As the JAX function, on tensors."""
         tree = (jax.tree.unflatten(self._structure, self._tensors()), args) if self._names else (args,)
         signature, tensors = Signature.of((*tree, kwargs), lambda leaf: isinstance(leaf, torch.Tensor))
-        program = signature.once(self._programs, self._program)
-        found = _Call.apply(program, *tensors)
-        return jax.tree.unflatten(program.results, found)
+        call = _Call(signature.once(self._programs, self._program), torch.is_grad_enabled())
+        found = _Function.apply(call, *tensors)
+        return jax.tree.unflatten(call.structure, found)
 
     def _program(self, signature: Signature) -> "_Program":
         def flat(*arrays):
@@ -94,19 +99,17 @@ class _Program:
     """A function of arrays, compiled: alone, and with what its gradient needs."""
 
     def __init__(self, flat: Callable):
-        self.results: Any = None  # structure of what it returns, known once it was traced
         self._flat = flat
         self.plain = jax.jit(self._fresh)
         self._linear: dict[tuple[bool, ...], Callable] = {}
-        self.pull = jax.jit(self._pull, static_argnums=1)
+        self.pull = jax.jit(self._pull, static_argnums=(1, 2))
 
-    def _fresh(self, *arrays) -> list[jax.Array]:
-        """The leaves of the results, none of which is an argument or a constant."""
-        leaves, self.results = jax.tree.flatten(self._flat(*arrays))
-        return [jnp.copy(leaf) for leaf in leaves]
+    def _fresh(self, *arrays) -> Any:
+        """The results, of which no leaf is an argument or a constant."""
+        return jax.tree.map(jnp.copy, self._flat(*arrays))
 
     def linear(self, wanted: tuple[bool, ...]) -> Callable:
-        """(leaves of the results, function to pull cotangents back) of the arrays; `wanted`: whose gradient."""
+        """(results, function to pull cotangents back) of the arrays; `wanted`: whose gradient."""
         if wanted not in self._linear:
 
             def run(*arrays):
@@ -121,33 +124,45 @@ class _Program:
         return self._linear[wanted]
 
     @staticmethod
-    def _pull(back: Callable, shapes: tuple, cotangents: list) -> tuple:
+    def _pull(back: Callable, structure, shapes: tuple, cotangents: list) -> tuple:
+        """`back` for the leaves of the results that are floating."""
         remaining = iter(cotangents)
         whole = [
             next(remaining) if jnp.issubdtype(dtype, jnp.inexact) else np.zeros(shape, jax.dtypes.float0)
             for shape, dtype in shapes
         ]
-        return back(whole)
+        return back(jax.tree.unflatten(structure, whole))
 
 
-class _Call(torch.autograd.Function):
-    """One call, as torch's autograd sees it."""
+@dataclasses.dataclass
+class _Call:
+    """One call of a program; `structure` of its results is known afterwards."""
+
+    program: _Program
+    with_gradient: bool
+    structure: Any = None
+
+
+class _Function(torch.autograd.Function):
+    """A call, as torch's autograd sees it."""
 
     @staticmethod
-    def forward(ctx, program: _Program, *tensors: torch.Tensor):
+    def forward(ctx, call: _Call, *tensors: torch.Tensor):
         arrays = [as_array(tensor) for tensor in tensors]
         wanted = tuple(
-            need and jnp.issubdtype(array.dtype, jnp.inexact)
+            call.with_gradient and need and jnp.issubdtype(array.dtype, jnp.inexact)
             for need, array in zip(ctx.needs_input_grad[1:], arrays, strict=True)
         )
+        kept = ()
         if not any(wanted):
-            leaves = jax.block_until_ready(program.plain(*arrays))  # torch may change the arguments afterwards
+            results = jax.block_until_ready(call.program.plain(*arrays))  # torch may change the arguments afterwards
         else:
-            leaves, ctx.back = jax.block_until_ready(program.linear(wanted)(*arrays))
-            ctx.program, ctx.wanted = program, wanted
+            results, ctx.back = jax.block_until_ready(call.program.linear(wanted)(*arrays))
+            ctx.call, ctx.wanted, kept = call, wanted, jax.tree.leaves(ctx.back)
             ctx.save_for_backward(*tensors)  # so that torch tells whoever changes them before backward
-            ctx.shapes = tuple((leaf.shape, leaf.dtype) for leaf in leaves)
-        found = as_owned_tensors(leaves, jax.tree.leaves(ctx.back) if any(wanted) else ())
+        leaves, call.structure = jax.tree.flatten(results)
+        ctx.shapes = tuple((leaf.shape, leaf.dtype) for leaf in leaves)
+        found = as_owned_tensors(leaves, kept)
         ctx.mark_non_differentiable(*(one for one in found if not (one.is_floating_point() or one.is_complex())))
         return tuple(found)
 
@@ -160,7 +175,8 @@ class _Call(torch.autograd.Function):
             for gradient, (_, dtype) in zip(gradients, ctx.shapes, strict=True)
             if jnp.issubdtype(dtype, jnp.inexact)
         ]
-        found = jax.block_until_ready(ctx.program.pull(ctx.back, ctx.shapes, given))
-        remaining = iter(as_owned_tensors(found, (*given, *jax.tree.leaves(ctx.back))))
+        pulled = ctx.call.program.pull(ctx.back, ctx.call.structure, ctx.shapes, given)
+        found = as_owned_tensors(jax.block_until_ready(pulled), (*given, *jax.tree.leaves(ctx.back)))
+        remaining = iter(found)
         wanted = zip(ctx.wanted, tensors, strict=True)
         return None, *(conjugate(next(remaining)).to(tensor.dtype) if one else None for one, tensor in wanted)

@@ -84,8 +84,8 @@ class TorchFunction:
                 shapes = [jax.ShapeDtypeStruct(array.shape, array.dtype) for array in arrays if _is_float(array.dtype)]
                 count = len(arrays)
                 found = _callback(
-                    lambda state, *all: tuple(
-                        remembered(self._gradients, signature, all[:count], all[count:], np.asarray(state), _for_xla)
+                    lambda state, *both: tuple(
+                        remembered(self._gradients, signature, both[:count], both[count:], np.asarray(state), _for_xla)
                     ),
                     shapes, (state, *arrays, *given),
                 )  # fmt: skip
