@@ -24,6 +24,7 @@ def rows(name: str, *words: str) -> list[dict]:
     return found
 
 
+@pytest.mark.slow
 def test_decoding_beside_transformers():
     pytest.importorskip("torch")
     found = rows("decode", "--peer", "torch")

@@ -18,6 +18,7 @@ pytestmark = pytest.mark.usefixtures("compiled_quickly")
 DOCS = Path(__file__).resolve().parents[2] / "docs" / "bridge.md"
 
 
+@pytest.mark.slow
 def test_the_style_disentangler_is_tuned_by_torch(seed):
     text = next(block for block in re.findall(r"```python\n(.*?)```", DOCS.read_text(), re.S) if "optimizer" in block)
     config = LatentConfig(width=16, heads=2, mlp_width=16, encoder_layers=1, decoder_layers=1)

@@ -153,6 +153,7 @@ def test_what_is_missing_is_told(settings, place, tmp_path):
     told("no 'net_G_ema' in it", dreamtalk_renderer=str(alone / "r.pt"))
 
 
+@pytest.mark.slow
 def test_a_missing_package_is_named(settings, tmp_path):
     """In a process of its own: what is imported once stays."""
     import subprocess

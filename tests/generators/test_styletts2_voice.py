@@ -194,6 +194,7 @@ def test_any_text_is_sentences_that_the_network_reads_or_one_clear_error(text):
         assert all(1 < len(ids) <= 512 and ids[0] == 0 and (0 <= ids).all() and (ids < 178).all() for ids in found)
 
 
+@pytest.mark.slow
 def test_odd_text_is_spoken_and_what_is_not_is_told(voice, style):
     script = read_script("Hi 😀 there — ok? 你好. 3% off. 再见！Bye.")
     speech = voice.synthesize(script, style)

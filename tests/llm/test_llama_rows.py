@@ -81,6 +81,7 @@ def matmul_flops(jaxpr) -> int:
     return total
 
 
+@pytest.mark.slow
 def test_remat_changes_the_cost_not_the_gradient(gradients):
     results = {remat: gradients(remat) for remat in ("none", "lora", "full")}
     for ours, plain in zip(results["lora"][1](), results["none"][1](), strict=True):  # the same dropout masks, too

@@ -216,6 +216,7 @@ def test_bad_media_are_counted_and_listed(damaged, tmp_path):
     assert set(by_name["00000/2"]) == {"audio"} and "00001/0" not in by_name
 
 
+@pytest.mark.slow
 def test_workers_raise_the_same_error(damaged, tmp_path):
     with pytest.raises(ExtractError, match="--on-error skip"):
         extract(CONFIG, damaged, tmp_path / "features", workers=2, progress=False)
