@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from regenerated import manifest, tensors
 
+from empatheia_jax.encoders.hubert_audio import normalised
 from empatheia_jax.generators.torch_backend.dreamtalk import build
 
 COMPUTED = ("null_", "var_sched.")  # by the network itself; not loaded
@@ -47,8 +48,8 @@ class Original:
     @torch.no_grad()
     def hear(self, sound: np.ndarray) -> np.ndarray:
         """Mono [samples] at 16 kHz -> rows [R, 1024]."""
-        scaled = (sound - sound.mean()) / np.sqrt(sound.var() + 1e-7)
-        return self.hearing(torch.from_numpy(scaled)[None].to(self.device)).last_hidden_state[0].cpu().numpy()
+        scaled = torch.from_numpy(normalised(sound))
+        return self.hearing(scaled[None].to(self.device)).last_hidden_state[0].cpu().numpy()
 
     @torch.no_grad()
     def motion(self, windows: np.ndarray, clip: np.ndarray, steps: int = 10) -> np.ndarray:

@@ -78,14 +78,8 @@ class JaxModule(torch.nn.Module):
         return _Program(flat)
 
     def _tensors(self) -> list[torch.Tensor]:
-        return [self._at(name) for name in self._names]
-
-    def _at(self, name: str) -> torch.Tensor:
-        *branches, last = name.split(".")
-        place = self
-        for branch in branches:
-            place = place._modules[branch]
-        return place._parameters[last] if last in place._parameters else place._buffers[last]
+        found = dict(self.named_parameters(remove_duplicate=False)) | dict(self.named_buffers(remove_duplicate=False))
+        return [found[name] for name in self._names]
 
 
 def _name(path: tuple) -> str:

@@ -119,20 +119,17 @@ class Original:
     def motion(self, content, style, noise, draw: str, steps: int, scale: float) -> torch.Tensor:
         """Content [L, 11, 256], code [256], noise (first of DDIM's and DDPM's, then of DDPM's steps) [n, 1, L, 64] ->
         expression [L, 64]: upstream's sampler, given content and style that are encoded already."""
-        net, width = self.diffusion.net, self.diffusion.null_style_clip.shape
-        null = net.style_encoder(
-            self.diffusion.null_style_clip[None], torch.zeros(1, width[0], dtype=torch.bool, device=style.device)
-        )
+        net, nothing = self.diffusion.net, self.diffusion.null_style_clip
         ready = with_parts(net, content_encoder=torch.nn.Identity(), style_encoder=_Code())
         diffusion = with_parts(self.diffusion, net=ready)
-        diffusion._buffers = diffusion._buffers | {
-            "null_style_clip": null, "null_pad_mask": torch.zeros(1, dtype=torch.bool, device=style.device),
-        }  # fmt: skip
+        unmasked = torch.zeros(1, 1, dtype=torch.bool, device=style.device)
+        if scale != 1.0:
+            null = net.style_encoder(nothing[None], self.diffusion.null_pad_mask[None])
+            diffusion._buffers = diffusion._buffers | {"null_style_clip": null, "null_pad_mask": unmasked[0]}
         with Drawn(noise):
             return diffusion.sample(
-                content[None], style[None, None], torch.zeros(1, 1, dtype=torch.bool, device=style.device),
-                output_dim=width[1], use_cf_guidance=scale != 1.0, cfg_scale=scale, sample_method=draw,
-                ddim_num_step=steps,
+                content[None], style[None, None], unmasked, output_dim=nothing.shape[1],
+                use_cf_guidance=scale != 1.0, cfg_scale=scale, sample_method=draw, ddim_num_step=steps,
             )[0]  # fmt: skip
 
     def render(self, portrait: torch.Tensor, windows: torch.Tensor) -> torch.Tensor:
@@ -194,7 +191,7 @@ class TorchNetworks(Networks):
 
         self._motion = motion
         if hears:
-            self.__dict__["_hear"] = lambda waves, lengths: np.stack(
+            self._hear = lambda waves, lengths: np.stack(
                 [bridged("hear")(wave[:n]) for wave, n in zip(waves, lengths, strict=True)]
             )
 
