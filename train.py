@@ -10,12 +10,12 @@ from pathlib import Path
 
 import jax
 
-from empatheia_jax import sharding
+from empatheia_jax import processes, sharding
 from empatheia_jax.checkpoint import Checkpoints, Position
 from empatheia_jax.config_io import load_config
 from empatheia_jax.data.prompts import signal_words
 from empatheia_jax.training.clock import Clock
-from empatheia_jax.training.metrics import Metrics
+from empatheia_jax.training.metrics import Metrics, NoMetrics
 from empatheia_jax.training.prepare import Ahead
 from empatheia_jax.training.run import (
     Run,
@@ -29,6 +29,7 @@ from empatheia_jax.training.run import (
     restore,
     run_stage,
     save_config,
+    say,
 )
 from empatheia_jax.training.stages import stage
 from empatheia_jax.training.stop import Stop
@@ -41,8 +42,10 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--stages", default="0,1,2,3,4")
     parser.add_argument("--resume", action="store_true")
     parser.add_argument("--on-error", choices=("stop", "skip"), help="at a bad record: end, or count it and go on")
+    parser.add_argument("--distributed", action="store_true", help="one of several processes, which the cluster knows")
     args, overrides = parser.parse_known_args(argv)
     overrides += ["--data.on-error", args.on_error] if args.on_error else []
+    processes.join(args.distributed)
     clock = Clock()
 
     # ── Config ────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -56,7 +59,7 @@ def main(argv: list[str]) -> int:
 
     # ── Mesh ──────────────────────────────────────────────────────────────────────────────────────────────────────
     mesh = sharding.make_mesh(config.mesh)
-    print(f"mesh     {dict(mesh.shape)} on {jax.devices()[0].device_kind}")
+    say(f"mesh     {dict(mesh.shape)} on {jax.devices()[0].device_kind}")
 
     # ── Data ──────────────────────────────────────────────────────────────────────────────────────────────────────
     with clock("data"):
@@ -65,7 +68,7 @@ def main(argv: list[str]) -> int:
 
     # ── Model (abstract): shapes and shardings before a byte ──────────────────────────────────────────────────────
     graphdef, abstract = abstract_model(config, data.widths, mesh)
-    print(f"model    {describe(abstract)}")
+    say(f"model    {describe(abstract)}")
 
     # ── Load, sharded: what a checkpoint holds is restored into place, the rest is drawn there ────────────────────
     checkpoints = Checkpoints(args.workdir / "checkpoints")
@@ -74,7 +77,8 @@ def main(argv: list[str]) -> int:
         state = abstract if complete(position) else initialise(config, data.widths, abstract)
         words = signal_words(data.tokenizer)
         state = restore(args.workdir, config, checkpoints, position, state, data.statistics, words)
-    metrics = Metrics(args.workdir, position.step if position else (0 if args.resume else None))
+    resumed = position.step if position else (0 if args.resume else None)
+    metrics = Metrics(args.workdir, resumed) if processes.first() else NoMetrics()
     run = Run(args.workdir, config, mesh, data, checkpoints, metrics, clock, Stop())
     position = position or Position(0, stages[0].number, 0)
     stages = [s for s in stages if s.number >= position.stage]  # the others were finished before the resume
@@ -91,8 +95,8 @@ def main(argv: list[str]) -> int:
             held_out = evaluate(run, prepared, state)
         metrics.log(position.step, current.number, held_out)
         shown = "  ".join(f"{name.removeprefix('validation_')} {value:.3f}" for name, value in held_out.items())
-        print(f"  held out: {shown}", flush=True)
-        if run.stop.wanted:
+        say(f"  held out: {shown}")
+        if processes.any_of(run.stop.wanted):
             break
 
     ahead.close()
@@ -100,8 +104,9 @@ def main(argv: list[str]) -> int:
     # ── Done ──────────────────────────────────────────────────────────────────────────────────────────────────────
     checkpoints.close()
     metrics.close()
+    processes.leave()
     shares = "  ".join(f"{name} {seconds:.0f} s" for name, seconds in clock.shares.items())
-    print(f"done     step {position.step} in {clock.elapsed:.0f} s ({shares})")
+    say(f"done     step {position.step} in {clock.elapsed:.0f} s ({shares})")
     return 0
 
 

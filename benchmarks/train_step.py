@@ -32,10 +32,11 @@ from shapes import bench_config, write_words  # noqa: E402
 
 from empatheia_jax import sharding  # noqa: E402
 from empatheia_jax.data.pipeline import training_batches  # noqa: E402
+from empatheia_jax.processes import global_batch  # noqa: E402
 from empatheia_jax.training.clock import Clock  # noqa: E402
 from empatheia_jax.training.optim import schedule  # noqa: E402
 from empatheia_jax.training.prepare import prepare  # noqa: E402
-from empatheia_jax.training.run import Data, Run, _global, abstract_model, initialise, load_data  # noqa: E402
+from empatheia_jax.training.run import Data, Run, abstract_model, initialise, load_data  # noqa: E402
 from empatheia_jax.training.stages import stage  # noqa: E402
 
 TOLERANCE = {"float32": 1e-3, "bfloat16": 1e-2}  # relative; the issue's 1e-3 is float32's
@@ -76,9 +77,8 @@ class Ours:
             with jax.set_mesh(self.mesh):
                 vector, opt_state = fresh(start)
                 for batch in batches:
-                    vector, opt_state, values = prepared.step(
-                        vector, opt_state, frozen, _global(batch, self.mesh), jax.random.key(0)
-                    )
+                    placed = global_batch(batch, self.mesh, prepared.rows.config.data.rows)
+                    vector, opt_state, values = prepared.step(vector, opt_state, frozen, placed, jax.random.key(0))
                 losses.append(float(values["loss"]))
 
         return run

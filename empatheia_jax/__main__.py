@@ -1,4 +1,7 @@
-"""The `empatheia` command: sample · check-data · extract · respond · speak · animate · evaluate · plan · demo."""
+"""The `empatheia` command.
+
+sample · check-data · build-data · extract · respond · speak · animate · evaluate · plan · demo
+"""
 
 import sys
 from collections.abc import Callable

@@ -15,12 +15,13 @@ def sample(argv: list[str]) -> int:
     """Write the sample corpus in AvaMERG's released layout."""
     parser = _parser("sample", sample.__doc__)
     parser.add_argument("--output", type=Path, required=True)
+    parser.add_argument("--dialogues", type=int, default=150, help="about how many; above 200 they are drawn for load")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--workers", type=int, default=usable_cores(), help="processes; all usable cores")
     args = parser.parse_args(argv)
     from empatheia_jax.preparation.sample import write_sample
 
-    counts = write_sample(args.output, seed=args.seed, workers=args.workers)
+    counts = write_sample(args.output, seed=args.seed, dialogues=args.dialogues, workers=args.workers)
     print(f"{args.output}: " + ", ".join(f"{value} {name}" for name, value in counts.items()))
     return 0
 
@@ -30,14 +31,48 @@ def check_data(argv: list[str]) -> int:
     parser = _parser("check-data", check_data.__doc__)
     parser.add_argument("path", type=Path)
     parser.add_argument("--json", type=Path, help="also write the report as JSON")
+    parser.add_argument("--plot", type=Path, help="also draw it, as a .png")
+    parser.add_argument("--no-probe", action="store_true", help="do not open the recordings")
     args = parser.parse_args(argv)
     from empatheia_jax.data.check import check_data as check
+    from empatheia_jax.preparation.progress import Progress
     from empatheia_jax.states import write_json
 
-    text, report = check(args.path)
+    lines: list[Progress] = []
+
+    def progress(done: int, total: int) -> None:
+        if done == 1:
+            lines.append(Progress(total, total, True, "check", "recordings"))
+        lines[-1].advance(1)
+
+    text, report = check(args.path, probe=not args.no_probe, progress=progress)
     print(text)
     if args.json:
         write_json(args.json, report)
+    if args.plot:
+        from empatheia_jax.data.check_plot import plot_report
+
+        plot_report(report, args.plot)
+    return 0
+
+
+def build_data(argv: list[str]) -> int:
+    """Build a TFDS dataset (array_record) from the released files: one record a dialogue."""
+    parser = _parser("build-data", build_data.__doc__)
+    parser.add_argument("source", type=Path, help="folder of the released layout")
+    parser.add_argument("--output", type=Path, required=True, help="the dataset is OUTPUT/avamerg/VERSION")
+    parser.add_argument("--embed-media", action="store_true", help="copy the recordings; default: name where they are")
+    parser.add_argument("--validation-share", type=float, default=0.2)
+    parser.add_argument("--on-error", choices=("stop", "skip"), default="stop")
+    args = parser.parse_args(argv)
+    from empatheia_jax.data.tfds_builder import build
+
+    folder, statistics = build(
+        args.source, args.output, embed_media=args.embed_media, on_error=args.on_error,
+        validation_share=args.validation_share,
+    )  # fmt: skip
+    print(statistics)
+    print(folder)
     return 0
 
 
@@ -48,12 +83,17 @@ def extract(argv: list[str]) -> int:
     parser.add_argument("--workdir", type=Path, required=True)
     parser.add_argument("--workers", type=int, default=usable_cores(), help="processes; all usable cores")
     parser.add_argument("--on-error", choices=("stop", "skip"), default=None)
+    parser.add_argument("--process", type=int, default=0, help="which of --processes machines this is, from 0")
+    parser.add_argument("--processes", type=int, default=1, help="machines that share the work and --workdir")
     args, overrides = parser.parse_known_args(argv)
     config = load_config(args.config, overrides)
     from empatheia_jax.preparation.extract import extract as run
 
     output = Path(config.data.features or args.workdir / "features")
-    counts = run(config, config.data.path, output, workers=args.workers, on_error=args.on_error or config.data.on_error)
+    counts = run(
+        config, config.data.path, output, workers=args.workers, on_error=args.on_error or config.data.on_error,
+        process=args.process, processes=args.processes,
+    )  # fmt: skip
     print(f"{output}: " + ", ".join(f"{value} {name.replace('_', ' ')}" for name, value in counts.items()))
     if counts["rejected"]:
         print(f"rejected media are listed in {output / 'rejected.jsonl'}")
@@ -213,6 +253,7 @@ def demo(argv: list[str]) -> int:
 COMMANDS = {
     "sample": sample,
     "check-data": check_data,
+    "build-data": build_data,
     "extract": extract,
     "respond": respond,
     "speak": speak,

@@ -150,6 +150,7 @@ class DataConfig:
 
     path: str = ""
     features: str = ""  # feature store; empty: DIR/features
+    feature_dtype: Literal["float16", "bfloat16", "float32"] = "float16"  # of the store that `extract` makes
     on_error: Literal["stop", "skip"] = "stop"
     validation_share: float = 0.2
     rows: int = 4  # B

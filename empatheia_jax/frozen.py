@@ -9,6 +9,7 @@ import functools
 from collections.abc import Callable
 
 import jax
+import numpy as np
 from flax import nnx
 
 from empatheia_jax.config import ConfigError
@@ -64,19 +65,42 @@ class FrozenNetwork:
         return nnx.eval_shape(lambda: self.create(config, rngs=nnx.Rngs(0)))
 
     def compiled(self, forward: Callable) -> Callable:
-        """`forward(module, *arrays)` as a function of arrays that gives numpy arrays; compiled once a set of shapes."""
+        """`forward(module, *arrays)` as a function of arrays that gives numpy arrays; compiled once a set of shapes.
+
+        Arrays whose first axis the number of this process's devices divides are spread over them.
+        """
         traced = jax.jit(lambda state, *arrays: forward(nnx.merge(self._loaded[0], state), *arrays))
-        return lambda *arrays: jax.device_get(traced(self._loaded[1], *arrays))
+        return lambda *arrays: jax.device_get(traced(self._loaded[1], *map(_spread, arrays)))
 
     @functools.cached_property
     def _loaded(self) -> tuple[nnx.GraphDef, nnx.State]:
         self.identity  # noqa: B018 - refuses weights that do not fit
         graphdef, abstract = nnx.split(self._shapes(self.config))
         if self.weights == RANDOM:
-            return graphdef, jax.jit(lambda: nnx.split(self.create(self.config, rngs=nnx.Rngs(0)))[1])()
-        here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-        placed = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=here), abstract)
+            create = jax.jit(lambda: nnx.split(self.create(self.config, rngs=nnx.Rngs(0)))[1], out_shardings=_on_all())
+            return graphdef, create()
+        placed = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=_on_all()), abstract)
         return graphdef, load_weights(self.weights, placed)
+
+
+def _on_all(split: bool = False) -> jax.sharding.Sharding:
+    """A copy on every device of this process, or with `split` a part of the first axis on each."""
+    devices = jax.local_devices()
+    if len(devices) == 1:
+        return jax.sharding.SingleDeviceSharding(devices[0])
+    mesh = jax.sharding.Mesh(np.array(devices), ("batch",))
+    return jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("batch" if split else None))
+
+
+def _spread(array):
+    if not isinstance(array, np.ndarray | jax.Array) or len(jax.local_devices()) == 1:
+        return array
+    return jax.device_put(array, _on_all(array.ndim > 0 and array.shape[0] % len(jax.local_devices()) == 0))
+
+
+def spread_batch(most: int) -> int:
+    """How much goes through a network at once, where `most` does on one of this process's devices."""
+    return most * len(jax.local_devices())
 
 
 def power_of_two(least: int) -> int:

@@ -91,6 +91,11 @@ def make_tokenizer(vocab_size: int = 320) -> tokenizer.Tokenizer:
 class Store(dict):
     """Stored features in memory: what `FeatureStore` offers the pipeline."""
 
+    dtype = np.dtype(np.float32)
+
+    def get(self, key: str, content: bool = True):
+        return super().get(key)
+
     def sizes(self, key: str) -> tuple[int, int] | None:
         found = self.get(key)
         return (len(found["phonemes"]), len(found["content_video"])) if found and "phonemes" in found else None

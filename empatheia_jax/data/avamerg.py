@@ -5,7 +5,9 @@
     ROOT/test/test.json      ROOT/test/test_audio/*.wav  ROOT/test/test_video/*.mp4
     ROOT/test/v_test_v5_0.json   the labelled test file, preferred where it is there
 
-Ids of conversations count anew in each split, so the media folders of the splits are kept apart.
+Media may also be in the zips they are released in (train_audio.zip, train_video.zip, test_audio.zip ...), beside the
+JSON file: they are read in place. Ids of conversations count anew in each split, so the media of the splits are kept
+apart.
 """
 
 import collections
@@ -16,10 +18,11 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Literal
 
-from empatheia_jax.data import records
+from empatheia_jax.data import records, tfds_records
 from empatheia_jax.data.media_files import MediaFiles
 from empatheia_jax.data.records import BadRecord, Source
 from empatheia_jax.data.schema import Example, RecordError
+from empatheia_jax.data.tfds_records import dataset_folder
 
 Split = Literal["train", "validation", "test"]
 SPLITS: tuple[Split, ...] = ("train", "validation", "test")
@@ -125,8 +128,9 @@ def read_examples(
     """Examples of one split, in the order of the file and of the turns, and what was read and dropped.
 
     Args:
-      path: a folder of the released layout, or one JSON file. A file called valid.json is all validation; any other
-        file asked for "train" or "validation" is split, asked for "test" it is read whole.
+      path: a folder of the released layout or of a built dataset (`empatheia build-data`), or one JSON file. A file
+        called valid.json is all validation; any other file asked for "train" or "validation" is split, asked for
+        "test" it is read whole.
       on_error: "stop" raises at the first bad record; "skip" drops and counts it. Empty `turns` and histories that
         end with the listener, which the released test file holds, are dropped and counted in both.
       validation_share: share of the conversations of train.json held out where there is no official valid.json.
@@ -159,6 +163,9 @@ def read_split(
     recover_responses: bool = False,
 ) -> tuple[list[Example], Report]:
     """`read_examples` that also returns where nothing is usable."""
+    built = dataset_folder(Path(path))
+    if built is not None:
+        return _read_built(built, split, max_turns)
     file, divided = locate(Path(path), split)
     report = Report(split, str(file))
     dialogues = load_dialogues(file)
@@ -198,6 +205,28 @@ def read_split(
             report.dropped.append(_dropped("dialogue", error))
             report.turns_of_dropped_dialogues += turns
     report.examples, report.utterances = len(examples), source.utterances
+    return examples, report
+
+
+def _read_built(folder: Path, split: Split, max_turns: int) -> tuple[list[Example], Report]:
+    """A dataset of `empatheia build-data`: what was dropped is in its card, and not here any more."""
+    report, examples = Report(split, str(folder)), []
+    for turns in tfds_records.read(folder, split):
+        report.dialogues += 1
+        report.turns += len(turns)
+        if len(turns) > max_turns:
+            report.turns_of_dropped_dialogues += len(turns)
+            reason, name = "too many turns", turns[0].conversation_id
+            message = f"{name}: {len(turns)} turns, the limit is {max_turns}"
+            report.dropped.append(Dropped("dialogue", name, "", "turns", reason, message))
+            continue
+        examples += turns
+        said = {(u.index, u.text): u for turn in turns for u in tfds_records.utterances_of(turn)}.values()
+        report.utterances += len({utterance.index for utterance in said})
+        for modality in ("audio", "video"):
+            found = len({u.index for u in said if getattr(u, modality) is not None})
+            report.media[f"{modality} found"] += found
+    report.examples = len(examples)
     return examples, report
 
 
@@ -254,10 +283,35 @@ def load_dialogues(file: Path) -> list:
     return content
 
 
+def available_splits(path: Path) -> list[Split]:
+    """The splits that `path` holds. One file is test data when its name says so, else it is divided as train.json.
+
+    Raises:
+      RecordError: there are none.
+    """
+    if path.is_file() and "test" in path.stem.lower():
+        return ["test"]
+    found, first = [], None
+    for split in SPLITS[:2] if path.is_file() else SPLITS:
+        try:
+            locate(path, split)
+            found.append(split)
+        except RecordError as error:
+            first = first or error
+    if not found:
+        raise first
+    return found
+
+
 def locate(path: Path, split: Split) -> tuple[Path, bool]:
-    """(JSON file of a split, whether train and validation share it and it must be divided)."""
+    """(JSON file of a split or folder of a built dataset, whether train and validation share it and it is divided)."""
     if split not in SPLITS:
         raise ValueError(f"split is {split!r}: use {', '.join(SPLITS)}")
+    built = dataset_folder(path) if path.is_dir() else None
+    if built is not None:
+        if split not in tfds_records.splits_of(built):
+            raise RecordError(f"has no split {split!r}", file=str(built))
+        return built, False
     if path.is_file():
         official = path.stem.lower() in _VALIDATION_STEMS
         if split == "train" and official:
@@ -276,15 +330,19 @@ def locate(path: Path, split: Split) -> tuple[Path, bool]:
 
 
 def media_folders(file: Path, split: Split) -> list[Path]:
-    """The folders beside `file` that may hold the media of its split: the released names, and those of the zips."""
+    """The folders, then the zips, beside `file` that may hold the media of its split, by their released names."""
     prefix, here = _PREFIX[split], file.parent
     names = [f"{prefix}_{modality}" for modality in ("audio", "video")]
-    folders = [base / name for base in (here, here / prefix) for name in names]
+    places = [base / name for base in (here, here / prefix) for name in names]
     released = [f"{modality}_v5_0" for modality in ("audio", "video")]
-    folders += [here / prefix / name for name in released]
+    places += [here / prefix / name for name in released]
     if split == "train" or not (here / "train.json").exists():  # conversation ids are per split: never train's media
-        folders += [here / name for name in released]
-    return [folder for folder in dict.fromkeys(folders) if folder.is_dir()]
+        places += [here / name for name in released]
+    places = list(dict.fromkeys(places))
+    zips = [place.with_name(f"{place.name}.zip") for place in places]
+    if here.name == prefix:  # ROOT/test/test.json beside ROOT/test_audio.zip
+        zips += [here.parent / f"{name}.zip" for name in names]
+    return [place for place in places if place.is_dir()] + [place for place in zips if place.is_file()]
 
 
 def validation_ids(ids: Iterable[str], share: float) -> set[str]:

@@ -1,22 +1,33 @@
 """What a data set holds and what is wrong with it: the report of `empatheia check-data PATH`."""
 
 import collections
+import concurrent.futures
 import dataclasses
 import statistics
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
+import numpy as np
+
 from empatheia_jax.data import avamerg
 from empatheia_jax.data.avamerg import Report, Split
+from empatheia_jax.data.containers import Recording, UnreadableError, size_of
 from empatheia_jax.data.emotions import AVATAR_EMOTIONS, avatar_emotion
 from empatheia_jax.data.media_files import MediaFiles
-from empatheia_jax.data.schema import Example, Profile, RecordError, Utterance
+from empatheia_jax.data.schema import Example, Profile, Utterance
+from empatheia_jax.data.tfds_records import utterances_of
+from empatheia_jax.machine import usable_cores
 
 SHOWN = 8
 """How many places of one finding the text names; the dict names all."""
 
 APART_SECONDS = 0.08
 """Voice and face of an utterance that differ by more are counted."""
+
+SECONDS_BINS = tuple(float(second) for second in range(0, 31))
+WORDS_BINS = tuple(float(words) for words in range(0, 82, 2))
+DIFFERENCE_BINS = tuple(float(ms) for ms in range(-400, 420, 20))
+"""Edges of the report's histograms: seconds, words, milliseconds."""
 
 
 @dataclasses.dataclass
@@ -34,13 +45,9 @@ class _Part:
             {
                 (example.conversation_id, said.index, said.text): said
                 for example in self.examples
-                for said in _said(example)
+                for said in utterances_of(example)
             }.values()
         )
-
-
-def _said(example: Example) -> tuple[Utterance, ...]:
-    return example.history if example.response is None else (*example.history, example.response)
 
 
 def check_data(
@@ -53,7 +60,9 @@ def check_data(
     probe: bool = True,
     progress: Callable[[int, int], None] | None = None,
 ) -> tuple[str, dict]:
-    """Read everything at `path` (a folder of the released layout or one JSON file), keep going, and count.
+    """Read everything at `path` (a folder of the released layout or a built dataset, or one JSON file), and count.
+
+    Nothing ends it: what cannot be read is counted with the place it was found at.
 
     Args:
       validation_share, max_turns: as in `avamerg.read_examples`.
@@ -80,7 +89,7 @@ def check_data(
     media = [
         _check_media(folders, shared, max_seconds, max_megabytes, probe, progress)
         for folders, shared in groups.items()
-        if folders
+        if folders or any(said.audio or said.video for part in shared for said in part.utterances())
     ]
     result = {
         "path": str(path),
@@ -97,19 +106,9 @@ def _splits(path: Path) -> list[Split]:
         stem = path.stem.lower()
         if stem.startswith("val"):
             return ["validation"]
-        if stem.startswith(("test", "v_test")) or not _has_responses(path):
+        if stem.startswith("v_test") or not _has_responses(path):
             return ["test"]
-        return ["train", "validation"]
-    found, problem = [], None
-    for split in avamerg.SPLITS:
-        try:
-            avamerg.locate(path, split)
-            found.append(split)
-        except RecordError as error:
-            problem = problem or error
-    if not found:
-        raise problem
-    return found
+    return avamerg.available_splits(path)
 
 
 def _has_responses(file: Path) -> bool:
@@ -123,6 +122,8 @@ def _has_responses(file: Path) -> bool:
 
 def _folders(path: Path, split: Split) -> tuple[Path, ...]:
     file, divided = avamerg.locate(path, split)
+    if file.is_dir():
+        return ()  # a built dataset: its records name their media
     return tuple(avamerg.media_folders(file, "train" if divided else split))
 
 
@@ -144,7 +145,8 @@ def _describe(part: _Part) -> dict:
         "avatar_emotions": {name: seven[name] for name in (*AVATAR_EMOTIONS, "unlabelled") if seven[name]},
         "speakers": _profiles(example.speaker_profile for example in dialogues),
         "listeners": _profiles(example.listener_profile for example in dialogues),
-        "words": {"mean": round(statistics.fmean(words), 2), "longest": max(words)} if words else {},
+        "words": {"mean": round(statistics.fmean(words), 2), "longest": max(words),
+                  "histogram": _histogram(words, WORDS_BINS)} if words else {},
     }
 
 
@@ -185,18 +187,24 @@ def _probe(utterances: list[Utterance], max_seconds: float, max_megabytes: float
     """Open the media of the utterances: durations, files that cannot be used, voices and faces that differ."""
     pairs = {(said.audio, said.video) for said in utterances if said.audio or said.video}
     videos = {video for _, video in pairs}
-    todo = sorted({path for pair in pairs for path in pair if path is not None})
-    seconds: dict[Path, float] = {}
+    todo = sorted({path for pair in pairs for path in pair if path is not None}, key=str)
+    seconds: dict[Recording, float] = {}
     bad: dict[str, list[str]] = collections.defaultdict(list)
-    for number, path in enumerate(todo, start=1):
-        length, problem, message = _measure(path, path in videos, max_seconds, max_megabytes)
-        if problem:
-            bad[problem].append(message)
-        else:
-            seconds[path] = length
-        if progress is not None:
-            progress(number, len(todo))
-    apart = [(a, v) for a, v in pairs if a in seconds and v in seconds and abs(seconds[a] - seconds[v]) > APART_SECONDS]
+
+    def measure(path: Recording) -> tuple[float, str, str]:
+        return _measure(path, path in videos, max_seconds, max_megabytes)
+
+    with concurrent.futures.ThreadPoolExecutor(usable_cores()) as pool:
+        for number, (path, found) in enumerate(zip(todo, pool.map(measure, todo), strict=True), start=1):
+            length, problem, message = found
+            if problem:
+                bad[problem].append(message)
+            else:
+                seconds[path] = length
+            if progress is not None:
+                progress(number, len(todo))
+    differences = {(a, v): seconds[v] - seconds[a] for a, v in pairs if a in seconds and v in seconds}
+    apart = [pair for pair, difference in differences.items() if abs(difference) > APART_SECONDS]
     return {
         "unusable": dict(bad),
         "seconds": {
@@ -204,14 +212,21 @@ def _probe(utterances: list[Utterance], max_seconds: float, max_megabytes: float
             "video": _durations([length for path, length in seconds.items() if path in videos]),
         },
         "voice_and_face_differ": sorted(str(video) for _, video in apart),
+        "face_minus_voice": {
+            "longest": round(max(map(abs, differences.values()), default=0.0), 3),
+            "histogram": _histogram([1000 * d for d in differences.values()], DIFFERENCE_BINS),
+        },
     }
 
 
-def _measure(path: Path, is_video: bool, max_seconds: float, max_megabytes: float) -> tuple[float, str, str]:
+def _measure(path: Recording, is_video: bool, max_seconds: float, max_megabytes: float) -> tuple[float, str, str]:
     """(seconds, what is wrong or "", a line that names the file)."""
     from empatheia_jax.data import media  # PyAV and soundfile: only where files are opened
 
-    size = path.stat().st_size
+    try:
+        size = size_of(path)
+    except (OSError, UnreadableError) as error:
+        return 0.0, "unreadable", str(error)
     if size == 0:
         return 0.0, "empty", str(path)
     if size > max_megabytes * 1e6:
@@ -234,7 +249,13 @@ def _durations(values: list[float]) -> dict[str, float]:
         "shortest": min(values),
         "longest": max(values),
     }
-    return {"files": len(values)} | {name: round(value, 3) for name, value in statistic.items()}
+    rounded = {name: round(value, 3) for name, value in statistic.items()}
+    return {"files": len(values)} | rounded | {"histogram": _histogram(values, SECONDS_BINS)}
+
+
+def _histogram(values: list[float], edges: tuple[float, ...]) -> list[int]:
+    """How many values are in each bin; what is beyond the ends counts in the outermost."""
+    return np.histogram(np.clip(values, edges[0], edges[-1]), edges)[0].tolist()
 
 
 def _across(parts: list[_Part]) -> dict:
@@ -301,7 +322,8 @@ def _media_text(media: dict) -> list[str]:
             more = f" and {len(where) - SHOWN} more" if len(where) > SHOWN else ""
             lines.append(f"  {finding}: {len(where)} ({'; '.join(where[:SHOWN])}{more})")
     for modality, numbers in media.get("seconds", {}).items():
-        lines.append(f"  {modality}, seconds: {_listed(numbers)}")
+        shown = {name: number for name, number in numbers.items() if name != "histogram"}
+        lines.append(f"  {modality}, seconds: {_listed(shown)}")
     return lines
 
 

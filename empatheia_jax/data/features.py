@@ -7,10 +7,14 @@ A store is a folder:
     shard-00000.json       its keys and what was rejected; written before the shard gets its name
     index.json             all keys in order, written when the last shard is there
 
-A shard that has its name is finished, so a run killed at any moment goes on with the shards that are missing.
-A record is a dict of arrays: `audio` [Na, Da] and `video` [Nv, Dv] features, and for the listener's utterances the
+    shard-00000.journal    what is done of a shard that is not whole yet
+
+A shard that has its name is finished, and its journal holds what is done of one that is not: a run killed at any moment
+goes on with what is missing.
+An utterance is a dict of arrays: `audio` [Na, Da] and `video` [Nv, Dv] features, and for the listener's utterances the
 golds `content_speech` [P, Cs], `content_video` [F, Cv], `style_speech` [Ss], `style_video` [Sv], `phonemes` [P],
-`phoneme_frames` [P]; what could not be had is absent. Floats are stored as float16.
+`phoneme_frames` [P]; what could not be had is absent. Where there are both golds of content, they are a record of their
+own after the utterance's first: they are most of its bytes, and not every stage reads them.
 """
 
 import contextlib
@@ -20,23 +24,28 @@ import itertools
 import json
 import os
 import platform
-import struct
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
-FORMAT = 1
+from empatheia_jax.data.feature_records import (
+    CONTENT,
+    FLOATS,
+    Journal,
+    StoreError,
+    gold_size,
+    pack_record,
+    unpack_record,
+)
+
+FORMAT = 2
 STYLE_FRAMES = 24  # frames, spread evenly, from which S_video is measured; three for each of the 8 that are encoded
 MAX_SIDE = 512  # pixels; larger videos are scaled down when they are read
 
 
-class StoreError(ValueError):
-    """A feature store that cannot be used: says which, why, and what to do."""
-
-
-def store_settings(encoders: Mapping, speech, face) -> dict:
+def store_settings(encoders: Mapping, speech, face, floats: str = "float16") -> dict:
     """What a store's content depends on besides the data: the encoders' settings and the generators' identity.
 
     Args:
@@ -44,6 +53,7 @@ def store_settings(encoders: Mapping, speech, face) -> dict:
       speech, face: SpeechGenerator and FaceGenerator. A `version` attribute, where one has it, tells golds made before
         a change of its content or style from those made after; an `identity`, with which weights; `golds_of` is the
         name of another generator that makes the same golds.
+      floats: what floats are stored as, one of `FLOATS`.
     """
 
     def generator(one) -> dict:
@@ -52,6 +62,7 @@ def store_settings(encoders: Mapping, speech, face) -> dict:
         return named | {"version": getattr(one, "version", 1)} | getattr(one, "identity", {})
 
     return {
+        "floats": floats,
         "reading": {"style_frames": STYLE_FRAMES, "max_side": MAX_SIDE},
         "encoders": {modality: encoder.settings() for modality, encoder in sorted(encoders.items())},
         "speech": generator(speech),
@@ -77,46 +88,6 @@ def expected_settings(encoders: Mapping, speech: Mapping, face: Mapping) -> dict
 def content_hash(value) -> str:
     """SHA-256 of a JSON value, keys sorted: 64 hex digits."""
     return hashlib.sha256(json.dumps(value, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
-
-
-# Records --------------------------------------------------------------------------------------------------------------
-
-
-def pack_record(key: str, arrays: Mapping[str, np.ndarray]) -> bytes:
-    """One record: length of a JSON header, the header (names, dtypes, shapes), the arrays' bytes one after the other.
-
-    Floats become float16, integers int32.
-
-    Raises:
-      StoreError: when an array holds a value that float16 cannot, or is neither of floats nor of integers.
-    """
-    header, chunks = [], []
-    for name, array in arrays.items():
-        array = np.asarray(array)
-        if not np.issubdtype(array.dtype, np.number):
-            raise StoreError(f"{key}: {name} is {array.dtype}; a store holds floats and integers")
-        floating = np.issubdtype(array.dtype, np.floating)
-        with np.errstate(over="ignore"):
-            stored = np.ascontiguousarray(array, "<f2" if floating else "<i4")
-        if floating and not np.isfinite(stored).all():
-            raise StoreError(f"{key}: {name} holds values that are not finite in float16")
-        header.append([name, stored.dtype.str, list(stored.shape)])
-        chunks.append(stored.tobytes())
-    text = json.dumps({"key": key, "arrays": header}).encode()
-    return b"".join([struct.pack("<I", len(text)), text, *chunks])
-
-
-def unpack_record(record: bytes) -> tuple[str, dict[str, np.ndarray]]:
-    """The key and the arrays (float32, int32) that `pack_record` was given."""
-    (length,) = struct.unpack_from("<I", record)
-    header = json.loads(record[4 : 4 + length])
-    arrays, start = {}, 4 + length
-    for name, dtype, shape in header["arrays"]:
-        count = int(np.prod(shape, dtype=np.int64))
-        stored = np.frombuffer(record, dtype, count, start).reshape(shape)
-        start += stored.nbytes
-        arrays[name] = stored.astype(np.float32 if stored.dtype.kind == "f" else np.int32)
-    return header["key"], arrays
 
 
 # Writing --------------------------------------------------------------------------------------------------------------
@@ -161,8 +132,13 @@ def _remove_strays(directory: Path) -> None:
             path.unlink()
 
 
-def write_shard(directory: Path, index: int, records: Iterable[tuple[str, Mapping[str, np.ndarray]]], notes: dict):
-    """Write shard `index` whole or not at all; `notes` (JSON; read after the last record) goes to its sidecar."""
+def write_shard(directory: Path, index: int, utterances: Iterable[tuple[str, Sequence[bytes], object]], notes: dict):
+    """Write shard `index` whole or not at all.
+
+    Args:
+      utterances: (key, its packed records, [P, F] of its golds or None): `packed`.
+      notes: JSON, read after the last utterance: goes to the shard's sidecar.
+    """
     from array_record.python.array_record_module import ArrayRecordWriter
 
     path, keys, sizes = directory / shard_name(index), [], []
@@ -170,21 +146,23 @@ def write_shard(directory: Path, index: int, records: Iterable[tuple[str, Mappin
         # Groups of one record: reading is random access. zstd gains nothing on noise-like float16.
         writer = ArrayRecordWriter(str(temporary), "group_size:1,uncompressed")
         try:
-            for key, arrays in records:
-                writer.write(pack_record(key, arrays))
+            for key, records, size in utterances:
+                for record in records:
+                    writer.write(record)
                 keys.append(key)
-                sizes.append(_gold_size(arrays))
+                sizes.append(size)
         finally:
             writer.close()
         entry = {"keys": keys, "sizes": sizes, "bytes": temporary.stat().st_size}
         write_json(path.with_suffix(".json"), entry | notes)
 
 
-def _gold_size(arrays: Mapping[str, np.ndarray]) -> list[int] | None:
-    """[P, F] of a record's golds, None when they are not both there."""
-    if "phonemes" in arrays and "content_video" in arrays:
-        return [len(arrays["phonemes"]), len(arrays["content_video"])]
-    return None
+def packed(key: str, arrays: Mapping[str, np.ndarray], floats: str) -> tuple[str, list[bytes], list[int] | None]:
+    """An utterance as `write_shard` takes it."""
+    size = gold_size(arrays)
+    content = {name: array for name, array in arrays.items() if name.startswith(CONTENT)} if size else {}
+    rest = {name: array for name, array in arrays.items() if name not in content}
+    return key, [pack_record(key, part, floats) for part in (rest, content) if part], size
 
 
 class FeatureWriter:
@@ -223,6 +201,31 @@ class FeatureWriter:
             self.directory.mkdir(parents=True, exist_ok=True)
             self.manifest = self._new
             write_json(self.directory / "manifest.json", self._new)
+
+    @classmethod
+    def at(cls, directory: Path) -> "FeatureWriter":
+        """The store that was begun in `directory`; StoreError where there is none."""
+        manifest = _read_manifest(directory)
+        return cls(directory, manifest["settings"], manifest["source_hash"], manifest["shards"])
+
+    @property
+    def floats(self) -> str:
+        """What floats are stored as."""
+        return self.manifest["settings"]["floats"]
+
+    def journal(self, index: int) -> Journal:
+        """What is done of shard `index`; StoreError where another process holds it."""
+        return Journal(self._journal_path(index))
+
+    def journalled(self, index: int) -> int:
+        """Entries in the journal of shard `index`, 0 where there is none."""
+        if not self._journal_path(index).exists():
+            return 0
+        with contextlib.closing(self.journal(index)) as journal:
+            return len(journal.entries)
+
+    def _journal_path(self, index: int) -> Path:
+        return (self.directory / shard_name(index)).with_suffix(".journal")
 
     @property
     def complete(self) -> bool:
@@ -321,7 +324,10 @@ class FeatureStore:
             path = self.directory / shard_name(shard)
             if not path.exists() or path.stat().st_size != size:
                 raise StoreError(f"{path}: missing or cut short: run `empatheia extract` again, it makes it anew")
-        self._where = {key: (s, r) for s, keys in enumerate(index["keys"]) for r, key in enumerate(keys)}
+        self._where: dict[str, tuple[int, int]] = {}  # (shard, first record)
+        for shard, (keys, sizes) in enumerate(zip(index["keys"], index["sizes"], strict=True)):
+            first = itertools.accumulate((1 if size is None else 2 for size in sizes), initial=0)
+            self._where.update({key: (shard, row) for key, row in zip(keys, first, strict=False)})
         self.keys: tuple[str, ...] = tuple(self._where)
         self._sizes = dict(zip(self.keys, itertools.chain.from_iterable(index["sizes"]), strict=True))
         self._readers: dict[int, object] = {}
@@ -330,6 +336,11 @@ class FeatureStore:
     @property
     def settings(self) -> dict:
         return self.manifest["settings"]
+
+    @property
+    def dtype(self) -> np.dtype:
+        """What floats are stored, and given, as."""
+        return FLOATS[self.settings["floats"]]
 
     @property
     def counts(self) -> dict:
@@ -347,30 +358,33 @@ class FeatureStore:
         return key in self._where
 
     def __getitem__(self, key: str) -> dict[str, np.ndarray]:
-        """The arrays of one utterance (float32, int32).
+        """The arrays of one utterance as they are stored (`dtype`, int32; not to be written to).
 
         Raises:
           KeyError: when the store has nothing of it (its media were missing or rejected).
           StoreError: when the record read is another one: the shard was exchanged.
         """
-        shard, row = self._where[key]
-        found, arrays = unpack_record(self._reader(shard).read([row])[0])
-        if found != key:
-            raise StoreError(f"{self.directory / shard_name(shard)}: holds {found} where {key} should be")
-        return arrays
+        return self._read(key, content=True)
 
-    def get(self, key: str) -> dict[str, np.ndarray] | None:
-        """The arrays of one utterance, or None where the store has nothing of it."""
-        return self[key] if key in self else None
+    def get(self, key: str, content: bool = True) -> dict[str, np.ndarray] | None:
+        """The arrays of one utterance, or None where the store has nothing of it; without `content` fewer bytes."""
+        return self._read(key, content) if key in self else None
+
+    def _read(self, key: str, content: bool) -> dict[str, np.ndarray]:
+        shard, row = self._where[key]
+        rows = [row, row + 1] if content and self._sizes[key] is not None else [row]
+        arrays: dict[str, np.ndarray] = {}
+        for record in self._reader(shard).read(rows):
+            found, part = unpack_record(record)
+            if found != key:
+                raise StoreError(f"{self.directory / shard_name(shard)}: holds {found} where {key} should be")
+            arrays |= part
+        return arrays
 
     def sizes(self, key: str) -> tuple[int, int] | None:
         """(P, F): phonemes and video frames of an utterance's golds, without reading them; None: it has none."""
         size = self._sizes.get(key)
         return None if size is None else (size[0], size[1])
-
-    def read_many(self, keys: Sequence[str]) -> list[dict[str, np.ndarray]]:
-        """The arrays of several utterances, in the order asked for."""
-        return [self[key] for key in keys]
 
     def _reader(self, shard: int):
         from array_record.python.array_record_module import ArrayRecordReader

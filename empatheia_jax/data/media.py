@@ -16,6 +16,8 @@ import numpy as np
 import soundfile
 import soxr
 
+from empatheia_jax.data.containers import UnreadableError, size_of, source
+
 FPS = 25
 MAX_DECODED_BYTES = 3 << 30
 AAC_RATES = (8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000)
@@ -38,7 +40,7 @@ def read_audio(path, sample_rate: int, max_seconds: float = 60.0, max_megabytes:
     """Read the sound of a wav, flac, ogg, mp3, mp4 ... of any rate and channel count.
 
     Args:
-      path: the file.
+      path: the file, or what else it is in (`containers.Recording`).
       sample_rate: rate of the result, Hz.
       max_seconds, max_megabytes: limits of one utterance.
     Returns:
@@ -46,9 +48,9 @@ def read_audio(path, sample_rate: int, max_seconds: float = 60.0, max_megabytes:
     Raises:
       MediaError: the file is missing, empty, unreadable, silent of samples, or over a limit.
     """
-    path = _checked(path, max_megabytes)
+    _check_size(path, max_megabytes)
     try:
-        with soundfile.SoundFile(path) as sound:
+        with soundfile.SoundFile(_source(path)) as sound:
             _check_seconds(path, sound.frames / max(sound.samplerate, 1), max_seconds)
             audio = sound.read(dtype="float32", always_2d=True).mean(axis=1)
             rate = sound.samplerate
@@ -76,7 +78,7 @@ def read_video(
     Only the frames that are returned are converted to RGB, so `count=8` of a long clip is cheap.
 
     Args:
-      path: the file; any rate (constant or not) and size.
+      path: as for `read_audio`; any rate (constant or not) and size.
       count: return this many frames spaced evenly over the clip (middles of equal shares) instead of all; a clip with
         fewer repeats some.
       max_seconds, max_megabytes: limits of one utterance.
@@ -87,12 +89,12 @@ def read_video(
     Raises:
       MediaError: the file is missing, empty, unreadable, without pictures, or over a limit.
     """
-    path = _checked(path, max_megabytes)
+    _check_size(path, max_megabytes)
     with _opened(path) as container:
         if not container.streams.video:
             raise MediaError(path, "has no video stream; give a file with pictures")
         stream = container.streams.video[0]
-        stamps, seconds = _packet_times(container, stream)
+        stamps, seconds = _packet_times(path, container, stream)
         _check_seconds(path, seconds, max_seconds)
         if not stamps:
             raise MediaError(path, "has a video stream but no frames; record it again")
@@ -115,7 +117,7 @@ def duration(path) -> tuple[float, float]:
     Raises:
       MediaError: the file is missing, empty or unreadable.
     """
-    path = _checked(path, float("inf"))
+    _check_size(path, float("inf"))
     with _opened(path) as container:
         audio = container.streams.audio[0] if container.streams.audio else None
         video = container.streams.video[0] if container.streams.video else None
@@ -139,25 +141,29 @@ def read_metadata(path) -> dict[str, str]:
     Raises:
       MediaError: the file is missing, empty or unreadable.
     """
-    path = _checked(path, float("inf"))
+    _check_size(path, float("inf"))
     try:
-        with soundfile.SoundFile(path) as sound:
+        with soundfile.SoundFile(_source(path)) as sound:
             return {key: value for key, value in sound.copy_metadata().items() if value}
     except soundfile.LibsndfileError:
         with _opened(path) as container:
             return dict(container.metadata)
 
 
-def _checked(path, max_megabytes: float) -> Path:
-    path = Path(path)
-    if not path.is_file():
-        raise MediaError(path, "there is no such file" if not path.exists() else "is not a file")
-    size = path.stat().st_size
+def _check_size(path, max_megabytes: float) -> None:
+    if isinstance(path, str | Path) and not Path(path).is_file():
+        raise MediaError(path, "there is no such file" if not Path(path).exists() else "is not a file")
+    with _named_errors(path):
+        size = size_of(Path(path) if isinstance(path, str) else path)
     if size == 0:
         raise MediaError(path, "is empty (0 bytes); record it again")
     if size > max_megabytes * 1e6:
         raise MediaError(path, f"is {size / 1e6:.1f} MB, over the limit of {max_megabytes:g} MB; shorten it")
-    return path
+
+
+def _source(path):
+    with _named_errors(path):
+        return source(Path(path) if isinstance(path, str) else path)
 
 
 def _check_seconds(path, seconds: float, limit: float) -> None:
@@ -167,9 +173,11 @@ def _check_seconds(path, seconds: float, limit: float) -> None:
 
 @contextlib.contextmanager
 def _named_errors(path):
-    """FFmpeg's errors (and PyAV's for foreign bytes) as ours."""
+    """FFmpeg's errors (and PyAV's for foreign bytes) and those of containers as ours."""
     try:
         yield
+    except UnreadableError as error:
+        raise MediaError(path, str(error).removeprefix(f"{path}: ")) from error
     except (av.FFmpegError, UnicodeDecodeError) as error:
         raise MediaError(path, f"cannot be read as media ({error}); is it a whole audio or video file?") from error
 
@@ -177,7 +185,7 @@ def _named_errors(path):
 @contextlib.contextmanager
 def _opened(path) -> Iterator[av.container.InputContainer]:
     with _named_errors(path):
-        container = av.open(str(path), metadata_errors="ignore")
+        container = av.open(_source(path), metadata_errors="ignore")
     with container:
         yield container
 
@@ -202,10 +210,10 @@ def _read_audio_av(path, max_seconds: float) -> tuple[np.ndarray, int]:
     return (np.concatenate(blocks) if blocks else np.zeros(0, np.float32)), rate
 
 
-def _packet_times(container, stream) -> tuple[list[int], float]:
+def _packet_times(path, container, stream) -> tuple[list[int], float]:
     """Presentation stamps of all frames, in order, and the seconds they span; nothing is decoded."""
     stamps, last = [], 0
-    with _named_errors(container.name):
+    with _named_errors(path):
         for position, packet in enumerate(container.demux(stream)):
             if packet.size and not packet.is_discard:
                 stamps.append(packet.pts if packet.pts is not None else position)

@@ -5,10 +5,14 @@ capacities (tokens, target tokens, Examples, utterances) is full.
 """
 
 import dataclasses
+from collections.abc import Sequence
 
 import numpy as np
 
 from empatheia_jax.data.schema import RecordError
+
+WINDOW = 2048
+"""Examples of the shuffled order that are packed together."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,42 +49,103 @@ def check_fits(sizes: list[Size], limits: RowLimits, names: list[str]) -> None:
         )
 
 
-def plan_epoch(sizes: list[Size], limits: RowLimits, seed: int, epoch: int, window: int = 64) -> list[list[int]]:
-    """Rows of Example positions for one epoch; each Example occurs exactly once.
+def plan_epoch(
+    sizes: Sequence[Size], limits: RowLimits, seed: int, epoch: int, members: Sequence[int] | None = None
+) -> list[list[int]]:
+    """Rows of Example positions for one epoch; each of `members` (default: all) occurs exactly as often as there.
 
-    Examples are shuffled by (seed, epoch); each goes into the first open row that holds it. At most `window` rows are
-    open: the fullest closes first, so the order stays close to the shuffle and memory is bounded. The closed rows are
-    shuffled once more, since early rows are fuller.
+    Examples are shuffled by (seed, epoch) and packed window by window of that order, the longest first, each into the
+    fullest row that still holds it (best fit decreasing): rows come out nearly full, and what shares a row stays close
+    to the shuffle. The rows are then shuffled, since the last of a window are emptier.
     """
     rng = np.random.default_rng([seed, epoch])
-    open_rows: list[tuple[list[int], np.ndarray]] = []
-    closed: list[list[int]] = []
-    capacity = np.array([limits.tokens, limits.targets, limits.utterances, limits.examples])
-    for example in rng.permutation(len(sizes)):
-        size = sizes[example]
-        need = np.array([size.tokens, size.targets, size.utterances, 1])
-        for members, left in open_rows:
-            if np.all(left >= need):
-                members.append(int(example))
-                left -= need
-                break
+    order = rng.permutation(np.arange(len(sizes)) if members is None else np.asarray(members, np.int64))
+    need = np.array([[s.tokens, s.targets, s.utterances, 1] for s in sizes], np.int64).reshape(-1, 4)
+    rows: list[list[int]] = []
+    for start in range(0, len(order), WINDOW):
+        window = order[start : start + WINDOW]
+        rows += _best_fit(window[np.argsort(-need[window, 0], kind="stable")], need, limits)
+    return [rows[i] for i in rng.permutation(len(rows))]
+
+
+def _best_fit(order: np.ndarray, need: np.ndarray, limits: RowLimits) -> list[list[int]]:
+    """Pack Examples in the order given, each into the row with the fewest tokens left that holds it."""
+    whole = np.array([limits.tokens, limits.targets, limits.utterances, limits.examples])
+    rows: list[list[int]] = []
+    left = np.empty((len(order), 4), np.int64)  # of rows that are open, in `places`
+    places: list[int] = []
+    for example in order:
+        fits = np.all(left[: len(places)] >= need[example], axis=1)
+        if fits.any():
+            at = int(np.where(fits, left[: len(places), 0], np.iinfo(np.int64).max).argmin())
         else:
-            if len(open_rows) == window:
-                fullest = min(range(window), key=lambda i: open_rows[i][1][0])
-                closed.append(open_rows.pop(fullest)[0])
-            open_rows.append(([int(example)], capacity - need))
-    closed += [members for members, _ in open_rows]
-    return [closed[i] for i in rng.permutation(len(closed))]
+            at = len(places)
+            left[at] = whole
+            places.append(len(rows))
+            rows.append([])
+        rows[places[at]].append(int(example))
+        left[at] -= need[example]
+        if left[at, 3] == 0:  # full: not looked at again
+            last = len(places) - 1
+            left[at] = left[last]
+            places[at] = places[last]
+            places.pop()
+    return rows
+
+
+class Mixture:
+    """Which Examples an epoch holds, where several corpora are mixed.
+
+    A corpus of share 1 occurs whole in every epoch. One of share 0.25 gives a quarter of itself, the next quarter in
+    the next epoch, in an order shuffled anew when it is through; of share 2.5 every Example occurs two or three times.
+    """
+
+    def __init__(self, corpora: Sequence[tuple[int, float]], seed: int):
+        """`corpora`: (number of Examples, share) of each; their Examples follow one another."""
+        self._corpora, self._seed = list(corpora), seed
+
+    def members(self, epoch: int) -> list[int]:
+        """Positions of the epoch's Examples, not shuffled."""
+        found, offset = [], 0
+        for number, (count, share) in enumerate(self._corpora):
+            first, last = (round(e * share * count) for e in (epoch, epoch + 1))
+            passes: dict[int, np.ndarray] = {}
+            for place in range(first, last):
+                turn, at = divmod(place, count)
+                if turn not in passes:
+                    passes[turn] = np.random.default_rng([self._seed, 2, number, turn]).permutation(count)
+                found.append(offset + int(passes[turn][at]))
+            offset += count
+        return found
+
+
+@dataclasses.dataclass(frozen=True)
+class Efficiency:
+    """How full the rows of an epoch are."""
+
+    rows: int
+    tokens: int  # real ones
+    capacity: int  # tokens that the rows hold
+    bound: int  # rows below which the tokens do not fit, however they are packed
+
+    @property
+    def share(self) -> float:
+        """Real tokens among all that a step computes."""
+        return self.tokens / self.capacity
+
+    def __str__(self) -> str:
+        best = self.tokens / (self.bound * self.capacity / self.rows)
+        return f"{self.rows:,} an epoch, {self.share:.1%} full (by tokens alone at most {best:.1%})"
 
 
 class RowStream:
     """Rows of all epochs one after another, addressable by a single running number.
 
-    `row(n)` is the n-th row of training: (epoch, members). Plans are cached one epoch at a time.
+    `row(n)` is the n-th row of training: (epoch, members). Plans are cached two epochs at a time.
     """
 
-    def __init__(self, sizes: list[Size], limits: RowLimits, seed: int):
-        self._sizes, self._limits, self._seed = sizes, limits, seed
+    def __init__(self, sizes: list[Size], limits: RowLimits, seed: int, mixture: Mixture | None = None):
+        self._sizes, self._limits, self._seed, self._mixture = sizes, limits, seed, mixture
         self._plans: dict[int, list[list[int]]] = {}
         self._starts = [0]
 
@@ -89,7 +154,8 @@ class RowStream:
             self._plans = {
                 e: plan for e, plan in self._plans.items() if e == epoch - 1
             }  # the epoch before may still be read by a prefetching thread
-            self._plans[epoch] = plan_epoch(self._sizes, self._limits, self._seed, epoch)
+            members = self._mixture.members(epoch) if self._mixture else None
+            self._plans[epoch] = plan_epoch(self._sizes, self._limits, self._seed, epoch, members)
         return self._plans[epoch]
 
     def row(self, number: int) -> tuple[int, list[int]]:
@@ -103,3 +169,31 @@ class RowStream:
     def rows_per_epoch(self) -> int:
         """Rows of the first epoch; others differ by a few."""
         return len(self._plan(0))
+
+    @property
+    def efficiency(self) -> Efficiency:
+        """Of the first epoch."""
+        plan = self._plan(0)
+        tokens = sum(self._sizes[i].tokens for row in plan for i in row)
+        bound = least_rows([self._sizes[i].tokens for row in plan for i in row], self._limits.tokens)
+        return Efficiency(len(plan), tokens, len(plan) * self._limits.tokens, bound)
+
+
+def least_rows(tokens: Sequence[int], capacity: int) -> int:
+    """A number of rows that no packing can go below: the bound L2 of Martello and Toth (1990) for bin packing.
+
+    For a threshold k: Examples above capacity - k are alone but for what is below k, those above half need a row each,
+    and what the rest has over the room left beside these takes rows of its own.
+    """
+    sizes = np.sort(np.asarray(tokens, np.int64))
+    sums = np.concatenate([[0], np.cumsum(sizes)])
+    best = -(-int(sums[-1]) // capacity)
+    half = np.searchsorted(sizes, capacity / 2, side="right")
+    for k in np.unique(sizes[: half]).tolist():
+        alone = len(sizes) - np.searchsorted(sizes, capacity - k, side="right")
+        last = len(sizes) - alone
+        middle = last - half
+        small = sums[half] - sums[np.searchsorted(sizes, k, side="left")]
+        room = middle * capacity - (sums[last] - sums[half])
+        best = max(best, alone + middle + max(0, -(-int(small - room) // capacity)))
+    return int(best)

@@ -6,11 +6,12 @@ so resuming means starting at a step, on any number of processes.
 
 import dataclasses
 import threading
+from collections.abc import Iterator
 
 import grain
 import numpy as np
 
-from empatheia_jax.config import Config, ConfigError
+from empatheia_jax.config import Config
 from empatheia_jax.data.augment import WordSwap
 from empatheia_jax.data.encoded import Encoded, encode, labels, prompt_profile
 from empatheia_jax.data.packing import RowLimits, RowStream, Size, check_fits
@@ -52,12 +53,13 @@ def widths_of(store) -> Widths:
 def feature_statistics(store, examples: list[Example], most: int = 2000) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """Mean and standard deviation [D] of each modality's features over the Examples' utterances (at most `most`)."""
     keys = sorted({e.utterance_key(u) for e in examples for u in e.history})
-    found = [record for key in keys[:: max(1, len(keys) // most)] if (record := store.get(key)) is not None]
+    chosen = keys[:: max(1, len(keys) // most)]
+    found = [record for key in chosen if (record := store.get(key, content=False)) is not None]
     statistics = {}
     for modality in ("audio", "video"):
         features = [record[modality] for record in found if modality in record]
         if features:
-            stacked = np.concatenate(features)
+            stacked = np.concatenate(features).astype(np.float32)
             statistics[modality] = (stacked.mean(axis=0), stacked.std(axis=0))
     return statistics
 
@@ -71,13 +73,19 @@ class Rows:
       base: the listener's profile is repeated after </s>, with loss (`encoded.encode`).
       words: words are learned, so `data.word_swap` and `data.word_dropout` apply; swapped Examples have no content
         gold, their recordings say other words.
+      content: the golds of content are read; without, and without slots in the prompt, their arrays are of size 0.
     """
 
     def __init__(
         self, examples: list[Example], style: Style, config: Config, tokenizer: Tokenizer, store, widths: Widths,
-        *, train: bool, seed: int, words: bool = False, base: bool = False,
+        *, train: bool, seed: int, words: bool = False, base: bool = False, content: bool = True,
     ):  # fmt: skip
+        if not content or store is None:
+            config = _with_data(config, phonemes=0, frames=0)
+        if style == "text" or store is None:
+            config = _with_data(config, row_utterances=0)
         self.examples, self.config, self.store, self.widths = examples, config, store, widths
+        self.content = content and style != "slots" and store is not None
         self.train, self.seed, self.style, self.tokenizer, self.base = train, seed, style, tokenizer, base
         data = config.data
         self.limits = RowLimits(data.row_tokens, data.row_targets, data.row_utterances, data.row_examples)
@@ -114,12 +122,17 @@ class Rows:
             sizes = self.store.sizes(self._response_key(example)) if self.store and example.response else None
             if sizes is None:
                 dropped.without_gold += 1
-            elif sizes[0] > data.phonemes or sizes[1] > data.frames:
+            elif self.content and (sizes[0] > data.phonemes or sizes[1] > data.frames):
                 dropped.contents_too_long += 1
         return dropped
 
     def _response_key(self, example: Example) -> str:
         return example.utterance_key(example.response)
+
+    def members(self, number: int) -> list[int]:
+        """Positions in `examples` of what is in row `number` of the endless training order."""
+        with self._lock:
+            return self.stream.row(number)[1]
 
     def row(self, number: int) -> dict[str, np.ndarray]:
         """Row `number` of the endless training order: one row's share of a `Batch`, indices still within the row."""
@@ -129,7 +142,7 @@ class Rows:
 
     def collate(self, members: list[int], epoch: int = 0) -> dict[str, np.ndarray]:
         """Pack Examples (positions in the split; may be none) into one row."""
-        row = empty_row(self.config, self.widths)
+        row = empty_row(self.config, self.widths, self.store.dtype if self.store is not None else np.dtype(np.float16))
         cursor = utterance = 0
         for number, example_id in enumerate(members):
             rng = np.random.default_rng([self.seed, 1, epoch, example_id])
@@ -206,11 +219,11 @@ class Rows:
     def _place_slots(
         self, row, encoded: Encoded, start: int, utterance: int, present: dict[str, bool], media: dict[str, str]
     ) -> int:
-        if self.store is None:
+        if self.store is None or not encoded.slots:
             return utterance
         place: dict[str, int] = {}
         for slot in encoded.slots:
-            features = self.store.get(media.get(slot.key, slot.key))
+            features = self.store.get(media.get(slot.key, slot.key), content=False)
             if features is None or slot.modality not in features:
                 continue
             if slot.key not in place:
@@ -228,14 +241,15 @@ class Rows:
             row[name][number] = value
         if self.store is None or example.response is None:
             return
-        gold = self.store.get(self._response_key(example)) or {}
-        styles = gold if cast is None else self.store.get(cast.style) or {}
+        content &= self.content
+        gold = self.store.get(self._response_key(example), content=content) or {}
+        styles = gold if cast is None else self.store.get(cast.style, content=False) or {}
         if "style_speech" in styles:
             row["gold_style_speech"][number], row["has_style_speech"][number] = styles["style_speech"], True
         if "style_video" in styles:
             row["gold_style_video"][number], row["has_style_video"][number] = styles["style_video"], True
         phonemes, frames = gold.get("phonemes"), gold.get("content_video")
-        if phonemes is None or frames is None or self.style == "slots" or not content:
+        if not content or phonemes is None or frames is None:
             return
         data = self.config.data
         if len(phonemes) > data.phonemes or len(frames) > data.frames:
@@ -248,7 +262,11 @@ class Rows:
         row["video_frames"][number] = len(frames)
 
 
-def empty_row(config: Config, widths: Widths) -> dict[str, np.ndarray]:
+def _with_data(config: Config, **fields) -> Config:
+    return dataclasses.replace(config, data=dataclasses.replace(config.data, **fields))
+
+
+def empty_row(config: Config, widths: Widths, floats: np.dtype) -> dict[str, np.ndarray]:
     """One row of padding: every array of a `Batch` for B = 1, without the row axis on the token grid."""
     data = config.data
     t, k, m = data.row_tokens, data.row_examples, data.row_utterances
@@ -258,19 +276,19 @@ def empty_row(config: Config, widths: Widths) -> dict[str, np.ndarray]:
 
     row = {name: filled(t, 0, np.int32) for name in ("tokens", "segment_ids", "positions", "targets")}
     row["target_mask"], row["label_mask"] = filled(t, False, bool), filled(t, False, bool)
-    row["audio"] = filled((m, *widths.audio), 0, np.float32)
-    row["video"] = filled((m, *widths.video), 0, np.float32)
+    row["audio"] = filled((m, *widths.audio), 0, floats)
+    row["video"] = filled((m, *widths.video), 0, floats)
     row["audio_start"], row["video_start"] = filled(m, -1, np.int32), filled(m, -1, np.int32)
     row["example_id"] = filled(k, -1, np.int32)
     row["response_index"] = filled((k, data.response_tokens), -1, np.int32)
     row["signal_index"] = filled((k, 2 * SIGNALS), -1, np.int32)
     row["phonemes"] = filled((k, data.phonemes), -1, np.int32)
     row["phoneme_frames"] = filled((k, data.phonemes), 0, np.int32)
-    row["gold_content_speech"] = filled((k, data.phonemes, widths.content_speech), 0, np.float32)
-    row["gold_content_video"] = filled((k, data.frames, widths.content_video), 0, np.float32)
+    row["gold_content_speech"] = filled((k, data.phonemes, widths.content_speech), 0, floats)
+    row["gold_content_video"] = filled((k, data.frames, widths.content_video), 0, floats)
     row["video_frames"] = filled(k, 0, np.int32)
-    row["gold_style_speech"] = filled((k, widths.style_speech), 0, np.float32)
-    row["gold_style_video"] = filled((k, widths.style_video), 0, np.float32)
+    row["gold_style_speech"] = filled((k, widths.style_speech), 0, floats)
+    row["gold_style_video"] = filled((k, widths.style_video), 0, floats)
     row["has_style_speech"], row["has_style_video"] = filled(k, False, bool), filled(k, False, bool)
     for name in ("emotion", "age", "gender", "timbre"):
         row[name] = filled(k, UNKNOWN, np.int32)
@@ -295,52 +313,61 @@ def stack_rows(rows: list[dict[str, np.ndarray]], first_row: int = 0) -> dict[st
 
 
 class _StepSource:
-    """Grain's random access: element e is one local row of the training order."""
+    """Grain's random access: element e is one of the rows that this process holds, in the training order."""
 
-    def __init__(self, rows: Rows, first_step: int, steps: int, per_step: tuple[int, int], process: tuple[int, int]):
-        self._rows, self._first, self._steps = rows, first_step, steps
-        (self._accumulate, self._batch_rows), (self._process, processes) = per_step, process
-        self.local_rows = self._batch_rows // processes
+    def __init__(self, rows: Rows, first_step: int, steps: int, held: range):
+        self._rows, self._first, self._steps, self._held = rows, first_step, steps, held
+        self._accumulate, self._batch_rows = rows.config.optim.accumulate, rows.config.data.rows
 
     def __len__(self) -> int:
-        return self._steps * self._accumulate * self.local_rows
+        return self._steps * self._accumulate * len(self._held)
 
     def __getitem__(self, element: int) -> dict[str, np.ndarray]:
-        micro, local = divmod(int(element), self.local_rows)
+        micro, local = divmod(int(element), len(self._held))
         micro += self._first * self._accumulate
-        return self._rows.row(micro * self._batch_rows + self._process * self.local_rows + local)
+        return self._rows.row(micro * self._batch_rows + self._held[local])
 
 
 def training_batches(
-    rows: Rows, first_step: int, steps: int, *, process: int = 0, processes: int = 1, threads: int = 2
-):
-    """Iterator over steps first_step .. first_step + steps - 1: arrays [A, ...] of this process's rows.
+    rows: Rows, first_step: int, steps: int, *, held: range | None = None, threads: int = 2
+) -> Iterator[dict[str, np.ndarray]]:
+    """Steps first_step .. first_step + steps - 1: arrays [A, ...] of the rows that this process holds.
 
-    Raises:
-      ConfigError: when data.rows is not divisible by the number of processes.
+    Args:
+      held: which rows of a micro-batch those are (`processes.local_rows`); None: all.
+      threads: that read and collate rows.
     """
-    accumulate, batch_rows = rows.config.optim.accumulate, rows.config.data.rows
-    if batch_rows % processes:
-        raise ConfigError(f"data.rows {batch_rows} is not divisible by {processes} processes")
-    source = _StepSource(rows, first_step, steps, (accumulate, batch_rows), (process, processes))
-    local = source.local_rows
+    held = range(rows.config.data.rows) if held is None else held
+    accumulate, local = rows.config.optim.accumulate, len(held)
 
     def batch(elements):
-        micros = [stack_rows(list(elements[a * local : (a + 1) * local]), process * local) for a in range(accumulate)]
+        micros = [stack_rows(list(elements[a * local : (a + 1) * local]), held[0]) for a in range(accumulate)]
         return {name: np.stack([micro[name] for micro in micros]) for name in micros[0]}
 
-    dataset = grain.MapDataset.source(source).batch(accumulate * local, batch_fn=batch)
+    dataset = grain.MapDataset.source(_StepSource(rows, first_step, steps, held)).batch(
+        accumulate * local, batch_fn=batch
+    )
     return iter(dataset.to_iter_dataset(grain.ReadOptions(num_threads=threads, prefetch_buffer_size=2 * threads)))
 
 
-def evaluation_batches(rows: Rows):
-    """All Examples once, in the order of the split's plan for epoch 0; the last batch is filled with empty rows."""
-    plan = [rows.stream.row(number)[1] for number in range(rows.stream.rows_per_epoch)]
+def step_ids(rows: Rows, step: int) -> list[str]:
+    """Ids of the Examples that all processes together learn from in a step of a stage."""
+    per_step = rows.config.optim.accumulate * rows.config.data.rows
+    return [rows.examples[i].id for n in range(step * per_step, (step + 1) * per_step) for i in rows.members(n)]
+
+
+def evaluation_batches(rows: Rows, held: range | None = None) -> Iterator[dict[str, np.ndarray]]:
+    """All Examples once, in the order of the split's plan for epoch 0; the last batch is filled with empty rows.
+
+    `held` as for `training_batches`.
+    """
+    plan = [rows.members(number) for number in range(rows.stream.rows_per_epoch)]
     size = rows.config.data.rows
+    held = range(size) if held is None else held
     for start in range(0, len(plan), size):
         members = plan[start : start + size]
-        collated = [rows.collate(m) for m in members] + [rows.collate([])] * (size - len(members))
-        yield stack_rows(collated)
+        members += [[]] * (size - len(members))
+        yield stack_rows([rows.collate(members[row]) for row in held], held[0])
 
 
 def steps_for(rows: Rows, epochs: float) -> int:

@@ -6,10 +6,11 @@ Axis letters everywhere in this project:
 """
 
 import dataclasses
-from pathlib import Path
 from typing import Literal
 
 import numpy as np
+
+from empatheia_jax.data.containers import Recording
 
 Role = Literal["speaker", "listener"]
 
@@ -44,8 +45,8 @@ class Utterance:
     index: int
     role: Role
     text: str
-    audio: Path | None = None
-    video: Path | None = None
+    audio: Recording | None = None
+    video: Recording | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,7 +108,8 @@ class Batch:
 
     Rows are independent: the Examples (utterances) of row b are entries [b*K/B, (b+1)*K/B) of the K (M) axis, so
     every array shards over its first axis with `data x fsdp`. Indices into the token grid are flat: row * T + column;
-    -1 is padding.
+    -1 is padding. "float" is what the feature store keeps floats as. What a stage does not read has size 0: M without
+    slots, P and F without golds of content.
     """
 
     tokens: np.ndarray  # int32 [B, T]
@@ -116,8 +118,8 @@ class Batch:
     targets: np.ndarray  # int32 [B, T]; the token that follows
     target_mask: np.ndarray  # bool [B, T]; where L_emp is taken
     label_mask: np.ndarray  # bool [B, T]; those that name a label: `encoded.Encoded.labels`
-    audio: np.ndarray  # float32 [M, Na, Da] encoder features of utterances
-    video: np.ndarray  # float32 [M, Nv, Dv]
+    audio: np.ndarray  # float [M, Na, Da] encoder features of utterances
+    video: np.ndarray  # float [M, Nv, Dv]
     audio_start: np.ndarray  # int32 [M] flat index of the first <Aud> placeholder, -1: none (absent or dropped)
     video_start: np.ndarray  # int32 [M] likewise for <Vid>
     example_id: np.ndarray  # int32 [K] position in the dataset, -1: padding
@@ -125,11 +127,11 @@ class Batch:
     signal_index: np.ndarray  # int32 [K, 32] flat positions of <AUD1..16> <VID1..16>
     phonemes: np.ndarray  # int32 [K, P], symbol ids, -1: padding
     phoneme_frames: np.ndarray  # int32 [K, P], 25 ms frames each phoneme lasts
-    gold_content_speech: np.ndarray  # float32 [K, P, Cs]
-    gold_content_video: np.ndarray  # float32 [K, F, Cv]
+    gold_content_speech: np.ndarray  # float [K, P, Cs]
+    gold_content_video: np.ndarray  # float [K, F, Cv]
     video_frames: np.ndarray  # int32 [K] valid frames of gold_content_video (0: no gold)
-    gold_style_speech: np.ndarray  # float32 [K, Ss]
-    gold_style_video: np.ndarray  # float32 [K, Sv]
+    gold_style_speech: np.ndarray  # float [K, Ss]
+    gold_style_video: np.ndarray  # float [K, Sv]
     has_style_speech: np.ndarray  # bool [K]
     has_style_video: np.ndarray  # bool [K]
     emotion: np.ndarray  # int32 [K] of 7, UNKNOWN: no label

@@ -11,7 +11,7 @@ from PIL import Image
 
 from empatheia_jax.encoders.clip import ClipVision, ClipVisionConfig
 from empatheia_jax.encoders.contract import checked_video, spaced
-from empatheia_jax.frozen import FrozenNetwork, power_of_two
+from empatheia_jax.frozen import FrozenNetwork, power_of_two, spread_batch
 
 MEAN = (0.48145466, 0.4578275, 0.40821073)
 DEVIATION = (0.26862954, 0.26130258, 0.27577711)
@@ -55,10 +55,11 @@ class ClipVideo:
     def encode(self, batch: Sequence[np.ndarray]) -> np.ndarray:
         """Preprocessed clips -> features float32 [B, frames, D]."""
         features = np.empty((len(batch), *self.feature_shape), np.float32)
-        for start in range(0, len(batch), BATCH_CLIPS):
-            clips = np.stack(batch[start : start + BATCH_CLIPS])
+        most = spread_batch(BATCH_CLIPS)
+        for start in range(0, len(batch), most):
+            clips = np.stack(batch[start : start + most])
             count = len(clips)
-            clips = np.pad(clips, ((0, min(power_of_two(count), BATCH_CLIPS) - count), *((0, 0),) * 4))
+            clips = np.pad(clips, ((0, min(power_of_two(count), most) - count), *((0, 0),) * 4))
             features[start : start + count] = self._forward(clips)[:count]
         return features
 

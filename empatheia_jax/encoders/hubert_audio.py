@@ -10,10 +10,10 @@ import numpy as np
 
 from empatheia_jax.encoders.contract import checked_audio
 from empatheia_jax.encoders.hubert import Hubert, HubertConfig
-from empatheia_jax.frozen import FrozenNetwork, power_of_two
+from empatheia_jax.frozen import FrozenNetwork, power_of_two, spread_batch
 
 SAMPLE_RATE = 16_000
-BATCH_SECONDS = 64  # of padded speech that goes through the network at once
+BATCH_SECONDS = 64  # of padded speech that goes through the network at once, a device
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,7 +61,7 @@ class HubertAudio:
         for place, waveform in enumerate(batch):
             by_length.setdefault(padded_samples(len(waveform)), []).append(place)
         for length, places in by_length.items():
-            most = max(1, BATCH_SECONDS * SAMPLE_RATE // length)
+            most = max(1, spread_batch(BATCH_SECONDS * SAMPLE_RATE) // length)
             for start in range(0, len(places), most):
                 chosen = places[start : start + most]
                 waveform = np.zeros((min(power_of_two(len(chosen)), most), length), np.float32)

@@ -1,9 +1,10 @@
 """`empatheia extract`: run the frozen networks once over every utterance and keep what they say (DESIGN decision 4).
 
 Work is cut into shards, each a pure function of the data and the settings, so any number of workers and processes may
-do them in any order and a killed run goes on with the shards that are missing. A worker decodes an utterance's media
-once, for the encoders and for the golds. Encoders and generators that want the accelerator run in the main process, on
-what the workers have decoded and preprocessed.
+do them in any order. What is done of an unfinished shard is in its journal, so a killed run redoes nothing that was
+finished. A worker decodes an utterance's media once, for the encoders and for the golds. Encoders and generators that
+want the accelerator run in the main process, on what the workers have decoded and preprocessed, a chunk of utterances
+at a time; chunks are the same in every run, so that a network is given the same batches and says the same.
 """
 
 import concurrent.futures
@@ -22,23 +23,26 @@ from typing import Any, Literal
 import numpy as np
 
 from empatheia_jax.config import Config
-from empatheia_jax.data.avamerg import SPLITS, locate, read_examples
+from empatheia_jax.data.avamerg import available_splits, read_examples
+from empatheia_jax.data.containers import Recording, UnreadableError, name_of, size_of
+from empatheia_jax.data.feature_records import Journal
 from empatheia_jax.data.features import (
     MAX_SIDE,
     STYLE_FRAMES,
     FeatureWriter,
     content_hash,
+    packed,
     store_settings,
     write_json_lines,
     write_shard,
 )
 from empatheia_jax.data.media import read_audio, read_video
-from empatheia_jax.data.schema import RecordError
 from empatheia_jax.encoders import build_encoders
 from empatheia_jax.generators.build import build_generators
 from empatheia_jax.preparation.on_device import CLIP, HEARD, PREPARED, encoded, performed
 from empatheia_jax.preparation.progress import Progress
 
+CHUNK = 32  # utterances whose recordings are given to networks on the accelerator together
 SHARD_UTTERANCES = 32
 LARGE_SHARD_UTTERANCES = 256  # from LARGE_DATA utterances on: fewer files
 LARGE_DATA = 20_000
@@ -53,8 +57,8 @@ class Job:
     """One utterance to extract. `text` is what a listener says (golds are wanted), None for a speaker."""
 
     key: str
-    audio: Path | None
-    video: Path | None
+    audio: Recording | None
+    video: Recording | None
     text: str | None
 
 
@@ -79,7 +83,7 @@ class Extractor:
         rejected: list[dict] = []
 
         @contextlib.contextmanager
-        def attempt(modality: str, file: Path):
+        def attempt(modality: str, file: Recording):
             try:
                 yield
             except (ValueError, OSError) as error:  # bad media and what cannot be made of it; bugs pass
@@ -103,7 +107,7 @@ class Extractor:
                 arrays |= self._golds(job.audio, job.text)
         return arrays, rejected
 
-    def _hear(self, path: Path) -> np.ndarray:
+    def _hear(self, path: Recording) -> np.ndarray:
         return self._prepared("audio", read_audio(path, self.encoders["audio"].sample_rate, **self.limits))
 
     def _prepared(self, modality: str, media: np.ndarray) -> np.ndarray:
@@ -111,7 +115,7 @@ class Extractor:
         prepared = encoder.preprocess(media)
         return prepared if encoder.on_device else encoder.encode([prepared])[0]
 
-    def _golds(self, path: Path, text: str) -> dict[str, np.ndarray]:
+    def _golds(self, path: Recording, text: str) -> dict[str, np.ndarray]:
         """What the generators say about a recording whose words are known (DESIGN decisions 7, 8)."""
         rate = self.speech.sample_rate
         audio = read_audio(path, rate, **self.limits)
@@ -174,14 +178,45 @@ def _empty_notes() -> dict:
 
 
 def _write_shard(directory: Path, index: int, jobs: list[Job], on_error: str) -> dict:
-    """Extract and write one shard; returns its notes {rejected, counts}."""
+    """Extract and write one shard, each utterance journalled as it is done; returns its notes {rejected, counts}."""
+    writer = FeatureWriter.at(directory)
+    journal = writer.journal(index)
+    try:
+        for job in jobs[len(journal.entries) :]:
+            notes = _empty_notes()
+            journal.add(*_entry(list(_records([job], on_error, notes)), notes, writer.floats))
+        return _finish_shard(writer, index, journal)
+    finally:
+        journal.close()
+
+
+def _entry(records: list[tuple[str, dict]], notes: dict, floats: str) -> tuple[dict, list[bytes]]:
+    """What a journal keeps of some utterances: their keys, gold sizes, numbers of records and notes; the records."""
+    whole = [packed(key, arrays, floats) for key, arrays in records]
+    value = {"utterances": [[key, len(parts), size] for key, parts, size in whole], "notes": notes}
+    return value, [part for _, parts, _ in whole for part in parts]
+
+
+def _finish_shard(writer: FeatureWriter, index: int, journal: Journal) -> dict:
+    """A full journal -> its shard; returns the shard's notes."""
     notes = _empty_notes()
-    write_shard(directory, index, _records(jobs, on_error, notes), notes)
+    for value, _ in journal.entries:
+        notes["rejected"] += value["notes"]["rejected"]
+        notes["counts"].update(value["notes"]["counts"])
+
+    def utterances():
+        for value, records in journal.entries:
+            parts = iter(records)
+            for key, count, size in value["utterances"]:
+                yield key, list(itertools.islice(parts, count)), size
+
+    write_shard(writer.directory, index, utterances(), notes)
+    journal.close(remove=True)
     return notes
 
 
-def _read_shard(jobs: list[Job], on_error: str) -> tuple[list[tuple[str, dict]], dict]:
-    """All of a shard but what encoders `on_device` do: (records, notes)."""
+def _read_chunk(jobs: list[Job], on_error: str) -> tuple[list[tuple[str, dict]], dict]:
+    """All of some utterances but what is done `on_device`: (records, notes)."""
     notes = _empty_notes()
     return list(_records(jobs, on_error, notes)), notes
 
@@ -222,20 +257,22 @@ def extract(
       RecordError: a bad record of the data ("stop").
       StoreError: `output` holds a store made with other settings or from other data.
     """
+    if not 0 <= process < processes:
+        raise ExtractError(f"process {process} of {processes}: processes count from 0")
     directory = Path(output)
     jobs, without_media = collect_jobs(config, Path(data_path), on_error)
     size = SHARD_UTTERANCES if len(jobs) < LARGE_DATA else LARGE_SHARD_UTTERANCES
     shards = [jobs[start : start + size] for start in range(0, len(jobs), size)]
     networks = build_encoders(config.encoders), *build_generators(config.generators)
-    settings = store_settings(*networks)
+    settings = store_settings(*networks, config.data.feature_dtype)
     writer = FeatureWriter(directory, settings, _source_hash(jobs, Path(data_path)), len(shards))
     if writer.complete:
         return dict(writer.manifest["counts"])
 
     todo = [index for index in writer.unfinished() if index % processes == process]
     with Progress(sum(len(shards[index]) for index in todo), len(jobs), progress) as line:
-        for index, notes in _run(config, networks, directory, {i: shards[i] for i in todo}, workers, on_error):
-            line.advance(len(shards[index]), len(notes["rejected"]))
+        for utterances, rejected in _run(config, networks, writer, {i: shards[i] for i in todo}, workers, on_error):
+            line.advance(utterances, rejected)
 
     mine = [index for index in range(len(shards)) if processes == 1 or index % processes == process]
     if not writer.unfinished():
@@ -259,7 +296,7 @@ def collect_jobs(config: Config, path: Path, on_error: str) -> tuple[list[Job], 
     """
     jobs: dict[str, Job] = {}
     bare: set[str] = set()
-    for split in _splits(path):
+    for split in available_splits(path):
         examples, _ = read_examples(
             path, split, on_error=on_error, validation_share=config.data.validation_share,
             max_turns=config.data.max_turns,
@@ -278,58 +315,68 @@ def collect_jobs(config: Config, path: Path, on_error: str) -> tuple[list[Job], 
     return list(jobs.values()), len(bare - jobs.keys())
 
 
-def _splits(path: Path) -> list[str]:
-    """The splits that `path` holds. One file is test data when its name says so, else it is divided as train.json."""
-    if path.is_file() and "test" in path.stem.lower():
-        return ["test"]
-    found, first = [], None
-    for split in SPLITS[:2] if path.is_file() else SPLITS:
-        try:
-            locate(path, split)
-            found.append(split)
-        except RecordError as error:
-            first = first or error
-    if not found:
-        raise first
-    return found
-
-
 def _source_hash(jobs: list[Job], root: Path) -> str:
     """Identity of the data: keys, texts, and the names (below `root`) and sizes of the media."""
 
-    def identity(path: Path | None) -> list | None:
-        if path is None:
+    def identity(recording: Recording | None) -> list | None:
+        if recording is None:
             return None
-        name = str(path.relative_to(root)) if path.is_relative_to(root) else path.name
-        return [name, path.stat().st_size if path.exists() else None]
+        try:
+            return [name_of(recording, root), size_of(recording)]
+        except (OSError, UnreadableError):
+            return [name_of(recording, root), None]
 
     return content_hash([[job.key, identity(job.audio), identity(job.video), job.text] for job in jobs])
 
 
 def _run(
-    config: Config, networks: tuple, directory: Path, shards: dict[int, list[Job]], workers: int, on_error: str
-) -> Iterator[tuple[int, dict]]:
-    """Write shards, in this process or in workers; yields (index, notes) as they are done, in any order.
+    config: Config, networks: tuple, writer: FeatureWriter, shards: dict[int, list[Job]], workers: int, on_error: str
+) -> Iterator[tuple[int, int]]:
+    """Write shards, in this process or in workers; yields (utterances done, rejected) as they are, in any order.
 
     `networks`: encoders by modality, speech generator, face generator.
     """
     encoders, speech, face = networks
     if not any(one.on_device for one in (speech, face, *encoders.values())):
-        calls = {index: (_write_shard, directory, index, jobs, on_error) for index, jobs in shards.items()}
-        yield from _done(config, calls, workers)
+        calls = {index: (_write_shard, writer.directory, index, jobs, on_error) for index, jobs in shards.items()}
+        for index, notes in _done(config, calls, workers):
+            yield len(shards[index]), len(notes["rejected"])
         return
-    for index, (records, notes) in _done(config, {i: (_read_shard, s, on_error) for i, s in shards.items()}, workers):
-        records = encoded(records, encoders)
-        if speech.on_device or face.on_device:
-            before = len(notes["rejected"])
-            records = performed(records, speech, face, notes)
-            _stop_at(notes["rejected"][before:], on_error)
-        write_shard(directory, index, records, notes)
-        yield index, notes
+    journals: dict[int, Journal] = {}
+    calls, lengths, left = {}, {}, Counter()
+    try:
+        for index, jobs in shards.items():
+            chunks = [jobs[first : first + CHUNK] for first in range(0, len(jobs), CHUNK)]
+            done = writer.journalled(index)
+            if done:
+                yield sum(map(len, chunks[:done])), 0
+            todo = list(enumerate(chunks))[done:]
+            calls |= {(index, number): (_read_chunk, chunk, on_error) for number, chunk in todo}
+            lengths |= {(index, number): len(chunk) for number, chunk in todo}
+            left[index] = len(todo)
+            if not todo:
+                _finish_shard(writer, index, writer.journal(index))
+        # In order: a journal is a prefix of its shard.
+        for (index, number), (records, notes) in _done(config, calls, workers, ordered=True):
+            if index not in journals:
+                journals[index] = writer.journal(index)
+            records = encoded(records, encoders)
+            if speech.on_device or face.on_device:
+                before = len(notes["rejected"])
+                records = performed(records, speech, face, notes)
+                _stop_at(notes["rejected"][before:], on_error)
+            journals[index].add(*_entry(records, notes, writer.floats))
+            left[index] -= 1
+            if not left[index]:
+                _finish_shard(writer, index, journals.pop(index))
+            yield lengths[index, number], len(notes["rejected"])
+    finally:
+        for journal in journals.values():
+            journal.close()
 
 
-def _done(config: Config, calls: dict[int, tuple], workers: int) -> Iterator[tuple[int, Any]]:
-    """Results of `calls` (index -> function and arguments) as they come; only a few wait to be taken."""
+def _done(config: Config, calls: dict, workers: int, ordered: bool = False) -> Iterator[tuple[Any, Any]]:
+    """Results of `calls` (name -> function and arguments) as they come, or in order; only a few wait to be taken."""
     if min(workers, len(calls)) <= 1:
         if calls:
             _start_worker(config)
@@ -348,7 +395,8 @@ def _done(config: Config, calls: dict[int, tuple], workers: int) -> Iterator[tup
         try:
             submit(2 * workers)
             while pending:
-                finished, _ = concurrent.futures.wait(pending, return_when=concurrent.futures.FIRST_COMPLETED)
+                waited = [next(iter(pending))] if ordered else pending
+                finished, _ = concurrent.futures.wait(waited, return_when=concurrent.futures.FIRST_COMPLETED)
                 for future in finished:
                     yield pending.pop(future), future.result()
                     submit(1)

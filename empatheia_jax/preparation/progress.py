@@ -1,4 +1,4 @@
-"""How far `empatheia extract` is: rate and time to go, on stderr."""
+"""How far long work is: rate and time to go, on stderr."""
 
 import sys
 import time
@@ -7,7 +7,8 @@ import time
 class Progress:
     """One line on stderr: done, rate, time to go. Rewritten in place on a terminal, else printed now and then."""
 
-    def __init__(self, todo: int, total: int, shown: bool):
+    def __init__(self, todo: int, total: int, shown: bool, what: str = "extract", unit: str = "utterances"):
+        self.what, self.unit = what, unit
         self.todo, self.before, self.total, self.shown = todo, total - todo, total, shown
         self.done = self.rejected = 0
         self.start = self.last = time.monotonic()
@@ -15,11 +16,11 @@ class Progress:
 
     def __enter__(self) -> "Progress":
         if self.shown and self.before:
-            print(f"extract  {self.before} of {self.total} utterances were done before", file=sys.stderr)
+            print(f"{self.what}  {self.before} of {self.total} {self.unit} were done before", file=sys.stderr)
         return self
 
-    def advance(self, utterances: int, rejected: int) -> None:
-        self.done += utterances
+    def advance(self, done: int, rejected: int = 0) -> None:
+        self.done += done
         self.rejected += rejected
         now = time.monotonic()
         if self.shown and (self.terminal or now - self.last > 5.0 or self.done == self.todo):
@@ -30,8 +31,8 @@ class Progress:
         rate = self.done / max(now - self.start, 1e-9)
         left = (self.todo - self.done) / max(rate, 1e-9)
         return (
-            f"extract  {self.before + self.done}/{self.total} utterances  {rate:.1f}/s  "
-            f"{left:.0f} s to go  {self.rejected} rejected "
+            f"{self.what}  {self.before + self.done}/{self.total} {self.unit}  {rate:.1f}/s  {left:.0f} s to go"
+            + (f"  {self.rejected} rejected" if self.rejected else "")
         )
 
     def __exit__(self, *_) -> None:

@@ -19,7 +19,7 @@ from pathlib import Path
 from empatheia_jax.preparation import sample_performance
 from empatheia_jax.preparation.sample_card import corpus_card
 from empatheia_jax.preparation.sample_performance import FACE_SIZE, Performance, perform
-from empatheia_jax.preparation.sample_plan import Dialogue, SampleError, plan_corpus
+from empatheia_jax.preparation.sample_plan import TAUGHT, Dialogue, SampleError, plan_corpus
 
 LABELS = "labels.json"
 FOLDERS = {"train": ("audio_v5_0", "video_v5_0"), "test": ("test/test_audio", "test/test_video")}
@@ -37,7 +37,8 @@ def write_sample(
     Args:
       output: a new or empty folder, or one that this command wrote.
       seed: of words, casting and order.
-      dialogues: about how many; rounded down to a multiple of seven, five sevenths for training.
+      dialogues: about how many; rounded down to a multiple of seven, five sevenths for training. Above
+        `sample_plan.TAUGHT` the corpus is for load tests: smaller, silent videos, and words that repeat.
       workers: processes that speak and draw.
       progress: a line with rate and time to go on stderr.
     Returns:
@@ -52,7 +53,7 @@ def write_sample(
     corpus = plan_corpus(seed, dialogues)
     labels = _labels(corpus, seed)
     _prepare_folder(output, labels)
-    performances = [item for split in corpus for item in _performances(output, split, corpus[split])]
+    performances = [item for split in corpus for item in _performances(output, split, corpus)]
     todo = [item for item in performances if not item.exists]
     speech_seconds = _perform_all(todo, workers, progress)
     _write_json(output / "train.json", [dialogue.labelled() for dialogue in corpus["train"]])
@@ -77,15 +78,15 @@ def _counts(dialogues: list[Dialogue]) -> dict[str, object]:
     }
 
 
-def _performances(output: Path, split: str, dialogues: list[Dialogue]) -> list[Performance]:
+def _performances(output: Path, split: str, corpus: dict[str, list[Dialogue]]) -> list[Performance]:
     audio, video = (output / folder for folder in FOLDERS[split])
-    performances = []
-    for dialogue in dialogues:
+    performances, load = [], sum(map(len, corpus.values())) > TAUGHT
+    for dialogue in corpus[split]:
         for index, who, text in dialogue.utterances:
             name = f"dia{dialogue.conversation_id}utt{index}_{who.id}"
             # the listener's face and voice mirror the speaker's emotion, as the paper supervises them
             performances.append(
-                Performance(audio / f"{name}.wav", video / f"{name}.mp4", text, who.id, dialogue.script.emotion)
+                Performance(audio / f"{name}.wav", video / f"{name}.mp4", text, who.id, dialogue.script.emotion, load)
             )
     return performances
 
@@ -110,7 +111,7 @@ def _perform_all(todo: list[Performance], workers: int, progress: bool) -> float
 
 def _drain(lengths, total: int, progress: bool) -> float:
     started, seconds = time.monotonic(), 0.0
-    step = 1 if sys.stderr.isatty() else max(1, total // 5)
+    step = 1 if sys.stderr.isatty() else max(1, min(500, total // 5))
     for done, length in enumerate(lengths, 1):
         seconds += length
         if progress and (done % step == 0 or done == total):

@@ -31,7 +31,8 @@ CANONICAL = {
 
 FINE_PER_EMOTION = 2
 
-LEAST, MOST = 14, 200
+LEAST, MOST = 14, 99_999
+TAUGHT = 200  # dialogues up to which a corpus keeps its splits apart; the grammar has no more to say
 _TRIES = 1000  # draws before a dialogue is given up
 _DRAFTS = 6  # corpora written in search of one whose test words all occur in train
 _ENOUGH_FOR_ALL_WORDS = 35  # dialogues; in fewer, no draft has all its test words in train
@@ -105,11 +106,16 @@ def plan_corpus(seed: int = 0, dialogues: int = 150) -> dict[str, list[Dialogue]
     Half of each is neutral; 150 make 105 and 42. No sentence, no pairing of event and thing, and no avatar of test
     occurs in train, while its words do (as far as that can be had: small corpora teach few words).
 
+    More than `TAUGHT` are several such corpora one after the other: they repeat each other's events, and a sentence of
+    one's test may be in another's train. They are for load, not for learning.
+
     Raises:
       SampleError: `dialogues` out of range.
     """
     if not LEAST <= dialogues <= MOST:
-        raise SampleError(f"a sample corpus has {LEAST} to {MOST} dialogues, not {dialogues}")
+        raise SampleError(f"a sample corpus has {LEAST} to {MOST:,} dialogues, not {dialogues}")
+    if dialogues > TAUGHT:
+        return _plan_many(seed, dialogues)
     count = _DRAFTS if dialogues >= _ENOUGH_FOR_ALL_WORDS else 1
     drafts = (_draft(random.Random(f"sample corpus, seed {seed}, draft {n}"), dialogues) for n in range(count))
     best: dict[str, list[Dialogue]] | None = None
@@ -123,6 +129,20 @@ def plan_corpus(seed: int = 0, dialogues: int = 150) -> dict[str, list[Dialogue]
     if best is None:
         raise SampleError(f"the events are used up before {dialogues} dialogues are written: ask for fewer")
     return best
+
+
+def _plan_many(seed: int, dialogues: int) -> dict[str, list[Dialogue]]:
+    """Corpora of seeds of their own, their dialogues numbered through."""
+    parts = -(-dialogues // TAUGHT)
+    whole: dict[str, list[Dialogue]] = {"train": [], "test": []}
+    for part in range(parts):
+        count = (part + 1) * dialogues // parts - part * dialogues // parts
+        for split, found in plan_corpus(seed * MOST + part, count).items():
+            whole[split] += [
+                dataclasses.replace(dialogue, conversation_id=f"{number:05d}")
+                for number, dialogue in enumerate(found, start=len(whole[split]) + 1)
+            ]
+    return whole
 
 
 def _draft(rng: random.Random, dialogues: int) -> dict[str, list[Dialogue]] | None:

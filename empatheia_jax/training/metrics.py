@@ -20,6 +20,19 @@ def _summary_writer():
     return SummaryWriter
 
 
+class NoMetrics:
+    """`Metrics` of a process that leaves the writing to another."""
+
+    def log(self, step: int, stage: int, values: dict[str, float]) -> None:
+        """Nothing."""
+
+    def examples(self, step: int, stage: int, ids: list[str]) -> None:
+        """Nothing."""
+
+    def close(self) -> None:
+        """Nothing."""
+
+
 class Metrics:
     """Writers of one run; on resume the files are cut back to the checkpoint's step, so no step is there twice."""
 

@@ -78,10 +78,12 @@ def prepare(run, stage: Stage, graphdef: nnx.GraphDef, abstract: nnx.State) -> P
             make_step(stage_graph, stage, tx, rows.config.data.row_targets, flat), donate_argnums=(0, 1),
             out_shardings=(places, opt_places, sharding.replicated(mesh)),
         ).lower(given, opt_state, frozen, batch, jax.eval_shape(lambda: jax.random.key(0))).compile()  # fmt: skip
-        single = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), batch)
+        here = sharding.batch_sharding(mesh)
+        single = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype, sharding=here), batch)
         signals = None
         if stage.style and config.latents.whiten:
-            signals = jax.jit(make_signals(graphdef)).lower(abstract, single).compile()
+            everywhere = sharding.replicated(mesh)
+            signals = jax.jit(make_signals(graphdef), out_shardings=everywhere).lower(abstract, single).compile()
         if validation and stage.kind not in run.evaluations:
             evaluation = jax.jit(make_evaluation(graphdef, stage, rows.config.data.row_targets))
             whole = nnx.merge_state(trainable, frozen)

@@ -1,5 +1,6 @@
 """The pieces of a run that `train.py` puts together: workdir, tokenizer, data, model, one stage."""
 
+import collections
 import dataclasses
 import json
 from collections.abc import Callable
@@ -9,7 +10,7 @@ import jax
 import numpy as np
 from flax import nnx
 
-from empatheia_jax import sharding
+from empatheia_jax import processes, sharding
 from empatheia_jax.checkpoint import Checkpoints, Position, identify_base, load_base, save_base
 from empatheia_jax.config import Config, ConfigError
 from empatheia_jax.config_io import config_from_json, config_to_json
@@ -20,6 +21,7 @@ from empatheia_jax.data.pipeline import (
     Rows,
     evaluation_batches,
     feature_statistics,
+    step_ids,
     training_batches,
     widths_of,
 )
@@ -39,7 +41,14 @@ from empatheia_jax.training.stop import Stop
 from empatheia_jax.training.whiten import whiten
 from empatheia_jax.weights import is_weights, read_facts
 
+STOP_EVERY = 10  # steps after which several processes ask each other whether one was told to stop
 FACE_PARTS = ("denoiser", "wav2vec", "face3d")  # of DreamTalk's folder, on which its golds depend
+
+
+def say(text: str) -> None:
+    """Print, in the process that speaks for all."""
+    if processes.first():
+        print(text, flush=True)
 
 
 def check_workdir(folder: Path, config: Config, resume: bool, stages: list[Stage]) -> None:
@@ -69,8 +78,9 @@ def check_workdir(folder: Path, config: Config, resume: bool, stages: list[Stage
 
 def save_config(folder: Path, config: Config) -> None:
     """Save the resolved config: from here on the folder is a run."""
-    folder.mkdir(parents=True, exist_ok=True)
-    write_json(folder / "config.json", config_to_json(config))
+    if processes.first():
+        folder.mkdir(parents=True, exist_ok=True)
+        write_json(folder / "config.json", config_to_json(config))
 
 
 def saved_config(folder: Path) -> Config:
@@ -111,7 +121,7 @@ def load_data(folder: Path, config: Config) -> Data:
             Path(data.path), split_name, on_error=data.on_error, validation_share=data.validation_share,
             max_turns=data.max_turns,
         )  # fmt: skip
-        print(f"data     {split_name}: {len(read[split_name])} Examples; {report.summary()}")
+        say(f"data     {split_name}: {len(read[split_name])} Examples; {report.summary()}")
     store = None
     if config.modalities:
         store = open_store(folder, config)
@@ -140,14 +150,19 @@ def open_store(folder: Path, config: Config) -> FeatureStore:
 def load_tokenizer(folder: Path, config: Config, examples: list[Example]) -> tokenizer.Tokenizer:
     """The run's tokenizer: a BPE trained on the training text for a scratch base, else the base's own."""
     place = folder / "tokenizer"
+    # Training and inference read what one process has made: two that are made are the same, but not two half written.
+    processes.by_first("tokenizer", lambda: _make_tokenizer(place, config, examples))
+    return tokenizer.load(place)
+
+
+def _make_tokenizer(place: Path, config: Config, examples: list[Example]) -> None:
     if place.exists():
-        return tokenizer.load(place)
+        return
     if config.base != "scratch":
         loaded = tokenizer.load(config.base, vocab_size=config.llm.vocab_size)
     else:
         loaded = tokenizer.train_bpe(list(_training_texts(examples, config)), config.llm.vocab_size)
     loaded.save(place)
-    return loaded
 
 
 def _training_texts(examples: list[Example], config: Config):
@@ -213,6 +228,7 @@ class Run:
         return Rows(
             examples, stage.prompt, config, data.tokenizer, data.store, widths, train=split_name == "train",
             seed=config.seed * 10 + stage.number, words="emp" in stage.weights, base="base" in stage.trains,
+            content=stage.content,
         )  # fmt: skip
 
 
@@ -226,12 +242,10 @@ def run_stage(run: Run, prepared: Prepared, state: nnx.State, start: Position) -
     """
     config, clock = run.config, run.clock
     stage, rows, steps, flat = prepared.stage, prepared.rows, prepared.steps, prepared.flat
-    batches = training_batches(
-        rows, start.stage_step, steps - start.stage_step, process=jax.process_index(), processes=jax.process_count()
-    )
-    print(
-        f"stage {stage.number}  {stage.title}: {steps} steps, {len(rows.examples)} Examples, {rows.dropped}", flush=True
-    )
+    held = processes.local_rows(run.mesh, rows.config.data.rows)
+    batches = training_batches(rows, start.stage_step, steps - start.stage_step, held=held)
+    say(f"stage {stage.number}  {stage.title}: {steps} steps, {len(rows.examples)} Examples, {rows.dropped}")
+    say(f"  rows {rows.stream.efficiency}")
     if prepared.signals is not None and not start.stage_step:
         with clock("whiten"):
             state = whiten(run.mesh, rows, prepared.signals, state)
@@ -246,17 +260,16 @@ def run_stage(run: Run, prepared: Prepared, state: nnx.State, start: Position) -
         position, rate, pending = start, Rate(steps, start.stage_step), None
         wanted = False  # read once a step: a signal after the last one must not lose the finished stage
         key = jax.random.key(config.seed * 10 + stage.number)
-        for local in batches:
-            ids = [rows.examples[i].id for i in local["example_id"].reshape(-1) if i >= 0]
+        for batch in _on_device(batches, run.mesh, rows.config.data.rows):
+            ids = step_ids(rows, position.stage_step)
             step_key = jax.random.fold_in(key, position.stage_step)
-            trainable, opt_state, values = prepared.step(
-                trainable, opt_state, frozen, _global(local, run.mesh), step_key
-            )
+            trainable, opt_state, values = prepared.step(trainable, opt_state, frozen, batch, step_key)
             position = Position(position.step + 1, stage.number, position.stage_step + 1)
             run.metrics.examples(position.step, stage.number, ids)
             _log(run, stage, steps, rate, pending)  # metrics of the step before: nothing blocks on this one
             pending = (position, values, ids)
-            wanted = run.stop.wanted
+            if position.stage_step % STOP_EVERY == 0 or jax.process_count() == 1:
+                wanted = processes.any_of(run.stop.wanted)
             if wanted or (position.stage_step % config.checkpoint_every == 0 and position.stage_step < steps):
                 _log(run, stage, steps, rate, pending)
                 pending = None
@@ -339,15 +352,14 @@ def restore(
     return nnx.merge_state(state, checkpoints.load_params(position, saved))
 
 
-def _global(local: dict[str, np.ndarray], mesh) -> dict[str, jax.Array]:
-    where = sharding.batch_sharding(mesh, leading=1)
-    processes = jax.process_count()
-
-    def to_global(array):
-        shape = (array.shape[0], array.shape[1] * processes, *array.shape[2:])
-        return jax.make_array_from_process_local_data(where, array, shape)
-
-    return {name: to_global(array) for name, array in local.items()}
+def _on_device(batches, mesh: jax.sharding.Mesh, rows: int, ahead: int = 2):
+    """Batches of this process's rows -> global ones, the next `ahead - 1` on their way while one is learned from."""
+    sent: collections.deque = collections.deque()
+    for local in batches:
+        sent.append(processes.global_batch(local, mesh, rows))
+        if len(sent) >= ahead:
+            yield sent.popleft()
+    yield from sent
 
 
 def _log(run: Run, stage: Stage, steps: int, rate: Rate, pending, last: bool = False) -> None:
@@ -361,10 +373,9 @@ def _log(run: Run, stage: Stage, steps: int, rate: Rate, pending, last: bool = F
     values["tokens_per_second"], left = rate.read()
     run.metrics.log(position.step, stage.number, values)
     terms = "  ".join(f"{name} {values[name]:.3f}" for name in stage.weights if not name.startswith("kl"))
-    print(
+    say(
         f"  {position.stage_step:5d}/{steps}  loss {values['loss']:.4f}  {terms}  "
-        f"{values['tokens_per_second']:,.0f} tokens/s  {left:.0f} s left",
-        flush=True,
+        f"{values['tokens_per_second']:,.0f} tokens/s  {left:.0f} s left"
     )
 
 
@@ -375,7 +386,10 @@ def evaluate(run: Run, prepared: Prepared, state: nnx.State) -> dict[str, float]
     step = run.evaluations[prepared.stage.kind]
     sums: dict[str, np.ndarray] = {}
     with jax.set_mesh(run.mesh):
-        for batch in evaluation_batches(prepared.validation):
+        rows = prepared.validation.config.data.rows
+        held = processes.local_rows(run.mesh, rows)
+        for local in evaluation_batches(prepared.validation, held):
+            batch = processes.global_batch(local, run.mesh, rows, leading=0)
             for name, pair in jax.device_get(step(state, batch)).items():
                 sums[name] = sums.get(name, 0.0) + np.array(pair)
     return {f"validation_{name}": float(value / max(count, 1.0)) for name, (value, count) in sums.items()}

@@ -6,6 +6,7 @@ import jax
 import numpy as np
 from flax import nnx
 
+from empatheia_jax import processes
 from empatheia_jax.data.pipeline import Rows, stack_rows
 from empatheia_jax.empatheia import read_signals
 from empatheia_jax.latents.whitening import fit
@@ -27,12 +28,15 @@ def make_signals(graphdef: nnx.GraphDef) -> Callable:
 def whiten(mesh: jax.sharding.Mesh, rows: Rows, signals: Callable, state: nnx.State) -> nnx.State:
     """`state` with `style_disentangler.whitening` fitted to the `signals` of the first of `rows`."""
     speech, video, first, size = [], [], 0, rows.config.data.rows
+    held = processes.local_rows(mesh, size)
     with jax.set_mesh(mesh):
         while sum(map(len, speech)) < min(EXAMPLES, 4 * len(rows.examples)):
-            batch = stack_rows([rows.row(number) for number in range(first, first + size)])
+            local = stack_rows([rows.row(first + number) for number in held], held[0])
+            batch = processes.global_batch(local, mesh, size, leading=0)
             first += size
+            valid = processes.everywhere(batch["example_id"], mesh) >= 0
             for found, part in zip((speech, video), jax.device_get(signals(state, batch)), strict=True):
-                found.append(part[batch["example_id"] >= 0])
+                found.append(part[valid])
     flat = dict(nnx.to_flat_state(state))
     for name, value in fit(np.concatenate(speech), np.concatenate(video)).items():
         path = ("style_disentangler", "whitening", name)

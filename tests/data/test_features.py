@@ -11,10 +11,11 @@ import numpy as np
 import pytest
 
 from empatheia_jax.data import features
-from empatheia_jax.data.features import FeatureStore, FeatureWriter, StoreError, pack_record, unpack_record, write_shard
+from empatheia_jax.data.feature_records import FLOATS, Journal, StoreError, pack_record, unpack_record
+from empatheia_jax.data.features import FeatureStore, FeatureWriter, packed, write_shard
 
 ROOT = Path(__file__).resolve().parents[2]
-SETTINGS = {"format": 1, "encoders": {"audio": {"shape": [4, 3], "version": 1}, "video": {"shape": [2, 5]}}}
+SETTINGS = {"floats": "float16", "encoders": {"audio": {"shape": [4, 3], "version": 1}, "video": {"shape": [2, 5]}}}
 SHARDS = [["train/00001/0", "train/00001/1"], ["train/00002/0"], ["test/00001/0"]]
 
 
@@ -23,6 +24,7 @@ def record(key: str) -> dict[str, np.ndarray]:
     arrays = {"audio": rng.normal(size=(4, 3)).astype(np.float32)}
     if key.endswith("/1"):
         arrays["phonemes"] = rng.integers(0, 178, 11).astype(np.int32)
+        arrays["content_speech"] = rng.normal(size=(11, 4)).astype(np.float32)
         arrays["content_video"] = rng.normal(size=(25, 3)).astype(np.float32)
     return arrays
 
@@ -30,7 +32,8 @@ def record(key: str) -> dict[str, np.ndarray]:
 def write(directory, shards=None, finish=True) -> FeatureWriter:
     writer = FeatureWriter(directory, SETTINGS, "data", len(SHARDS))
     for index in writer.unfinished() if shards is None else shards:
-        write_shard(directory, index, [(key, record(key)) for key in SHARDS[index]], {"rejected": []})
+        utterances = [packed(key, record(key), writer.floats) for key in SHARDS[index]]
+        write_shard(directory, index, utterances, {"rejected": []})
     if finish:
         writer.finish({"utterances": 4})
     return writer
@@ -45,7 +48,7 @@ def test_round_trip(tmp_path):
         arrays = store[key]
         assert arrays.keys() == record(key).keys()
         for name, wanted in record(key).items():
-            assert arrays[name].dtype == wanted.dtype
+            assert arrays[name].dtype == (store.dtype if wanted.dtype == np.float32 else np.int32)
             np.testing.assert_allclose(arrays[name], wanted, rtol=1e-3, atol=1e-3)  # stored in half precision
     assert store.feature_shape("audio") == (4, 3)
     assert store.sizes("train/00001/1") == (11, 25) and store.sizes("train/00001/0") is None
@@ -63,6 +66,44 @@ def test_record_bytes():
     for bad in (np.array([1e6]), np.array([np.nan]), np.array(["x"])):
         with pytest.raises(StoreError, match="train/1/0: bad"):
             pack_record("train/1/0", {"bad": bad})
+
+
+@pytest.mark.parametrize("floats", FLOATS)
+def test_floats_are_kept_in_the_chosen_type(floats):
+    values = np.random.default_rng(0).normal(size=(3, 5)).astype(FLOATS[floats])
+    _, found = unpack_record(pack_record("k", {"a": values}, floats))
+    assert found["a"].dtype == FLOATS[floats]
+    np.testing.assert_array_equal(found["a"], values)
+
+
+def test_content_is_left_out_where_it_is_not_asked_for(tmp_path):
+    write(tmp_path / "store")
+    store = FeatureStore(tmp_path / "store")
+    assert store.get("train/00001/1", content=False).keys() == {"audio", "phonemes"}
+    for key in store.keys:  # the records after it are found as well
+        np.testing.assert_array_equal(store[key]["audio"], store.get(key, content=False)["audio"])
+
+
+def test_a_journal_keeps_what_is_whole(tmp_path, seed):
+    path, rng = tmp_path / "j", np.random.default_rng(seed)
+    entries = [({"n": n}, [rng.bytes(int(rng.integers(0, 50))) for _ in range(n % 3)]) for n in range(7)]
+    journal = Journal(path)
+    ends = []
+    for value, records in entries:
+        journal.add(value, records)
+        ends.append(path.stat().st_size)
+    journal.close()
+    whole = path.read_bytes()
+    for cut in {0, 3, *map(int, rng.integers(0, len(whole), 20)), len(whole)}:
+        path.write_bytes(whole[:cut])
+        again = Journal(path)
+        kept = sum(end <= cut for end in ends)
+        assert again.entries == entries[:kept]
+        again.add({"n": "new"}, [b"x"])
+        again.close()
+        last = Journal(path)
+        assert last.entries == [*entries[:kept], ({"n": "new"}, [b"x"])]
+        last.close()
 
 
 def test_no_store(tmp_path):
@@ -152,7 +193,7 @@ def test_a_failing_shard_leaves_nothing(tmp_path):
     writer = FeatureWriter(tmp_path / "store", SETTINGS, "data", 1)
 
     def records():
-        yield "train/00001/0", record("train/00001/0")
+        yield packed("train/00001/0", record("train/00001/0"), "float16")
         raise ValueError("bad media")
 
     with pytest.raises(ValueError, match="bad media"):

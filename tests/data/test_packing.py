@@ -5,7 +5,8 @@ import collections
 import numpy as np
 import pytest
 
-from empatheia_jax.data.packing import RowLimits, RowStream, Size, check_fits, plan_epoch
+from empatheia_jax.data import packing
+from empatheia_jax.data.packing import Mixture, RowLimits, RowStream, Size, check_fits, least_rows, plan_epoch
 from empatheia_jax.data.schema import RecordError
 
 LIMITS = RowLimits(tokens=100, targets=40, utterances=6, examples=4)
@@ -17,9 +18,10 @@ def sizes(seed, count=150):
 
 
 @pytest.mark.parametrize("epoch", range(3))
-def test_each_example_once_and_within_limits(seed, epoch):
+def test_each_example_once_and_within_limits(seed, epoch, monkeypatch):
     all_sizes = sizes(seed)
-    plan = plan_epoch(all_sizes, LIMITS, seed, epoch, window=8)
+    monkeypatch.setattr(packing, "WINDOW", 40)
+    plan = plan_epoch(all_sizes, LIMITS, seed, epoch)
     assert collections.Counter(i for row in plan for i in row) == collections.Counter(range(len(all_sizes)))
     for row in plan:
         assert len(row) <= LIMITS.examples
@@ -43,3 +45,56 @@ def test_stream_is_addressable_in_any_order(seed):
 def test_too_long_is_named():
     with pytest.raises(RecordError, match="train/00007/1.*row_tokens"):
         check_fits([Size(10, 1, 1), Size(101, 1, 1)], LIMITS, ["train/00001/0", "train/00007/1"])
+
+
+def test_a_mixture_takes_each_example_as_often_as_its_share(seed):
+    mixture = Mixture([(10, 1.0), (7, 0.25), (5, 2.5)], seed)
+    epochs = [collections.Counter(mixture.members(epoch)) for epoch in range(8)]
+    for counts in epochs:
+        assert all(counts[i] == 1 for i in range(10))
+        assert all(2 <= counts[i] <= 3 for i in range(17, 22))
+    total = sum(epochs, collections.Counter())
+    assert [total[i] for i in range(10, 22)] == [2] * 7 + [20] * 5
+    assert mixture.members(3) == Mixture([(10, 1.0), (7, 0.25), (5, 2.5)], seed).members(3)
+
+
+def test_a_mixed_plan_holds_the_mixture(seed):
+    all_sizes, mixture = sizes(4, 60), Mixture([(40, 1.0), (20, 1.5)], seed)
+    stream = RowStream(all_sizes, LIMITS, seed, mixture)
+    rows = [stream.row(n) for n in range(80)]
+    for epoch in range(2):
+        taken = collections.Counter(i for e, row in rows for i in row if e == epoch)
+        if rows[-1][0] > epoch:
+            assert taken == collections.Counter(mixture.members(epoch))
+
+
+def fewest_rows(tokens, capacity):
+    """Exact bin packing of a few items, by trying."""
+    best = [len(tokens)]
+
+    def place(at, rows):
+        if len(rows) >= best[0]:
+            return
+        if at == len(tokens):
+            best[0] = len(rows)
+            return
+        for i in range(len(rows)):
+            if rows[i] >= tokens[at]:
+                place(at + 1, rows[:i] + [rows[i] - tokens[at]] + rows[i + 1 :])
+        place(at + 1, [*rows, capacity - tokens[at]])
+
+    place(0, [])
+    return best[0]
+
+
+def test_the_bound_is_never_above_what_is_possible_and_the_plan_never_below(seed):
+    rng = np.random.default_rng(seed)
+    wide = RowLimits(100, 10**6, 10**6, 10**6)
+    tight = 0
+    for _ in range(30):
+        tokens = [int(t) for t in rng.integers(10, 90, 8)]
+        bound, exact = least_rows(tokens, 100), fewest_rows(sorted(tokens, reverse=True), 100)
+        planned = len(plan_epoch([Size(t, 0, 0) for t in tokens], wide, seed, 0))
+        assert bound <= exact <= planned <= exact + 1
+        tight += bound == exact
+    assert tight >= 20

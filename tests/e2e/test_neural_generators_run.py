@@ -13,7 +13,8 @@ from trainer import ALL_STAGES, Trainer
 
 from empatheia_jax.config import Config, ConfigError, GeneratorConfig
 from empatheia_jax.data.avamerg import read_examples
-from empatheia_jax.data.features import FeatureStore, StoreError
+from empatheia_jax.data.feature_records import StoreError
+from empatheia_jax.data.features import FeatureStore
 from empatheia_jax.data.media import read_audio, read_video
 from empatheia_jax.data.prompts import parse_generated
 from empatheia_jax.generators.build import build_generators, generator_widths

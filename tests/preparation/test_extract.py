@@ -16,7 +16,8 @@ from corpus import write_corpus
 
 from empatheia_jax.config import Config, EncoderConfig
 from empatheia_jax.data.avamerg import read_examples
-from empatheia_jax.data.features import FeatureStore, StoreError, store_settings
+from empatheia_jax.data.feature_records import StoreError
+from empatheia_jax.data.features import FeatureStore, store_settings
 from empatheia_jax.data.media import read_audio, read_video
 from empatheia_jax.encoders import build_encoders
 from empatheia_jax.generators.build import build_generators

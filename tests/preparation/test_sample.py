@@ -107,7 +107,7 @@ def test_performance_follows_the_plan(written):
             d.conversation_id: {"half": d.script.half, "emotion": d.script.emotion} for d in dialogues
         }
         for item, (_, who, text) in zip(
-            sample._performances(output, split, dialogues),
+            sample._performances(output, split, corpus),
             [utterance for dialogue in dialogues for utterance in dialogue.utterances],
             strict=True,
         ):

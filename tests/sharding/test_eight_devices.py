@@ -24,7 +24,8 @@ from empatheia_jax.config_io import load_config
 from empatheia_jax.data.pipeline import Rows, training_batches
 from empatheia_jax.plan import config_widths
 from empatheia_jax.training import step as step_module
-from empatheia_jax.training.run import _global, abstract_model
+from empatheia_jax.processes import global_batch
+from empatheia_jax.training.run import abstract_model
 from empatheia_jax.training.stages import stage
 
 config = sub(sub(small_config(), "data", rows=4), "latents", encoder_layers=1, decoder_layers=1)
@@ -46,7 +47,7 @@ for number in map(int, os.environ["STAGES"]):
         graphdef, trainable, frozen = step_module.split(model, current)
         trainable, frozen = sharding.place(trainable, mesh), sharding.place(frozen, mesh)
         with jax.set_mesh(mesh):
-            batch = _global(local, mesh)
+            batch = global_batch(local, mesh, 4)
             step = jax.jit(step_module.make_step(graphdef, current, tx, 448), compiler_options=FAST)
             new, _, metrics = step(trainable, tx.init(trainable), frozen, batch, jax.random.key(0))
         results.append((leaves(new), {name: float(v) for name, v in metrics.items()}))

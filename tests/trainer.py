@@ -14,12 +14,12 @@ from small import FEELINGS, THINGS, make_store
 
 from empatheia_jax.config import Config
 from empatheia_jax.data.avamerg import read_examples
-from empatheia_jax.data.features import FeatureWriter, store_settings, write_shard
+from empatheia_jax.data.features import FeatureWriter, packed, store_settings, write_shard
 from empatheia_jax.encoders import build_encoders
 from empatheia_jax.generators.build import build_generators
 from empatheia_jax.plan import config_widths
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[1]
 DIALOGUES = 10
 
 TEXT = """
@@ -98,7 +98,8 @@ def write_features(folder: Path) -> None:
     widths = config_widths(config)
     examples = [e for split in ("train", "validation") for e in read_examples(folder, split)[0]]
     writer = FeatureWriter(folder / "features", store_settings(encoders, speech, face), "0", 1)
-    write_shard(folder / "features", 0, make_store(examples, widths=widths).items(), {"rejected": [], "counts": {}})
+    utterances = [packed(key, arrays, writer.floats) for key, arrays in make_store(examples, widths=widths).items()]
+    write_shard(folder / "features", 0, utterances, {"rejected": [], "counts": {}})
     writer.finish({})
 
 

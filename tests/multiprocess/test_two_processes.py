@@ -1,0 +1,117 @@
+"""Training by two processes: the run is that of one, killed or not, and either number goes on with the other's."""
+
+import json
+import signal
+import socket
+import subprocess
+import time
+
+import numpy as np
+import pytest
+from trainer import ALL_STAGES, DIALOGUES, TEXT, Trainer
+
+
+class Pair:
+    """Two processes of one run, or one; a device each, or both."""
+
+    def __init__(self, trainer: Trainer):
+        self.trainer = trainer
+
+    def start(self, workdir: str, processes: int, *more: str) -> list[subprocess.Popen]:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            address = f"127.0.0.1:{free.getsockname()[1]}"
+        started, plain = [], self.trainer.env
+        for process in range(processes):
+            devices = f"--xla_force_host_platform_device_count={2 // processes}"
+            self.trainer.env = plain | {"XLA_FLAGS": devices}
+            if processes > 1:
+                self.trainer.env |= {
+                    "JAX_COORDINATOR_ADDRESS": address, "JAX_NUM_PROCESSES": str(processes),
+                    "JAX_PROCESS_ID": str(process),
+                }  # fmt: skip
+            started.append(self.trainer.start(workdir, *more))
+        self.trainer.env = plain
+        return started
+
+    def finish(self, started: list[subprocess.Popen]) -> list[tuple[int, str, str]]:
+        return [self.trainer.finish(process) for process in started]
+
+    def run(self, workdir: str, processes: int, *more: str) -> list[str]:
+        ends = self.finish(self.start(workdir, processes, *more))
+        for code, _, err in ends:
+            assert code == 0, err[-3000:]
+        return [out for _, out, _ in ends]
+
+    def wait_for(self, workdir: str, step: int, started: list[subprocess.Popen]) -> None:
+        deadline = time.monotonic() + 240
+        while not any(r["step"] >= step for r in self.trainer.read(workdir, "examples.jsonl")[-1:]):
+            assert time.monotonic() < deadline
+            assert all(process.poll() is None for process in started), started[0].communicate()[1][-2000:]
+            time.sleep(0.002)
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory):
+    short = TEXT.replace('"0": StageConfig(epochs=50', '"0": StageConfig(epochs=12')
+    made = Pair(Trainer(tmp_path_factory.mktemp("pair"), short))
+    made.run("whole", 1)
+    return made
+
+
+def assert_same_run(trainer: Trainer, one: str, other: str) -> None:
+    """The same Examples in the same steps, and the same losses but for the order of sums."""
+    assert trainer.read(other, "examples.jsonl") == trainer.read(one, "examples.jsonl")
+    ours, theirs = trainer.read(other, "metrics.jsonl"), trainer.read(one, "metrics.jsonl")
+    assert [r["step"] for r in ours] == [r["step"] for r in theirs]
+    for a, b in zip(ours, theirs, strict=True):
+        for name in a.keys() - {"tokens_per_second", "mfu"}:
+            np.testing.assert_allclose(a[name], b[name], rtol=2e-3, atol=2e-3, err_msg=f"step {a['step']} {name}")
+
+
+@pytest.mark.slow
+def test_two_processes_train_as_one_does(pair):
+    outs = pair.run("two", 2)
+    assert "done" in outs[0] and "loss" not in outs[1]  # one speaks
+    assert_same_run(pair.trainer, "whole", "two")
+
+
+def test_one_is_killed_and_one_process_goes_on(pair, seed):
+    """SIGKILL of either; the other ends by itself instead of waiting for ever; a lone process resumes, each once."""
+    last = pair.trainer.read("whole", "examples.jsonl")[-1]["step"]
+    step = int(np.random.default_rng(seed).integers(26, last))
+    started = pair.start("killed", 2)
+    pair.wait_for("killed", step, started)
+    victim = seed % 2
+    started[victim].send_signal(signal.SIGKILL)
+    ends = pair.finish(started)
+    assert ends[victim][0] == -signal.SIGKILL and ends[1 - victim][0] != 0
+    pair.run("killed", 1, "--resume")
+    assert_same_run(pair.trainer, "whole", "killed")
+    train = 2 * (DIALOGUES - round(0.2 * DIALOGUES))
+    taken = [i for r in pair.trainer.read("killed", "examples.jsonl") if r["stage"] == 0 for i in r["examples"]]
+    for epoch in range(2):
+        assert len(set(taken[epoch * train : (epoch + 1) * train])) == train
+
+
+@pytest.mark.slow
+def test_a_stop_wished_in_one_process_stops_both(pair):
+    started = pair.start("stopped", 2)
+    pair.wait_for("stopped", 3, started)
+    started[1].send_signal(signal.SIGTERM)
+    for code, _, err in pair.finish(started):
+        assert code == 0, err[-2000:]
+    stopped, whole = (pair.trainer.read(run, "examples.jsonl")[-1]["step"] for run in ("stopped", "whole"))
+    assert stopped < whole
+    pair.run("stopped", 2, "--resume")
+    assert_same_run(pair.trainer, "whole", "stopped")
+
+
+@pytest.mark.slow
+def test_all_stages(tmp_path):
+    pair = Pair(Trainer(tmp_path, ALL_STAGES))
+    pair.run("whole", 1)
+    pair.run("two", 2)
+    assert_same_run(pair.trainer, "whole", "two")
+    assert {record["stage"] for record in pair.trainer.read("two", "metrics.jsonl")} == {0, 1, 2, 3, 4}
+    assert json.loads((tmp_path / "two" / "config.json").read_text())["name"] == "e2e"
