@@ -76,7 +76,10 @@ def main(argv: list[str]) -> int:
     with clock("load"):
         state = abstract if complete(position) else initialise(config, data.widths, abstract)
         words = signal_words(data.tokenizer)
-        state = restore(args.workdir, config, checkpoints, position, state, data.statistics, words)
+        first = stages[0].number if stages else 0
+        state = restore(
+            args.workdir, config, checkpoints, position, state, data.statistics, words, first_stage=first
+        )
     resumed = position.step if position else (0 if args.resume else None)
     metrics = Metrics(args.workdir, resumed) if processes.first() else NoMetrics()
     run = Run(args.workdir, config, mesh, data, checkpoints, metrics, clock, Stop())

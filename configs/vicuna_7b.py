@@ -33,7 +33,7 @@ def get_config() -> Config:
         latents=LatentConfig(encoder_layers=4, decoder_layers=4),
         generators=GeneratorConfig(
             speech="styletts2", speech_weights="checkpoints/styletts2-libritts", face="dreamtalk",
-            face_weights="checkpoints/dreamtalk",
+            face_weights="checkpoints/dreamtalk", face_content="compact",
         ),
         data=DataConfig(path="data/avamerg", rows=2, row_tokens=2048, row_examples=4, row_utterances=24),
         optim=OptimConfig(accumulate=4, weight_decay=1e-3, alpha=0.2, beta=0.3),
@@ -41,7 +41,7 @@ def get_config() -> Config:
             "0": StageConfig(epochs=0),
             "1": StageConfig(epochs=3, learning_rate=5e-5),
             "2": StageConfig(epochs=4, learning_rate=5e-5),
-            "3": StageConfig(epochs=4, learning_rate=5e-5),
+            "3": StageConfig(epochs=4, learning_rate=5e-5, row_tokens=512, row_examples=5),  # slots alone: short
             "4": StageConfig(epochs=3, learning_rate=5e-5),
         },
     )  # fmt: skip

@@ -279,6 +279,7 @@ class Config:
     modalities: tuple[str, ...] = ("audio", "video")  # () for a text-only model
     log_every: int = 10
     checkpoint_every: int = 100
+    cache_states: bool = True  # stage 2 computes the LLM's states once and keeps them in DIR/states
     compile_ahead: bool = False  # compile later stages while one trains; takes memory that a full device lacks
 
     def __post_init__(self):

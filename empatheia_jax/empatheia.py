@@ -31,8 +31,8 @@ class Signals:
 
     response: jax.Array  # r^t [K, R, D]
     response_mask: jax.Array  # bool [K, R]
-    speech: jax.Array  # r^s [K, 16, D]
-    video: jax.Array  # r^v [K, 16, D]
+    speech: jax.Array | None  # r^s [K, 16, D]; None where the states of responses are cached
+    video: jax.Array | None  # r^v [K, 16, D]
 
 
 class Empatheia(nnx.Module):

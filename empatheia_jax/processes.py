@@ -31,8 +31,12 @@ def join(cluster: bool = False) -> None:
         if not all(number.isdecimal() for number in numbers):
             raise ConfigError(f"{_ENVIRONMENT[1]} and {_ENVIRONMENT[2]} must be numbers, not {numbers}")
         jax.distributed.initialize(address, *map(int, numbers))
-    elif len(given) > 1:  # the address alone is what some clusters set for their own detection
+    elif len(given) <= 1:  # the address alone is what some clusters set for their own detection
+        return
+    else:
         raise ConfigError(f"of {', '.join(_ENVIRONMENT)} only {', '.join(given)} are set: set all three or none")
+    # On CPU two programs that talk between processes may otherwise run in another order in each, and wait for ever.
+    jax.config.update("jax_cpu_enable_async_dispatch", False)
 
 
 def leave() -> None:
@@ -64,6 +68,13 @@ def any_of(wish: bool) -> bool:
     if jax.process_count() == 1:
         return wish
     return bool(multihost_utils.process_allgather(np.array(wish)).any())
+
+
+def any_of_each(wishes: np.ndarray) -> np.ndarray:
+    """`any_of` of each of bool [n]."""
+    if jax.process_count() == 1:
+        return wishes
+    return np.asarray(multihost_utils.process_allgather(wishes)).any(axis=0)
 
 
 def local_rows(mesh: jax.sharding.Mesh, rows: int) -> range:
@@ -102,3 +113,9 @@ def global_batch(local: dict[str, np.ndarray], mesh: jax.sharding.Mesh, rows: in
 def everywhere(array: jax.Array, mesh: jax.sharding.Mesh) -> np.ndarray:
     """An array that is spread over the processes, as numpy in each of them."""
     return jax.device_get(jax.jit(lambda x: x, out_shardings=sharding.replicated(mesh))(array))
+
+
+def local_part(array: jax.Array) -> np.ndarray:
+    """What of an array spread by its first axis this process holds, in order, each part once."""
+    parts = {shard.index[0].start or 0: shard.data for shard in array.addressable_shards}
+    return np.concatenate([np.asarray(parts[start]) for start in sorted(parts)])

@@ -4,7 +4,9 @@ Floats are kept in the store's own type (`FLOATS`), integers as int32.
 """
 
 import fcntl
+import functools
 import json
+import math
 import struct
 import time
 import zlib
@@ -29,12 +31,12 @@ class StoreError(ValueError):
 
 
 def pack_record(key: str, arrays: Mapping[str, np.ndarray], floats: str = "float16") -> bytes:
-    """One record: length of a JSON header, the header (names, types, shapes), the arrays' bytes one after the other.
+    """One record: lengths of key and layout, these (the layout as JSON: names, types, shapes), the arrays' bytes.
 
     Raises:
       StoreError: when an array holds a value that `floats` cannot, or is neither of floats nor of integers.
     """
-    header, chunks = [], []
+    layout, chunks = [], []
     for name, array in arrays.items():
         array = np.asarray(array)
         floating = np.issubdtype(array.dtype, np.floating) or array.dtype == FLOATS["bfloat16"]
@@ -44,22 +46,33 @@ def pack_record(key: str, arrays: Mapping[str, np.ndarray], floats: str = "float
             stored = np.ascontiguousarray(array, FLOATS[floats] if floating else _TYPES["int32"])
         if floating and not np.isfinite(stored).all():
             raise StoreError(f"{key}: {name} holds values that are not finite in {floats}")
-        header.append([name, _NAMES[stored.dtype], list(stored.shape)])
+        layout.append([name, _NAMES[stored.dtype], list(stored.shape)])
         chunks.append(stored.tobytes())
-    text = json.dumps({"key": key, "arrays": header}).encode()
-    return b"".join([struct.pack("<I", len(text)), text, *chunks])
+    named, described = key.encode(), json.dumps(layout).encode()
+    return b"".join([struct.pack("<HH", len(named), len(described)), named, described, *chunks])
 
 
 def unpack_record(record: bytes) -> tuple[str, dict[str, np.ndarray]]:
     """The key and the arrays that `pack_record` was given, as they were stored: views that cannot be written."""
-    (length,) = struct.unpack_from("<I", record)
-    header = json.loads(record[4 : 4 + length])
-    arrays, start = {}, 4 + length
-    for name, kind, shape in header["arrays"]:
-        count = int(np.prod(shape, dtype=np.int64))
-        arrays[name] = np.frombuffer(record, _TYPES[kind], count, start).reshape(shape)
-        start += arrays[name].nbytes
-    return header["key"], arrays
+    key_length, layout_length = struct.unpack_from("<HH", record)
+    start = 4 + key_length + layout_length
+    layout = _layout(record[4 + key_length : start])
+    arrays = {
+        name: np.frombuffer(record, kind, count, start + offset).reshape(shape)
+        for name, kind, shape, count, offset in layout
+    }
+    return record[4 : 4 + key_length].decode(), arrays
+
+
+@functools.lru_cache(maxsize=4096)
+def _layout(described: bytes) -> list[tuple[str, np.dtype, tuple[int, ...], int, int]]:
+    """(name, dtype, shape, elements, first byte) of each array; most records of a store are laid out alike."""
+    found, offset = [], 0
+    for name, kind, shape in json.loads(described):
+        count = math.prod(shape)
+        found.append((name, _TYPES[kind], tuple(shape), count, offset))
+        offset += count * _TYPES[kind].itemsize
+    return found
 
 
 def gold_size(arrays: Mapping[str, np.ndarray]) -> list[int] | None:

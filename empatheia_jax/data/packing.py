@@ -5,14 +5,15 @@ capacities (tokens, target tokens, Examples, utterances) is full.
 """
 
 import dataclasses
+import itertools
 from collections.abc import Sequence
 
 import numpy as np
 
 from empatheia_jax.data.schema import RecordError
 
-WINDOW = 2048
-"""Examples of the shuffled order that are packed together."""
+WINDOW = 64
+"""Examples of the shuffled order among which a row is put together."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,43 +55,72 @@ def plan_epoch(
 ) -> list[list[int]]:
     """Rows of Example positions for one epoch; each of `members` (default: all) occurs exactly as often as there.
 
-    Examples are shuffled by (seed, epoch) and packed window by window of that order, the longest first, each into the
-    fullest row that still holds it (best fit decreasing): rows come out nearly full, and what shares a row stays close
-    to the shuffle. The rows are then shuffled, since the last of a window are emptier.
+    Examples are shuffled by (seed, epoch). Each row takes the Example that waits longest and, of the next `WINDOW`,
+    those that fill it best (`_fill`); so rows are nearly full and stay close to the shuffle. They are shuffled once
+    more at the end, since the last ones are emptier.
     """
     rng = np.random.default_rng([seed, epoch])
-    order = rng.permutation(np.arange(len(sizes)) if members is None else np.asarray(members, np.int64))
-    need = np.array([[s.tokens, s.targets, s.utterances, 1] for s in sizes], np.int64).reshape(-1, 4)
+    order = rng.permutation(np.arange(len(sizes)) if members is None else np.asarray(members, np.int64)).tolist()
     rows: list[list[int]] = []
-    for start in range(0, len(order), WINDOW):
-        window = order[start : start + WINDOW]
-        rows += _best_fit(window[np.argsort(-need[window, 0], kind="stable")], need, limits)
+    waiting: list[int] = []
+    while order or waiting:
+        take = WINDOW - len(waiting)
+        waiting += order[:take]
+        del order[:take]
+        row = _fill(waiting, sizes, limits)
+        rows.append(row)
+        for example in row:
+            waiting.remove(example)
     return [rows[i] for i in rng.permutation(len(rows))]
 
 
-def _best_fit(order: np.ndarray, need: np.ndarray, limits: RowLimits) -> list[list[int]]:
-    """Pack Examples in the order given, each into the row with the fewest tokens left that holds it."""
-    whole = np.array([limits.tokens, limits.targets, limits.utterances, limits.examples])
-    rows: list[list[int]] = []
-    left = np.empty((len(order), 4), np.int64)  # of rows that are open, in `places`
-    places: list[int] = []
-    for example in order:
-        fits = np.all(left[: len(places)] >= need[example], axis=1)
-        if fits.any():
-            at = int(np.where(fits, left[: len(places), 0], np.iinfo(np.int64).max).argmin())
-        else:
-            at = len(places)
-            left[at] = whole
-            places.append(len(rows))
-            rows.append([])
-        rows[places[at]].append(int(example))
-        left[at] -= need[example]
-        if left[at, 3] == 0:  # full: not looked at again
-            last = len(places) - 1
-            left[at] = left[last]
-            places[at] = places[last]
-            places.pop()
-    return rows
+def _fill(waiting: list[int], sizes: Sequence[Size], limits: RowLimits) -> list[int]:
+    """The first of `waiting` and those of the others that leave the fewest tokens of a row unused.
+
+    Which sums of tokens can be reached with how many Examples is held in bits of integers, an integer a number of
+    Examples: bit t is set where some choice of so many sums to t. Where the best choice has too many targets or
+    utterances for a row, the row is filled by the longest that fit, one after the other.
+    """
+    first, others = waiting[0], waiting[1:]
+    room = limits.tokens - sizes[first].tokens
+    fitting = [i for i in others if sizes[i].tokens <= room]
+    shortest = max(1, min((sizes[i].tokens for i in fitting), default=1))
+    most = min(limits.examples - 1, len(fitting), room // shortest)
+    if fitting and most > 0:
+        mask = (1 << (room + 1)) - 1
+        reachable = [[1] + [0] * most]  # before the i-th of `fitting`, by number of Examples
+        for example in fitting:
+            before, tokens = reachable[-1], sizes[example].tokens
+            reachable.append([before[0], *(b | (a << tokens) & mask for a, b in itertools.pairwise(before))])
+        total = max(bits.bit_length() for bits in reachable[-1]) - 1
+        count = next(n for n, bits in enumerate(reachable[-1]) if bits >> total & 1)
+        chosen = [first]
+        for place in range(len(fitting), 0, -1):
+            if not reachable[place - 1][count] >> total & 1:
+                chosen.append(fitting[place - 1])
+                count, total = count - 1, total - sizes[fitting[place - 1]].tokens
+        if _holds(chosen, sizes, limits):
+            return chosen
+    return _by_length(first, fitting, sizes, limits)
+
+
+def _holds(members: list[int], sizes: Sequence[Size], limits: RowLimits) -> bool:
+    return (
+        sum(sizes[i].targets for i in members) <= limits.targets
+        and sum(sizes[i].utterances for i in members) <= limits.utterances
+    )
+
+
+def _by_length(first: int, others: list[int], sizes: Sequence[Size], limits: RowLimits) -> list[int]:
+    """`first` and of the others the longest that fit, one after the other."""
+    chosen, tokens = [first], sizes[first].tokens
+    for example in sorted(others, key=lambda i: -sizes[i].tokens):
+        if len(chosen) == limits.examples:
+            break
+        if tokens + sizes[example].tokens <= limits.tokens and _holds([*chosen, example], sizes, limits):
+            chosen.append(example)
+            tokens += sizes[example].tokens
+    return chosen
 
 
 class Mixture:
@@ -180,20 +210,23 @@ class RowStream:
 
 
 def least_rows(tokens: Sequence[int], capacity: int) -> int:
-    """A number of rows that no packing can go below: the bound L2 of Martello and Toth (1990) for bin packing.
+    """A number of rows that no packing can go below.
 
-    For a threshold k: Examples above capacity - k are alone but for what is below k, those above half need a row each,
-    and what the rest has over the room left beside these takes rows of its own.
+    The best of two classes of bounds for bin packing. By dual feasible functions (Fekete and Schepers, 2001): a size x
+    of the row counts floor((k + 1) x) / k, or x itself where (k + 1) x is whole; what fits a row never counts above 1.
+    By thresholds (Martello and Toth's L2, 1990): what is above the row less a threshold counts 1, what is below the
+    threshold nothing.
     """
     sizes = np.sort(np.asarray(tokens, np.int64))
-    sums = np.concatenate([[0], np.cumsum(sizes)])
-    best = -(-int(sums[-1]) // capacity)
-    half = np.searchsorted(sizes, capacity / 2, side="right")
-    for k in np.unique(sizes[: half]).tolist():
-        alone = len(sizes) - np.searchsorted(sizes, capacity - k, side="right")
-        last = len(sizes) - alone
-        middle = last - half
-        small = sums[half] - sums[np.searchsorted(sizes, k, side="left")]
-        room = middle * capacity - (sums[last] - sums[half])
-        best = max(best, alone + middle + max(0, -(-int(small - room) // capacity)))
+    best = -(-int(sizes.sum()) // capacity)
+    for k in range(1, 33):
+        scaled = (k + 1) * sizes
+        whole = scaled % capacity == 0
+        # All in units of 1 / (k * capacity), so that nothing is rounded.
+        counted = np.where(whole, k * sizes, scaled // capacity * capacity)
+        best = max(best, -(-int(counted.sum()) // (k * capacity)))
+    for threshold in np.unique(sizes[2 * sizes <= capacity]).tolist():
+        alone = sizes > capacity - threshold
+        counted = int(alone.sum()) * capacity + int(sizes[~alone & (sizes >= threshold)].sum())
+        best = max(best, -(-counted // capacity))
     return int(best)

@@ -124,6 +124,7 @@ class Batch:
     video_start: np.ndarray  # int32 [M] likewise for <Vid>
     example_id: np.ndarray  # int32 [K] position in the dataset, -1: padding
     response_index: np.ndarray  # int32 [K, R] flat positions whose input is a response token
+    response_states: np.ndarray  # [K, R, D] r^t where it is cached (D 0 where not); the grid then has T = 0
     signal_index: np.ndarray  # int32 [K, 32] flat positions of <AUD1..16> <VID1..16>
     phonemes: np.ndarray  # int32 [K, P], symbol ids, -1: padding
     phoneme_frames: np.ndarray  # int32 [K, P], 25 ms frames each phoneme lasts

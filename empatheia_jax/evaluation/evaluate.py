@@ -15,7 +15,7 @@ from empatheia_jax.config import ConfigError
 from empatheia_jax.data import emotions
 from empatheia_jax.data.avamerg import read_examples
 from empatheia_jax.data.encoded import labels
-from empatheia_jax.data.pipeline import Rows
+from empatheia_jax.data.rows import Rows
 from empatheia_jax.data.schema import Example
 from empatheia_jax.evaluation import conditions, text
 from empatheia_jax.evaluation.latents import explained, predictor, training_means

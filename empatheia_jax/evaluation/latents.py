@@ -4,7 +4,8 @@ import jax
 import numpy as np
 from flax import nnx
 
-from empatheia_jax.data.pipeline import Rows, evaluation_batches
+from empatheia_jax.data.pipeline import evaluation_batches
+from empatheia_jax.data.rows import Rows
 from empatheia_jax.empatheia import read_signals
 
 TARGETS = ("content_speech", "content_video", "style_speech", "style_video")

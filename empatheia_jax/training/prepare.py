@@ -13,11 +13,13 @@ import optax
 from flax import nnx
 
 from empatheia_jax import sharding
-from empatheia_jax.data.pipeline import Rows, stack_rows, steps_for
+from empatheia_jax.data.pipeline import steps_for
+from empatheia_jax.data.rows import Rows
 from empatheia_jax.machine import usable_cores
 from empatheia_jax.training.flat import Flat
 from empatheia_jax.training.optim import decay_mask, optimizer
 from empatheia_jax.training.stages import Stage
+from empatheia_jax.training.state_cache import make_states
 from empatheia_jax.training.step import make_evaluation, make_step, split, trains
 from empatheia_jax.training.whiten import make_signals
 
@@ -36,6 +38,7 @@ class Prepared:
     init: Callable  # trainable (one vector with `flat`) -> optimizer state
     step: Callable  # see `training.step.make_step`
     signals: Callable | None  # see `training.whiten.make_signals`
+    states: Callable | None  # see `training.state_cache.make_states`
 
     def split(self, state: nnx.State) -> tuple[nnx.State, nnx.State]:
         """(trainable, frozen) of a state as it comes in, each where and as `step` wants it."""
@@ -78,25 +81,34 @@ def prepare(run, stage: Stage, graphdef: nnx.GraphDef, abstract: nnx.State) -> P
             make_step(stage_graph, stage, tx, rows.config.data.row_targets, flat), donate_argnums=(0, 1),
             out_shardings=(places, opt_places, sharding.replicated(mesh)),
         ).lower(given, opt_state, frozen, batch, jax.eval_shape(lambda: jax.random.key(0))).compile()  # fmt: skip
-        here = sharding.batch_sharding(mesh)
-        single = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype, sharding=here), batch)
+        here, single = sharding.batch_sharding(mesh), _single(batch, mesh)
         signals = None
         if stage.style and config.latents.whiten:
             everywhere = sharding.replicated(mesh)
             signals = jax.jit(make_signals(graphdef), out_shardings=everywhere).lower(abstract, single).compile()
+        states = None
+        if stage.cached:
+            tokens = _single(_abstract_batch(rows.computing(), mesh), mesh)
+            states = jax.jit(make_states(graphdef), out_shardings=here).lower(abstract, tokens).compile()
         if validation and stage.kind not in run.evaluations:
             evaluation = jax.jit(make_evaluation(graphdef, stage, rows.config.data.row_targets))
             whole = nnx.merge_state(trainable, frozen)
             run.evaluations[stage.kind] = evaluation.lower(whole, single).compile()
-    return Prepared(stage, rows, validation, steps, trainable, frozen, flat, init, step, signals)
+    return Prepared(stage, rows, validation, steps, trainable, frozen, flat, init, step, signals, states)
 
 
 def _abstract_batch(rows: Rows, mesh) -> dict[str, jax.ShapeDtypeStruct]:
     """The arrays [A, ...] of a step, of all processes together."""
     where = sharding.batch_sharding(mesh, leading=1)
-    micro = stack_rows([rows.collate([])] * rows.config.data.rows)
+    micro = rows.batch([(0, [])] * rows.config.data.rows)
     count = rows.config.optim.accumulate
     return {name: jax.ShapeDtypeStruct((count, *a.shape), a.dtype, sharding=where) for name, a in micro.items()}
+
+
+def _single(batch: dict[str, jax.ShapeDtypeStruct], mesh) -> dict[str, jax.ShapeDtypeStruct]:
+    """The arrays of one of a step's micro-batches."""
+    where = sharding.batch_sharding(mesh)
+    return {n: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype, sharding=where) for n, leaf in batch.items()}
 
 
 class Ahead:

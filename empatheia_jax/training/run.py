@@ -3,7 +3,7 @@
 import collections
 import dataclasses
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import jax
@@ -18,7 +18,6 @@ from empatheia_jax.data import avamerg, tokenizer
 from empatheia_jax.data.encoded import prompt_profile
 from empatheia_jax.data.features import FeatureStore, expected_settings
 from empatheia_jax.data.pipeline import (
-    Rows,
     evaluation_batches,
     feature_statistics,
     step_ids,
@@ -26,6 +25,7 @@ from empatheia_jax.data.pipeline import (
     widths_of,
 )
 from empatheia_jax.data.prompts import Text, render_prompt, render_target, signal_words
+from empatheia_jax.data.rows import Rows
 from empatheia_jax.data.schema import Example, Widths
 from empatheia_jax.empatheia import Empatheia, Statistics, attune
 from empatheia_jax.encoders import build_encoders
@@ -36,6 +36,7 @@ from empatheia_jax.training.flat import Flat
 from empatheia_jax.training.metrics import Metrics, finite
 from empatheia_jax.training.prepare import Prepared
 from empatheia_jax.training.stages import ADAPTED, Stage
+from empatheia_jax.training.state_cache import cache_states
 from empatheia_jax.training.step import trains
 from empatheia_jax.training.stop import Stop
 from empatheia_jax.training.whiten import whiten
@@ -161,11 +162,12 @@ def _make_tokenizer(place: Path, config: Config, examples: list[Example]) -> Non
     if config.base != "scratch":
         loaded = tokenizer.load(config.base, vocab_size=config.llm.vocab_size)
     else:
-        loaded = tokenizer.train_bpe(list(_training_texts(examples, config)), config.llm.vocab_size)
+        loaded = tokenizer.train_bpe(list(training_texts(examples, config)), config.llm.vocab_size)
     loaded.save(place)
 
 
-def _training_texts(examples: list[Example], config: Config):
+def training_texts(examples: list[Example], config: Config) -> Iterator[str]:
+    """What the LLM reads and writes in training, in pieces: what a scratch base's tokenizer is trained on."""
     for example in examples:
         pieces = render_prompt(
             example, "all", profile=prompt_profile(example, config), instruction="short", modalities=config.modalities
@@ -228,7 +230,7 @@ class Run:
         return Rows(
             examples, stage.prompt, config, data.tokenizer, data.store, widths, train=split_name == "train",
             seed=config.seed * 10 + stage.number, words="emp" in stage.weights, base="base" in stage.trains,
-            content=stage.content,
+            content=stage.content, cached=stage.cached,
         )  # fmt: skip
 
 
@@ -249,6 +251,9 @@ def run_stage(run: Run, prepared: Prepared, state: nnx.State, start: Position) -
     if prepared.signals is not None and not start.stage_step:
         with clock("whiten"):
             state = whiten(run.mesh, rows, prepared.signals, state)
+    if prepared.states is not None:
+        with clock("states"):
+            _use_states(run, prepared, state)
     trainable, frozen = prepared.split(state)
     del state  # one copy: the old handles would keep donated buffers alive
     with jax.set_mesh(run.mesh):
@@ -284,6 +289,15 @@ def run_stage(run: Run, prepared: Prepared, state: nnx.State, start: Position) -
             position = Position(position.step, stage.number + 1, 0)
             state = _finish(run, stage, state, flat.expand(opt_state) if flat else opt_state, position)
     return state, position
+
+
+def _use_states(run: Run, prepared: Prepared, state: nnx.State) -> None:
+    """Let the stage's rows read the LLM's states from DIR/states, which is filled first."""
+    rows = [one for one in (prepared.rows, prepared.validation) if one is not None]
+    store = cache_states(run, rows, prepared.states, state)
+    for one in rows:
+        one.states = store
+    say(f"  states of {len(store)} Examples in {store.directory}")
 
 
 def _same(tree):
@@ -327,10 +341,12 @@ def restore(
     statistics: Statistics | None = None,
     words: np.ndarray | None = None,
     training: bool = True,
+    first_stage: int = 0,
 ) -> nnx.State:
     """Resume order: 1. the base (DIR/base, or the converted one); 2. the adapted parts of the newest checkpoint.
 
-    For `training` the base's files are hashed: a checkpoint goes on only with the base it was trained on.
+    For `training` the base's files are hashed: a checkpoint goes on only with the base it was trained on. A run whose
+    `first_stage` is after 0 begins with the base that is there.
 
     `state` gives shapes and shardings, and the values of what no checkpoint holds yet; it may be abstract where the
     checkpoint is `complete`.
@@ -338,7 +354,8 @@ def restore(
     Raises:
       CheckpointError: no base where one is needed, another base than the checkpoint's, or parameters of another config.
     """
-    if config.base != "scratch" or complete(position):
+    based = config.base != "scratch" or complete(position) or (position is None and first_stage > 0)
+    if based:
         base_folder = folder / "base" if config.base == "scratch" else Path(config.base)
         state = nnx.merge_state(state, load_base(base_folder, nnx.filter_state(state, trains(("base",)))))
         if training:
@@ -346,7 +363,7 @@ def restore(
             if position is not None:
                 checkpoints.check_base(position, checkpoints.base)
     if position is None:
-        state = attune(state, statistics, words) if config.base != "scratch" else state
+        state = attune(state, statistics, words) if based else state
         return load_adapter(config, state) if config.adapter else state
     saved = nnx.filter_state(state, trains(ADAPTED)) if complete(position) else state
     return nnx.merge_state(state, checkpoints.load_params(position, saved))

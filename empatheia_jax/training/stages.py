@@ -28,6 +28,7 @@ class Stage:
     trains: tuple[Group, ...]
     weights: dict[str, float]  # loss term -> weight
     llm_dropout: bool
+    cached: bool = False  # r^t is read from `training.state_cache`: the LLM does not run
 
     @property
     def content(self) -> bool:
@@ -42,7 +43,7 @@ class Stage:
     @property
     def kind(self) -> tuple:
         """Stages of one kind are evaluated by the same function: 0 and 1 are."""
-        return self.prompt, "emp" in self.weights, self.content, self.style
+        return self.prompt, "emp" in self.weights, self.content, self.style, self.cached
 
 
 def stage(number: int, config: Config) -> Stage:
@@ -58,7 +59,7 @@ def stage(number: int, config: Config) -> Stage:
     table = (
         Stage(0, "base from scratch", "text", ("base",), emp, False),
         Stage(1, "chain of empathy", "text", ("lora",), emp, True),
-        Stage(2, "content consistency", "text", ("content",), ccl, False),
+        Stage(2, "content consistency", "text", ("content",), ccl, False, config.cache_states),
         Stage(3, "style alignment and consistency", "slots", ("style", "projectors", "rows"), sac, False),
         Stage(
             4, "overall tuning", "all", ADAPTED,

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import optax
 from flax import nnx
 
-from empatheia_jax.empatheia import Empatheia, read_signals
+from empatheia_jax.empatheia import Empatheia, Signals, read_signals
 from empatheia_jax.training import losses
 from empatheia_jax.training.flat import Flat
 from empatheia_jax.training.stages import Group, Stage, group_of
@@ -43,8 +43,11 @@ def stage_terms(model: Empatheia, stage: Stage, batch: Arrays, key: jax.Array | 
       term -> float32 [] sum; `losses.counts` has what to divide by.
     """
     llm_key, content_key, style_key = (None,) * 3 if key is None else jax.random.split(key, 3)
-    hidden = model.hidden(batch, llm_key if stage.llm_dropout else None, slots=stage.prompt != "text")
     terms: losses.Terms = {}
+    if stage.cached:
+        states = batch["response_states"].astype(jnp.float32)
+        return _content(model, Signals(states, batch["response_index"] >= 0, None, None), batch, content_key)
+    hidden = model.hidden(batch, llm_key if stage.llm_dropout else None, slots=stage.prompt != "text")
     if "emp" in stage.weights:
         terms |= losses.empathetic_nll(
             hidden, model.token_logits, batch["targets"], batch["target_mask"], batch["label_mask"], row_targets
@@ -102,7 +105,7 @@ def make_step(
     already divided by the whole step's counts, and their sum is the gradient of the accumulated loss.
 
     Metrics, float32 []: every term as a mean, "loss" (Eq. 8, 9, 12 or 13 by stage, with KL), "grad_norm" before
-    clipping, "tokens" (real ones).
+    clipping, "tokens" (real ones; of the responses alone where states are cached).
     """
 
     def step(trainable: nnx.State, opt_state, frozen: nnx.State, batch: Arrays, key: jax.Array):
@@ -136,7 +139,7 @@ def make_step(
         metrics = {name: value * scale[name] for name, value in sums.items()}
         metrics["loss"] = sum(weight * metrics[name] for name, weight in stage.weights.items())
         metrics["grad_norm"] = optax.global_norm(grads)
-        metrics["tokens"] = jnp.sum(batch["segment_ids"] > 0)
+        metrics["tokens"] = jnp.sum(batch["response_index"] >= 0 if stage.cached else batch["segment_ids"] > 0)
         return optax.apply_updates(trainable, updates), opt_state, metrics
 
     return step

@@ -7,7 +7,7 @@ import numpy as np
 from flax import nnx
 
 from empatheia_jax import processes
-from empatheia_jax.data.pipeline import Rows, stack_rows
+from empatheia_jax.data.rows import Rows
 from empatheia_jax.empatheia import read_signals
 from empatheia_jax.latents.whitening import fit
 
@@ -31,7 +31,7 @@ def whiten(mesh: jax.sharding.Mesh, rows: Rows, signals: Callable, state: nnx.St
     held = processes.local_rows(mesh, size)
     with jax.set_mesh(mesh):
         while sum(map(len, speech)) < min(EXAMPLES, 4 * len(rows.examples)):
-            local = stack_rows([rows.row(first + number) for number in held], held[0])
+            local = rows.batch(rows.at(first + number for number in held), held[0])
             batch = processes.global_batch(local, mesh, size, leading=0)
             first += size
             valid = processes.everywhere(batch["example_id"], mesh) >= 0

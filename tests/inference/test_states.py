@@ -14,8 +14,9 @@ from flax import nnx
 from small import WIDTHS, make_examples, make_model, make_store, make_tokenizer, small_config
 
 from empatheia_jax.data.encoded import encode, encode_prompt
-from empatheia_jax.data.pipeline import Rows, evaluation_batches
+from empatheia_jax.data.pipeline import evaluation_batches
 from empatheia_jax.data.prompts import find_response
+from empatheia_jax.data.rows import Rows
 from empatheia_jax.empatheia import read_signals
 from empatheia_jax.generators.classical.voice import ClassicalSpeech
 from empatheia_jax.inference import engine as engines

@@ -21,7 +21,8 @@ from small import FAST, WIDTHS, leaves, make_examples, make_model, make_store, m
 from empatheia_jax import sharding
 from empatheia_jax.config import MeshConfig
 from empatheia_jax.config_io import load_config
-from empatheia_jax.data.pipeline import Rows, training_batches
+from empatheia_jax.data.pipeline import training_batches
+from empatheia_jax.data.rows import Rows
 from empatheia_jax.plan import config_widths
 from empatheia_jax.training import step as step_module
 from empatheia_jax.processes import global_batch
