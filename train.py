@@ -6,6 +6,7 @@ python train.py configs/tiny.py --workdir runs/tiny [--stages 0,1,2,3,4] [--resu
 import argparse
 import os
 import sys
+import traceback
 from pathlib import Path
 
 import jax
@@ -25,12 +26,11 @@ from empatheia_jax.training.run import (
     describe,
     evaluate,
     initialise,
-    load_data,
     restore,
     run_stage,
     save_config,
-    say,
 )
+from empatheia_jax.training.run_data import load_data
 from empatheia_jax.training.stages import stage
 from empatheia_jax.training.stop import Stop
 
@@ -59,7 +59,7 @@ def main(argv: list[str]) -> int:
 
     # ── Mesh ──────────────────────────────────────────────────────────────────────────────────────────────────────
     mesh = sharding.make_mesh(config.mesh)
-    say(f"mesh     {dict(mesh.shape)} on {jax.devices()[0].device_kind}")
+    processes.say(f"mesh     {dict(mesh.shape)} on {jax.devices()[0].device_kind}")
 
     # ── Data ──────────────────────────────────────────────────────────────────────────────────────────────────────
     with clock("data"):
@@ -68,7 +68,7 @@ def main(argv: list[str]) -> int:
 
     # ── Model (abstract): shapes and shardings before a byte ──────────────────────────────────────────────────────
     graphdef, abstract = abstract_model(config, data.widths, mesh)
-    say(f"model    {describe(abstract)}")
+    processes.say(f"model    {describe(abstract)}")
 
     # ── Load, sharded: what a checkpoint holds is restored into place, the rest is drawn there ────────────────────
     checkpoints = Checkpoints(args.workdir / "checkpoints")
@@ -98,7 +98,7 @@ def main(argv: list[str]) -> int:
             held_out = evaluate(run, prepared, state)
         metrics.log(position.step, current.number, held_out)
         shown = "  ".join(f"{name.removeprefix('validation_')} {value:.3f}" for name, value in held_out.items())
-        say(f"  held out: {shown}")
+        processes.say(f"  held out: {shown}")
         if processes.any_of(run.stop.wanted):
             break
 
@@ -109,7 +109,7 @@ def main(argv: list[str]) -> int:
     metrics.close()
     processes.leave()
     shares = "  ".join(f"{name} {seconds:.0f} s" for name, seconds in clock.shares.items())
-    say(f"done     step {position.step} in {clock.elapsed:.0f} s ({shares})")
+    processes.say(f"done     step {position.step} in {clock.elapsed:.0f} s ({shares})")
     return 0
 
 
@@ -119,6 +119,11 @@ if __name__ == "__main__":
     except (ValueError, OSError) as error:
         print(f"train.py: {error}", file=sys.stderr)
         code = 2
+    except Exception:
+        traceback.print_exc()
+        code = 1
     sys.stdout.flush()
     sys.stderr.flush()
-    os._exit(code)  # all is written; a stage that still compiles ahead for a stopped run would hold up a plain exit
+    # All is written. A plain exit would wait for a stage that still compiles ahead, and after an error for the other
+    # processes, which wait for this one.
+    os._exit(code)

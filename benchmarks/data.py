@@ -29,13 +29,14 @@ from empatheia_jax.data import tokenizer  # noqa: E402
 from empatheia_jax.data.avamerg import read_examples  # noqa: E402
 from empatheia_jax.data.encoded import encode  # noqa: E402
 from empatheia_jax.data.feature_records import FLOATS  # noqa: E402
-from empatheia_jax.data.features import FeatureStore, FeatureWriter, packed, write_shard  # noqa: E402
+from empatheia_jax.data.feature_writer import FeatureWriter, packed, write_shard  # noqa: E402
+from empatheia_jax.data.features import FeatureStore  # noqa: E402
 from empatheia_jax.data.packing import RowLimits, Size, least_rows, plan_epoch  # noqa: E402
 from empatheia_jax.data.pipeline import training_batches, widths_of  # noqa: E402
 from empatheia_jax.data.rows import Rows  # noqa: E402
 from empatheia_jax.data.schema import Example  # noqa: E402
 from empatheia_jax.encoders import build_encoders  # noqa: E402
-from empatheia_jax.training.run import training_texts  # noqa: E402
+from empatheia_jax.training.run_data import training_texts  # noqa: E402
 from empatheia_jax.training.stages import stage  # noqa: E402
 
 PUBLISHED = Path(__file__).parents[1] / "configs" / "vicuna_7b.py"

@@ -36,7 +36,8 @@ from empatheia_jax.processes import global_batch  # noqa: E402
 from empatheia_jax.training.clock import Clock  # noqa: E402
 from empatheia_jax.training.optim import schedule  # noqa: E402
 from empatheia_jax.training.prepare import prepare  # noqa: E402
-from empatheia_jax.training.run import Data, Run, abstract_model, initialise, load_data  # noqa: E402
+from empatheia_jax.training.run import Run, abstract_model, initialise  # noqa: E402
+from empatheia_jax.training.run_data import Data, load_data  # noqa: E402
 from empatheia_jax.training.stages import stage  # noqa: E402
 
 TOLERANCE = {"float32": 1e-3, "bfloat16": 1e-2}  # relative; the issue's 1e-3 is float32's

@@ -142,6 +142,23 @@ class PromptConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class MixConfig:
+    """Another corpus that training Examples are taken from, beside `data.path`.
+
+    Its `name` keeps its conversations apart. `share` 1 takes all of it in every epoch, 0.25 a quarter, 2 all twice.
+    """
+
+    name: str
+    path: str
+    features: str = ""  # its feature store; empty: none, its Examples are words only
+    share: float = 1.0
+
+    def __post_init__(self):
+        _require(self.name.isidentifier(), f"data.mix: name {self.name!r} must be a word of letters, digits and _")
+        _require(self.share > 0, f"data.mix: share of {self.name} must be positive, not {self.share}")
+
+
+@dataclasses.dataclass(frozen=True)
 class DataConfig:
     """Where the data is, the static shapes of a micro-batch, and the limits of what is read.
 
@@ -151,6 +168,7 @@ class DataConfig:
     path: str = ""
     features: str = ""  # feature store; empty: DIR/features
     feature_dtype: Literal["float16", "bfloat16", "float32"] = "float16"  # of the store that `extract` makes
+    mix: tuple[MixConfig, ...] = ()  # corpora that are trained on too; they have no part in validation
     on_error: Literal["stop", "skip"] = "stop"
     validation_share: float = 0.2
     rows: int = 4  # B
@@ -170,6 +188,10 @@ class DataConfig:
     max_turns: int = 16
     max_seconds: float = 60.0
     max_megabytes: float = 50.0
+
+    def __post_init__(self):
+        names = [one.name for one in self.mix]
+        _require(len(set(names)) == len(names), f"data.mix: names {names} must differ")
 
 
 @dataclasses.dataclass(frozen=True)

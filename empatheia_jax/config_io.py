@@ -82,7 +82,7 @@ def _build(kind, value, source):
         (inner,) = [part for part in typing.get_args(kind) if part is not type(None)]
         return None if value is None else _build(inner, value, source)
     if origin is tuple:
-        return tuple(value)
+        return tuple(_build(typing.get_args(kind)[0], item, source) for item in value)
     if origin is dict:
         return {name: _build(typing.get_args(kind)[1], item, source) for name, item in value.items()}
     return value

@@ -56,6 +56,12 @@ def wait(name: str) -> None:
         multihost_utils.sync_global_devices(name)
 
 
+def say(text: str) -> None:
+    """Print, in the process that speaks for all."""
+    if first():
+        print(text, flush=True)
+
+
 def by_first(name: str, make: Callable[[], None]) -> None:
     """`make` in the first process; the others wait until it is done."""
     if first():

@@ -14,7 +14,8 @@ from small import FEELINGS, THINGS, make_store
 
 from empatheia_jax.config import Config
 from empatheia_jax.data.avamerg import read_examples
-from empatheia_jax.data.features import FeatureWriter, packed, store_settings, write_shard
+from empatheia_jax.data.feature_writer import FeatureWriter, packed, write_shard
+from empatheia_jax.data.features import store_settings
 from empatheia_jax.encoders import build_encoders
 from empatheia_jax.generators.build import build_generators
 from empatheia_jax.plan import config_widths

@@ -274,6 +274,8 @@ def load_dialogues(file: Path) -> list:
         raise RecordError(f"not UTF-8 at byte {error.start}: save it again as UTF-8", file=str(file)) from error
     except json.JSONDecodeError as error:
         raise RecordError(f"not JSON at line {error.lineno}: {error.msg}", file=str(file)) from error
+    except (RecursionError, ValueError) as error:  # nested without end, a number of thousands of digits
+        raise RecordError(f"not JSON of dialogues ({error})", file=str(file)) from error
     if isinstance(content, dict) and "turns" in content:
         content = [content]
     if not isinstance(content, list):

@@ -1,14 +1,13 @@
-"""Wav and mp4, in and out: the one place that opens a media file.
+"""Wav and mp4 read: the one place that opens a media file (`data.media_writing` makes them).
 
 Reading is strict (a bad file is one `MediaError` that names it) and normalising: audio becomes mono float32 at the rate
-asked for, video becomes RGB frames at 25 fps (AvaMERG's rate, section 3.3). Writing is atomic: a file is either whole
-or not there. Wav goes through soundfile, everything else through PyAV (libsndfile does not read mp4).
+asked for, video becomes RGB frames at 25 fps (AvaMERG's rate, section 3.3). Wav goes through soundfile, everything else
+through PyAV (libsndfile does not read mp4).
 """
 
 import contextlib
 import os
-from collections.abc import Iterable, Iterator
-from fractions import Fraction
+from collections.abc import Iterator
 from pathlib import Path
 
 import av
@@ -20,7 +19,7 @@ from empatheia_jax.data.containers import UnreadableError, size_of, source
 
 FPS = 25
 MAX_DECODED_BYTES = 3 << 30
-AAC_RATES = (8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000)
+MOST_LOST = 0.1  # share of frames that may be damaged: their neighbours stand in for them
 TAGS = ("title", "artist", "comment", "copyright", "date", "genre", "album")
 """Metadata names that both a wav's LIST/INFO chunk and an mp4's ilst atom hold; others are folded into `comment`."""
 
@@ -33,9 +32,6 @@ class MediaError(ValueError):
         self.path = str(path)
 
 
-# Reading ==============================================================================================================
-
-
 def read_audio(path, sample_rate: int, max_seconds: float = 60.0, max_megabytes: float = 50.0) -> np.ndarray:
     """Read the sound of a wav, flac, ogg, mp3, mp4 ... of any rate and channel count.
 
@@ -46,10 +42,11 @@ def read_audio(path, sample_rate: int, max_seconds: float = 60.0, max_megabytes:
     Returns:
       float32 [samples], mono, -1..1.
     Raises:
-      MediaError: the file is missing, empty, unreadable, silent of samples, or over a limit.
+      MediaError: the file is missing, empty, unreadable, cut short, silent of samples, or over a limit.
     """
     _check_size(path, max_megabytes)
     try:
+        _check_whole_wav(path)
         with soundfile.SoundFile(_source(path)) as sound:
             _check_seconds(path, sound.frames / max(sound.samplerate, 1), max_seconds)
             audio = sound.read(dtype="float32", always_2d=True).mean(axis=1)
@@ -87,7 +84,8 @@ def read_video(
     Returns:
       uint8 [F, h, w, 3] RGB, upright (a phone's rotation flag is applied).
     Raises:
-      MediaError: the file is missing, empty, unreadable, without pictures, or over a limit.
+      MediaError: the file is missing, empty, unreadable, cut short, without pictures, or over a limit, or more than
+        `MOST_LOST` of the frames asked for cannot be decoded.
     """
     _check_size(path, max_megabytes)
     with _opened(path) as container:
@@ -104,8 +102,9 @@ def read_video(
             raise MediaError(path, f"{len(wanted)} frames of {width}x{height} do not fit; read fewer or smaller ones")
         container.seek(0)
         pictures = _decode(path, container, stream, set(wanted), max_side)
-    if not pictures:
-        raise MediaError(path, "none of its frames can be decoded; record it again")
+    lost = len(set(wanted) - pictures.keys())
+    if lost > MOST_LOST * len(wanted):
+        raise MediaError(path, f"is damaged: {lost} of {len(set(wanted))} frames cannot be decoded; record it again")
     have = np.array(sorted(pictures))
     nearest = have[np.abs(have[None] - np.array(wanted)[:, None]).argmin(axis=1)]
     return np.stack([pictures[int(stamp)] for stamp in nearest])
@@ -115,21 +114,28 @@ def duration(path) -> tuple[float, float]:
     """Seconds of sound and of pictures of a file (0.0 for a stream it does not have), from its packets' times.
 
     Raises:
-      MediaError: the file is missing, empty or unreadable.
+      MediaError: the file is missing, empty, cut short or unreadable.
     """
     _check_size(path, float("inf"))
+    _check_whole_wav(path)
     with _opened(path) as container:
         audio = container.streams.audio[0] if container.streams.audio else None
         video = container.streams.video[0] if container.streams.video else None
         span = {stream.index: [np.inf, 0.0] for stream in (audio, video) if stream is not None}
+        packets = dict.fromkeys(span, 0)
         with _named_errors(path):
             for packet in container.demux():
+                if packet.size and packet.stream.index in packets:
+                    packets[packet.stream.index] += 1
                 if packet.pts is None or packet.stream.index not in span:
                     continue
                 start = float(packet.pts * packet.time_base)
                 ends = span[packet.stream.index]
                 ends[0] = min(ends[0], start)
                 ends[1] = max(ends[1], start + float((packet.duration or 0) * packet.time_base))
+        for stream in (audio, video):
+            if stream is not None:
+                _check_whole(path, stream, packets[stream.index])
         # AAC priming sits before time 0 and is never played. Streams are gone once the container is closed.
         lengths = {index: max(0.0, end - max(start, 0.0)) for index, (start, end) in span.items()}
         return tuple(lengths[stream.index] if stream is not None else 0.0 for stream in (audio, video))
@@ -159,6 +165,25 @@ def _check_size(path, max_megabytes: float) -> None:
         raise MediaError(path, "is empty (0 bytes); record it again")
     if size > max_megabytes * 1e6:
         raise MediaError(path, f"is {size / 1e6:.1f} MB, over the limit of {max_megabytes:g} MB; shorten it")
+
+
+def _check_whole_wav(path) -> None:
+    """A RIFF file says how long it is; libsndfile reads one that is cut short as a shorter recording."""
+    given = _source(path)
+    with open(given, "rb") if isinstance(given, str) else given as file:
+        head = file.read(8)
+        if head[:4] != b"RIFF":
+            return
+        promised, there = int.from_bytes(head[4:], "little") + 8, file.seek(0, os.SEEK_END)
+    if there < promised and promised < 2**32 - 1:  # a stream's unknown length is written as the most
+        raise MediaError(path, f"is cut short: {there:,} of {promised:,} bytes are there; copy it again")
+
+
+def _check_whole(path, stream, packets: int) -> None:
+    """An mp4 says how many packets a stream has; FFmpeg reads one that is cut short as a shorter one."""
+    if stream.frames and packets < stream.frames:
+        found = f"{packets} of {stream.frames} {stream.type} frames"
+        raise MediaError(path, f"is cut short: {found} are there; copy it again")
 
 
 def _source(path):
@@ -200,24 +225,29 @@ def _read_audio_av(path, max_seconds: float) -> tuple[np.ndarray, int]:
         blocks, samples = [], 0
         with _named_errors(path):
             resampler = av.AudioResampler(format="fltp", layout="mono", rate=rate or None)
-            for frame in container.decode(stream):
-                for block in resampler.resample(frame):
+            packets = 0
+            for packet in container.demux(stream):
+                packets += bool(packet.size)
+                for block in (block for frame in packet.decode() for block in resampler.resample(frame)):
                     blocks.append(block.to_ndarray()[0])
                     samples += block.samples
                     rate = block.sample_rate
                 _check_seconds(path, samples / max(rate, 1), max_seconds)
+            _check_whole(path, stream, packets)
             blocks.extend(block.to_ndarray()[0] for block in resampler.resample(None))
     return (np.concatenate(blocks) if blocks else np.zeros(0, np.float32)), rate
 
 
 def _packet_times(path, container, stream) -> tuple[list[int], float]:
     """Presentation stamps of all frames, in order, and the seconds they span; nothing is decoded."""
-    stamps, last = [], 0
+    stamps, last, packets = [], 0, 0
     with _named_errors(path):
         for position, packet in enumerate(container.demux(stream)):
+            packets += bool(packet.size)
             if packet.size and not packet.is_discard:
                 stamps.append(packet.pts if packet.pts is not None else position)
                 last = packet.duration or last
+    _check_whole(path, stream, packets)
     stamps.sort()
     if not stamps:
         return [], 0.0
@@ -244,7 +274,7 @@ def _scaled(height: int, width: int, max_side: int | None) -> tuple[int, int]:
 
 
 def _decode(path, container, stream, wanted: set[int], max_side: int | None) -> dict[int, np.ndarray]:
-    """Decode front to back, keeping RGB of the wanted stamps; a clip that breaks off keeps what came before."""
+    """Decode front to back, keeping RGB of the wanted stamps; of a clip that breaks off, those before."""
     pictures = {}
     try:
         for position, frame in enumerate(container.decode(stream)):
@@ -259,147 +289,3 @@ def _decode(path, container, stream, wanted: set[int], max_side: int | None) -> 
         if not pictures:
             raise MediaError(path, f"its frames cannot be decoded ({error})") from error
     return pictures
-
-
-# Writing ==============================================================================================================
-
-
-def write_audio(path, audio: np.ndarray, sample_rate: int, metadata: dict[str, str] | None = None) -> None:
-    """Write mono 16-bit PCM wav with LIST/INFO tags.
-
-    Args:
-      path: where; its folder is made.
-      audio: float [samples], -1..1 (clipped).
-      sample_rate: Hz.
-      metadata: tags (see `TAGS`).
-    Raises:
-      MediaError: there are no samples, or some are not numbers.
-    """
-    audio = _sound(path, audio)
-    with _atomic(path) as temporary:
-        with soundfile.SoundFile(temporary, "w", sample_rate, 1, "PCM_16", format="WAV") as sound:
-            for key, value in _tags(metadata).items():
-                setattr(sound, key, value)
-            sound.write(audio)
-
-
-def write_video(
-    path,
-    frames: np.ndarray | Iterable[np.ndarray],
-    fps: int = FPS,
-    audio: np.ndarray | None = None,
-    sample_rate: int | None = None,
-    metadata: dict[str, str] | None = None,
-    preset: str = "veryfast",
-    crf: int = 18,
-) -> None:
-    """Write an mp4 that plays everywhere: h264 yuv420p, and aac when there is sound.
-
-    Sound and pictures end together: the shorter one is extended (by silence, or by holding the last frame). One encoder
-    thread, so the same input gives the same bytes on every machine with the same libraries.
-
-    Args:
-      path: where; its folder is made.
-      frames: uint8 [F, h, w, 3] RGB (h, w even), or an iterator of frames.
-      fps: frames a second.
-      audio, sample_rate: float [samples], -1..1, and its rate.
-      metadata: tags (see `TAGS`).
-      preset, crf: x264's speed and quality.
-    Raises:
-      MediaError: no frames, odd or changing sizes, sound without a rate or with values that are not numbers.
-    """
-    if audio is not None:
-        if not sample_rate:
-            raise MediaError(path, "sound needs its sample_rate")
-        audio = _sound(path, audio)
-    with _atomic(path) as temporary, av.open(str(temporary), "w", format="mp4", options=_MOVFLAGS) as container:
-        container.metadata.update(_tags(metadata))
-        video = container.add_stream("libx264", rate=fps, options={"preset": preset, "crf": str(crf), "threads": "1"})
-        video.pix_fmt = "yuv420p"
-        sound = None
-        if audio is not None:  # the fast coder halves the time and, on speech, loses less
-            sound = container.add_stream("aac", _aac_rate(sample_rate), layout="mono", options={"aac_coder": "fast"})
-        written, last = 0, None
-        for frame in frames:
-            frame = _frame(path, frame, last)
-            if last is None:
-                video.height, video.width = frame.shape[:2]
-            _encode_frame(container, video, frame, written)
-            written, last = written + 1, frame
-        if last is None:
-            raise MediaError(path, "there are no frames to write")
-        while sound is not None and written * sample_rate < len(audio) * fps:
-            _encode_frame(container, video, last, written)
-            written += 1
-        container.mux(video.encode())
-        if sound is not None:
-            samples = -(-written * sample_rate // fps)
-            _encode_sound(container, sound, np.pad(audio, (0, max(0, samples - len(audio))))[:samples], sample_rate)
-
-
-_MOVFLAGS = {"movflags": "faststart"}
-
-
-def _tags(metadata: dict[str, str] | None) -> dict[str, str]:
-    """Names both containers know; the rest as "name: value" in the comment."""
-    metadata = {key: str(value) for key, value in (metadata or {}).items()}
-    tags = {key: value for key, value in metadata.items() if key in TAGS}
-    rest = [f"{key}: {value}" for key, value in metadata.items() if key not in TAGS]
-    if rest:
-        tags["comment"] = "; ".join(([tags["comment"]] if tags.get("comment") else []) + rest)
-    return tags
-
-
-def _sound(path, audio) -> np.ndarray:
-    audio = np.asarray(audio, np.float32)
-    if audio.ndim != 1 or not len(audio):
-        raise MediaError(path, f"sound must be [samples] with at least one sample, not {list(audio.shape)}")
-    if not np.isfinite(audio).all():
-        raise MediaError(path, "sound to write holds values that are not numbers")
-    return np.clip(audio, -1.0, 1.0)
-
-
-def _frame(path, frame, last) -> np.ndarray:
-    frame = np.ascontiguousarray(frame)
-    if frame.dtype != np.uint8 or frame.ndim != 3 or frame.shape[2] != 3 or frame.shape[0] % 2 or frame.shape[1] % 2:
-        raise MediaError(path, f"a frame must be uint8 [h, w, 3] with even h and w, not {frame.dtype} {frame.shape}")
-    if last is not None and last.shape != frame.shape:
-        raise MediaError(path, f"frames change size from {last.shape} to {frame.shape}")
-    return frame
-
-
-@contextlib.contextmanager
-def _atomic(path) -> Iterator[Path]:
-    """A temporary name beside `path`, moved onto it when all went well and removed otherwise."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        yield temporary
-        temporary.replace(path)
-    except av.FFmpegError as error:
-        raise MediaError(path, f"cannot be encoded ({error})") from error
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def _aac_rate(rate: int) -> int:
-    return rate if rate in AAC_RATES else 48000
-
-
-def _encode_frame(container, stream, frame: np.ndarray, index: int) -> None:
-    picture = av.VideoFrame.from_ndarray(frame, format="rgb24")
-    picture.pts = index
-    picture.time_base = 1 / Fraction(stream.codec_context.framerate)
-    container.mux(stream.encode(picture))
-
-
-def _encode_sound(container, stream, audio: np.ndarray, sample_rate: int) -> None:
-    block = av.AudioFrame.from_ndarray(np.ascontiguousarray(audio[None]), format="fltp", layout="mono")
-    block.sample_rate = sample_rate
-    block.pts = 0
-    block.time_base = Fraction(1, sample_rate)
-    resampler = av.AudioResampler(format="fltp", layout="mono", rate=stream.rate, frame_size=1024)
-    for part in [*resampler.resample(block), *resampler.resample(None)]:
-        container.mux(stream.encode(part))
-    container.mux(stream.encode())

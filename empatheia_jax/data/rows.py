@@ -12,7 +12,7 @@ from empatheia_jax.data.augment import WordSwap
 from empatheia_jax.data.batch_arrays import empty_batch, row_views
 from empatheia_jax.data.encoded import Encoded, encode, labels, prompt_profile
 from empatheia_jax.data.feature_records import FLOATS
-from empatheia_jax.data.packing import RowLimits, RowStream, Size, check_fits
+from empatheia_jax.data.packing import Mixture, RowLimits, RowStream, Size, check_fits
 from empatheia_jax.data.prompts import Style
 from empatheia_jax.data.recast import Cast, Recast
 from empatheia_jax.data.schema import Example, Widths
@@ -51,11 +51,13 @@ class Rows:
       content: the golds of content are read; without, and without slots in the prompt, their arrays are of size 0.
       cached: rows have `response_states` of the LLM (from `states`, to be set before the first row) and no tokens; they
         hold the same Examples as they would with tokens.
+      mixture: how often an epoch has the Examples of which corpus; None: each once.
     """
 
     def __init__(
         self, examples: list[Example], style: Style, config: Config, tokenizer: Tokenizer, store, widths: Widths,
         *, train: bool, seed: int, words: bool = False, base: bool = False, content: bool = True, cached: bool = False,
+        mixture: Mixture | None = None,
     ):  # fmt: skip
         if not content or store is None:
             config = with_data(config, phonemes=0, frames=0)
@@ -90,7 +92,7 @@ class Rows:
             for e in self.encoded
         ]
         check_fits(self.sizes, self.limits, [example.id for example in examples])
-        self.stream = RowStream(self.sizes, self.limits, seed)
+        self.stream = RowStream(self.sizes, self.limits, seed, mixture)
         self._lock = threading.Lock()
         self.dropped = self._count_dropped()
 

@@ -23,7 +23,7 @@ from empatheia_jax.evaluation.report import write_report
 from empatheia_jax.generators.build import build_generators
 from empatheia_jax.inference.engine import Answer, Engine
 from empatheia_jax.states import write_json
-from empatheia_jax.training.run import open_store
+from empatheia_jax.training.run_data import open_store
 
 BATCH = 24
 WITH, WITHOUT, SWAPPED = "with speech and video", "without", "swapped media"

@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from empatheia_jax.data.media import read_audio, read_video, write_video
+from empatheia_jax.data.media import read_audio, read_video
+from empatheia_jax.data.media_writing import write_video
 from empatheia_jax.generators.classical.portrait import read_portrait
 from empatheia_jax.generators.dreamtalk.coefficients import read_pose, read_style
 from empatheia_jax.generators.dreamtalk.errors import DreamTalkError

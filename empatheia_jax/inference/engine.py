@@ -25,7 +25,8 @@ from empatheia_jax.data.schema import Example, Profile, Widths
 from empatheia_jax.data.tokenizer import SIGNALS, Tokenizer
 from empatheia_jax.empatheia import Empatheia
 from empatheia_jax.llm.decode import append, generate
-from empatheia_jax.training.run import abstract_model, complete, open_store, restore, saved_config
+from empatheia_jax.training.run import abstract_model, complete, restore, saved_config
+from empatheia_jax.training.run_data import open_store
 
 Features = Mapping[str, Mapping[str, np.ndarray]]  # utterance key -> {"audio": [Na, Da], "video": [Nv, Dv]}
 PROMPT_BUCKET, CHUNK_BUCKET, CONTENT_BUCKET = 64, 16, 32

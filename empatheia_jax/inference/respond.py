@@ -12,7 +12,8 @@ from empatheia_jax.config import Config, ConfigError
 from empatheia_jax.data import emotions
 from empatheia_jax.data.avamerg import read_dialogue
 from empatheia_jax.data.encoded import prompt_profile
-from empatheia_jax.data.media import MediaError, duration, read_audio, read_video, write_video
+from empatheia_jax.data.media import MediaError, duration, read_audio, read_video
+from empatheia_jax.data.media_writing import write_video
 from empatheia_jax.data.schema import Example, Profile, Utterance
 from empatheia_jax.encoders import build_encoders
 from empatheia_jax.generators.build import build_generators

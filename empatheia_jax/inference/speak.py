@@ -5,7 +5,8 @@ from pathlib import Path
 
 import numpy as np
 
-from empatheia_jax.data.media import read_audio, write_audio
+from empatheia_jax.data.media import read_audio
+from empatheia_jax.data.media_writing import write_audio
 from empatheia_jax.generators.styletts2.errors import StyleTTS2Error
 from empatheia_jax.generators.styletts2.manner import Manner
 from empatheia_jax.generators.styletts2.script import read_script

@@ -10,7 +10,6 @@ at a time; chunks are the same in every run, so that a network is given the same
 import concurrent.futures
 import concurrent.futures.process
 import contextlib
-import dataclasses
 import itertools
 import multiprocessing
 import os
@@ -23,22 +22,14 @@ from typing import Any, Literal
 import numpy as np
 
 from empatheia_jax.config import Config
-from empatheia_jax.data.avamerg import available_splits, read_examples
-from empatheia_jax.data.containers import Recording, UnreadableError, name_of, size_of
+from empatheia_jax.data.containers import Recording
 from empatheia_jax.data.feature_records import Journal
-from empatheia_jax.data.features import (
-    MAX_SIDE,
-    STYLE_FRAMES,
-    FeatureWriter,
-    content_hash,
-    packed,
-    store_settings,
-    write_json_lines,
-    write_shard,
-)
+from empatheia_jax.data.feature_writer import FeatureWriter, packed, write_json_lines, write_shard
+from empatheia_jax.data.features import MAX_SIDE, STYLE_FRAMES, store_settings
 from empatheia_jax.data.media import read_audio, read_video
 from empatheia_jax.encoders import build_encoders
 from empatheia_jax.generators.build import build_generators
+from empatheia_jax.preparation.jobs import ExtractError, Job, collect_jobs, source_hash
 from empatheia_jax.preparation.on_device import CLIP, HEARD, PREPARED, encoded, performed
 from empatheia_jax.preparation.progress import Progress
 
@@ -46,20 +37,6 @@ CHUNK = 32  # utterances whose recordings are given to networks on the accelerat
 SHARD_UTTERANCES = 32
 LARGE_SHARD_UTTERANCES = 256  # from LARGE_DATA utterances on: fewer files
 LARGE_DATA = 20_000
-
-
-class ExtractError(ValueError):
-    """An utterance whose media cannot be used: names it, its file and the reason."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Job:
-    """One utterance to extract. `text` is what a listener says (golds are wanted), None for a speaker."""
-
-    key: str
-    audio: Recording | None
-    video: Recording | None
-    text: str | None
 
 
 # One utterance --------------------------------------------------------------------------------------------------------
@@ -265,7 +242,7 @@ def extract(
     shards = [jobs[start : start + size] for start in range(0, len(jobs), size)]
     networks = build_encoders(config.encoders), *build_generators(config.generators)
     settings = store_settings(*networks, config.data.feature_dtype)
-    writer = FeatureWriter(directory, settings, _source_hash(jobs, Path(data_path)), len(shards))
+    writer = FeatureWriter(directory, settings, source_hash(jobs, Path(data_path)), len(shards))
     if writer.complete:
         return dict(writer.manifest["counts"])
 
@@ -286,47 +263,6 @@ def extract(
         write_json_lines(directory / "rejected.jsonl", rejected)
         writer.finish(result)
     return result
-
-
-def collect_jobs(config: Config, path: Path, on_error: str) -> tuple[list[Job], int]:
-    """Every utterance that has media, once, in the order of the data; and how many have none.
-
-    Raises:
-      ExtractError: when no utterance has media.
-    """
-    jobs: dict[str, Job] = {}
-    bare: set[str] = set()
-    for split in available_splits(path):
-        examples, _ = read_examples(
-            path, split, on_error=on_error, validation_share=config.data.validation_share,
-            max_turns=config.data.max_turns,
-        )  # fmt: skip
-        for example in examples:
-            said = example.history if example.response is None else (*example.history, example.response)
-            for utterance in said:
-                key = example.utterance_key(utterance)
-                if utterance.audio is None and utterance.video is None:
-                    bare.add(key)
-                    continue
-                text = utterance.text if utterance.role == "listener" else None
-                jobs.setdefault(key, Job(key, utterance.audio, utterance.video, text))
-    if not jobs:
-        raise ExtractError(f"{path}: none of {len(bare)} utterances has a recording: there is nothing to extract")
-    return list(jobs.values()), len(bare - jobs.keys())
-
-
-def _source_hash(jobs: list[Job], root: Path) -> str:
-    """Identity of the data: keys, texts, and the names (below `root`) and sizes of the media."""
-
-    def identity(recording: Recording | None) -> list | None:
-        if recording is None:
-            return None
-        try:
-            return [name_of(recording, root), size_of(recording)]
-        except (OSError, UnreadableError):
-            return [name_of(recording, root), None]
-
-    return content_hash([[job.key, identity(job.audio), identity(job.video), job.text] for job in jobs])
 
 
 def _run(

@@ -4,7 +4,7 @@ import dataclasses
 import functools
 from pathlib import Path
 
-from empatheia_jax.data.media import write_audio, write_video
+from empatheia_jax.data.media_writing import write_audio, write_video
 from empatheia_jax.inference.avatars import avatar
 
 FACE_SIZE = 128

@@ -3,7 +3,7 @@
 import collections
 import dataclasses
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import jax
@@ -14,42 +14,30 @@ from empatheia_jax import processes, sharding
 from empatheia_jax.checkpoint import Checkpoints, Position, identify_base, load_base, save_base
 from empatheia_jax.config import Config, ConfigError
 from empatheia_jax.config_io import config_from_json, config_to_json
-from empatheia_jax.data import avamerg, tokenizer
-from empatheia_jax.data.encoded import prompt_profile
-from empatheia_jax.data.features import FeatureStore, expected_settings
+from empatheia_jax.data.packing import Mixture
 from empatheia_jax.data.pipeline import (
     evaluation_batches,
-    feature_statistics,
     step_ids,
     training_batches,
-    widths_of,
 )
-from empatheia_jax.data.prompts import Text, render_prompt, render_target, signal_words
+from empatheia_jax.data.prompts import signal_words
 from empatheia_jax.data.rows import Rows
-from empatheia_jax.data.schema import Example, Widths
+from empatheia_jax.data.schema import Widths
 from empatheia_jax.empatheia import Empatheia, Statistics, attune
-from empatheia_jax.encoders import build_encoders
 from empatheia_jax.states import write_json
 from empatheia_jax.training.bases import check_base, load_adapter
 from empatheia_jax.training.clock import Clock, Rate
 from empatheia_jax.training.flat import Flat
 from empatheia_jax.training.metrics import Metrics, finite
 from empatheia_jax.training.prepare import Prepared
+from empatheia_jax.training.run_data import Data
 from empatheia_jax.training.stages import ADAPTED, Stage
 from empatheia_jax.training.state_cache import cache_states
 from empatheia_jax.training.step import trains
 from empatheia_jax.training.stop import Stop
 from empatheia_jax.training.whiten import whiten
-from empatheia_jax.weights import is_weights, read_facts
 
 STOP_EVERY = 10  # steps after which several processes ask each other whether one was told to stop
-FACE_PARTS = ("denoiser", "wav2vec", "face3d")  # of DreamTalk's folder, on which its golds depend
-
-
-def say(text: str) -> None:
-    """Print, in the process that speaks for all."""
-    if processes.first():
-        print(text, flush=True)
 
 
 def check_workdir(folder: Path, config: Config, resume: bool, stages: list[Stage]) -> None:
@@ -94,86 +82,6 @@ def saved_config(folder: Path) -> Config:
     if not path.exists():
         raise ConfigError(f"{folder}: not a run (no config.json); train one with train.py")
     return config_from_json(json.loads(path.read_text()), str(path))
-
-
-@dataclasses.dataclass(frozen=True)
-class Data:
-    """Examples, tokenizer and stored features of a run."""
-
-    train: list[Example]
-    validation: list[Example]
-    tokenizer: tokenizer.Tokenizer
-    store: FeatureStore | None
-    widths: Widths | None
-    statistics: Statistics  # of the stored training features
-
-
-def load_data(folder: Path, config: Config) -> Data:
-    """Read the training and validation Examples; train or load the tokenizer; open the feature store.
-
-    Raises:
-      RecordError: nothing to read or a bad record. StoreError: no complete feature store of these settings.
-      TokenizerError: a tokenizer that cannot be trained or loaded.
-    """
-    data = config.data
-    read = {}
-    for split_name in ("train", "validation"):
-        read[split_name], report = avamerg.read_examples(
-            Path(data.path), split_name, on_error=data.on_error, validation_share=data.validation_share,
-            max_turns=data.max_turns,
-        )  # fmt: skip
-        say(f"data     {split_name}: {len(read[split_name])} Examples; {report.summary()}")
-    store = None
-    if config.modalities:
-        store = open_store(folder, config)
-    words = load_tokenizer(folder, config, read["train"])
-    statistics = feature_statistics(store, read["train"]) if store else {}
-    return Data(read["train"], read["validation"], words, store, widths_of(store) if store else None, statistics)
-
-
-def open_store(folder: Path, config: Config) -> FeatureStore:
-    """The run's feature store (`data.features`, else `folder`/features).
-
-    Raises:
-      StoreError: none there, incomplete, damaged, or made by other encoders or generators than the config's.
-    """
-    generators = config.generators
-    speech, face = ({"name": generators.golds_of[kind]} for kind in ("speech", "face"))
-    if generators.speech_weights and is_weights(generators.speech_weights):
-        speech["weights"] = read_facts(generators.speech_weights)["sha256"]
-    for part in FACE_PARTS if generators.face_weights else ():
-        if is_weights(folder := Path(generators.face_weights) / part):
-            face[f"weights_{part}"] = read_facts(folder)["sha256"]
-    expected = expected_settings(build_encoders(config.encoders), speech, face)
-    return FeatureStore(Path(config.data.features or folder / "features"), expected)
-
-
-def load_tokenizer(folder: Path, config: Config, examples: list[Example]) -> tokenizer.Tokenizer:
-    """The run's tokenizer: a BPE trained on the training text for a scratch base, else the base's own."""
-    place = folder / "tokenizer"
-    # Training and inference read what one process has made: two that are made are the same, but not two half written.
-    processes.by_first("tokenizer", lambda: _make_tokenizer(place, config, examples))
-    return tokenizer.load(place)
-
-
-def _make_tokenizer(place: Path, config: Config, examples: list[Example]) -> None:
-    if place.exists():
-        return
-    if config.base != "scratch":
-        loaded = tokenizer.load(config.base, vocab_size=config.llm.vocab_size)
-    else:
-        loaded = tokenizer.train_bpe(list(training_texts(examples, config)), config.llm.vocab_size)
-    loaded.save(place)
-
-
-def training_texts(examples: list[Example], config: Config) -> Iterator[str]:
-    """What the LLM reads and writes in training, in pieces: what a scratch base's tokenizer is trained on."""
-    for example in examples:
-        pieces = render_prompt(
-            example, "all", profile=prompt_profile(example, config), instruction="short", modalities=config.modalities
-        )
-        pieces = [*pieces, *(render_target(example.chain, example.response.text) if example.response else [])]
-        yield from (piece.text for piece in pieces if isinstance(piece, Text))
 
 
 def abstract_model(config: Config, widths: Widths | None, mesh: jax.sharding.Mesh) -> tuple[nnx.GraphDef, nnx.State]:
@@ -227,10 +135,11 @@ class Run:
         shape = {name: value for name in names if (value := getattr(settings, name)) is not None}
         config = dataclasses.replace(config, data=dataclasses.replace(config.data, **shape))
         widths = data.widths or Widths((1, 1), (1, 1), 1, 1, 1, 1, 1)
+        mixture = Mixture(data.corpora, config.seed) if data.corpora and split_name == "train" else None
         return Rows(
             examples, stage.prompt, config, data.tokenizer, data.store, widths, train=split_name == "train",
             seed=config.seed * 10 + stage.number, words="emp" in stage.weights, base="base" in stage.trains,
-            content=stage.content, cached=stage.cached,
+            content=stage.content, cached=stage.cached, mixture=mixture,
         )  # fmt: skip
 
 
@@ -246,8 +155,8 @@ def run_stage(run: Run, prepared: Prepared, state: nnx.State, start: Position) -
     stage, rows, steps, flat = prepared.stage, prepared.rows, prepared.steps, prepared.flat
     held = processes.local_rows(run.mesh, rows.config.data.rows)
     batches = training_batches(rows, start.stage_step, steps - start.stage_step, held=held)
-    say(f"stage {stage.number}  {stage.title}: {steps} steps, {len(rows.examples)} Examples, {rows.dropped}")
-    say(f"  rows {rows.stream.efficiency}")
+    processes.say(f"stage {stage.number}  {stage.title}: {steps} steps, {len(rows.examples)} Examples, {rows.dropped}")
+    processes.say(f"  rows {rows.stream.efficiency}")
     if prepared.signals is not None and not start.stage_step:
         with clock("whiten"):
             state = whiten(run.mesh, rows, prepared.signals, state)
@@ -297,7 +206,7 @@ def _use_states(run: Run, prepared: Prepared, state: nnx.State) -> None:
     store = cache_states(run, rows, prepared.states, state)
     for one in rows:
         one.states = store
-    say(f"  states of {len(store)} Examples in {store.directory}")
+    processes.say(f"  states of {len(store)} Examples in {store.directory}")
 
 
 def _same(tree):
@@ -390,7 +299,7 @@ def _log(run: Run, stage: Stage, steps: int, rate: Rate, pending, last: bool = F
     values["tokens_per_second"], left = rate.read()
     run.metrics.log(position.step, stage.number, values)
     terms = "  ".join(f"{name} {values[name]:.3f}" for name in stage.weights if not name.startswith("kl"))
-    say(
+    processes.say(
         f"  {position.stage_step:5d}/{steps}  loss {values['loss']:.4f}  {terms}  "
         f"{values['tokens_per_second']:,.0f} tokens/s  {left:.0f} s left"
     )

@@ -19,7 +19,8 @@ from flax import nnx
 from empatheia_jax import processes, sharding
 from empatheia_jax.checkpoint import state_hash
 from empatheia_jax.data.feature_records import StoreError
-from empatheia_jax.data.features import FeatureStore, FeatureWriter, content_hash, packed, write_shard
+from empatheia_jax.data.feature_writer import FeatureWriter, packed, write_shard
+from empatheia_jax.data.features import FeatureStore, content_hash
 from empatheia_jax.data.pipeline import evaluation_plan
 from empatheia_jax.data.rows import Rows
 from empatheia_jax.empatheia import read_signals

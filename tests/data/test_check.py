@@ -7,7 +7,7 @@ import pytest
 import soundfile
 
 from empatheia_jax.data.check import check_data
-from empatheia_jax.data.media import write_video
+from empatheia_jax.data.media_writing import write_video
 from empatheia_jax.data.schema import RecordError
 
 RATE = 24000

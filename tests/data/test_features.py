@@ -12,7 +12,8 @@ import pytest
 
 from empatheia_jax.data import features
 from empatheia_jax.data.feature_records import FLOATS, Journal, StoreError, pack_record, unpack_record
-from empatheia_jax.data.features import FeatureStore, FeatureWriter, packed, write_shard
+from empatheia_jax.data.feature_writer import FeatureWriter, packed, write_shard
+from empatheia_jax.data.features import FeatureStore
 
 ROOT = Path(__file__).resolve().parents[2]
 SETTINGS = {"floats": "float16", "encoders": {"audio": {"shape": [4, 3], "version": 1}, "video": {"shape": [2, 5]}}}
@@ -173,7 +174,7 @@ def test_damaged_shard(tmp_path, damage):
 def test_what_a_kill_leaves_is_cleared_away(tmp_path):
     directory = tmp_path / "store"
     directory.mkdir()
-    hold = "import pathlib, sys, time; from empatheia_jax.data.features import _atomic\n"
+    hold = "import pathlib, sys, time; from empatheia_jax.data.feature_writer import _atomic\n"
     hold += "with _atomic(pathlib.Path(sys.argv[1])) as path:\n    print(path.name, flush=True)\n    time.sleep(60)"
     writers = [
         subprocess.Popen([sys.executable, "-c", hold, directory / name], stdout=subprocess.PIPE, text=True, cwd=ROOT)

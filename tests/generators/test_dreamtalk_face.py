@@ -9,7 +9,8 @@ from PIL import Image
 from small_dreamtalk import write_weights
 
 from empatheia_jax.cli import animate as command
-from empatheia_jax.data.media import read_audio, read_metadata, read_video, write_audio, write_video
+from empatheia_jax.data.media import read_audio, read_metadata, read_video
+from empatheia_jax.data.media_writing import write_audio, write_video
 from empatheia_jax.generators.classical.face import ClassicalFace
 from empatheia_jax.generators.classical.portrait import PortraitError, read_portrait
 from empatheia_jax.generators.dreamtalk import alignment, crop, grid, sampler

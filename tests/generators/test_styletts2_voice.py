@@ -10,7 +10,8 @@ from small import FAST
 from small_styletts2 import KINDS, make
 
 from empatheia_jax.cli import speak as command
-from empatheia_jax.data.media import read_audio, read_metadata, write_audio
+from empatheia_jax.data.media import read_audio, read_metadata
+from empatheia_jax.data.media_writing import write_audio
 from empatheia_jax.generators.phonemes import PhonemeError
 from empatheia_jax.generators.styletts2 import sampler, source
 from empatheia_jax.generators.styletts2.errors import StyleTTS2Error
