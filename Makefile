@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 export JAX_PLATFORMS ?= cpu
 export PYTHONUNBUFFERED = 1
 
-.PHONY: demo test test-slow test-large test-torch-repo lint env env-test clean
+.PHONY: demo test test-slow test-large soak test-torch-repo lint env env-test clean
 
 env: $(VENV)/.demo
 env-test: $(VENV)/.test
@@ -39,6 +39,10 @@ test-slow: env-test
 # Published sizes: 16 GB of memory, 30 GB of disk below TMPDIR, about 10 minutes.
 test-large: env-test
 	$(BIN)/python -m pytest -m large -rA --durations=0
+
+# 2,000 dialogues made, extracted and trained on, with kills: about 40 minutes on two cores.
+soak: env-test
+	$(BIN)/python -m pytest -m soak -rA -s
 
 # With clones of the originals: make test-torch-repo STYLETTS2=../StyleTTS2 DREAMTALK=../dreamtalk. About 20 minutes.
 test-torch-repo: env-test

@@ -4,6 +4,7 @@ python train.py configs/tiny.py --workdir runs/tiny [--stages 0,1,2,3,4] [--resu
 """
 
 import argparse
+import contextlib
 import os
 import sys
 import traceback
@@ -114,16 +115,18 @@ def main(argv: list[str]) -> int:
 
 
 if __name__ == "__main__":
+    code = 1
     try:
         code = main(sys.argv[1:])
     except (ValueError, OSError) as error:
-        print(f"train.py: {error}", file=sys.stderr)
         code = 2
+        print(f"train.py: {error}", file=sys.stderr)
     except Exception:
         traceback.print_exc()
-        code = 1
-    sys.stdout.flush()
-    sys.stderr.flush()
-    # All is written. A plain exit would wait for a stage that still compiles ahead, and after an error for the other
-    # processes, which wait for this one.
-    os._exit(code)
+    finally:
+        with contextlib.suppress(OSError):  # whoever read this may be gone
+            sys.stdout.flush()
+            sys.stderr.flush()
+        # All is written. A plain exit would wait for a stage that still compiles ahead, and after an error for the other
+        # processes, which wait for this one.
+        os._exit(code)

@@ -105,15 +105,17 @@ def write_features(folder: Path) -> None:
 
 
 class Trainer:
-    """Runs of one config in folders of their own, below `folder`."""
+    """Runs of one config in folders of their own, below `folder`; on `data`, or a corpus that is written there."""
 
-    def __init__(self, folder: Path, config: str = TEXT):
+    def __init__(self, folder: Path, config: str = TEXT, data: Path | None = None):
         self.folder = folder
-        write_corpus(folder / "data")
-        if config is ALL_STAGES:
-            write_features(folder / "data")
+        if data is None:
+            data = folder / "data"
+            write_corpus(data)
+            if config is ALL_STAGES:
+                write_features(data)
         self.config = folder / "config.py"
-        self.config.write_text(config.format(path=str(folder / "data")))
+        self.config.write_text(config.format(path=str(data)))
         # Whoever imports torch finds none, and is remembered.
         (folder / "none" / "torch").mkdir(parents=True)
         self.torch_imported = folder / "torch_imported"

@@ -1,0 +1,138 @@
+"""Two thousand dialogues made, extracted and trained on, by two processes of which one is killed each time.
+
+`make soak`; about 40 minutes on two cores. EMPATHEIA_LOAD_DIALOGUES makes it smaller.
+"""
+
+import collections
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from pair import Pair
+from trainer import Trainer
+
+from empatheia_jax.data.avamerg import read_examples
+from empatheia_jax.data.features import FeatureStore
+
+pytest.importorskip("espeakng_loader")
+pytestmark = pytest.mark.soak
+
+ROOT = Path(__file__).resolve().parents[2]
+DIALOGUES = int(os.environ.get("EMPATHEIA_LOAD_DIALOGUES", "2000"))
+# One thread a process: matrix products round the same whatever the number of workers.
+ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "JAX_PLATFORMS": "cpu"}
+EPOCHS = 2  # as in CONFIG
+
+CONFIG = """
+import dataclasses
+from empatheia_jax.config import *
+def get_config():
+    stage = StageConfig(epochs=2, learning_rate=1e-3)
+    return Config(
+        name="load", seed=1, log_every=10, checkpoint_every=40,
+        llm=dataclasses.replace(LlamaConfig.tiny(vocab_size=512), width=16, layers=1, heads=2, kv_heads=1, head_dim=8,
+                                mlp_width=16),
+        lora=LoraConfig(rank=2), prompt=PromptConfig(instruction="short"),
+        projector=ProjectorConfig(tokens=2, width=16, heads=2),
+        latents=LatentConfig(width=16, heads=2, mlp_width=16, encoder_layers=1, decoder_layers=1),
+        data=DataConfig(path={path!r}, features={path!r} + "_features", rows=8, row_tokens=640, row_examples=4,
+                        row_utterances=20, row_targets=512, response_tokens=48, phonemes=96, frames=160),
+        optim=OptimConfig(accumulate=1),
+        stages={{name: stage for name in "01234"}},
+    )
+"""
+
+
+def extraction(config: Path, features: Path, *flags: str) -> subprocess.Popen:
+    command = [sys.executable, "-m", "empatheia_jax", "extract", str(config), "--workdir", str(config.parent)]
+    return subprocess.Popen(
+        [*command, "--data.features", str(features), *flags], env=ENVIRONMENT, cwd=ROOT, text=True,
+        stderr=subprocess.PIPE, stdout=subprocess.PIPE,
+    )  # fmt: skip
+
+
+def finish(process: subprocess.Popen) -> str:
+    out, err = process.communicate(timeout=7200)
+    assert process.returncode == 0, err[-3000:]
+    return out
+
+
+def killed(process: subprocess.Popen, done, seconds: float = 600) -> None:
+    """SIGKILL once `done()`."""
+    deadline = time.monotonic() + seconds
+    while not done():
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+
+
+@pytest.fixture(scope="module")
+def trainer(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("load")
+    sample = [sys.executable, "-m", "empatheia_jax", "sample", "--dialogues", str(DIALOGUES), "--output"]
+    start = time.monotonic()
+    subprocess.run([*sample, str(folder / "corpus")], env=ENVIRONMENT, cwd=ROOT, check=True)
+    print(f"sample    {time.monotonic() - start:.0f} s")
+    return Trainer(folder, CONFIG, folder / "corpus")
+
+
+@pytest.fixture(scope="module")
+def features(trainer, seed) -> tuple[Path, Path]:
+    """Stores of an extraction that was not touched, and of one by two processes, one of them killed."""
+    whole, shared = trainer.folder / "whole_features", trainer.folder / "corpus_features"
+    start = time.monotonic()
+    print("extract  ", finish(extraction(trainer.config, whole, "--workers", "2")), f"{time.monotonic() - start:.0f} s")
+    wanted = int(np.random.default_rng(seed).integers(20, 80)) * DIALOGUES // 2000
+
+    def begun() -> bool:
+        return len(list(shared.glob("shard-*.array_record"))) > wanted and any(shared.glob("*.journal"))
+
+    flags = [("--workers", "1", "--process", str(i), "--processes", "2") for i in range(2)]
+    pair = [extraction(trainer.config, shared, *flag) for flag in flags]
+    killed(pair[1], begun)
+    print("killed    with", len(list(shared.glob("shard-*.array_record"))), "shards done")
+    again = extraction(trainer.config, shared, *flags[1])
+    for process in (pair[0], again):
+        finish(process)
+    return whole, shared
+
+
+def test_features_equal_an_uninterrupted_runs_to_the_bit(features):
+    whole, shared = (FeatureStore(folder) for folder in features)
+    assert whole.keys == shared.keys and len(whole) > 4 * DIALOGUES
+    assert whole.manifest["settings"] == shared.manifest["settings"] and whole.counts == shared.counts
+    for path in sorted(features[0].glob("shard-*.array_record")):
+        assert path.read_bytes() == (features[1] / path.name).read_bytes(), path.name
+    assert not list(features[1].glob("*.journal")) and not list(features[1].glob("*.part"))
+
+
+def test_every_example_once_an_epoch_whatever_was_killed(trainer, features, seed):
+    """Stages 0 and 3 by two processes; either is killed in either stage; both start again."""
+    pair, rng = Pair(trainer), np.random.default_rng([seed, 1])
+    ids = {e.id for e in read_examples(trainer.folder / "corpus", "train")[0]}
+    for attempt, victim in enumerate(rng.integers(0, 2, 2)):
+        started = pair.start("run", 2, "--stages", "0,3", *(["--resume"] if attempt else []))
+        logged = [r for r in trainer.read("run", "examples.jsonl")]
+        step = (logged[-1]["step"] if logged else 0) + int(rng.integers(60, 160)) * DIALOGUES // 2000
+        pair.wait_for("run", step, started)
+        started[victim].send_signal(signal.SIGKILL)
+        pair.finish(started)
+    outs = pair.run("run", 2, "--stages", "0,3", "--resume")
+    print(outs[0][-2000:])
+    records = trainer.read("run", "examples.jsonl")
+    assert [record["step"] for record in records] == list(range(1, len(records) + 1))
+    for stage in (0, 3):
+        taken = [i for record in records if record["stage"] == stage for i in record["examples"]]
+        whole = len(taken) // len(ids)  # the last step may end before the last epoch does, or after it
+        assert whole >= EPOCHS - 1
+        for epoch in range(whole):
+            part = taken[epoch * len(ids) : (epoch + 1) * len(ids)]
+            assert collections.Counter(part) == collections.Counter(ids)
+    assert json.loads((trainer.folder / "run" / "config.json").read_text())["name"] == "load"
