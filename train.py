@@ -127,6 +127,6 @@ if __name__ == "__main__":
         with contextlib.suppress(OSError):  # whoever read this may be gone
             sys.stdout.flush()
             sys.stderr.flush()
-        # All is written. A plain exit would wait for a stage that still compiles ahead, and after an error for the other
-        # processes, which wait for this one.
+        # All is written. A plain exit would wait for a stage that still compiles ahead, and after an error for the
+        # other processes, which wait for this one.
         os._exit(code)

@@ -84,3 +84,21 @@ def test_moving_and_drawing_a_face():
     found = rows("face")
     assert [row["name"] for row in found] == ["motion", "motion_guided", "render", "whole"]
     assert found[-1]["rtf"] > 0 and found[-1]["frames"] == 10 and found[-1]["peak_gb"] > 0.5
+
+
+@pytest.mark.slow
+def test_data_rates_and_packing():
+    found = {row["name"]: row for row in rows("data")}
+    assert {f"stage_{n}" for n in (1, 2, 3, 4)} <= found.keys()
+    assert {"extract_hubert_audio", "extract_clip_video"} <= found.keys()
+    for name, row in found.items():
+        if name.startswith("packing"):
+            assert row["efficiency"] <= row["most_possible"] <= 1.0
+
+
+@pytest.mark.slow
+def test_stage_2_with_cached_states():
+    found = {row["name"]: row for row in rows("stage2")}
+    assert found["cached_to_computed"]["ratio_to_peer"] > 1
+    losses = found["cached_to_computed"]["losses"]
+    assert losses["cached"] == pytest.approx(losses["computed"], rel=1e-4) and losses["cached"] == losses["alone"]

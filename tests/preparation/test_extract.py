@@ -17,6 +17,7 @@ from corpus import write_corpus
 from empatheia_jax.config import Config, EncoderConfig
 from empatheia_jax.data.avamerg import read_examples
 from empatheia_jax.data.feature_records import StoreError
+from empatheia_jax.data.feature_writer import FeatureWriter
 from empatheia_jax.data.features import FeatureStore, store_settings
 from empatheia_jax.data.media import read_audio, read_video
 from empatheia_jax.encoders import build_encoders
@@ -264,3 +265,63 @@ def test_encoders_on_the_device_see_what_workers_prepared(corpus, reference, tmp
         np.testing.assert_array_equal(store[key][name], classical[key][name])
     with pytest.raises(StoreError):
         extract(dataclasses.replace(config, encoders=EncoderConfig()), corpus, alone, workers=1, progress=False)
+
+
+class Stopped(Exception):
+    """What ends an extraction in the middle of a shard."""
+
+
+def stopping_after(monkeypatch, items: int) -> list[str]:
+    """Lets an extractor do so many utterances and no more; the keys of all that it was asked for."""
+    asked: list[str] = []
+    original = module.Extractor.__call__
+
+    def counted(self, job):
+        if len(asked) == items:
+            raise Stopped
+        asked.append(job.key)
+        return original(self, job)
+
+    monkeypatch.setattr(module.Extractor, "__call__", counted)
+    return asked
+
+
+def test_nothing_that_was_done_is_done_again(reference, corpus, tmp_path, monkeypatch, seed):
+    """Stopped twice within shards of three: every utterance is extracted once, and the store is the same to the bit."""
+    asked: list[str] = []
+    for items in random.Random(seed).sample([4, 5, 7, 8], 2):
+        with monkeypatch.context() as patch:
+            part = stopping_after(patch, items)
+            with pytest.raises(Stopped):
+                extract(CONFIG, corpus, tmp_path / "features", workers=1, progress=False)
+        asked += part
+    with monkeypatch.context() as patch:
+        rest = stopping_after(patch, -1)
+        extract(CONFIG, corpus, tmp_path / "features", workers=1, progress=False)
+    asked += rest
+    assert len(asked) == len(set(asked)) == 20
+    assert_same(tmp_path / "features", reference[0])
+    for path in reference[0].glob("*.array_record"):
+        assert (tmp_path / "features" / path.name).read_bytes() == path.read_bytes()
+
+
+@pytest.mark.slow
+def test_chunks_for_the_device_are_the_same_after_a_stop(corpus, tmp_path, monkeypatch, compiled_quickly):
+    """What networks are given together does not depend on where a run was stopped, nor does what they say."""
+    monkeypatch.setattr(module, "CHUNK", 4)
+    monkeypatch.setattr(module, "SHARD_UTTERANCES", 12)
+    kind = EncoderConfig(
+        kind="hubert_clip", hubert="small", hubert_weights="random", clip="small", clip_weights="random"
+    )
+    config = dataclasses.replace(CONFIG, encoders=kind)
+    extract(config, corpus, tmp_path / "whole", workers=1, progress=False)
+    with monkeypatch.context() as patch:
+        asked = stopping_after(patch, 10)
+        with pytest.raises(Stopped):
+            extract(config, corpus, tmp_path / "stopped", workers=1, progress=False)
+    assert FeatureWriter.at(tmp_path / "stopped").journalled(0) == 2
+    again = stopping_after(monkeypatch, -1)
+    extract(config, corpus, tmp_path / "stopped", workers=1, progress=False)
+    assert not set(asked[:8]) & set(again)
+    for path in (tmp_path / "whole").glob("*.array_record"):
+        assert (tmp_path / "stopped" / path.name).read_bytes() == path.read_bytes()

@@ -1,0 +1,205 @@
+"""Stage 2 with and without cached states: what a step costs when the LLM has spoken once.
+
+    python benchmarks/stage2.py [--smoke] [--record]
+
+A Llama of 100 million parameters and a small content synchronizer, in float32 on a CPU. `computed` runs the LLM in
+every step (as stage 2 did before it cached), `cached` reads the states from DIR/states: reading, placing and the step
+together. `alone` is the same step on batches that are on the device already: the content synchronizer by itself, what
+`cached` may come near to. `fill` is the one pass that makes the states. `llm_to_synchronizer` compares model FLOPs;
+`7b_by_flops` is the same at the published sizes, 2 a weight and token forward for the LLM, 6 for the synchronizer.
+"""
+
+import dataclasses
+import os
+import tempfile
+from pathlib import Path
+
+import measure
+
+ARGS = measure.parser(__doc__).parse_args()
+os.environ.setdefault("JAX_PLATFORMS", "cpu")  # all cores: the threads that read are part of what is measured
+
+import absl  # noqa: E402
+import jax  # noqa: E402
+import numpy as np  # noqa: E402
+from flax import nnx  # noqa: E402
+from shapes import write_words  # noqa: E402
+
+from empatheia_jax import sharding  # noqa: E402
+from empatheia_jax.checkpoint import Base  # noqa: E402
+from empatheia_jax.config import (  # noqa: E402
+    Config,
+    DataConfig,
+    LatentConfig,
+    LlamaConfig,
+    LoraConfig,
+    OptimConfig,
+    ProjectorConfig,
+    PromptConfig,
+    StageConfig,
+)
+from empatheia_jax.config_io import load_config  # noqa: E402
+from empatheia_jax.data import tokenizer  # noqa: E402
+from empatheia_jax.data.avamerg import read_examples  # noqa: E402
+from empatheia_jax.data.pipeline import training_batches  # noqa: E402
+from empatheia_jax.data.schema import Widths  # noqa: E402
+from empatheia_jax.processes import global_batch  # noqa: E402
+from empatheia_jax.training.clock import Clock  # noqa: E402
+from empatheia_jax.training.prepare import prepare  # noqa: E402
+from empatheia_jax.training.run import Run, abstract_model, initialise  # noqa: E402
+from empatheia_jax.training.run_data import Data, training_texts  # noqa: E402
+from empatheia_jax.training.stages import stage  # noqa: E402
+from empatheia_jax.training.state_cache import cache_states  # noqa: E402
+
+PUBLISHED = Path(__file__).parents[1] / "configs" / "vicuna_7b.py"
+WIDTHS = Widths((4, 8), (4, 8), 178, 36, 5, 9, 13)  # the classical generators'
+PHONEMES, FRAMES = 64, 96
+
+
+class Golds(dict):
+    """Golds of every response, random, in memory: reading them is `benchmarks/data.py`'s question."""
+
+    dtype = np.dtype(np.float16)
+
+    def __init__(self, examples):
+        rng = np.random.default_rng(0)
+        super().__init__(
+            {
+                e.utterance_key(e.response): {
+                    "phonemes": rng.integers(1, 178, PHONEMES).astype(np.int32),
+                    "phoneme_frames": np.full(PHONEMES, 2, np.int32),
+                    "content_speech": rng.normal(size=(PHONEMES, WIDTHS.content_speech)).astype(self.dtype),
+                    "content_video": rng.normal(size=(FRAMES, WIDTHS.content_video)).astype(self.dtype),
+                }
+                for e in examples
+            }
+        )
+
+    def get(self, key, content=True):
+        """As `FeatureStore.get`."""
+        return super().get(key)
+
+    def sizes(self, key):
+        """As `FeatureStore.sizes`."""
+        return (PHONEMES, FRAMES) if key in self else None
+
+
+class NoCheckpoints:
+    """The base's identity, which the states' manifest asks for."""
+
+    base = Base()
+
+
+def config_of(smoke: bool) -> Config:
+    """A Llama of 100M parameters; smaller to see that it runs."""
+    llm = LlamaConfig.tiny(vocab_size=2048) if smoke else LlamaConfig(
+        vocab_size=8192, width=768, layers=12, heads=12, kv_heads=12, head_dim=64, mlp_width=2048, max_length=1024,
+        compute_dtype="float32", param_dtype="float32", tie_embeddings=False,
+    )  # fmt: skip
+    return Config(
+        name="stage2", llm=llm, lora=LoraConfig(rank=4), prompt=PromptConfig(instruction="coe"),
+        projector=ProjectorConfig(tokens=1, width=16, heads=2),
+        latents=LatentConfig(width=64, heads=4, mlp_width=128, encoder_layers=1, decoder_layers=1, dropout=0.0),
+        data=DataConfig(
+            rows=1, row_tokens=1024, row_examples=2, row_targets=512, response_tokens=32, phonemes=PHONEMES,
+            frames=FRAMES,
+        ),
+        optim=OptimConfig(accumulate=2), stages={name: StageConfig(epochs=4) for name in "01234"},
+    )  # fmt: skip
+
+
+def synchronizer_flops(config: Config, state: nnx.State) -> float:
+    """Model FLOPs of one Example's content, forward and backward: 6 a weight and position it is used at."""
+    latents, data = config.latents, config.data
+    per_layer = 4 * latents.width**2 + 2 * latents.width * latents.mlp_width
+    encoded = latents.encoder_layers * per_layer * data.response_tokens * 2  # speech and video
+    decoded = latents.decoder_layers * (per_layer + 2 * latents.width**2) * (data.phonemes + data.frames)
+    read = config.llm.width * latents.width * data.response_tokens * 2
+    return 6.0 * (encoded + decoded + read)
+
+
+def llm_flops(llm: LlamaConfig, tokens: float) -> float:
+    """Of one pass forward over `tokens`: 2 a weight and token, the lm-head left out."""
+    attention = llm.width * llm.head_dim * (2 * llm.heads + 2 * llm.kv_heads)
+    return 2.0 * llm.layers * (attention + 3 * llm.width * llm.mlp_width) * tokens
+
+
+def main(args) -> None:
+    config, mesh = config_of(args.smoke), sharding.make_mesh(config_of(args.smoke).mesh)
+    steps, repetitions = (2, 1) if args.smoke else (16, measure.REPETITIONS)
+    with tempfile.TemporaryDirectory() as folder:
+        write_words(Path(folder) / "words")
+        examples = read_examples(Path(folder) / "words", "train", validation_share=0.0)[0]
+        examples = examples[: 4 * steps if args.smoke else 64]
+        words = tokenizer.train_bpe(list(training_texts(examples, config)), min(config.llm.vocab_size, 4096))
+        data = Data(examples, [], words, Golds(examples), WIDTHS, {})
+        run = Run(Path(folder), config, mesh, data, NoCheckpoints(), None, Clock(), None)
+        graphdef, abstract = abstract_model(config, WIDTHS, mesh)
+        state = initialise(config, WIDTHS, abstract)
+        ready = {
+            name: prepare(run, dataclasses.replace(stage(2, config), cached=name == "cached"), graphdef, abstract)
+            for name in ("cached", "computed")
+        }
+        with run.clock("fill"):
+            ready["cached"].rows.states = cache_states(run, [ready["cached"].rows], ready["cached"].states, state)
+        programs, losses = {}, {}
+
+        def on_device(rows, first, count):
+            size = rows.config.data.rows
+            return [global_batch(local, mesh, size) for local in training_batches(rows, first, count, threads=1)]
+
+        def program(name, prepared, batches):
+            trainable, frozen = prepared.split(state)
+            vector = jax.jit(prepared.flat.ravel)(trainable)
+            fresh = jax.jit(lambda x: (x + 0, prepared.init(x)))
+
+            def run_steps():
+                with jax.set_mesh(mesh):
+                    parameters, opt_state = fresh(vector)
+                    for batch in batches():
+                        parameters, opt_state, values = prepared.step(
+                            parameters, opt_state, frozen, batch, jax.random.key(0)
+                        )
+                    losses[name] = float(values["loss"])
+
+            return run_steps
+
+        with jax.set_mesh(mesh):
+            rows = {name: prepared.rows for name, prepared in ready.items()}
+            steps = min(steps, ready["cached"].steps)
+            kept = {name: on_device(one, 0, steps) for name, one in rows.items()}
+        programs["computed"] = program("computed", ready["computed"], lambda: kept["computed"])
+        programs["alone"] = program("alone", ready["cached"], lambda: kept["cached"])
+
+        def read():
+            size = rows["cached"].config.data.rows
+            for local in training_batches(rows["cached"], 0, steps, threads=1):
+                yield global_batch(local, mesh, size)
+
+        programs["cached"] = program("cached", ready["cached"], read)
+        seconds = measure.in_turn(programs, repetitions)
+        tokens = float(np.mean([len(encoded.ids) for encoded in rows["computed"].encoded]))
+        seen = sum(int((batch["example_id"] >= 0).sum()) for batch in kept["cached"])
+        ratio = llm_flops(config.llm, tokens) / synchronizer_flops(config, state)
+        published = load_config(str(PUBLISHED))
+        full = synchronizer_flops(published, state)
+        results = [
+            measure.row(
+                "cached_to_computed", seen, "Examples/s", {"ours": seconds["cached"], "peer": seconds["computed"]},
+                llm_to_synchronizer=round(ratio, 1), losses={k: round(v, 5) for k, v in losses.items()},
+                fill_s=round(run.clock.shares["fill"], 2), examples=len(examples), steps=steps,
+            ),
+            measure.row("cached_to_alone", seen, "Examples/s", {"ours": seconds["cached"], "peer": seconds["alone"]}),
+            {
+                "name": "7b_by_flops", "value": round(1 + llm_flops(published.llm, tokens) / full, 1),
+                "unit": "times fewer FLOPs a step", "device": "none", "versions": {},
+                "synchronizer_tflop_an_example": round(full / 1e12, 3),
+                "llm_tflop_an_example": round(llm_flops(published.llm, tokens) / 1e12, 3),
+            },
+        ]  # fmt: skip
+    measure.report(results, args)
+
+
+if __name__ == "__main__":
+    absl.flags.FLAGS.mark_as_parsed()
+    main(ARGS)
