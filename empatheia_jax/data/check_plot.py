@@ -23,7 +23,7 @@ def plot_report(report: dict, path: Path) -> None:
     listeners: dict[str, dict[str, int]] = {name: {} for name in splits}
     for name, part in splits.items():
         for kind in ("age", "gender", "timbre"):
-            listeners[name] |= {f"{value} {kind}": n for value, n in part["listeners"].get(kind, {}).items()}
+            listeners[name] |= {f"{kind}: {value}": n for value, n in part["listeners"].get(kind, {}).items()}
     dialogues = {name: part["usable_dialogues"] for name, part in splits.items()}
     _shares(axes[0, 2], "listeners (share of dialogues)", listeners, of=dialogues)
     _histograms(
@@ -42,6 +42,7 @@ def plot_report(report: dict, path: Path) -> None:
     for side in (-1, 1):
         axes[1, 2].axvline(side * 1000 * APART_SECONDS, color="0.6", linestyle=":")
     figure.suptitle(report["path"])
+    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="upper right", ncols=3, fontsize=9)
     figure.savefig(path, dpi=110)
     plt.close(figure)
 
@@ -65,8 +66,6 @@ def _shares(axis, title: str, counts: dict[str, dict[str, int]], of: dict[str, i
     axis.set_yticks(np.arange(len(labels)) + 0.4 - height / 2, labels, fontsize=8)
     axis.invert_yaxis()
     axis.set_title(title)
-    if labels:
-        axis.legend(fontsize=8)
 
 
 def _histograms(axis, title: str, edges: tuple[float, ...], counts: dict[str, list[int]], log: bool = False) -> None:

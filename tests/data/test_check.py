@@ -5,8 +5,11 @@ import json
 import numpy as np
 import pytest
 import soundfile
+from matplotlib.colors import to_rgb
+from PIL import Image
 
 from empatheia_jax.data.check import check_data
+from empatheia_jax.data.check_plot import _COLOURS, plot_report
 from empatheia_jax.data.media_writing import write_video
 from empatheia_jax.data.schema import RecordError
 
@@ -120,3 +123,16 @@ def test_challenge_test_file(real_data):
         assert test["avatar_emotions"] == {"unlabelled": 86}
         assert "dropped 4 dialogues: turns is empty (02640, 02827, 03017, 03427)" in text
         assert "dropped 1 turn: history does not end with the speaker (00113/1)" in text
+
+
+def test_the_plot_shows_each_split(corpus, tmp_path):
+    """Every split's bars and lines are in the picture, and a report without media or labels is drawn as well."""
+    _, report = check_data(corpus)
+    plot_report(report, tmp_path / "check.png")
+    picture = np.asarray(Image.open(tmp_path / "check.png").convert("RGB")).reshape(-1, 3)
+    for split in report["splits"]:
+        colour = np.array(to_rgb(_COLOURS[split])) * 255
+        assert (np.abs(picture - colour).max(axis=1) < 3).sum() > 200, split
+    _, bare = check_data(corpus / "train.json", probe=False)
+    plot_report(bare, tmp_path / "bare.png")
+    assert (tmp_path / "bare.png").stat().st_size > 10_000
