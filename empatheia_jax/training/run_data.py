@@ -70,9 +70,7 @@ def _mixed(mix: MixConfig, data: DataConfig) -> list[Example]:
         Path(mix.path), "train", on_error=data.on_error, validation_share=0.0, max_turns=data.max_turns
     )
     processes.say(f"data     {mix.name}, {mix.share:g} of it an epoch: {len(found)} Examples; {report.summary()}")
-    return [
-        dataclasses.replace(one, id=f"{mix.name}/{one.id}", split=f"{mix.name}/{one.split}") for one in found
-    ]  # fmt: skip
+    return [dataclasses.replace(one, id=f"{mix.name}/{one.id}", split=f"{mix.name}/{one.split}") for one in found]
 
 
 def open_store(folder: Path, config: Config, features: str = "") -> FeatureStore:
@@ -95,7 +93,7 @@ def open_store(folder: Path, config: Config, features: str = "") -> FeatureStore
 def load_tokenizer(folder: Path, config: Config, examples: list[Example]) -> tokenizer.Tokenizer:
     """The run's tokenizer: a BPE trained on the training text for a scratch base, else the base's own."""
     place = folder / "tokenizer"
-    # Training and inference read what one process has made: two that are made are the same, but not two half written.
+    # One process makes it, so that no other reads it half written.
     processes.by_first("tokenizer", lambda: _make_tokenizer(place, config, examples))
     return tokenizer.load(place)
 
