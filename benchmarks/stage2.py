@@ -6,7 +6,7 @@ A Llama of 100 million parameters and a small content synchronizer, in float32 o
 every step (as stage 2 did before it cached), `cached` reads the states from DIR/states: reading, placing and the step
 together. `alone` is the same step on batches that are on the device already: the content synchronizer by itself, what
 `cached` may come near to. `fill` is the one pass that makes the states. `llm_to_synchronizer` compares model FLOPs;
-`7b_by_flops` is the same at the published sizes, 2 a weight and token forward for the LLM, 6 for the synchronizer.
+`7b_by_flops` is the same at the published sizes and AvaMERG's lengths (85 phonemes, 142 frames).
 """
 
 import dataclasses
@@ -22,10 +22,9 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")  # all cores: the threads that rea
 import absl  # noqa: E402
 import jax  # noqa: E402
 import numpy as np  # noqa: E402
-from flax import nnx  # noqa: E402
 from shapes import write_words  # noqa: E402
 
-from empatheia_jax import sharding  # noqa: E402
+from empatheia_jax import flops, sharding  # noqa: E402
 from empatheia_jax.checkpoint import Base  # noqa: E402
 from empatheia_jax.config import (  # noqa: E402
     Config,
@@ -108,20 +107,10 @@ def config_of(smoke: bool) -> Config:
     )  # fmt: skip
 
 
-def synchronizer_flops(config: Config, state: nnx.State) -> float:
-    """Model FLOPs of one Example's content, forward and backward: 6 a weight and position it is used at."""
-    latents, data = config.latents, config.data
-    per_layer = 4 * latents.width**2 + 2 * latents.width * latents.mlp_width
-    encoded = latents.encoder_layers * per_layer * data.response_tokens * 2  # speech and video
-    decoded = latents.decoder_layers * (per_layer + 2 * latents.width**2) * (data.phonemes + data.frames)
-    read = config.llm.width * latents.width * data.response_tokens * 2
-    return 6.0 * (encoded + decoded + read)
-
-
-def llm_flops(llm: LlamaConfig, tokens: float) -> float:
-    """Of one pass forward over `tokens`: 2 a weight and token, the lm-head left out."""
-    attention = llm.width * llm.head_dim * (2 * llm.heads + 2 * llm.kv_heads)
-    return 2.0 * llm.layers * (attention + 3 * llm.width * llm.mlp_width) * tokens
+def costs(config: Config, tokens: float, widths: Widths, lengths: tuple[float, float, float]) -> tuple[float, float]:
+    """Model FLOPs an Example: (the LLM forward, the content synchronizer forward and backward)."""
+    llm = flops.llama_weights(config.llm, tokens) + flops.llama_attention(config.llm, tokens, tokens / 2)
+    return llm, 3 * flops.content_synchronizer(config.latents, config.llm.width, widths, *lengths)
 
 
 def main(args) -> None:
@@ -180,21 +169,22 @@ def main(args) -> None:
         seconds = measure.in_turn(programs, repetitions)
         tokens = float(np.mean([len(encoded.ids) for encoded in rows["computed"].encoded]))
         seen = sum(int((batch["example_id"] >= 0).sum()) for batch in kept["cached"])
-        ratio = llm_flops(config.llm, tokens) / synchronizer_flops(config, state)
-        published = load_config(str(PUBLISHED))
-        full = synchronizer_flops(published, state)
+        answers = float(np.mean([e.response[1] - e.response[0] for e in rows["computed"].encoded]))
+        llm, small = costs(config, tokens, WIDTHS, (answers, PHONEMES, FRAMES))
+        published = dataclasses.replace(WIDTHS, content_speech=1280, content_video=512)
+        llm_7b, full = costs(load_config(str(PUBLISHED)), tokens, published, (answers, 85, 142))
         results = [
             measure.row(
                 "cached_to_computed", seen, "Examples/s", {"ours": seconds["cached"], "peer": seconds["computed"]},
-                llm_to_synchronizer=round(ratio, 1), losses={k: round(v, 5) for k, v in losses.items()},
+                llm_to_synchronizer=round(llm / small, 1), losses={k: round(v, 5) for k, v in losses.items()},
                 fill_s=round(run.clock.shares["fill"], 2), examples=len(examples), steps=steps,
             ),
             measure.row("cached_to_alone", seen, "Examples/s", {"ours": seconds["cached"], "peer": seconds["alone"]}),
             {
-                "name": "7b_by_flops", "value": round(1 + llm_flops(published.llm, tokens) / full, 1),
+                "name": "7b_by_flops", "value": round(1 + llm_7b / full, 1),
                 "unit": "times fewer FLOPs a step", "device": "none", "versions": {},
                 "synchronizer_tflop_an_example": round(full / 1e12, 3),
-                "llm_tflop_an_example": round(llm_flops(published.llm, tokens) / 1e12, 3),
+                "llm_tflop_an_example": round(llm_7b / 1e12, 3),
             },
         ]  # fmt: skip
     measure.report(results, args)

@@ -30,7 +30,7 @@ import numpy as np  # noqa: E402
 from flax import nnx  # noqa: E402
 from shapes import bench_config, write_words  # noqa: E402
 
-from empatheia_jax import sharding  # noqa: E402
+from empatheia_jax import flops, sharding  # noqa: E402
 from empatheia_jax.data.pipeline import training_batches  # noqa: E402
 from empatheia_jax.processes import global_batch  # noqa: E402
 from empatheia_jax.training.clock import Clock  # noqa: E402
@@ -192,15 +192,10 @@ class Peer:
         return min(seconds, key=seconds.get)
 
 
-def flops(config, tokens: int, targets: int, mean_context: float) -> float:
-    """Model FLOPs of a LoRA step: 4 a weight and token (no gradients of frozen weights), 6 an adapter's, attention."""
-    llm, lora = config.llm, config.lora
-    layer = llm.width * llm.head_dim * (2 * llm.heads + 2 * llm.kv_heads) + 3 * llm.width * llm.mlp_width
-    inner, outer = llm.heads * llm.head_dim, llm.kv_heads * llm.head_dim
-    adapters = lora.rank * (4 * llm.width + 2 * inner + 2 * outer)
-    attention = 3 * 2 * 2 * inner * mean_context  # scores and mixing, forward once and backward twice
-    head = 4 * llm.vocab_size * llm.width * targets
-    return llm.layers * tokens * (4 * layer + 6 * adapters + attention) + head
+def model_flops(config, tokens: int, targets: int, mean_context: float) -> float:
+    """Model FLOPs of stage 1's steps (`empatheia_jax.flops`)."""
+    load = flops.Load(float(tokens), mean_context, float(targets), 0.0, (0.0, 0.0))
+    return flops.training_step(config, stage(1, config), None, load)
 
 
 def main(args) -> None:
@@ -243,7 +238,7 @@ def main(args) -> None:
             difference = abs(losses["ours"][-1] - losses["peer"][-1]) / abs(losses["peer"][-1])
             facts["void"] = bool(difference > TOLERANCE[dtype])
         result = measure.row(name, tokens, "real tokens/s", seconds, **facts)
-        share = flops(config, tokens, wanted, mean) / tokens * result["value"] / peak
+        share = model_flops(config, tokens, wanted, mean) / tokens * result["value"] / peak
         rows.append(result | {"share_of_matmul": round(share, 3)})
     rows[0] |= {"rows_filled": round(packed / cells, 3)}
     measure.report(rows, args)

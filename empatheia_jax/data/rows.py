@@ -110,6 +110,13 @@ class Rows:
     def _response_key(self, example: Example) -> str:
         return example.utterance_key(example.response)
 
+    def gold_sizes(self) -> list[tuple[int, int]]:
+        """(P, F) of every Example's golds, where it has them and its content is read."""
+        if not self.content:
+            return []
+        keys = [self._response_key(example) for example in self.examples if example.response is not None]
+        return [size for key in keys if (size := self.store.sizes(key)) is not None]
+
     def at(self, numbers: Iterable[int]) -> list[tuple[int, list[int]]]:
         """(epoch, positions in `examples`) of rows of the endless training order, by their numbers."""
         with self._lock:

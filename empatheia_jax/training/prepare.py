@@ -9,12 +9,14 @@ import dataclasses
 from collections.abc import Callable
 
 import jax
+import numpy as np
 import optax
 from flax import nnx
 
 from empatheia_jax import sharding
 from empatheia_jax.data.pipeline import steps_for
 from empatheia_jax.data.rows import Rows
+from empatheia_jax.flops import Load, training_step
 from empatheia_jax.machine import usable_cores
 from empatheia_jax.training.flat import Flat
 from empatheia_jax.training.optim import decay_mask, optimizer
@@ -39,6 +41,7 @@ class Prepared:
     step: Callable  # see `training.step.make_step`
     signals: Callable | None  # see `training.whiten.make_signals`
     states: Callable | None  # see `training.state_cache.make_states`
+    flops_per_token: float  # model FLOPs of a step, over the tokens that it reports
 
     def split(self, state: nnx.State) -> tuple[nnx.State, nnx.State]:
         """(trainable, frozen) of a state as it comes in, each where and as `step` wants it."""
@@ -86,6 +89,7 @@ def prepare(run, stage: Stage, graphdef: nnx.GraphDef, abstract: nnx.State) -> P
         if stage.style and config.latents.whiten:
             everywhere = sharding.replicated(mesh)
             signals = jax.jit(make_signals(graphdef), out_shardings=everywhere).lower(abstract, single).compile()
+        cost = flops_per_token(rows, stage)
         states = None
         if stage.cached:
             tokens = _single(_abstract_batch(rows.computing(), mesh), mesh)
@@ -94,7 +98,24 @@ def prepare(run, stage: Stage, graphdef: nnx.GraphDef, abstract: nnx.State) -> P
             evaluation = jax.jit(make_evaluation(graphdef, stage, rows.config.data.row_targets))
             whole = nnx.merge_state(trainable, frozen)
             run.evaluations[stage.kind] = evaluation.lower(whole, single).compile()
-    return Prepared(stage, rows, validation, steps, trainable, frozen, flat, init, step, signals, states)
+    return Prepared(stage, rows, validation, steps, trainable, frozen, flat, init, step, signals, states, cost)
+
+
+def flops_per_token(rows: Rows, stage: Stage) -> float:
+    """Model FLOPs of a stage's steps over the tokens that they report, from the lengths of the split's Examples."""
+    encoded, count = rows.encoded, len(rows.encoded)
+    lengths = np.array([len(one.ids) for one in encoded])
+    answers = np.array([min(one.response[1] - one.response[0], rows.config.data.response_tokens) for one in encoded])
+    heard = sum(len({slot.key for slot in one.slots if slot.modality == "audio"}) for one in encoded)
+    seen = sum(len({slot.key for slot in one.slots if slot.modality == "video"}) for one in encoded)
+    golds = np.array(rows.gold_sizes() or [(0, 0)])
+    load = Load(
+        tokens=float(lengths.sum()), context=float((lengths * (lengths + 1)).sum() / 2 / lengths.sum()),
+        targets=float(sum(one.loss.sum() for one in encoded)), examples=float(count), slots=(heard, seen),
+        response=float(answers.mean()), phonemes=float(golds[:, 0].mean()), frames=float(golds[:, 1].mean()),
+    )  # fmt: skip
+    reported = float(answers.sum() if stage.cached else lengths.sum())
+    return training_step(rows.config, stage, rows.widths, load) / max(reported, 1.0)
 
 
 def _abstract_batch(rows: Rows, mesh) -> dict[str, jax.ShapeDtypeStruct]:

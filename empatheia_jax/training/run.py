@@ -24,6 +24,7 @@ from empatheia_jax.data.prompts import signal_words
 from empatheia_jax.data.rows import Rows
 from empatheia_jax.data.schema import Widths
 from empatheia_jax.empatheia import Empatheia, Statistics, attune
+from empatheia_jax.flops import mfu
 from empatheia_jax.states import write_json
 from empatheia_jax.training.bases import check_base, load_adapter
 from empatheia_jax.training.clock import Clock, Rate
@@ -180,19 +181,19 @@ def run_stage(run: Run, prepared: Prepared, state: nnx.State, start: Position) -
             trainable, opt_state, values = prepared.step(trainable, opt_state, frozen, batch, step_key)
             position = Position(position.step + 1, stage.number, position.stage_step + 1)
             run.metrics.examples(position.step, stage.number, ids)
-            _log(run, stage, steps, rate, pending)  # metrics of the step before: nothing blocks on this one
+            _log(run, prepared, rate, pending)  # metrics of the step before: nothing blocks on this one
             pending = (position, values, ids)
             if position.stage_step % STOP_EVERY == 0 or jax.process_count() == 1:
                 wanted = processes.any_of(run.stop.wanted)
             if wanted or (position.stage_step % config.checkpoint_every == 0 and position.stage_step < steps):
-                _log(run, stage, steps, rate, pending)
+                _log(run, prepared, rate, pending)
                 pending = None
                 with clock("checkpoint"):
                     saved = _saved(as_tree(trainable), frozen, stage)
                     run.checkpoints.save(position, saved, flat.expand(opt_state) if flat else opt_state)
             if wanted:
                 break
-        _log(run, stage, steps, rate, pending, last=True)
+        _log(run, prepared, rate, pending, last=True)
         state = nnx.merge_state(as_tree(trainable), frozen)
         if not wanted:
             position = Position(position.step, stage.number + 1, 0)
@@ -288,15 +289,20 @@ def _on_device(batches, mesh: jax.sharding.Mesh, rows: int, ahead: int = 2):
     yield from sent
 
 
-def _log(run: Run, stage: Stage, steps: int, rate: Rate, pending, last: bool = False) -> None:
+def _log(run: Run, prepared: Prepared, rate: Rate, pending, last: bool = False) -> None:
     if pending is None:
         return
+    stage, steps = prepared.stage, prepared.steps
     position, values, ids = pending
     values = finite(jax.device_get(values), position.step, ids)
     rate.add(values.pop("tokens"))
     if position.stage_step % run.config.log_every and not last and position.stage_step != 1:
         return
     values["tokens_per_second"], left = rate.read()
+    flops = values["tokens_per_second"] * prepared.flops_per_token
+    share = mfu(flops, 1.0, jax.devices()[0].device_kind, jax.device_count())
+    if share is not None:
+        values["mfu"] = share
     run.metrics.log(position.step, stage.number, values)
     terms = "  ".join(f"{name} {values[name]:.3f}" for name in stage.weights if not name.startswith("kl"))
     processes.say(

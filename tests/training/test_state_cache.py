@@ -9,6 +9,8 @@ from trainer import ALL_STAGES, Trainer
 
 from empatheia_jax.training import state_cache
 
+pytestmark = pytest.mark.slow
+
 
 def run(trainer: Trainer, workdir: str, *flags: str) -> str:
     code, out, err = trainer.finish(trainer.start(workdir, *flags))
@@ -45,14 +47,16 @@ def test_the_same_examples_and_losses(trainer):
 
 
 def test_states_of_another_adapter_are_made_anew(trainer):
-    """The run is taken back to before stage 2 and stage 1 is trained otherwise: its states are not the old ones."""
+    """The run is taken back to before stage 1, which is trained with another seed: its states are not the old ones."""
     folder = trainer.folder / "other"
     shutil.copytree(trainer.folder / "cached", folder)
     old = json.loads((folder / state_cache.FOLDER / "manifest.json").read_text())
     shutil.rmtree(folder / "checkpoints")
     for name in ("metrics.jsonl", "examples.jsonl"):
         (folder / name).write_text("")
-    run(trainer, "other", "--resume", "--stages", "1,2")
+    saved = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(saved | {"seed": 5}))
+    run(trainer, "other", "--resume", "--stages", "1,2", "--seed", "5")
     new = json.loads((folder / state_cache.FOLDER / "manifest.json").read_text())
     assert new["complete"] and new["source_hash"] == old["source_hash"]
     changed = {name for name, value in new["settings"].items() if old["settings"][name] != value}

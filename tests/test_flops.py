@@ -1,0 +1,169 @@
+"""FLOPs by hand against the compiler's count of the unrolled program."""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from small import sub
+
+from empatheia_jax import flops
+from empatheia_jax.config import Config, LatentConfig, LlamaConfig, LoraConfig, ProjectorConfig
+from empatheia_jax.config_io import load_config
+from empatheia_jax.data.schema import Widths
+from empatheia_jax.encoders.clip import ClipVision, ClipVisionConfig
+from empatheia_jax.encoders.hubert import Hubert, HubertConfig
+from empatheia_jax.encoders.projector import Projector
+from empatheia_jax.latents.content_synchronizer import ContentSynchronizer
+from empatheia_jax.latents.style_disentangler import StyleDisentangler
+from empatheia_jax.llm.llama import Llama
+from empatheia_jax.training.stages import stage
+
+WIDTHS = Widths((8, 96), (4, 160), 178, 320, 192, 64, 48)
+LLM = LlamaConfig(
+    vocab_size=512, width=256, layers=3, heads=4, kv_heads=2, head_dim=64, mlp_width=512, max_length=256,
+    compute_dtype="float32", param_dtype="float32", remat="none",
+)  # fmt: skip
+LATENTS = LatentConfig(width=128, heads=4, mlp_width=384, encoder_layers=2, decoder_layers=3, dropout=0.0)
+TOLERANCE = 0.06  # norms, softmax, activations: what is not counted by hand
+
+
+@pytest.fixture(autouse=True)
+def unrolled(monkeypatch):
+    """A scan's body would be counted once."""
+    monkeypatch.setattr(jax.lax, "scan", functools.partial(jax.lax.scan, unroll=True))
+
+
+def counted(create, call, *arrays) -> float:
+    """The compiler's FLOPs of `call(module, *arrays)`."""
+    graphdef, state = nnx.split(nnx.eval_shape(lambda: create(nnx.Rngs(0))))
+    shapes = [jax.ShapeDtypeStruct(a.shape, a.dtype) for a in arrays]
+    program = jax.jit(lambda state, *arrays: call(nnx.merge(graphdef, state), *arrays)).lower(state, *shapes).compile()
+    return program.cost_analysis()["flops"]
+
+
+def llama(trained: str):
+    """The compiler's count of a row of 128 tokens, all of them targets; `trained`: nothing, the adapters, the base."""
+    lora = LoraConfig(rank=8, dropout=0.0, targets=("q_proj", "v_proj", "down_proj"))
+    graphdef, state = nnx.split(nnx.eval_shape(lambda: Llama(LLM, lora, rngs=nnx.Rngs(0))))
+    kinds = {"nothing": nnx.Nothing(), "adapters": nnx.LoRAParam, "base": nnx.Not(nnx.LoRAParam)}
+    train, frozen = nnx.split_state(state, kinds[trained], ...)
+
+    def loss(train, frozen, x):
+        model = nnx.merge(graphdef, train, frozen)
+        hidden, _ = model(x, jnp.arange(128)[None])
+        return jnp.sum(model.logits(hidden))
+
+    call = loss if trained == "nothing" else jax.grad(loss)
+    x = jax.ShapeDtypeStruct((1, 128, LLM.width), jnp.float32)
+    return jax.jit(call).lower(train, frozen, x).compile().cost_analysis()["flops"], lora
+
+
+@pytest.mark.parametrize("trained", ["nothing", "adapters", "base"])
+def test_llama(trained):
+    """4 a weight and token for LoRA, 6 for the base; XLA's attention computes all of the square."""
+    found, lora = llama(trained)
+    weights, pairs, attention = {"nothing": (1, 1, 1), "adapters": (2, 3, 3), "base": (3, 2, 3)}[trained]
+    expected = (
+        weights * flops.llama_weights(LLM, 128) + pairs * flops.adapters(LLM, lora, 128)
+        + attention * flops.llama_attention(LLM, 128, 128) + min(weights, 3) * flops.lm_head(LLM, 128)
+    )  # fmt: skip
+    assert found == pytest.approx(expected, rel=TOLERANCE)
+
+
+def test_lora_is_4n(monkeypatch):
+    """At published sizes the adapters' step is close to 4 FLOPs a weight and token, the whole LLM's to 6."""
+    config = load_config("configs/vicuna_7b.py")
+    load = flops.Load(tokens=1000.0, context=0.0, targets=0.0, examples=2.0, slots=(0.0, 0.0))
+    n = flops.llama_weights(config.llm, 1.0) / 2
+    assert n == pytest.approx(6.476e9, rel=1e-3)  # Llama-2-7B's layers
+    assert flops.training_step(config, stage(1, config), None, load) / 1000 / n == pytest.approx(4.0, abs=0.05)
+    assert flops.training_step(config, stage(0, config), None, load) / 1000 / n == pytest.approx(6.0, abs=0.05)
+
+
+def test_content_synchronizer():
+    k, r, p, f = 2, 40, 64, 96
+    arrays = (
+        np.zeros((k, r, 256), np.float32), np.zeros((k, r), bool), np.zeros((k, p), np.int32),
+        np.zeros((k, p), np.int32), np.zeros(k, np.int32),
+    )  # fmt: skip
+
+    def call(model, r_t, mask, phonemes, phoneme_frames, video_frames):
+        speech, _ = model.speech_content(r_t, mask, phonemes)
+        return speech, model.video_content(r_t, mask, phonemes, phoneme_frames, video_frames, f)[0]
+
+    def create(rngs):
+        return ContentSynchronizer(LATENTS, 256, WIDTHS.symbols, WIDTHS.content_speech, WIDTHS.content_video, rngs=rngs)
+
+    expected = k * flops.content_synchronizer(LATENTS, 256, WIDTHS, r, p, f)
+    assert counted(create, call, *arrays) == pytest.approx(expected, rel=TOLERANCE)
+
+
+def test_style_disentangler():
+    arrays = [np.zeros((4, 16, 256), np.float32)] * 2
+
+    def call(model, r_s, r_v):
+        style = model(r_s, r_v)
+        return style.speech, style.video, style.logits
+
+    def create(rngs):
+        return StyleDisentangler(LATENTS, 256, WIDTHS.style_speech, WIDTHS.style_video, rngs=rngs)
+
+    expected = 4 * flops.style_disentangler(LATENTS, 256, WIDTHS)
+    assert counted(create, call, *arrays) == pytest.approx(expected, rel=TOLERANCE)
+
+
+def test_projector():
+    config = ProjectorConfig(tokens=4, width=128, heads=4)
+    features = np.zeros((6, *WIDTHS.audio), np.float32)
+    found = counted(
+        lambda rngs: Projector(config, WIDTHS.audio, 256, rngs=rngs), lambda model, x: model(x), features
+    )  # fmt: skip
+    assert found == pytest.approx(6 * flops.projector(config, WIDTHS.audio, 256), rel=TOLERANCE)
+
+
+def test_hubert():
+    config = dataclasses.replace(HubertConfig.small(), width=256, mlp_width=512, conv_dim=(128,) * 7)
+    waveform, lengths = np.zeros((1, 48_000), np.float32), np.full(1, 48_000, np.int32)
+    found = counted(lambda rngs: Hubert(config, rngs=rngs), lambda model, *x: model(*x)[0], waveform, lengths)
+    assert found == pytest.approx(flops.hubert(config, 48_000), rel=0.1)  # its norms and GELUs run at 10 kHz
+
+
+def test_clip():
+    config = dataclasses.replace(ClipVisionConfig.small(), width=256, mlp_width=512)
+    pixels = np.zeros((2, 96, 96, 3), np.float32)
+    found = counted(lambda rngs: ClipVision(config, rngs=rngs), lambda model, x: model(x)[1], pixels)
+    assert found == pytest.approx(flops.clip(config, 2), rel=TOLERANCE)
+
+
+def test_stages_add_up():
+    """Stage 4 does what 1, 2 and 3 do, the LLM once; cached states leave stage 2 the synchronizer alone."""
+    config = Config(llm=LLM, latents=LATENTS)
+    load = flops.Load(1000.0, 200.0, 300.0, 3.0, (6.0, 6.0), 20.0, 60.0, 90.0)
+    step = {n: flops.training_step(config, stage(n, config), WIDTHS, load) for n in range(5)}
+    slots = flops.training_step(config, stage(3, config), WIDTHS, dataclasses.replace(load, tokens=0.0))
+    assert step[4] == pytest.approx(step[1] + step[2] + slots)
+    computed = stage(2, dataclasses.replace(config, cache_states=False))
+    forward = flops.llama_weights(LLM, 1000) + flops.llama_attention(LLM, 1000, 200)
+    forward += flops.adapters(LLM, config.lora, 1000)
+    assert flops.training_step(config, computed, WIDTHS, load) == pytest.approx(step[2] + forward)
+
+
+def test_peaks():
+    assert flops.peak("NVIDIA H100 80GB HBM3") == 989e12 and flops.peak("TPU v5 lite") == 197e12
+    assert flops.peak("TPU v5p") == 459e12 and flops.peak("cpu") is None
+    assert flops.mfu(989e12, 2.0, "NVIDIA H200") == pytest.approx(0.5)
+    assert flops.hfu(989e12, 989e12, 4.0, "NVIDIA H200", devices=2) == pytest.approx(0.25)
+    assert flops.mfu(1.0, 1.0, "cpu") is None
+
+
+def test_recomputation_is_a_forward_pass_of_the_llm():
+    config = sub(Config(), "llm", remat="full")
+    load = flops.Load(100.0, 50.0, 10.0, 1.0, (0.0, 0.0))
+    again = flops.recomputed(config, stage(1, config), load)
+    forward = flops.llama_weights(config.llm, 100) + flops.llama_attention(config.llm, 100, 50)
+    assert again == pytest.approx(forward + flops.adapters(config.llm, config.lora, 100))
+    assert flops.recomputed(Config(), stage(1, Config()), load) == 0.0
