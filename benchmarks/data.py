@@ -1,9 +1,9 @@
 """How fast data comes: from stores to packed batches, stage by stage; how full rows are; extraction an encoder.
 
-    python benchmarks/data.py [--smoke] [--record] [--corpus FOLDER] [--only rows,packing,extract]
+    python benchmarks/data.py [--smoke] [--record] [--corpus FOLDER] [--only rows,packing,extract] [--threads N]
 
 rows: shapes of `configs/vicuna_7b.py`, a feature store of the published widths (random numbers; utterances of 5.7 s,
-AvaMERG's mean), one process, two reading threads. `needed` is what a 7B step takes from one accelerator
+AvaMERG's mean), one process, one reading thread (`--threads`). `needed` is what a 7B step takes from one accelerator
 (20,000 tokens/s), `times_needed` how often the pipeline gives it; 10 is aimed at, 3 in stage 4. `padded_tokens_share`
 is what one Example a row (padded to the longest of a batch of 16) would have of real tokens.
 packing: real tokens among all of a row, beside the most that any packing could have (a lower bound on rows, L2) and
@@ -18,6 +18,7 @@ from pathlib import Path
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
+import jax  # noqa: E402
 import measure  # noqa: E402
 import numpy as np  # noqa: E402
 from absl import flags  # noqa: E402
@@ -33,7 +34,7 @@ from empatheia_jax.data.feature_writer import FeatureWriter, packed, write_shard
 from empatheia_jax.data.features import FeatureStore  # noqa: E402
 from empatheia_jax.data.packing import RowLimits, Size, least_rows, plan_epoch  # noqa: E402
 from empatheia_jax.data.pipeline import training_batches, widths_of  # noqa: E402
-from empatheia_jax.data.rows import Rows  # noqa: E402
+from empatheia_jax.data.rows import Rows, with_data  # noqa: E402
 from empatheia_jax.data.schema import Example  # noqa: E402
 from empatheia_jax.encoders import build_encoders  # noqa: E402
 from empatheia_jax.training.run_data import training_texts  # noqa: E402
@@ -99,7 +100,8 @@ class States(dict):
 
 def rows_of(config: Config, number: int, examples: list[Example], words, store: FeatureStore) -> Rows:
     """Rows of stage `number`, as `training.run.Run.rows` makes them."""
-    current = stage(number, config)
+    current, settings = stage(number, config), config.stages[str(number)]
+    config = with_data(config, **settings.shape())
     made = Rows(
         examples, current.prompt, config, words, store, widths_of(store), train=True, seed=number,
         words="emp" in current.weights, content=current.content, cached=current.cached,
@@ -114,15 +116,15 @@ def tokens_of(rows: Rows, batch: dict[str, np.ndarray]) -> int:
     return sum(len(rows.encoded[i].ids) for i in batch["example_id"].ravel() if i >= 0)
 
 
-def measure_rows(config: Config, examples: list[Example], words, smoke: bool) -> list[dict]:
+def measure_rows(config: Config, examples: list[Example], words, smoke: bool, threads: int) -> list[dict]:
     """Batches a second of stages 1 to 4."""
     results = []
     with tempfile.TemporaryDirectory() as folder:
         store = published_store(Path(folder) / "features", examples)
         for number in (1, 2, 3, 4):
             rows = rows_of(config, number, examples, words, store)
-            steps = 2 if smoke else max(4, rows.stream.rows_per_epoch // (config.optim.accumulate * config.data.rows))
-            batches = training_batches(rows, 0, steps)
+            steps = 2 if smoke else 60
+            batches = training_batches(rows, 0, steps, threads=threads)
             first = next(batches)  # threads are started, files opened
             size = sum(array.nbytes for array in first.values())
             seconds, tokens, seen, cpu = time.perf_counter(), 0, 0, time.process_time()
@@ -174,7 +176,8 @@ def measure_packing(config: Config, examples: list[Example], words) -> list[dict
 def measure_extract(smoke: bool) -> list[dict]:
     """Utterances a second of each encoder: classical ones on a core, networks (random weights) on the device."""
     rng = np.random.default_rng(0)
-    count, hubert, clip = (2, "small", "small") if smoke else (8, "large", "vit_l_14_336")
+    on_cpu = jax.default_backend() == "cpu"
+    count, hubert, clip = (2, "small", "small") if smoke else (1 if on_cpu else 64, "large", "vit_l_14_336")
     published = EncoderConfig(
         kind="hubert_clip", hubert=hubert, hubert_weights="random", clip=clip, clip_weights="random"
     )
@@ -192,7 +195,7 @@ def measure_extract(smoke: bool) -> list[dict]:
             def run(encoder=encoder, media=media):
                 encoder.encode([encoder.preprocess(one) for one in media])
 
-            seconds = measure.in_turn({"ours": run}, 1 if smoke else 3)
+            seconds = measure.in_turn({"ours": run}, 1 if smoke or on_cpu else 5)
             results.append(measure.row(f"extract_{encoder.name}", count, "utterances/s", seconds, batch=count))
     return results
 
@@ -200,6 +203,7 @@ def measure_extract(smoke: bool) -> list[dict]:
 def main() -> None:
     parser = measure.parser(__doc__)
     parser.add_argument("--corpus", help="folder of the released layout, for its words; default: the sample grammar's")
+    parser.add_argument("--threads", type=int, default=1, help="that read and collate, as in training")
     parser.add_argument("--only", default="rows,packing,extract")
     args = parser.parse_args()
     wanted = args.only.split(",")
@@ -208,7 +212,7 @@ def main() -> None:
     words = tokenizer.train_bpe(list(training_texts(examples, config)), 4096)
     rows = []
     if "rows" in wanted:
-        rows += measure_rows(config, examples[:800], words, args.smoke)
+        rows += measure_rows(config, examples[:800], words, args.smoke, args.threads)
     if "packing" in wanted:
         rows += measure_packing(config, examples, words)
     if "extract" in wanted:

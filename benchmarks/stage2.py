@@ -98,12 +98,12 @@ def config_of(smoke: bool) -> Config:
     return Config(
         name="stage2", llm=llm, lora=LoraConfig(rank=4), prompt=PromptConfig(instruction="coe"),
         projector=ProjectorConfig(tokens=1, width=16, heads=2),
-        latents=LatentConfig(width=64, heads=4, mlp_width=128, encoder_layers=1, decoder_layers=1, dropout=0.0),
+        latents=LatentConfig(width=128, heads=4, mlp_width=512, encoder_layers=1, decoder_layers=1, dropout=0.0),
         data=DataConfig(
             rows=1, row_tokens=1024, row_examples=2, row_targets=512, response_tokens=32, phonemes=PHONEMES,
             frames=FRAMES,
         ),
-        optim=OptimConfig(accumulate=2), stages={name: StageConfig(epochs=4) for name in "01234"},
+        optim=OptimConfig(accumulate=2), stages={name: StageConfig(epochs=1) for name in "01234"},
     )  # fmt: skip
 
 
@@ -115,11 +115,11 @@ def costs(config: Config, tokens: float, widths: Widths, lengths: tuple[float, f
 
 def main(args) -> None:
     config, mesh = config_of(args.smoke), sharding.make_mesh(config_of(args.smoke).mesh)
-    steps, repetitions = (2, 1) if args.smoke else (16, measure.REPETITIONS)
+    steps, repetitions = (2, 1) if args.smoke else (6, 3)
     with tempfile.TemporaryDirectory() as folder:
         write_words(Path(folder) / "words")
         examples = read_examples(Path(folder) / "words", "train", validation_share=0.0)[0]
-        examples = examples[: 4 * steps if args.smoke else 64]
+        examples = examples[: 4 * steps]
         words = tokenizer.train_bpe(list(training_texts(examples, config)), min(config.llm.vocab_size, 4096))
         data = Data(examples, [], words, Golds(examples), WIDTHS, {})
         run = Run(Path(folder), config, mesh, data, NoCheckpoints(), None, Clock(), None)

@@ -206,6 +206,11 @@ class StageConfig:
     row_tokens: int | None = None  # None: data.row_tokens; prompts differ in length from stage to stage
     row_examples: int | None = None  # None: data.row_examples
 
+    def shape(self) -> dict[str, int]:
+        """The fields of `DataConfig` that this stage has its own values of."""
+        own = {name: getattr(self, name) for name in ("rows", "row_tokens", "row_examples")}
+        return {name: value for name, value in own.items() if value is not None}
+
 
 @dataclasses.dataclass(frozen=True)
 class OptimConfig:

@@ -60,17 +60,18 @@ class _Steps:
 
 
 def training_batches(
-    rows: Rows, first_step: int, steps: int, *, held: range | None = None, threads: int = 2
+    rows: Rows, first_step: int, steps: int, *, held: range | None = None, threads: int = 1
 ) -> Iterator[dict[str, np.ndarray]]:
     """Steps first_step .. first_step + steps - 1: arrays [A, ...] of the rows that this process holds.
 
     Args:
       held: which rows of a micro-batch those are (`processes.local_rows`); None: all.
-      threads: that read and collate, a step each.
+      threads: that read and collate, a step each. More than one wait for Python's lock where Examples are small: one
+        gives ten times what a 7B model takes (`benchmarks/data.py`).
     """
     held = range(rows.config.data.rows) if held is None else held
     dataset = grain.MapDataset.source(_Steps(rows, first_step, steps, held))
-    return iter(dataset.to_iter_dataset(grain.ReadOptions(num_threads=threads, prefetch_buffer_size=threads)))
+    return iter(dataset.to_iter_dataset(grain.ReadOptions(num_threads=threads, prefetch_buffer_size=2 * threads)))
 
 
 def step_ids(rows: Rows, step: int) -> list[str]:

@@ -242,8 +242,10 @@ class Rows:
         if self.store is None or not encoded.slots:
             return utterance
         place: dict[str, int] = {}
+        keys = {slot.key: media.get(slot.key, slot.key) for slot in encoded.slots}
+        found = {key: self.store.get(stored, content=False) for key, stored in keys.items()}
         for slot in encoded.slots:
-            features = self.store.get(media.get(slot.key, slot.key), content=False)
+            features = found[slot.key]
             if features is None or slot.modality not in features:
                 continue
             if slot.key not in place:

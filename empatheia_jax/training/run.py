@@ -21,7 +21,7 @@ from empatheia_jax.data.pipeline import (
     training_batches,
 )
 from empatheia_jax.data.prompts import signal_words
-from empatheia_jax.data.rows import Rows
+from empatheia_jax.data.rows import Rows, with_data
 from empatheia_jax.data.schema import Widths
 from empatheia_jax.empatheia import Empatheia, Statistics, attune
 from empatheia_jax.flops import mfu
@@ -132,9 +132,7 @@ class Run:
         """Rows of a split under the stage's prompt."""
         examples = self.data.train if split_name == "train" else self.data.validation
         config, data, settings = self.config, self.data, self.config.stages[str(stage.number)]
-        names = ("rows", "row_tokens", "row_examples")
-        shape = {name: value for name in names if (value := getattr(settings, name)) is not None}
-        config = dataclasses.replace(config, data=dataclasses.replace(config.data, **shape))
+        config = with_data(config, **settings.shape())
         widths = data.widths or Widths((1, 1), (1, 1), 1, 1, 1, 1, 1)
         mixture = Mixture(data.corpora, config.seed) if data.corpora and split_name == "train" else None
         return Rows(

@@ -8,6 +8,7 @@ import soundfile
 from matplotlib.colors import to_rgb
 from PIL import Image
 
+from empatheia_jax.__main__ import main
 from empatheia_jax.data.check import check_data
 from empatheia_jax.data.check_plot import _COLOURS, plot_report
 from empatheia_jax.data.media_writing import write_video
@@ -136,3 +137,11 @@ def test_the_plot_shows_each_split(corpus, tmp_path):
     _, bare = check_data(corpus / "train.json", probe=False)
     plot_report(bare, tmp_path / "bare.png")
     assert (tmp_path / "bare.png").stat().st_size > 10_000
+
+
+def test_the_command_writes_report_and_plot(corpus, tmp_path, capsys):
+    files = tmp_path / "check.json", tmp_path / "check.png"
+    assert main(["check-data", str(corpus), "--json", str(files[0]), "--plot", str(files[1])]) == 0
+    said = capsys.readouterr()
+    assert "dropped 1 dialogue" in said.out and "recordings" in said.err and "/s" in said.err
+    assert json.loads(files[0].read_text())["splits"]["train"]["dialogues"] == 8 and files[1].exists()

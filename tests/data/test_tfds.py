@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from corpus import write_corpus
 
+from empatheia_jax.__main__ import main
 from empatheia_jax.data import avamerg
 from empatheia_jax.data.avamerg import read_examples
 from empatheia_jax.data.check import check_data
@@ -220,3 +221,11 @@ def test_real_dialogues_are_built(real_data, tmp_path):
         examples, report = read_examples(folder, split)
         assert examples == read_examples(source, split)[0]
         assert report.dialogues == dialogues
+
+
+def test_the_command_builds_and_names_the_folder(zipped, tmp_path, capsys):
+    assert main(["build-data", str(zipped), "--output", str(tmp_path / "out"), "--embed-media"]) == 0
+    folder = Path(capsys.readouterr().out.strip().splitlines()[-1])
+    assert folder == tmp_path / "out" / "avamerg" / "1.0.0" and (folder / CARD).exists()
+    assert main(["build-data", str(zipped), "--output", str(tmp_path / "out")]) == 2  # there already
+    assert "there already" in capsys.readouterr().err
