@@ -114,19 +114,25 @@ def main(argv: list[str]) -> int:
     return 0
 
 
-if __name__ == "__main__":
-    code = 1
+def run(argv: list[str]) -> int:
+    """`main` with its exit code: 2 after a bad input, 1 after anything else; whoever read the output may be gone."""
     try:
-        code = main(sys.argv[1:])
+        return main(argv)
     except (ValueError, OSError) as error:
-        code = 2
-        print(f"train.py: {error}", file=sys.stderr)
+        with contextlib.suppress(OSError):
+            print(f"train.py: {error}", file=sys.stderr)
+        return 2
     except Exception:
-        traceback.print_exc()
-    finally:
-        with contextlib.suppress(OSError):  # whoever read this may be gone
-            sys.stdout.flush()
-            sys.stderr.flush()
-        # All is written. A plain exit would wait for a stage that still compiles ahead, and after an error for the
-        # other processes, which wait for this one.
-        os._exit(code)
+        with contextlib.suppress(OSError):
+            traceback.print_exc()
+        return 1
+
+
+if __name__ == "__main__":
+    exit_code = run(sys.argv[1:])
+    with contextlib.suppress(OSError):
+        sys.stdout.flush()
+        sys.stderr.flush()
+    # All is written. A plain exit would wait for a stage that still compiles ahead, and after an error for the other
+    # processes, which wait for this one.
+    os._exit(exit_code)

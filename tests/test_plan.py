@@ -38,11 +38,11 @@ def test_widths_are_those_of_the_named_networks(vicuna):
     widths = config_widths(vicuna)
     assert (widths.audio, widths.video) == ((32, 1024), (8, 1024))
     assert (widths.content_speech, widths.style_speech) == (1280, 256)
-    assert (widths.content_video, widths.style_video) == (2816, 256)
-    originals = dataclasses.replace(vicuna, generators=GeneratorConfig(speech="torch", face="torch"))
-    assert config_widths(originals) == widths
-    compact = dataclasses.replace(vicuna, generators=GeneratorConfig("styletts2", "dreamtalk", face_content="compact"))
-    assert config_widths(compact).content_video == 512
+    assert (widths.content_video, widths.style_video) == (512, 256)  # compact
+    originals = dataclasses.replace(vicuna.generators, speech="torch", face="torch")
+    assert config_widths(dataclasses.replace(vicuna, generators=originals)) == widths
+    windows = dataclasses.replace(vicuna, generators=GeneratorConfig("styletts2", "dreamtalk", face_content="windows"))
+    assert config_widths(windows).content_video == 2816
 
 
 def test_activations_are_the_named_residuals(vicuna):

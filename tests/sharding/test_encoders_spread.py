@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -48,6 +49,7 @@ def features(path: Path, devices: int) -> dict[str, np.ndarray]:
     return dict(np.load(path))
 
 
+@pytest.mark.slow
 def test_eight_devices_say_what_one_says(tmp_path):
     one, eight = features(tmp_path / "one.npz", 1), features(tmp_path / "eight.npz", 8)
     for name, array in one.items():
