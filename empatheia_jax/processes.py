@@ -1,5 +1,6 @@
 """Several processes that are one run: joining them, agreeing, and which rows of a batch each of them reads."""
 
+import functools
 import os
 from collections.abc import Callable
 
@@ -83,6 +84,7 @@ def any_of_each(wishes: np.ndarray) -> np.ndarray:
     return np.asarray(multihost_utils.process_allgather(wishes)).any(axis=0)
 
 
+@functools.cache  # asked for with every batch
 def local_rows(mesh: jax.sharding.Mesh, rows: int) -> range:
     """Which of `rows` rows of a batch this process's devices hold (`sharding.batch_sharding`).
 
@@ -116,9 +118,9 @@ def global_batch(local: dict[str, np.ndarray], mesh: jax.sharding.Mesh, rows: in
     return {name: whole(array) for name, array in local.items()}
 
 
-def everywhere(array: jax.Array, mesh: jax.sharding.Mesh) -> np.ndarray:
-    """An array that is spread over the processes, as numpy in each of them."""
-    return jax.device_get(jax.jit(lambda x: x, out_shardings=sharding.replicated(mesh))(array))
+def everywhere(arrays, mesh: jax.sharding.Mesh):
+    """An array, or a tree of them, that is spread over the processes, as numpy in each of them."""
+    return jax.device_get(jax.jit(lambda x: x, out_shardings=sharding.replicated(mesh))(arrays))
 
 
 def local_part(array: jax.Array) -> np.ndarray:

@@ -221,7 +221,7 @@ def _read_built(folder: Path, split: Split, max_turns: int) -> tuple[list[Exampl
             report.dropped.append(Dropped("dialogue", name, "", "turns", reason, message))
             continue
         examples += turns
-        said = {(u.index, u.text): u for turn in turns for u in tfds_records.utterances_of(turn)}.values()
+        said = {(u.index, u.text): u for turn in turns for u in turn.utterances}.values()
         report.utterances += len({utterance.index for utterance in said})
         for modality in ("audio", "video"):
             found = len({u.index for u in said if getattr(u, modality) is not None})

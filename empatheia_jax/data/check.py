@@ -15,7 +15,6 @@ from empatheia_jax.data.containers import Recording, UnreadableError, size_of
 from empatheia_jax.data.emotions import AVATAR_EMOTIONS, avatar_emotion
 from empatheia_jax.data.media_files import MediaFiles
 from empatheia_jax.data.schema import Example, Profile, Utterance
-from empatheia_jax.data.tfds_records import utterances_of
 from empatheia_jax.machine import usable_cores
 
 SHOWN = 8
@@ -45,7 +44,7 @@ class _Part:
             {
                 (example.conversation_id, said.index, said.text): said
                 for example in self.examples
-                for said in utterances_of(example)
+                for said in example.utterances
             }.values()
         )
 

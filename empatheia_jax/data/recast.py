@@ -45,7 +45,7 @@ class Recast:
             emotion = emotions.avatar_emotion(example.chain.speaker_emotion)
             dialogue = dialogues[emotion].setdefault(f"{example.split}/{example.conversation_id}", _Dialogue())
             dialogue.listener_profile = example.listener_profile
-            for utterance in (*example.history, example.response):
+            for utterance in example.utterances:
                 keys = dialogue.speaker if utterance.role == "speaker" else dialogue.listener
                 if (key := example.utterance_key(utterance)) not in keys:
                     keys.append(key)
@@ -59,7 +59,7 @@ class Recast:
         speaker, listener = (choices[int(place)] for place in rng.integers(len(choices), size=2))
         offsets = rng.integers(16, size=2)
         media, counts = {}, [0, 0]
-        for utterance in (*example.history, example.response):
+        for utterance in example.utterances:
             part = 0 if utterance.role == "speaker" else 1
             keys = (speaker.speaker, listener.listener)[part]
             media[example.utterance_key(utterance)] = keys[(counts[part] + offsets[part]) % len(keys)]

@@ -79,6 +79,11 @@ class Example:
     chain: ChainOfEmpathy | None
     response: Utterance | None
 
+    @property
+    def utterances(self) -> tuple[Utterance, ...]:
+        """Everything said, the response last where it is known."""
+        return self.history if self.response is None else (*self.history, self.response)
+
     def utterance_key(self, utterance: Utterance) -> str:
         """Key of an utterance's features in the feature store: "split/conversation_id/index"."""
         return f"{self.split}/{self.conversation_id}/{utterance.index}"

@@ -15,7 +15,7 @@ from empatheia_jax.data import avamerg
 from empatheia_jax.data.avamerg import Report
 from empatheia_jax.data.containers import Recording
 from empatheia_jax.data.schema import Example, RecordError
-from empatheia_jax.data.tfds_records import CHAIN, NAME, to_record, utterances_of
+from empatheia_jax.data.tfds_records import CHAIN, NAME, to_record
 
 CARD = "CARD.md"
 
@@ -113,7 +113,7 @@ class Avamerg(tfds.core.GeneratorBasedBuilder):
 
         bad: set[Recording] = set()
         if self._embed:
-            recordings = {r for turn in turns for u in utterances_of(turn) for r in (u.audio, u.video) if r is not None}
+            recordings = {r for turn in turns for u in turn.utterances for r in (u.audio, u.video) if r is not None}
             bad = {recording for recording in sorted(recordings, key=str) if not readable(recording)}
         return to_record(turns, root, self._embed, bad)
 

@@ -45,7 +45,7 @@ def to_record(examples: list[Example], root: Path, embed: bool, without: Set[Rec
     said = {
         (utterance.index, modality): recording
         for example in examples
-        for utterance in utterances_of(example)
+        for utterance in example.utterances
         for modality, recording in (("audio", utterance.audio), ("video", utterance.video))
         if recording is not None and recording not in without
     }
@@ -74,11 +74,6 @@ def to_record(examples: list[Example], root: Path, embed: bool, without: Set[Rec
             for (index, modality), recording in sorted(said.items())
         ],
     }  # fmt: skip
-
-
-def utterances_of(example: Example) -> tuple[Utterance, ...]:
-    """Everything said in an Example, the response last where it is known."""
-    return example.history if example.response is None else (*example.history, example.response)
 
 
 def _profile_record(profile: Profile | None) -> dict:

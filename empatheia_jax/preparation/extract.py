@@ -251,7 +251,7 @@ def extract(
         for utterances, rejected in _run(config, networks, writer, {i: shards[i] for i in todo}, workers, on_error):
             line.advance(utterances, rejected)
 
-    mine = [index for index in range(len(shards)) if processes == 1 or index % processes == process]
+    mine = list(range(process, len(shards), processes))
     if not writer.unfinished():
         mine = list(range(len(shards)))
     notes = [writer.notes(index) for index in mine]

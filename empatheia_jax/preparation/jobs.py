@@ -7,7 +7,6 @@ from empatheia_jax.config import Config
 from empatheia_jax.data.avamerg import available_splits, read_examples
 from empatheia_jax.data.containers import Recording, UnreadableError, name_of, size_of
 from empatheia_jax.data.features import content_hash
-from empatheia_jax.data.tfds_records import utterances_of
 
 
 class ExtractError(ValueError):
@@ -38,7 +37,7 @@ def collect_jobs(config: Config, path: Path, on_error: str) -> tuple[list[Job], 
             max_turns=config.data.max_turns,
         )  # fmt: skip
         for example in examples:
-            for utterance in utterances_of(example):
+            for utterance in example.utterances:
                 key = example.utterance_key(utterance)
                 if utterance.audio is None and utterance.video is None:
                     bare.add(key)

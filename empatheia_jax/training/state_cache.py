@@ -16,7 +16,7 @@ import jax
 import numpy as np
 from flax import nnx
 
-from empatheia_jax import processes, sharding
+from empatheia_jax import processes
 from empatheia_jax.checkpoint import state_hash
 from empatheia_jax.data.feature_records import StoreError
 from empatheia_jax.data.feature_writer import FeatureWriter, packed, write_shard
@@ -84,9 +84,8 @@ def _begin(folder: Path, settings: dict, source: str, shards: int) -> None:
 
 def _settings(run, state: nnx.State) -> dict:
     """What the states depend on besides the prompts' ids, which are the store's source."""
-    config, everywhere = run.config, sharding.replicated(run.mesh)
-    adapted = nnx.filter_state(state, trains(("lora", "rows")))
-    adapted = jax.jit(lambda x: x, out_shardings=everywhere)(adapted)
+    config = run.config
+    adapted = processes.everywhere(nnx.filter_state(state, trains(("lora", "rows"))), run.mesh)
     llm = {name: value for name, value in dataclasses.asdict(config.llm).items() if name != "remat"}
     return {
         "floats": config.llm.compute_dtype,

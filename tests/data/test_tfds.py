@@ -23,7 +23,6 @@ from empatheia_jax.data.media import MediaError, duration, read_audio, read_vide
 from empatheia_jax.data.media_files import MediaFiles
 from empatheia_jax.data.schema import RecordError
 from empatheia_jax.data.tfds_builder import CARD, build
-from empatheia_jax.data.tfds_records import utterances_of
 
 tfds = pytest.importorskip("tensorflow_datasets")
 ROOT = Path(__file__).resolve().parents[2]
@@ -145,7 +144,7 @@ def test_a_dataset_gives_the_examples_it_was_built_from(zipped, datasets, split)
     embedded, report = read_examples(datasets[True], split)
     assert list(map(plain, embedded)) == list(map(plain, theirs))
     assert report.examples == len(theirs) and report.media["audio found"] > 0
-    for ours, their in zip(utterances_of(embedded[-1]), utterances_of(theirs[-1]), strict=True):
+    for ours, their in zip(embedded[-1].utterances, theirs[-1].utterances, strict=True):
         assert ours.audio.read() == their.audio.read() and ours.audio.size == their.audio.size
         np.testing.assert_array_equal(read_video(ours.video), read_video(their.video))
         assert name_of(ours.audio, zipped).endswith(Path(their.audio.name).name)
