@@ -16,6 +16,7 @@ from empatheia_jax import processes, sharding
 from empatheia_jax.checkpoint import Checkpoints, Position
 from empatheia_jax.config_io import load_config
 from empatheia_jax.data.prompts import signal_words
+from empatheia_jax.machine import keep_memory
 from empatheia_jax.training.clock import Clock
 from empatheia_jax.training.metrics import Metrics, NoMetrics
 from empatheia_jax.training.prepare import Ahead
@@ -61,6 +62,8 @@ def main(argv: list[str]) -> int:
     # ── Mesh ──────────────────────────────────────────────────────────────────────────────────────────────────────
     mesh = sharding.make_mesh(config.mesh)
     processes.say(f"mesh     {dict(mesh.shape)} on {jax.devices()[0].device_kind}")
+    if jax.default_backend() == "cpu":
+        keep_memory()
 
     # ── Data ──────────────────────────────────────────────────────────────────────────────────────────────────────
     with clock("data"):

@@ -49,7 +49,7 @@ class LlamaConfig:
     compute_dtype: str = "bfloat16"
     param_dtype: str = "bfloat16"  # of the frozen base; LoRA is always float32
     attention: Literal["xla", "cudnn", "splash"] = "xla"
-    remat: Literal["none", "lora", "full"] = "lora"
+    remat: Literal["none", "lora", "attention", "full"] = "lora"  # see `llm/remat.py`
 
     def __post_init__(self):
         _require(

@@ -76,17 +76,22 @@ class Empatheia(nnx.Module):
                 embeddings = _scatter(embeddings, projector(features), start)
         return embeddings
 
-    def hidden(self, batch: dict[str, jax.Array], dropout_key=None, slots: bool = True) -> jax.Array:
+    def hidden(
+        self, batch: dict[str, jax.Array], dropout_key=None, slots: bool = True, longest: int | None = None
+    ) -> jax.Array:
         """States of a packed batch after the final norm, [B, T, D] in the LLM's compute dtype.
 
         Args:
           batch: the arrays of `schema.Batch`. dropout_key: turns LoRA dropout on; None is evaluation.
           slots: False leaves all placeholders as they are (prompts without slots, text-only models).
+          longest: most tokens of an Example, static; None: a whole row.
         """
         x = self.embed(batch["tokens"])
         if slots:
             x = self.fill_slots(x, batch["audio"], batch["audio_start"], batch["video"], batch["video_start"])
-        states, _ = self.llm(x, batch["positions"], segment_ids=batch["segment_ids"], dropout_key=dropout_key)
+        states, _ = self.llm(
+            x, batch["positions"], segment_ids=batch["segment_ids"], longest=longest, dropout_key=dropout_key
+        )
         return states
 
 

@@ -207,8 +207,10 @@ def recomputed(config: Config, stage, load: Load) -> float:
     """What the backward pass computes again of the LLM under `llm.remat`: for `hfu`."""
     if stage.cached or config.llm.remat == "none" or not {"base", "lora", "rows", "projectors"} & set(stage.trains):
         return 0.0
-    if config.llm.remat == "lora":
-        return 0.0  # the residuals that are kept leave no product to be done twice
     llm = config.llm
+    if llm.remat == "lora":
+        return 0.0  # the residuals that are kept leave no product to be done twice
+    if llm.remat == "attention":
+        return 2 * llm.layers * linear(load.tokens, llm.width, llm.mlp_width)  # gate and up
     again = llama_weights(llm, load.tokens) + llama_attention(llm, load.tokens, load.context)
     return again + adapters(llm, config.lora, load.tokens)

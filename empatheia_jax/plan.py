@@ -11,6 +11,7 @@ from empatheia_jax.data.schema import SYMBOL_COUNT, Widths
 from empatheia_jax.empatheia import Empatheia
 from empatheia_jax.encoders import build_encoders
 from empatheia_jax.generators.build import generator_widths
+from empatheia_jax.llm.remat import kept_bytes
 from empatheia_jax.training.stages import group_of, stage
 
 GIB = 2**30
@@ -77,17 +78,13 @@ def encoder_parts(config: Config) -> list[Part]:
 def kept_activations(config: Config) -> int:
     """Bytes of residuals that one micro-batch leaves for its backward pass through the LLM.
 
-    With `remat` "lora" or "none" q, k, v, attention out, mid, gate and up of every layer (llm/llama.py; "none" keeps
-    more), with "full" every layer's input. The largest `rows` x `row_tokens` of the stages counts.
+    By `llm.remat` (llm/remat.py). The largest `rows` x `row_tokens` of the stages counts.
     """
-    llm, size = config.llm, np.dtype(config.llm.compute_dtype).itemsize
-    layer = llm.width
-    if llm.remat != "full":
-        layer += (2 * llm.heads + 2 * llm.kv_heads) * llm.head_dim + llm.width + 2 * llm.mlp_width
+    size = np.dtype(config.llm.compute_dtype).itemsize
     tokens = max(
         (s.rows or config.data.rows) * (s.row_tokens or config.data.row_tokens) for s in config.stages.values()
     )
-    return tokens * llm.layers * layer * size
+    return tokens * config.llm.layers * kept_bytes(config.llm, size)
 
 
 def local_plan(config: Config) -> str:

@@ -7,6 +7,7 @@ capacities (tokens, target tokens, Examples, utterances) is full.
 import dataclasses
 import itertools
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 
@@ -33,6 +34,13 @@ class RowLimits:
     targets: int
     utterances: int
     examples: int
+
+
+class Bounds(NamedTuple):
+    """What no row of a training set exceeds: known before the step is compiled, which is as much smaller."""
+
+    targets: int  # positions with loss
+    longest: int | None = None  # tokens of an Example; None: as many as a row has
 
 
 def check_fits(sizes: list[Size], limits: RowLimits, names: list[str]) -> None:

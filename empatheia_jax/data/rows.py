@@ -12,7 +12,7 @@ from empatheia_jax.data.augment import WordSwap
 from empatheia_jax.data.batch_arrays import empty_batch, row_views
 from empatheia_jax.data.encoded import Encoded, encode, labels, prompt_profile
 from empatheia_jax.data.feature_records import FLOATS
-from empatheia_jax.data.packing import Mixture, RowLimits, RowStream, Size, check_fits
+from empatheia_jax.data.packing import Bounds, Mixture, RowLimits, RowStream, Size, check_fits
 from empatheia_jax.data.prompts import Style
 from empatheia_jax.data.recast import Cast, Recast
 from empatheia_jax.data.schema import Example, Widths
@@ -92,6 +92,7 @@ class Rows:
             for e in self.encoded
         ]
         check_fits(self.sizes, self.limits, [example.id for example in examples])
+        self.bounds = Bounds(data.row_targets, max(size.tokens for size in self.sizes))
         self.stream = RowStream(self.sizes, self.limits, seed, mixture)
         self._lock = threading.Lock()
         self.dropped = self._count_dropped()

@@ -10,9 +10,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-BLOCK = 128  # queries a block: splash's unit, and the smallest block of the xla path
-MAX_BLOCKS = 8  # of the xla path: each is compiled
-MASKED = -1e30  # added to a logit that must not count
+from empatheia_jax.llm.block_attention import MASKED, block_attention
+
+BLOCK = 128  # queries a block: splash's unit
 
 
 class AttentionError(ValueError):
@@ -32,12 +32,19 @@ def rotate(x: jax.Array, angles: tuple[jax.Array, jax.Array]) -> jax.Array:
     return jnp.concatenate([first * cosine - second * sine, second * cosine + first * sine], axis=-1).astype(x.dtype)
 
 
-def attend(query: jax.Array, key: jax.Array, value: jax.Array, segment_ids: jax.Array | None, kind: str) -> jax.Array:
+def attend(
+    query: jax.Array,
+    key: jax.Array,
+    value: jax.Array,
+    segment_ids: jax.Array | None,
+    kind: str,
+    longest: int | None = None,
+) -> jax.Array:
     """Causal self-attention over rows of T tokens -> [B, T, H, d].
 
     `segment_ids` int [B, T] keeps packed Examples apart: a token sees itself and the earlier tokens of its segment.
     Padding (segment 0) sees padding, so every softmax has something to read; nobody reads it. None: one Example a row,
-    with padding, if any, on the right.
+    with padding, if any, on the right. `longest`, static, is the most tokens of a segment, where less than T.
     """
     if kind == "splash":
         return _splash(query, key, value, segment_ids)
@@ -47,7 +54,7 @@ def attend(query: jax.Array, key: jax.Array, value: jax.Array, segment_ids: jax.
         return jax.nn.dot_product_attention(
             query, key, value, mask=mask, is_causal=mask is None, implementation="cudnn"
         )
-    return _causal_blocks(query, key, value, segment_ids)
+    return block_attention(query, key, value, segment_ids, longest)
 
 
 def attend_cached(query: jax.Array, key: jax.Array, value: jax.Array, positions: jax.Array) -> jax.Array:
@@ -61,25 +68,6 @@ def packed_mask(segment_ids: jax.Array) -> jax.Array:
     """bool [B, 1, T, T]: same segment and not later."""
     causal = jnp.tril(jnp.ones((segment_ids.shape[1],) * 2, bool))
     return (causal & (segment_ids[:, :, None] == segment_ids[:, None, :]))[:, None]
-
-
-def _causal_blocks(query: jax.Array, key: jax.Array, value: jax.Array, segment_ids: jax.Array | None) -> jax.Array:
-    """Attention a block of queries at a time, each against the keys up to its end.
-
-    Eight blocks skip 44 % of the square, and the square itself is never in memory: on two CPU cores, rows of 512 take a
-    quarter of the time of one dense softmax.
-    """
-    length = query.shape[1]
-    size = max(BLOCK, -(-length // MAX_BLOCKS))
-    grouped, keys, values = _group(query, key.shape[2]), jnp.swapaxes(key, 1, 2), jnp.swapaxes(value, 1, 2)
-    outs = []
-    for start in range(0, length, size):
-        end = min(start + size, length)
-        seen = (jnp.arange(start, end)[:, None] >= jnp.arange(end))[None]  # [1, block, end]
-        if segment_ids is not None:
-            seen = seen & (segment_ids[:, start:end, None] == segment_ids[:, None, :end])
-        outs.append(_weigh(grouped[:, :, :, start:end], keys[:, :, :end], values[:, :, :end], seen))
-    return _ungroup(jnp.concatenate(outs, axis=3))
 
 
 def _group(query: jax.Array, kv_heads: int) -> jax.Array:

@@ -17,13 +17,10 @@ from empatheia_jax.config import LlamaConfig, LoraConfig, RopeScaling
 from empatheia_jax.initial_values import draw_stacked
 from empatheia_jax.llm import attention
 from empatheia_jax.llm.cache import Cache, write_layer
-from empatheia_jax.llm.lora import Projection, adapter_dropout, check_targets, draw_lora_a
+from empatheia_jax.llm.lora import Projection, adapter_dropout, check_targets, down_project, draw_lora_a
+from empatheia_jax.llm.remat import rematerialised
 
 PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
-
-# What the backward pass of a LoRA'd layer reads: with these kept, no frozen matmul is done twice (4.09 N FLOPs against
-# 5.65 N for recomputing everything); RMSNorm, RoPE, the softmax and SiLU are redone from them.
-SAVED_NAMES = ("q", "k", "v", "attention_out", "attention_residual", "mid", "gate", "up")
 
 
 def rope_frequencies(head_dim: int, theta: float, scaling: RopeScaling | None = None) -> np.ndarray:
@@ -126,24 +123,26 @@ class Llama(nnx.Module):
         positions: jax.Array,
         *,
         segment_ids: jax.Array | None = None,
+        longest: int | None = None,
         cache: Cache | None = None,
         dropout_key: jax.Array | None = None,
     ) -> tuple[jax.Array, Cache | None]:
         """Embeddings [B, T, D] at positions int [B, T] -> (states after the final norm [B, T, D], cache or None).
 
         Either whole rows (`segment_ids` int [B, T] keeps packed Examples apart, 0 is padding; without them a row is
-        one Example, padded on the right), or a chunk to append to `cache` at `positions` (see `cache.py`). LoRA dropout
-        is on when `dropout_key` is given.
+        one Example, padded on the right; `longest`, static, is the most tokens of an Example), or a chunk to append to
+        `cache` at `positions` (see `cache.py`). LoRA dropout is on when `dropout_key` is given.
         """
         if cache is not None and segment_ids is not None:
             raise ValueError("Llama: a cached row is one sequence; pass segment_ids or a cache, not both")
         x = embeddings.astype(self.config.compute_dtype)
-        run = _Run(self.config, self.lora, positions, segment_ids)
+        run = _Run(self.config, self.lora, positions, segment_ids, longest)
         keys = None
         if dropout_key is not None and self.lora is not None and self.lora.dropout > 0.0:
             keys = jax.random.split(dropout_key, self.config.layers)
         xs = (self.layers, jnp.arange(self.config.layers), keys)
-        (x, cache), _ = jax.lax.scan(_with_remat(run.layer, self.config.remat, cache), (x, cache), xs)
+        layer = run.layer if cache is not None else rematerialised(run.layer, self.config.remat)
+        (x, cache), _ = jax.lax.scan(layer, (x, cache), xs)
         return rms_norm(x, self.norm[...], self.config.norm_epsilon), cache
 
     def hidden_states(self, embeddings: jax.Array, positions: jax.Array) -> jax.Array:
@@ -153,7 +152,7 @@ class Llama(nnx.Module):
           [1 + L, B, T, D] in the compute dtype.
         """
         x = embeddings.astype(self.config.compute_dtype)
-        run = _Run(self.config, self.lora, positions, None)
+        run = _Run(self.config, self.lora, positions)
 
         def body(x, layer):
             (x, _), _ = run.layer((x, None), (layer, 0, None))
@@ -162,26 +161,12 @@ class Llama(nnx.Module):
         return jnp.concatenate([x[None], jax.lax.scan(body, x, self.layers)[1]])
 
 
-def _with_remat(body, remat: str, cache: Cache | None):
-    """What of a layer is kept for its backward pass: everything, the residuals that LoRA needs, or its input only."""
-    if remat == "none" or cache is not None:
-        return body
-    policy = None
-    if remat == "lora":
-        policies = jax.checkpoint_policies
-        # cuDNN's kernel has no names inside: keep its outputs by primitive, or it would run again in the backward pass.
-        policy = policies.save_from_both_policies(
-            policies.save_only_these_names(*SAVED_NAMES),
-            lambda primitive, *_, **__: primitive.name == "dot_product_attention_fwd_wrapper",
-        )
-    return jax.checkpoint(body, policy=policy, prevent_cse=False)
-
-
 class _Run:
     """What the layers of one call share: rotary angles, segments, settings. `layer` is the body of the scan."""
 
-    def __init__(self, config, lora, positions, segment_ids):
-        self.config, self.lora, self.positions, self.segment_ids = config, lora, positions, segment_ids
+    def __init__(self, config, lora, positions, segment_ids=None, longest=None):
+        self.config, self.lora, self.positions = config, lora, positions
+        self.segment_ids, self.longest = segment_ids, longest
         frequencies = rope_frequencies(config.head_dim, config.rope_theta, config.rope_scaling)
         self.angles = attention.rotary_angles(positions, frequencies)
 
@@ -196,27 +181,26 @@ class _Run:
         return (x + self._mlp(weights, rms_norm(x, weights.mlp_norm[...], epsilon), keys[2:]), cache), None
 
     def _attention(self, weights, x, cache, index, keys):
-        dropped = self._dropped(x, keys[0], weights.q_proj, weights.k_proj, weights.v_proj)
-        query = checkpoint_name(attention.rotate(weights.q_proj(x, dropped), self.angles), "q")
-        key = checkpoint_name(attention.rotate(weights.k_proj(x, dropped), self.angles), "k")
-        value = checkpoint_name(weights.v_proj(x, dropped), "v")
+        low_q, low_k, low_v = self._low(x, keys[0], weights.q_proj, weights.k_proj, weights.v_proj)
+        query = checkpoint_name(attention.rotate(weights.q_proj(x, low_q), self.angles), "q")
+        key = checkpoint_name(attention.rotate(weights.k_proj(x, low_k), self.angles), "k")
+        value = checkpoint_name(weights.v_proj(x, low_v), "v")
         if cache is None:
-            out = attention.attend(query, key, value, self.segment_ids, self.config.attention)
+            out = attention.attend(query, key, value, self.segment_ids, self.config.attention, self.longest)
         else:
             cache, key, value = write_layer(cache, index, key, value, self.positions)
             out = attention.attend_cached(query, key, value, self.positions)
-        out = checkpoint_name(out, "attention_out")
-        return weights.o_proj(out, self._dropped(out, keys[1], weights.o_proj)), cache
+        return weights.o_proj(out, *self._low(out, keys[1], weights.o_proj)), cache
 
     def _mlp(self, weights, x, keys):
-        dropped = self._dropped(x, keys[0], weights.gate_proj, weights.up_proj)
-        gate = checkpoint_name(weights.gate_proj(x, dropped), "gate")
-        up = checkpoint_name(weights.up_proj(x, dropped), "up")
+        low_gate, low_up = self._low(x, keys[0], weights.gate_proj, weights.up_proj)
+        gate = checkpoint_name(weights.gate_proj(x, low_gate), "gate")
+        up = checkpoint_name(weights.up_proj(x, low_up), "up")
         product = jax.nn.silu(gate) * up
-        return weights.down_proj(product, self._dropped(product, keys[1], weights.down_proj))
+        return weights.down_proj(product, *self._low(product, keys[1], weights.down_proj))
 
-    def _dropped(self, x, key, *readers):
-        """x after adapter dropout, drawn only if one of its readers has an adapter."""
-        if key is None or not any(reader.adapted for reader in readers):
-            return None
-        return adapter_dropout(x, self.lora.dropout, key)
+    def _low(self, x, key, *readers):
+        """What the adapters of the readers of x make of it after dropout, which is drawn once for all of them."""
+        if key is not None and any(reader.adapted for reader in readers):
+            x = adapter_dropout(x, self.lora.dropout, key)
+        return down_project(x, readers)

@@ -7,13 +7,20 @@ import jax.numpy as jnp
 import optax
 
 from empatheia_jax.latents.style_disentangler import Style
+from empatheia_jax.training.target_nll import LogitsOf, target_nll
 
 Terms = dict[str, jax.Array]  # term -> sum, float32 []
 PROFILE_TERMS = ("age", "gender", "timbre")
 
 
 def empathetic_nll(
-    hidden: jax.Array, logits_of, targets: jax.Array, mask: jax.Array, label_mask: jax.Array, row_targets: int
+    hidden: jax.Array,
+    logits_of: LogitsOf,
+    targets: jax.Array,
+    mask: jax.Array,
+    label_mask: jax.Array,
+    row_targets: int,
+    frozen_head: bool = False,
 ) -> Terms:
     """Eq. 8, L_emp: negative log-likelihood of the target tokens; those that name a label also by themselves.
 
@@ -23,18 +30,17 @@ def empathetic_nll(
       hidden: [B, T, D] after the final norm. logits_of: [..., D] -> float32 [..., V].
       targets: int32 [B, T]. mask: bool [B, T]. label_mask: bool [B, T], within `mask`.
       row_targets: most masked positions of a row, static.
+      frozen_head: nothing that `logits_of` holds is differentiated: its products are then not done twice.
     Returns:
       {"emp": sum over tokens, "token_accuracy": number of right arg-maxes}, and "label_words",
       "label_words_accuracy", the same over tokens that name a label.
     """
 
-    @jax.checkpoint
     def row(hidden, targets, mask, label_mask):  # [T, D], [T], [T], [T]
         (where,) = jnp.nonzero(mask, size=row_targets, fill_value=0)
         valid = jnp.arange(row_targets) < jnp.sum(mask)
-        logits = logits_of(hidden[where])
-        nll = optax.softmax_cross_entropy_with_integer_labels(logits, targets[where])
-        right = valid & (jnp.argmax(logits, -1) == targets[where])
+        nll, right = target_nll(hidden[where], targets[where], logits_of, frozen_head)
+        right = valid & right
         names = valid & label_mask[where]
         return {
             "emp": jnp.sum(jnp.where(valid, nll, 0.0)),

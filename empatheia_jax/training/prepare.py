@@ -14,6 +14,7 @@ import optax
 from flax import nnx
 
 from empatheia_jax import sharding
+from empatheia_jax.data.packing import Bounds
 from empatheia_jax.data.pipeline import steps_for
 from empatheia_jax.data.rows import Rows
 from empatheia_jax.flops import Load, training_step
@@ -81,7 +82,7 @@ def prepare(run, stage: Stage, graphdef: nnx.GraphDef, abstract: nnx.State) -> P
         opt_state = sharding.placed(opt_state, opt_places)
         batch = _abstract_batch(rows, mesh)
         step = jax.jit(
-            make_step(stage_graph, stage, tx, rows.config.data.row_targets, flat), donate_argnums=(0, 1),
+            make_step(stage_graph, stage, tx, rows.bounds, flat), donate_argnums=(0, 1),
             out_shardings=(places, opt_places, sharding.replicated(mesh)),
         ).lower(given, opt_state, frozen, batch, jax.eval_shape(lambda: jax.random.key(0))).compile()  # fmt: skip
         here, single = sharding.batch_sharding(mesh), _single(batch, mesh)
@@ -95,7 +96,7 @@ def prepare(run, stage: Stage, graphdef: nnx.GraphDef, abstract: nnx.State) -> P
             tokens = _single(_abstract_batch(rows.computing(), mesh), mesh)
             states = jax.jit(make_states(graphdef), out_shardings=here).lower(abstract, tokens).compile()
         if validation and stage.kind not in run.evaluations:
-            evaluation = jax.jit(make_evaluation(graphdef, stage, rows.config.data.row_targets))
+            evaluation = jax.jit(make_evaluation(graphdef, stage, Bounds(rows.config.data.row_targets)))
             whole = nnx.merge_state(trainable, frozen)
             run.evaluations[stage.kind] = evaluation.lower(whole, single).compile()
     return Prepared(stage, rows, validation, steps, trainable, frozen, flat, init, step, signals, states, cost)

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import optax
 from flax import nnx
 
+from empatheia_jax.data.packing import Bounds
 from empatheia_jax.empatheia import Empatheia, Signals, read_signals
 from empatheia_jax.training import losses
 from empatheia_jax.training.flat import Flat
@@ -32,13 +33,13 @@ def _float32(leaf):
     return leaf.astype(jnp.float32)
 
 
-def stage_terms(model: Empatheia, stage: Stage, batch: Arrays, key: jax.Array | None, row_targets: int) -> losses.Terms:
+def stage_terms(model: Empatheia, stage: Stage, batch: Arrays, key: jax.Array | None, bounds: Bounds) -> losses.Terms:
     """The sums of every loss term that a stage minimises, and of its accuracies, over one micro-batch.
 
     Args:
       batch: the arrays of `schema.Batch`, one micro-batch.
       key: samples the latents and turns dropout on; None is evaluation.
-      row_targets: most target tokens of a row, static (`data.row_targets`).
+      bounds: of a row, static.
     Returns:
       term -> float32 [] sum; `losses.counts` has what to divide by.
     """
@@ -47,11 +48,14 @@ def stage_terms(model: Empatheia, stage: Stage, batch: Arrays, key: jax.Array | 
     if stage.cached:
         states = batch["response_states"].astype(jnp.float32)
         return _content(model, Signals(states, batch["response_index"] >= 0, None, None), batch, content_key)
-    hidden = model.hidden(batch, llm_key if stage.llm_dropout else None, slots=stage.prompt != "text")
+    hidden = model.hidden(
+        batch, llm_key if stage.llm_dropout else None, slots=stage.prompt != "text", longest=bounds.longest
+    )
     if "emp" in stage.weights:
         terms |= losses.empathetic_nll(
-            hidden, model.token_logits, batch["targets"], batch["target_mask"], batch["label_mask"], row_targets
-        )
+            hidden, model.token_logits, batch["targets"], batch["target_mask"], batch["label_mask"], bounds.targets,
+            frozen_head="base" not in stage.trains and not model.signal_loss,
+        )  # fmt: skip
     if stage.content or stage.style:
         signals = read_signals(hidden, batch["response_index"], batch["signal_index"])
     if stage.content:
@@ -94,7 +98,7 @@ def make_step(
     graphdef: nnx.GraphDef,
     stage: Stage,
     tx: optax.GradientTransformation,
-    row_targets: int,
+    bounds: Bounds,
     flat: Flat | None = None,
 ) -> Callable:
     """The step of a stage: (trainable, opt_state, frozen, batch, key) -> (trainable, opt_state, metrics).
@@ -117,7 +121,7 @@ def make_step(
         def gradient(micro_batch, micro_key):
             def loss_of(trainable):
                 model = nnx.merge(graphdef, trainable, frozen)
-                terms = stage_terms(model, stage, micro_batch, micro_key, row_targets)
+                terms = stage_terms(model, stage, micro_batch, micro_key, bounds)
                 return sum(weight * terms[name] * scale[name] for name, weight in stage.weights.items()), terms
 
             (_, terms), grads = jax.value_and_grad(loss_of, has_aux=True)(tree)
@@ -145,12 +149,12 @@ def make_step(
     return step
 
 
-def make_evaluation(graphdef: nnx.GraphDef, stage: Stage, row_targets: int) -> Callable:
+def make_evaluation(graphdef: nnx.GraphDef, stage: Stage, bounds: Bounds) -> Callable:
     """(state, batch) -> {term: (sum, count)} of one micro-batch without dropout or sampling."""
 
     def evaluate(state: nnx.State, batch: Arrays):
         model = nnx.merge(graphdef, state)
-        terms, counts = stage_terms(model, stage, batch, None, row_targets), losses.counts(batch)
+        terms, counts = stage_terms(model, stage, batch, None, bounds), losses.counts(batch)
         return {name: (value, counts[name]) for name, value in terms.items()}
 
     return evaluate

@@ -1,10 +1,12 @@
 """Attention against a plain float64 softmax in numpy; splash's kernel (interpreted) against the same."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from empatheia_jax.llm.attention import AttentionError, attend, attend_cached, packed_mask, rotary_angles, rotate
+from empatheia_jax.llm.block_attention import spans
 
 
 def reference(query, key, value, seen):
@@ -45,6 +47,48 @@ def test_rows(seed, length, packed):
     ours = jax.jit(attend, static_argnums=4)(query, key, value, ids if packed else None, "xla")
     np.testing.assert_allclose(ours, reference(query, key, value, seen), atol=2e-5)
     np.testing.assert_array_equal(packed_mask(ids)[:, 0], seen)
+
+
+def reference_in_jax(query, key, value, seen):
+    """One dense softmax a head, for jax to differentiate."""
+    group = query.shape[2] // key.shape[2]
+    keys, values = jnp.repeat(key, group, axis=2), jnp.repeat(value, group, axis=2)
+    logits = jnp.einsum("bthd,bshd->bhts", query, keys) / np.sqrt(query.shape[-1])
+    return jnp.einsum("bhts,bshd->bthd", jax.nn.softmax(jnp.where(seen[:, None], logits, -1e30)), values)
+
+
+@pytest.mark.parametrize("length", [37, 300])
+@pytest.mark.parametrize("packed", [False, True])
+def test_gradients_of_rows(seed, length, packed):
+    """The written backward pass against jax's own of a dense softmax."""
+    arrays = draw(seed, length)
+    weights = np.random.default_rng(seed + 1).normal(size=arrays[0].shape).astype(np.float32)
+    ids = segments(length) if packed else np.ones((2, length), int)
+    seen = np.tril(np.ones((length, length), bool)) & (ids[:, :, None] == ids[:, None, :])
+
+    def ours(*arrays):
+        return jnp.sum(weights * attend(*arrays, ids if packed else None, "xla"))
+
+    got = jax.jit(jax.grad(ours, argnums=(0, 1, 2)))(*arrays)
+    expected = jax.grad(lambda *a: jnp.sum(weights * reference_in_jax(*a, seen)), argnums=(0, 1, 2))(*arrays)
+    for a, b in zip(got, expected, strict=True):
+        np.testing.assert_allclose(a, b, atol=2e-5 * np.abs(b).max())
+
+
+@pytest.mark.parametrize("length", [129, 700])
+def test_keys_further_back_than_the_longest_segment_are_not_read(seed, length):
+    """The same numbers, fewer products; a segment may be exactly as long as is said, and padding longer."""
+    query, key, value = draw(seed, length)
+    ids = np.zeros((2, length), int)
+    ids[0] = np.arange(length) // 90 + 1
+    ids[1, :90] = 1  # the rest is padding
+    whole = attend(query, key, value, ids, "xla")
+    bounded = attend(query, key, value, ids, "xla", 90)
+    np.testing.assert_allclose(bounded[0], whole[0], atol=1e-6)
+    np.testing.assert_allclose(bounded[1, :90], whole[1, :90], atol=1e-6)
+    area = {longest: sum((end - start) * (end - first) for first, start, end in spans(length, longest))
+            for longest in (90, length)}  # fmt: skip
+    assert length < 200 or area[90] < 0.5 * area[length]
 
 
 def test_cached_queries_read_up_to_their_position(seed):

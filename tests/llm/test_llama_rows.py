@@ -1,4 +1,4 @@
-"""Packed rows, remat, parameter metadata, precision of the Llama (its numbers are judged in tests/parity)."""
+"""Packed rows, parameter metadata, precision of the Llama (its numbers are judged in tests/parity)."""
 
 import math
 
@@ -7,7 +7,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
-from jax.extend.core import jaxprs_in_params
 
 from empatheia_jax.config import LlamaConfig, LoraConfig, RopeScaling
 from empatheia_jax.llm.cache import empty_cache
@@ -47,50 +46,6 @@ def test_a_token_moves_only_its_own_future(llm, seed):
     moved = np.abs(run(embeddings.at[0, 12].add(1.0)) - run(embeddings)).max(-1) > 0
     assert not moved[1].any()
     assert np.array_equal(np.flatnonzero(moved[0]), np.arange(12, 23))  # Example 2 of row 0 is 9..22
-
-
-@pytest.fixture(scope="module")
-def gradients(with_config, seed):
-    """Callable(remat) -> (jaxpr of the gradient of the adapters, callable for its value)."""
-    tokens, positions, ids = pack(np.random.default_rng(seed), 61)
-
-    def make(remat):
-        graphdef, adapters, frozen = nnx.split(with_config(remat=remat), nnx.LoRAParam, ...)
-
-        def loss(adapters, frozen):
-            llm = nnx.merge(graphdef, adapters, frozen)
-            hidden, _ = llm(llm.embed(tokens), positions, segment_ids=ids, dropout_key=jax.random.key(seed))
-            return jnp.sum(jnp.sin(llm.logits(hidden)))
-
-        gradient = jax.grad(loss)
-        return jax.make_jaxpr(gradient)(adapters, frozen), lambda: jax.tree.leaves(jax.jit(gradient)(adapters, frozen))
-
-    return make
-
-
-def matmul_flops(jaxpr) -> int:
-    """2 M N K of every dot_general, those inside a scan as often as it runs."""
-    total = 0
-    for equation in jaxpr.eqns:
-        if equation.primitive.name == "dot_general":
-            (contracted, _), _ = equation.params["dimension_numbers"]
-            left = equation.invars[0].aval.shape
-            total += 2 * math.prod(equation.outvars[0].aval.shape) * math.prod(left[axis] for axis in contracted)
-        for inner in jaxprs_in_params(equation.params):
-            total += matmul_flops(inner) * equation.params.get("length", 1)
-    return total
-
-
-@pytest.mark.slow
-def test_remat_changes_the_cost_not_the_gradient(gradients):
-    results = {remat: gradients(remat) for remat in ("none", "lora", "full")}
-    for ours, plain in zip(results["lora"][1](), results["none"][1](), strict=True):  # the same dropout masks, too
-        np.testing.assert_allclose(ours, plain, atol=1e-4 * np.abs(plain).max())
-    flops = {remat: matmul_flops(jaxpr.jaxpr) for remat, (jaxpr, _) in results.items()}
-    config = LlamaConfig(width=32, layers=2, heads=4, kv_heads=2, head_dim=8, mlp_width=48)
-    frozen = 2 * 64 * config.layers * config.width * (2 * 32 + 2 * 16 + 3 * 48)  # one pass over the frozen kernels
-    assert flops["full"] - flops["none"] > 0.6 * frozen  # everything but what the last sum needs is done twice
-    assert flops["lora"] - flops["none"] < 0.4 * frozen  # logits and the adapters' low side only
 
 
 def test_logical_axes(llm):

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from empatheia_jax.training import losses
+from empatheia_jax.training import losses, target_nll
 
 RNG = np.random.default_rng(3)
 
@@ -28,11 +28,12 @@ def nll_case(rows=3, length=11, width=5, vocabulary=13):
 
 @pytest.mark.parametrize("rows", [1, 3])
 @pytest.mark.parametrize("spare", [0, 4])
-def test_empathetic_nll_is_the_sum_over_masked_tokens_of_log_likelihood(rows, spare):
+@pytest.mark.parametrize("frozen", [False, True])
+def test_empathetic_nll_is_the_sum_over_masked_tokens_of_log_likelihood(rows, spare, frozen):
     hidden, head, targets, mask, emotion = nll_case()
     hidden, targets, mask, emotion = hidden[-rows:], targets[-rows:], mask[-rows:], emotion[-rows:]
     row_targets = int(mask.sum(1).max()) + spare
-    got = losses.empathetic_nll(jnp.asarray(hidden), lambda h: h @ head, targets, mask, emotion, row_targets)
+    got = losses.empathetic_nll(jnp.asarray(hidden), lambda h: h @ head, targets, mask, emotion, row_targets, frozen)
     expected, right, expected_emotion, right_emotion = 0.0, 0, 0.0, 0
     for b in range(rows):
         for t in range(hidden.shape[1]):
@@ -49,13 +50,15 @@ def test_empathetic_nll_is_the_sum_over_masked_tokens_of_log_likelihood(rows, sp
     assert float(got["label_words_accuracy"]) == right_emotion
 
 
-def test_empathetic_nll_and_its_gradient_are_torchs_cross_entropy():
+@pytest.mark.parametrize("frozen, chunk", [(False, 512), (True, 512), (True, 4), (False, 4)])
+def test_empathetic_nll_and_its_gradient_are_torchs_cross_entropy(frozen, chunk, monkeypatch):
+    monkeypatch.setattr(target_nll, "CHUNK", chunk)
     torch = pytest.importorskip("torch")
     import jax
 
     hidden, head, targets, mask, emotion = nll_case()
     value, gradient = jax.value_and_grad(
-        lambda h: losses.empathetic_nll(h, lambda x: x @ head, targets, mask, emotion, hidden.shape[1])["emp"]
+        lambda h: losses.empathetic_nll(h, lambda x: x @ head, targets, mask, emotion, hidden.shape[1], frozen)["emp"]
     )(jnp.asarray(hidden))
     twin = torch.tensor(hidden, requires_grad=True)
     labels = torch.tensor(np.where(mask, targets, -100)).long()
