@@ -51,6 +51,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--profile-steps", type=int, default=5, help="how many, after a few to warm up")
     args, overrides = parser.parse_known_args(argv)
     overrides += ["--data.on-error", args.on_error] if args.on_error else []
+    profile = Profile(None if args.profile is None else args.profile or args.workdir / "profile", args.profile_steps)
     processes.join(args.distributed)
     clock = Clock()
 
@@ -89,7 +90,6 @@ def main(argv: list[str]) -> int:
         )
     resumed = position.step if position else (0 if args.resume else None)
     metrics = Metrics(args.workdir, resumed) if processes.first() else NoMetrics()
-    profile = Profile(None if args.profile is None else args.profile or args.workdir / "profile", args.profile_steps)
     run = Run(args.workdir, config, mesh, data, checkpoints, metrics, clock, Stop(), profile)
     position = position or Position(0, stages[0].number, 0)
     stages = [s for s in stages if s.number >= position.stage]  # the others were finished before the resume
