@@ -15,8 +15,6 @@ from pathlib import Path
 import jax
 from jax._src.compilation_cache import decompress_executable
 
-from empatheia_jax import processes
-
 LIMIT = 4 << 30  # bytes of all entries, beyond which the longest unused are removed
 _ENTRY, _CHECKED = "*-cache", ".checked"  # what JAX calls an entry; a file that is as old as the last check
 
@@ -47,14 +45,14 @@ def use_cache() -> Path | None:
     if not jax.config.jax_enable_compilation_cache:
         return None
     if "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS" not in os.environ:
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)  # reading takes a tenth of any compiling
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)  # the smallest, too, is read in a quarter of it
     chosen = jax.config.jax_compilation_cache_dir
     if chosen and "://" in chosen:  # a bucket: JAX's own affair
         return Path(chosen)
     folder = Path(chosen) if chosen else default_folder()
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        if processes.first():
+        if jax.process_index() == 0:
             remove_broken(folder)
             if not chosen:
                 remove_oldest(folder, LIMIT)
