@@ -31,7 +31,7 @@ def start(tmp_path: Path, program: str = PROGRAM, **more: str) -> list[str]:
     env = {name: value for name, value in os.environ.items() if name != "JAX_COMPILATION_CACHE_DIR"}
     done = subprocess.run(
         [sys.executable, "-c", program], env=env | settings | more, cwd=ROOT, capture_output=True, text=True,
-        timeout=120,
+        timeout=600,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-2000:]
     return done.stdout.split()
