@@ -45,7 +45,8 @@ def use_cache() -> Path | None:
     if not jax.config.jax_enable_compilation_cache:
         return None
     if "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS" not in os.environ:
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)  # the smallest, too, is read in a quarter of it
+        # The smallest programs, too, are read in a quarter of the time that they take to compile.
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     chosen = jax.config.jax_compilation_cache_dir
     if chosen and "://" in chosen:  # a bucket: JAX's own affair
         return Path(chosen)
