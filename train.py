@@ -1,6 +1,6 @@
 """Train Empatheia: the story of a run, top to bottom.
 
-python train.py configs/tiny.py --workdir runs/tiny [--stages 0,1,2,3,4] [--resume] [--data.path DIR ...]
+python train.py configs/tiny.py --workdir runs/tiny [--stages 0,1,2,3,4] [--resume] [--profile] [--data.path DIR ...]
 """
 
 import argparse
@@ -14,9 +14,12 @@ import jax
 
 from empatheia_jax import processes, sharding
 from empatheia_jax.checkpoint import Checkpoints, Position
+from empatheia_jax.compile_cache import use_cache
+from empatheia_jax.compile_report import compilations
 from empatheia_jax.config_io import load_config
 from empatheia_jax.data.prompts import signal_words
 from empatheia_jax.machine import keep_memory
+from empatheia_jax.profiling.capture import Profile
 from empatheia_jax.training.clock import Clock
 from empatheia_jax.training.metrics import Metrics, NoMetrics
 from empatheia_jax.training.prepare import Ahead
@@ -45,8 +48,11 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--resume", action="store_true")
     parser.add_argument("--on-error", choices=("stop", "skip"), help="at a bad record: end, or count it and go on")
     parser.add_argument("--distributed", action="store_true", help="one of several processes, which the cluster knows")
+    parser.add_argument("--profile", nargs="?", const="", metavar="DIR", help="trace some steps of every stage")
+    parser.add_argument("--profile-steps", type=int, default=5, help="how many, after a few to warm up")
     args, overrides = parser.parse_known_args(argv)
     overrides += ["--data.on-error", args.on_error] if args.on_error else []
+    profile = Profile(None if args.profile is None else args.profile or args.workdir / "profile", args.profile_steps)
     processes.join(args.distributed)
     clock = Clock()
 
@@ -64,6 +70,7 @@ def main(argv: list[str]) -> int:
     processes.say(f"mesh     {dict(mesh.shape)} on {jax.devices()[0].device_kind}")
     if jax.default_backend() == "cpu":
         keep_memory()
+    processes.say(f"cache    of compiled programs: {use_cache() or 'off'}")
 
     # ── Data ──────────────────────────────────────────────────────────────────────────────────────────────────────
     with clock("data"):
@@ -86,7 +93,7 @@ def main(argv: list[str]) -> int:
         )
     resumed = position.step if position else (0 if args.resume else None)
     metrics = Metrics(args.workdir, resumed) if processes.first() else NoMetrics()
-    run = Run(args.workdir, config, mesh, data, checkpoints, metrics, clock, Stop())
+    run = Run(args.workdir, config, mesh, data, checkpoints, metrics, clock, Stop(), profile)
     position = position or Position(0, stages[0].number, 0)
     stages = [s for s in stages if s.number >= position.stage]  # the others were finished before the resume
 
@@ -113,6 +120,7 @@ def main(argv: list[str]) -> int:
     metrics.close()
     processes.leave()
     shares = "  ".join(f"{name} {seconds:.0f} s" for name, seconds in clock.shares.items())
+    processes.say(f"compiled {compilations()}")
     processes.say(f"done     step {position.step} in {clock.elapsed:.0f} s ({shares})")
     return 0
 

@@ -129,8 +129,11 @@ def respond(argv: list[str]) -> int:
         originals.add_argument(f"--{name}", type=Path, help=what)
     originals.add_argument("--any-commit", action="store_true", help="take a clone that is not at the tested commit")
     parser.add_argument("--size", type=int, default=256, help="side of the video in pixels")
+    parser.add_argument("--trace", nargs="?", const="", metavar="DIR", help="profile a second, warm answer")
     parser.add_argument("--output", type=Path, required=True, help="OUT.mp4; OUT.json is written beside it")
     args = parser.parse_args(argv)
+    from empatheia_jax.compile_cache import use_cache
+    from empatheia_jax.compile_report import compilations
     from empatheia_jax.inference import respond as module
 
     request = module.Request(
@@ -140,12 +143,15 @@ def respond(argv: list[str]) -> int:
         face_generator=args.face_generator, face_weights=args.face_weights, content_source=args.content_source,
         torch={n: v for n, v in vars(args).items() if n.startswith(("styletts2_", "dreamtalk_", "any_"))},
         face_size=args.size,
+        trace=None if args.trace is None else Path(args.trace or args.output.with_suffix(".profile")),
     )  # fmt: skip
+    use_cache()
     result = module.respond(request)
     for note in result["notes"]:
         print(f"note: {note}")
     print(f"emotion   {result['emotion']['chain']} (chain), {result['emotion']['style']} (style)")
     print(f"response  {result['response']}")
+    print(f"compiled  {compilations()}")
     print(f"{args.output}  {args.output.with_suffix('.json')}  ({result['timings']['total']:.1f} s)")
     return 0
 
@@ -166,9 +172,11 @@ def speak(argv: list[str]) -> int:
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32", help="of the decoder")
     parser.add_argument("--output", type=Path, required=True, help="OUT.wav; OUT.json is written beside it")
     args = parser.parse_args(argv)
+    from empatheia_jax.compile_cache import use_cache
     from empatheia_jax.generators.styletts2.manner import Manner
     from empatheia_jax.inference.speak import speak as run
 
+    use_cache()
     manner = Manner(
         alpha=args.alpha, beta=args.beta, steps=args.steps, embedding_scale=args.embedding_scale, speed=args.speed,
         seed=args.seed,
@@ -198,8 +206,10 @@ def animate(argv: list[str]) -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--output", type=Path, required=True, help="OUT.mp4; OUT.json is written beside it")
     args = parser.parse_args(argv)
+    from empatheia_jax.compile_cache import use_cache
     from empatheia_jax.inference.animate import animate as run
 
+    use_cache()
     facts = run(
         args.checkpoint, args.audio, args.portrait, args.output, args.consent, args.style, args.pose, args.sampler,
         args.steps, args.scale, args.seed,
@@ -220,8 +230,10 @@ def evaluate(argv: list[str]) -> int:
     parser.add_argument("--split", choices=("validation", "test"), default="test")
     parser.add_argument("--output", type=Path, required=True)
     args = parser.parse_args(argv)
+    from empatheia_jax.compile_cache import use_cache
     from empatheia_jax.evaluation.evaluate import evaluate as run
 
+    use_cache()
     report = run(args.run, args.split, args.output)
     print(f"report    {report}")
     return 0

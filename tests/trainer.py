@@ -124,7 +124,7 @@ class Trainer:
         )
         self.env = os.environ | {
             "JAX_PLATFORMS": "cpu", "PYTHONPATH": os.pathsep.join([str(folder / "none"), str(ROOT)]),
-            "JAX_COMPILATION_CACHE_DIR": str(folder / "cache"),
+            "JAX_ENABLE_COMPILATION_CACHE": "true", "JAX_COMPILATION_CACHE_DIR": str(folder / "cache"),
             "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0", "XLA_FLAGS": "",
         }  # fmt: skip
 

@@ -22,6 +22,7 @@ from empatheia_jax.inference import provenance
 from empatheia_jax.inference.avatars import choose_avatar
 from empatheia_jax.inference.engine import Answer, Engine
 from empatheia_jax.inference.perform import perform
+from empatheia_jax.profiling.capture import traced
 from empatheia_jax.training.run import saved_config
 from empatheia_jax.training.stages import ADAPTED
 from empatheia_jax.training.step import trains
@@ -51,6 +52,7 @@ class Request:
     content_source: str | None = None
     torch: dict[str, Path | bool | None] = dataclasses.field(default_factory=dict)  # by name of `TorchConfig`
     face_size: int = 256
+    trace: Path | None = None  # where a second, warm answer is traced to
 
 
 def parse_profile(value: str) -> Profile:
@@ -226,6 +228,10 @@ def respond(request: Request) -> dict:
     partial = target.with_suffix(".partial")
     partial.write_text(json.dumps(result, indent=1, ensure_ascii=False))
     partial.replace(target)
+    if request.trace is not None:
+        with traced(request.trace, "a warm answer"):
+            (again,) = engine.answer([example], features.get, [known])
+            perform(engine, speech, face, again, portrait, config.generators.content_source)
     return result
 
 

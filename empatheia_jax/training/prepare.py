@@ -6,14 +6,17 @@ With `compile_ahead` later stages are made ready in other threads while one trai
 import collections
 import concurrent.futures
 import dataclasses
+import json
 from collections.abc import Callable
+from pathlib import Path
 
 import jax
 import numpy as np
 import optax
 from flax import nnx
 
-from empatheia_jax import sharding
+from empatheia_jax import processes, sharding
+from empatheia_jax.compile_report import Program, compile_ahead_of_time
 from empatheia_jax.data.packing import Bounds
 from empatheia_jax.data.pipeline import steps_for
 from empatheia_jax.data.rows import Rows
@@ -42,7 +45,9 @@ class Prepared:
     step: Callable  # see `training.step.make_step`
     signals: Callable | None  # see `training.whiten.make_signals`
     states: Callable | None  # see `training.state_cache.make_states`
-    flops_per_token: float  # model FLOPs of a step, over the tokens that it reports
+    flops: float  # model FLOPs of a mean step
+    flops_per_token: float  # the same over the tokens that it reports
+    programs: tuple[Program, ...]  # what was compiled for it
 
     def split(self, state: nnx.State) -> tuple[nnx.State, nnx.State]:
         """(trainable, frozen) of a state as it comes in, each where and as `step` wants it."""
@@ -81,29 +86,52 @@ def prepare(run, stage: Stage, graphdef: nnx.GraphDef, abstract: nnx.State) -> P
         init = jax.jit(tx.init, out_shardings=opt_places)
         opt_state = sharding.placed(opt_state, opt_places)
         batch = _abstract_batch(rows, mesh)
+        flops, cost = model_flops(rows, stage)
+        programs: list[Program] = []
+
+        def ready(name: str, function, *arguments, flops: float | None = None):
+            compiled, program = compile_ahead_of_time(name, function, *arguments, flops=flops)
+            programs.append(program)
+            return compiled
+
         step = jax.jit(
             make_step(stage_graph, stage, tx, rows.bounds, flat), donate_argnums=(0, 1),
             out_shardings=(places, opt_places, sharding.replicated(mesh)),
-        ).lower(given, opt_state, frozen, batch, jax.eval_shape(lambda: jax.random.key(0))).compile()  # fmt: skip
+        )  # fmt: skip
+        key = jax.eval_shape(lambda: jax.random.key(0))
+        step = ready("step", step, given, opt_state, frozen, batch, key, flops=flops)
         here, single = sharding.batch_sharding(mesh), _single(batch, mesh)
         signals = None
         if stage.style and config.latents.whiten:
             everywhere = sharding.replicated(mesh)
-            signals = jax.jit(make_signals(graphdef), out_shardings=everywhere).lower(abstract, single).compile()
-        cost = flops_per_token(rows, stage)
+            signals = ready("signals", jax.jit(make_signals(graphdef), out_shardings=everywhere), abstract, single)
         states = None
         if stage.cached:
             tokens = _single(_abstract_batch(rows.computing(), mesh), mesh)
-            states = jax.jit(make_states(graphdef), out_shardings=here).lower(abstract, tokens).compile()
+            states = ready("states", jax.jit(make_states(graphdef), out_shardings=here), abstract, tokens)
         if validation and stage.kind not in run.evaluations:
             evaluation = jax.jit(make_evaluation(graphdef, stage, Bounds(rows.config.data.row_targets)))
             whole = nnx.merge_state(trainable, frozen)
-            run.evaluations[stage.kind] = evaluation.lower(whole, single).compile()
-    return Prepared(stage, rows, validation, steps, trainable, frozen, flat, init, step, signals, states, cost)
+            run.evaluations[stage.kind] = ready("evaluation", evaluation, whole, single)
+    return Prepared(
+        stage, rows, validation, steps, trainable, frozen, flat, init, step, signals, states, flops, cost,
+        tuple(programs),
+    )  # fmt: skip
 
 
-def flops_per_token(rows: Rows, stage: Stage) -> float:
-    """Model FLOPs of a stage's steps over the tokens that they report, from the lengths of the split's Examples."""
+def report(folder: Path, prepared: Prepared) -> None:
+    """Say what was compiled for a stage, and append it to `folder`/compile.jsonl."""
+    if not processes.first():
+        return
+    stage = prepared.stage.number
+    with (folder / "compile.jsonl").open("a") as file:
+        for program in prepared.programs:
+            processes.say(f"compile  stage {stage} {program}")
+            file.write(json.dumps({"stage": stage, **dataclasses.asdict(program)}) + "\n")
+
+
+def model_flops(rows: Rows, stage: Stage) -> tuple[float, float]:
+    """Model FLOPs of a mean step and of a token that it reports, from the lengths of the split's Examples."""
     encoded, count = rows.encoded, len(rows.encoded)
     lengths = np.array([len(one.ids) for one in encoded])
     answers = np.array([min(one.response[1] - one.response[0], rows.config.data.response_tokens) for one in encoded])
@@ -116,7 +144,9 @@ def flops_per_token(rows: Rows, stage: Stage) -> float:
         response=float(answers.mean()), phonemes=float(golds[:, 0].mean()), frames=float(golds[:, 1].mean()),
     )  # fmt: skip
     reported = float(answers.sum() if stage.cached else lengths.sum())
-    return training_step(rows.config, stage, rows.widths, load) / max(reported, 1.0)
+    epoch = training_step(rows.config, stage, rows.widths, load)
+    steps = rows.stream.rows_per_epoch / (rows.config.optim.accumulate * rows.config.data.rows)
+    return epoch / steps, epoch / max(reported, 1.0)
 
 
 def _abstract_batch(rows: Rows, mesh) -> dict[str, jax.ShapeDtypeStruct]:
@@ -147,7 +177,9 @@ class Ahead:
             # What a stage trains comes out as float32: the next one is given it so.
             _, trainable, frozen = split(nnx.merge(graphdef, abstract), stage)
             abstract = nnx.merge_state(trainable, frozen)
-        self._depth = max(1, usable_cores() // 2) if run.config.compile_ahead else 1
+        # A compiler at work beside the steps would be in their profile.
+        self._early = run.config.compile_ahead and run.profile.folder is None
+        self._depth = max(1, usable_cores() // 2) if self._early else 1
         self._pool = concurrent.futures.ThreadPoolExecutor(self._depth, "prepare")
         self._ready: collections.deque[concurrent.futures.Future] = collections.deque()
 
@@ -156,7 +188,8 @@ class Ahead:
         self._start()
         with self._run.clock("compile"):
             prepared = self._ready.popleft().result()
-        if self._run.config.compile_ahead:
+        report(self._run.folder, prepared)
+        if self._early:
             self._start()
         return prepared
 

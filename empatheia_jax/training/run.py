@@ -25,6 +25,7 @@ from empatheia_jax.data.rows import Rows, with_data
 from empatheia_jax.data.schema import Widths
 from empatheia_jax.empatheia import Empatheia, Statistics, attune
 from empatheia_jax.flops import mfu
+from empatheia_jax.profiling.capture import Profile
 from empatheia_jax.states import write_json
 from empatheia_jax.training.bases import check_base, load_adapter
 from empatheia_jax.training.clock import Clock, Rate
@@ -126,6 +127,7 @@ class Run:
     metrics: Metrics
     clock: Clock
     stop: Stop
+    profile: Profile = dataclasses.field(default_factory=Profile)
     evaluations: dict[tuple, Callable] = dataclasses.field(default_factory=dict)  # compiled, by `Stage.kind`
 
     def rows(self, stage: Stage, split_name: str = "train") -> Rows:
@@ -173,7 +175,9 @@ def run_stage(run: Run, prepared: Prepared, state: nnx.State, start: Position) -
         position, rate, pending = start, Rate(steps, start.stage_step), None
         wanted = False  # read once a step: a signal after the last one must not lose the finished stage
         key = jax.random.key(config.seed * 10 + stage.number)
+        profile = run.profile.stage(stage.number, start.stage_step, prepared.flops)
         for batch in _on_device(batches, run.mesh, rows.config.data.rows):
+            profile.begin(trainable)
             ids = step_ids(rows, position.stage_step)
             step_key = jax.random.fold_in(key, position.stage_step)
             trainable, opt_state, values = prepared.step(trainable, opt_state, frozen, batch, step_key)
@@ -191,6 +195,7 @@ def run_stage(run: Run, prepared: Prepared, state: nnx.State, start: Position) -
                     run.checkpoints.save(position, saved, flat.expand(opt_state) if flat else opt_state)
             if wanted:
                 break
+        profile.end(trainable)
         _log(run, prepared, rate, pending, last=True)
         state = nnx.merge_state(as_tree(trainable), frozen)
         if not wanted:

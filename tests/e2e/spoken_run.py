@@ -39,7 +39,9 @@ def command(*words: str, cache: Path) -> str:
     """A public command, in a process of its own: what it prints."""
     done = subprocess.run(
         [sys.executable, *words], cwd=ROOT, capture_output=True, text=True, timeout=1800,
-        env=os.environ | {"JAX_PLATFORMS": "cpu", "JAX_COMPILATION_CACHE_DIR": str(cache)},
+        env=os.environ | {
+            "JAX_PLATFORMS": "cpu", "JAX_ENABLE_COMPILATION_CACHE": "true", "JAX_COMPILATION_CACHE_DIR": str(cache),
+        },
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
     return done.stdout

@@ -44,3 +44,14 @@ def test_one_answer_four_ways(made, source):
             np.testing.assert_array_equal(other, heard)
         assert np.corrcoef(heard, other)[0, 1] >= 0.9
         assert frames.shape == seen.shape and np.abs(frames - seen).mean() < 2  # levels, after the coder
+
+
+def test_a_warm_answer_is_traced(made):
+    run, _ = made
+    (plain, told), (video, same) = respond(run, "plain.mp4"), respond(run, "traced.mp4", "--trace")
+    changing = {"timings", "provenance"}
+    assert {k: v for k, v in same.items() if k not in changing} == {k: v for k, v in told.items() if k not in changing}
+    np.testing.assert_array_equal(read_video(video), read_video(plain))
+    page = (run.parent / "traced.profile" / "profile.md").read_text()
+    assert "a warm answer" in page and "| matmul |" in page and "jit__write_traced" in page
+    assert len(list((run.parent / "traced.profile").rglob("*.xplane.pb"))) == 1

@@ -10,9 +10,9 @@ from trainer import DIALOGUES, Trainer
 
 @pytest.fixture(scope="module")
 def trainer(tmp_path_factory):
-    """A whole run, and one that was asked to stop twice."""
+    """A whole run, which is profiled, and one that was asked to stop twice."""
     made = Trainer(tmp_path_factory.mktemp("train"))
-    code, out, err = made.finish(made.start("whole"))
+    code, made.said, err = made.finish(made.start("whole", "--profile", "--profile-steps", "3"))
     assert code == 0, err[-2000:]
     stop_at = [30, 0]  # in stage 0 between two checkpoints; then at the first step of what is left
     for number, wanted in enumerate(stop_at):
@@ -89,3 +89,35 @@ def test_a_used_workdir_needs_resume_and_another_config_is_refused(trainer):
     code, _, err = trainer.finish(trainer.start("fresh", "--data.path", str(trainer.folder / "nowhere")))
     assert code == 2 and err.count("\n") == 1 and "nowhere" in err
     assert not (trainer.folder / "fresh" / "config.json").exists()
+
+
+def test_a_profile_is_a_page_and_a_trace_of_each_stage(trainer):
+    """That it changes nothing is what the other tests say: the runs that are compared with this one have none."""
+    for stage, product in ((0, "dot_general"), (1, "dot_general")):
+        folder = trainer.folder / "whole" / "profile" / f"stage-{stage}"
+        text = (folder / "profile.md").read_text()
+        assert f"stage {stage}, steps 4 to 6" in text and "| traced | 3 steps" in text
+        assert " | matmul | " in text and product in text and "jit_step" in text
+        assert len(list(folder.rglob("*.xplane.pb"))) == len(list(folder.rglob("perfetto_trace.json.gz"))) == 1
+    assert trainer.said.count("profile  stage") == 2
+    assert not (trainer.folder / "stopped" / "profile").exists()
+
+
+def test_what_was_compiled_is_reported_and_a_resumed_run_has_it_from_the_cache(trainer):
+    whole, stopped = (trainer.read(run, "compile.jsonl") for run in ("whole", "stopped"))
+    assert [(r["stage"], r["name"]) for r in whole] == [(0, "step"), (0, "evaluation"), (1, "step")]
+    assert not any(r["from_cache"] for r in whole) and len(stopped) > len(whole)
+    assert all(r["from_cache"] for r in stopped)
+    sizes = ("argument_bytes", "output_bytes", "alias_bytes", "temporary_bytes", "code_bytes", "flops")
+    for record in stopped:
+        one = next(r for r in whole if (r["stage"], r["name"]) == (record["stage"], record["name"]))
+        assert [record[name] for name in sizes] == [one[name] for name in sizes]
+    for record in whole:
+        assert record["argument_bytes"] > 0 and record["lower_seconds"] > 0 and record["compile_seconds"] > 0
+        assert (record["flops"] is None) == (record["name"] == "evaluation")
+
+
+def test_a_profile_of_no_steps_is_refused(trainer):
+    code, _, err = trainer.finish(trainer.start("none", "--profile", "--profile-steps", "0"))
+    assert code == 2 and err.count("\n") == 1 and "--profile-steps" in err
+    assert not (trainer.folder / "none").exists()
