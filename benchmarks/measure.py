@@ -1,7 +1,6 @@
-"""Measuring two programs fairly: the same cores, in turn, the median; and where the numbers go."""
+"""Measuring two programs fairly: the same cores, in turn, the median."""
 
 import argparse
-import datetime
 import json
 import os
 import re
@@ -12,7 +11,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-RESULTS = Path(__file__).with_name("RESULTS.md")
+import results
+
 REPETITIONS = 5
 
 
@@ -23,8 +23,16 @@ def parser(doc: str) -> argparse.ArgumentParser:
     made.add_argument("--smoke", action="store_true", help="a few steps, to see that it runs; no result")
     made.add_argument("--shape", choices=("tiny", "1b", "7b"), default="tiny", help="of the LLM")
     made.add_argument("--core", type=int, help="CPU core to stay on (default: the last one); CPU only")
-    made.add_argument("--record", action="store_true", help=f"append the rows to {RESULTS.name}")
+    add_record(made)
     return made
+
+
+def add_record(made: argparse.ArgumentParser) -> None:
+    """`--record [FOLDER]`."""
+    made.add_argument(
+        "--record", nargs="?", const=results.LINES, type=Path, metavar="FOLDER",
+        help="append the rows to FOLDER/BENCHMARK.jsonl (default: benchmarks/results); results.py makes RESULTS.md",
+    )  # fmt: skip
 
 
 def on_one_core(core: int | None) -> None:
@@ -104,7 +112,8 @@ def machine() -> str:
     if device.platform != "cpu":
         return device.device_kind
     model = next((x.split(":")[1] for x in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in x), "CPU")
-    return f"{len(os.sched_getaffinity(0))} core of {model.strip()}"
+    cores = len(os.sched_getaffinity(0))
+    return f"{cores} core{'s' if cores > 1 else ''} of {model.strip()}"
 
 
 def row(name: str, work: float, unit: str, seconds: dict[str, list[float]], **facts) -> dict:
@@ -136,26 +145,11 @@ def _digits(value: float) -> float:
 
 
 def report(rows: list[dict], args: argparse.Namespace) -> None:
-    """JSON lines on stdout; with --record a table in RESULTS.md too. Smoke rows say so and are never recorded."""
+    """JSON lines on stdout; with --record in a file too. Smoke rows say so and are never recorded."""
     for result in rows:
         print(json.dumps(result | ({"smoke": True} if args.smoke else {})), flush=True)
-    if not args.record or args.smoke:
+    if args.record is None or args.smoke:
         return
-    command = f"python {' '.join([str(Path('benchmarks') / Path(sys.argv[0]).name), *sys.argv[1:]])}"
-    versions = ", ".join(f"{name} {version}" for name, version in rows[0]["versions"].items())
-    lines = [
-        "", f"## {Path(sys.argv[0]).stem}, {rows[0]['device']}, {datetime.date.today()}", "",
-        f"`{command}`; {versions}", "",
-        "| row | ours | peer | unit | ratio | range | notes |", "|---|---|---|---|---|---|---|",
-    ]  # fmt: skip
-    known = {"name", "value", "unit", "device", "peer_value", "ratio_to_peer", "ratio_range", "versions"}
-    for result in rows:
-        ratio = result.get("ratio_to_peer", "")
-        low, high = result.get("ratio_range", ("", ""))
-        notes = ", ".join(f"{name} {value}" for name, value in result.items() if name not in known)
-        lines.append(
-            f"| {result['name']} | {result['value']:,} | {result.get('peer_value', '')} | {result['unit']} | {ratio} | "
-            f"{low} to {high} | {notes} |"
-        )
-    with RESULTS.open("a") as file:
-        file.write("\n".join(lines) + "\n")
+    script = Path(sys.argv[0])
+    command = results.called(["python", f"benchmarks/{script.name}", *sys.argv[1:]])
+    results.append(rows, script.stem, command, args.record)

@@ -11,14 +11,18 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 
 
+def recorded() -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in (ROOT / "benchmarks" / "results").iterdir()}
+
+
 def rows(name: str, *words: str) -> list[dict]:
-    before = (ROOT / "benchmarks" / "RESULTS.md").read_bytes()
+    before = recorded()
     done = subprocess.run(
         [sys.executable, str(ROOT / "benchmarks" / f"{name}.py"), "--smoke", "--record", *words], cwd=ROOT,
         env=os.environ | {"PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"}, capture_output=True, text=True,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-2000:]
-    assert (ROOT / "benchmarks" / "RESULTS.md").read_bytes() == before  # smoke rows are no results
+    assert recorded() == before  # smoke rows are no results
     found = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
     assert all(row["smoke"] and row["value"] > 0 and row["unit"] and row["device"] for row in found)
     return found
