@@ -1,11 +1,11 @@
 """RESULTS.md from the lines that benchmarks recorded.
 
-python benchmarks/results.py [--lines benchmarks/results] [--output benchmarks/RESULTS.md]
+python benchmarks/results.py [--add FOLDER]
 
 `--record` of a benchmark appends to results/BENCHMARK.jsonl, a line a row: what was called, when, on which commit
-(`dirty`: with changes that were not committed), device and versions, and every fact. Here the newest run of each
-benchmark, device and settings becomes a table, older ones become lines of the history, and READING.md, which is written
-by hand, ends the page.
+(`dirty`: with changes that were not committed), with which XLA flags, device and versions, and every fact. Here the
+newest run of each benchmark, device and settings becomes a table, older ones become lines of the history, and READING.md,
+which is written by hand, ends the page.
 """
 
 import argparse
@@ -18,6 +18,7 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 LINES, PAGE, READING = HERE / "results", HERE / "RESULTS.md", HERE / "READING.md"
+FLAGS = ("XLA_FLAGS", "JAX_OPTIMIZATION_LEVEL")  # of the environment: with them it is another measurement
 PATHS = ("--record", "--torch-repo", "--corpus", "--source", "--weights")  # their values say where, not what
 HEAD = """# Benchmarks: results
 
@@ -57,12 +58,33 @@ def append(rows: list[dict], benchmark: str, command: str, folder: Path = LINES)
     """Add one run's rows to FOLDER/BENCHMARK.jsonl, all or none; returns the file."""
     head, dirty = commit()
     date = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    flags = " ".join(f"{name}='{value.strip()}'" for name in FLAGS if (value := os.environ.get(name, "")).strip())
+    command = f"{flags} {command}".strip()
     origin = {"benchmark": benchmark, "command": command, "commit": head, "dirty": dirty, "date": date}
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{benchmark}.jsonl"
     with path.open("a") as file:
         file.write("".join(json.dumps(origin | row) + "\n" for row in rows))
     return path
+
+
+def add(source: Path, folder: Path = LINES) -> int:
+    """Append the lines of SOURCE/*.jsonl that FOLDER does not have yet; returns how many.
+
+    Raises:
+      ValueError: a line that is no row; nothing is added then.
+    """
+    if not read(source):
+        raise ValueError(f"{source}: no recorded rows (*.jsonl) in it")
+    added = 0
+    for path in sorted(source.glob("*.jsonl")):
+        target = folder / path.name
+        known = set(target.read_text().splitlines()) if target.exists() else set()
+        lines = [line for line in path.read_text().splitlines() if line not in known]
+        with target.open("a") as file:
+            file.write("".join(f"{line}\n" for line in lines))
+        added += len(lines)
+    return added
 
 
 def read(folder: Path = LINES) -> list[list[dict]]:
@@ -186,11 +208,12 @@ def _origin(row: dict) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--lines", type=Path, default=LINES, help="folder of the .jsonl files")
-    parser.add_argument("--output", type=Path, default=PAGE)
+    parser.add_argument("--add", type=Path, metavar="FOLDER", help="first take over what was recorded elsewhere")
     args = parser.parse_args()
-    args.output.write_text(page(read(args.lines), READING.read_text()))
-    print(args.output)
+    if args.add is not None:
+        print(f"{add(args.add)} new rows of {args.add}")
+    PAGE.write_text(page(read(), READING.read_text()))
+    print(PAGE)
 
 
 if __name__ == "__main__":

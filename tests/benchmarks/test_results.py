@@ -70,6 +70,7 @@ def test_columns_are_those_that_rows_have():
 
 def test_a_run_is_recorded_with_its_command_commit_and_versions(tmp_path, monkeypatch):
     folder = tmp_path / "lines"
+    monkeypatch.delenv("XLA_FLAGS", raising=False)
     monkeypatch.setattr(sys, "argv", ["decode.py", "--torch-repo", str(tmp_path / "clone"), "--record", str(folder)])
     rows = [ROW, ROW | {"name": "batch_4"}]
     for smoke in (True, False):
@@ -86,6 +87,30 @@ def test_where_files_lie_is_no_setting():
     here = results.settings("python benchmarks/face.py --peer torch --torch-repo here --seconds 2 --record")
     assert here == results.settings("python benchmarks/face.py --peer torch --torch-repo there --seconds 2")
     assert here != results.settings("python benchmarks/face.py --peer torch --torch-repo here --seconds 3")
+
+
+def test_flags_of_the_compiler_are_recorded_as_a_setting(tmp_path, monkeypatch):
+    monkeypatch.setenv("XLA_FLAGS", " --xla_one=true  --xla_two=1 ")
+    monkeypatch.delenv("JAX_OPTIMIZATION_LEVEL", raising=False)
+    results.append([ROW], "decode", "python benchmarks/decode.py --record", tmp_path)
+    ((row,),) = results.read(tmp_path)
+    assert row["command"] == "XLA_FLAGS='--xla_one=true  --xla_two=1' python benchmarks/decode.py --record"
+    assert results.settings(row["command"]) != results.settings("python benchmarks/decode.py --record")
+
+
+def test_rows_of_another_machine_are_added_once(tmp_path):
+    here, there = tmp_path / "here", tmp_path / "there"
+    for folder in (here, there):
+        folder.mkdir()
+    record(here, "python benchmarks/decode.py", 1.0, 1)
+    record(there, "python benchmarks/decode.py", 2.0, 2)
+    assert [results.add(there, here), results.add(there, here)] == [1, 0]
+    assert [run[0]["value"] for run in results.read(here)] == [1.0, 2.0]
+    (there / "decode.jsonl").write_text("{}\n")
+    with pytest.raises(ValueError, match="lacks"):
+        results.add(there, here)
+    with pytest.raises(ValueError, match="no recorded rows"):
+        results.add(tmp_path, here)
 
 
 def test_a_broken_line_is_named(tmp_path):
