@@ -4,8 +4,8 @@ python benchmarks/results.py [--add FOLDER]
 
 `--record` of a benchmark appends to results/BENCHMARK.jsonl, a line a row: what was called, when, on which commit
 (`dirty`: with changes that were not committed), with which XLA flags, device and versions, and every fact. Here the
-newest run of each benchmark, device and settings becomes a table, older ones become lines of the history, and READING.md,
-which is written by hand, ends the page.
+newest run of each benchmark, device and settings becomes a table, older ones become lines of the history, and
+READING.md, which is written by hand, ends the page.
 """
 
 import argparse

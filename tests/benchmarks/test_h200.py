@@ -42,7 +42,7 @@ def test_a_step_that_fails_or_hangs_is_said_and_the_next_one_runs(tmp_path):
         '*speech.py) echo \'{"name": "sentence"}\';;\n-c) exit 1;;\nesac\n'
     )
     python.chmod(0o755)
-    words = {"PYTHON": str(python), "TOTAL": "2", "LEAST": "1", "ONLY": "train_7b decode_7b speech face"}
+    words = {"PYTHON": str(python), "TOTAL": "6", "LEAST": "1", "ONLY": "train_7b decode_7b speech face"}
     done = run(tmp_path, "--smoke", timeout=60, **words)
     assert done.returncode == 2 and "broken" in done.stderr and '{"name": "sentence"}' not in done.stdout
     said = done.stdout.split("failed\n")[1].splitlines()
