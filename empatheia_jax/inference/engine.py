@@ -85,6 +85,9 @@ class Engine:
         self.graphdef, abstract = abstract_model(self.config, self.widths, mesh)
         self.state = restore(self.folder, self.config, checkpoints, self.position, abstract, training=False)
         checkpoints.close()
+        self._compile()
+
+    def _compile(self) -> None:
         self._write = jax.jit(self._write_traced)
         self._read = jax.jit(self._read_traced)
         self._speech = jax.jit(self._speech_traced)

@@ -161,10 +161,7 @@ def choose_portrait(
     return Portrait(image=picture if face == "dreamtalk" else None, appearance=appearance), None
 
 
-_LOADED = (
-    "run", "speech_generator", "speech_weights", "face_generator", "face_weights", "content_source", "torch",
-    "face_size",
-)  # fmt: skip
+_ASKED = ("output", "dialogue", "text", "speech", "video", "profile", "portrait", "consent")
 
 
 class Responder:
@@ -193,7 +190,7 @@ class Responder:
         """The run itself. Raises as `Engine`, and RespondError where it has no latents."""
         engine = Engine(self.run, generators=self.config.generators, **self._engine)
         if engine.widths is None:
-            raise RespondError(f"{self.run} was trained on words only: it has no voice and no face; train stages 2 to 4")
+            raise RespondError(f"{self.run} was trained on words only, without voice and face: train stages 2 to 4")
         return engine
 
     @functools.cached_property
@@ -287,8 +284,8 @@ def respond(request: Request) -> dict:
 
 
 def _loaded_for(request: Request) -> dict:
-    """The part of a request that says what is loaded."""
-    return {name: getattr(request, name) for name in _LOADED}
+    """The part of a request that says what is loaded: all but what is asked."""
+    return {name: value for name, value in vars(request).items() if name not in _ASKED}
 
 
 def _generators(request: Request, config: Config):

@@ -94,7 +94,6 @@ def test_moving_and_drawing_a_face():
 def test_data_rates_and_packing():
     found = {row["name"]: row for row in rows("data")}
     assert {f"stage_{n}" for n in (1, 2, 3, 4)} <= found.keys()
-    assert {"extract_hubert_audio", "extract_clip_video"} <= found.keys()
     for name, row in found.items():
         if name.startswith("packing"):
             assert row["efficiency"] <= row["most_possible"] <= 1.0
