@@ -78,18 +78,18 @@ bench() { # NAME LIMIT SCRIPT WORDS...
 
 training() { XLA_FLAGS="${XLA_FLAGS:-} $TRAIN_XLA_FLAGS" bench "$@"; }
 
-training train_7b 300 train_step.py --shape $BIG --attention $ATTENTION --steps 4
+training train_7b 280 train_step.py --shape $BIG --attention $ATTENTION --steps 4
 bench decode_7b 150 decode.py --shape $BIG
 training train_1b 180 train_step.py --shape $MIDDLE --attention $ATTENTION --steps 4 "${PEER[@]}"
 bench decode_1b 120 decode.py --shape $MIDDLE "${PEER[@]}"
-bench quantized 180 quantized.py --shape $BIG
+bench quantized 150 quantized.py --shape $BIG
 bench extract 150 extract.py --shape $ENCODERS "${PEER[@]}"
-bench speech 120 speech.py "${SPEECH[@]}"
-bench face 120 face.py "${FACE[@]}"
-bench respond 150 respond.py
-bench respond_neural 200 respond.py --generators neural
+bench speech 100 speech.py "${SPEECH[@]}"
+bench face 100 face.py "${FACE[@]}"
+bench respond 240 respond.py --shape $BIG --generators neural "${PEER[@]}"
+bench respond_classical 90 respond.py
 bench data 120 data.py
-bench scaling 120 scaling.py
+bench scaling 240 scaling.py --shape $MIDDLE
 [ "$SMOKE" = --smoke ] || step demo 500 "$PYTHON" -m empatheia_jax demo --output "$OUT/demo" # `make demo` is a smoke test
 bench stage2 120 stage2.py
 bench convert 150 convert.py --shape $([ "$SMOKE" = --smoke ] && echo tiny || echo 300m) "${PEER[@]}"

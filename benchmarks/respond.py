@@ -160,7 +160,7 @@ def _rows(args, folder: Path) -> list[dict]:
         write_generators(folder)
     write_words(folder / "words")
     spoken = read_examples(folder / "words", "train", validation_share=0.0)[0]
-    words = tokenizers.train_bpe(list(training_texts(spoken, config)), min(config.llm.vocab_size, 4096))
+    words = tokenizers.train_bpe(list(training_texts(spoken, config)), config.llm.vocab_size)
     chain = next(example.chain for example in spoken if example.chain is not None)
     target = encode_target(words, chain, "Oh." if args.smoke else ANSWERED, PROFILE)
     answer = target.ids[: target.span[1]]
