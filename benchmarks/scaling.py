@@ -138,5 +138,4 @@ if __name__ == "__main__":
     found = main(ARGS)
     measure.report(found, ARGS)
     if ARGS.plot or (ARGS.record and not ARGS.smoke):
-        beside = results.HERE if ARGS.record == results.LINES else ARGS.record
-        plot(found, ARGS.plot or beside / "scaling.png")
+        plot(found, ARGS.plot or (results.HERE if ARGS.record.resolve() == results.LINES else ARGS.record) / "scaling.png")
