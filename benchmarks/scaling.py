@@ -138,4 +138,6 @@ if __name__ == "__main__":
     found = main(ARGS)
     measure.report(found, ARGS)
     if ARGS.plot or (ARGS.record and not ARGS.smoke):
-        plot(found, ARGS.plot or (results.HERE if ARGS.record.resolve() == results.LINES else ARGS.record) / "scaling.png")
+        recorded = ARGS.record or results.LINES
+        beside = results.HERE if recorded.resolve() == results.LINES else recorded
+        plot(found, ARGS.plot or beside / "scaling.png")
