@@ -126,14 +126,14 @@ def device_peak() -> dict[str, float]:
 
 
 class Compiling:
-    """`with Compiling() as clock`: `clock.seconds` that tracing, lowering and compiling took in it."""
+    """`with Compiling() as clock`: `clock.seconds` of it in which something was traced, lowered or compiled."""
 
     EVENTS = ("jaxpr_trace_duration", "jaxpr_to_mlir_module_duration", "backend_compile_duration")
 
     def __enter__(self):
         import jax
 
-        self.seconds = 0.0
+        self._spans: list[tuple[float, float]] = []
         jax.monitoring.register_event_duration_secs_listener(self._heard)
         return self
 
@@ -144,7 +144,17 @@ class Compiling:
 
     def _heard(self, event: str, seconds: float, **_) -> None:
         if event.rsplit("/", 1)[-1] in self.EVENTS:
-            self.seconds += seconds
+            now = time.perf_counter()
+            self._spans.append((now - seconds, now))
+
+    @property
+    def seconds(self) -> float:
+        """Once each: a function that is traced inside another is part of its time."""
+        total, until = 0.0, 0.0
+        for start, end in sorted(self._spans):
+            total += max(0.0, end - max(start, until))
+            until = max(until, end)
+        return total
 
 
 def print_peak(who: str) -> None:
