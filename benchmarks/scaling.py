@@ -127,7 +127,7 @@ def plot(rows: list[dict], path: Path) -> None:
     ):  # fmt: skip
         place.plot(x, y, "o" if place is axes[0, 0] else "o-", color="#4878a8")
         place.set(title=title, ylabel=unit, xticks=x)
-        place.set_ylim(bottom=0)
+        place.set_ylim(0, 1.12 * max(y))
     figure.suptitle(f"LoRA step, {rows[0]['shape']}, {rows[0]['device']}")
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=110, metadata={"Software": None})
