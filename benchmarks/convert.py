@@ -68,7 +68,7 @@ def main() -> None:
     parser.add_argument("--source", type=Path, help="a checkpoint that random_llama.py wrote, to use again")
     parser.add_argument("--repetitions", type=int, default=3)
     parser.add_argument("--smoke", action="store_true", help="the tiny shape, once, to see that it runs; no result")
-    parser.add_argument("--record", action="store_true", help=f"append the rows to {measure.RESULTS.name}")
+    measure.add_record(parser)
     args = parser.parse_args()
     shape, repetitions = ("tiny", 1) if args.smoke else (args.shape, args.repetitions)
     with tempfile.TemporaryDirectory() as folder:

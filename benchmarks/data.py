@@ -1,6 +1,6 @@
-"""How fast data comes: from stores to packed batches, stage by stage; how full rows are; extraction an encoder.
+"""How fast data comes: from stores to packed batches, stage by stage; how full rows are.
 
-    python benchmarks/data.py [--smoke] [--record] [--corpus FOLDER] [--only rows,packing,extract] [--threads N]
+    python benchmarks/data.py [--smoke] [--record] [--corpus FOLDER] [--only rows,packing] [--threads N]
 
 rows: shapes of `configs/vicuna_7b.py`, a feature store of the published widths (random numbers; utterances of 5.7 s,
 AvaMERG's mean), one process, one reading thread (`--threads`). `needed` is what a 7B step takes from one accelerator
@@ -8,7 +8,6 @@ AvaMERG's mean), one process, one reading thread (`--threads`). `needed` is what
 is what one Example a row (padded to the longest of a batch of 16) would have of real tokens.
 packing: real tokens among all of a row, beside the most that any packing could have (a lower bound on rows, L2) and
 beside padding. Words are the sample grammar's, or those of --corpus.
-extract: utterances a second of an encoder by itself, from media in memory.
 """
 
 import os
@@ -18,13 +17,12 @@ from pathlib import Path
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
-import jax  # noqa: E402
 import measure  # noqa: E402
 import numpy as np  # noqa: E402
 from absl import flags  # noqa: E402
 from shapes import write_words  # noqa: E402
 
-from empatheia_jax.config import Config, EncoderConfig  # noqa: E402
+from empatheia_jax.config import Config  # noqa: E402
 from empatheia_jax.config_io import load_config  # noqa: E402
 from empatheia_jax.data import tokenizer  # noqa: E402
 from empatheia_jax.data.avamerg import read_examples  # noqa: E402
@@ -36,7 +34,6 @@ from empatheia_jax.data.packing import RowLimits, Size, least_rows, plan_epoch  
 from empatheia_jax.data.pipeline import training_batches, widths_of  # noqa: E402
 from empatheia_jax.data.rows import Rows, with_data  # noqa: E402
 from empatheia_jax.data.schema import Example  # noqa: E402
-from empatheia_jax.encoders import build_encoders  # noqa: E402
 from empatheia_jax.training.run_data import training_texts  # noqa: E402
 from empatheia_jax.training.stages import stage  # noqa: E402
 
@@ -173,38 +170,11 @@ def measure_packing(config: Config, examples: list[Example], words) -> list[dict
     return results
 
 
-def measure_extract(smoke: bool) -> list[dict]:
-    """Utterances a second of each encoder: classical ones on a core, networks (random weights) on the device."""
-    rng = np.random.default_rng(0)
-    on_cpu = jax.default_backend() == "cpu"
-    count, hubert, clip = (2, "small", "small") if smoke else (1 if on_cpu else 64, "large", "vit_l_14_336")
-    published = EncoderConfig(
-        kind="hubert_clip", hubert=hubert, hubert_weights="random", clip=clip, clip_weights="random"
-    )
-    results = []
-    for config in (EncoderConfig(kind="classical"), published):
-        for modality, encoder in build_encoders(config).items():
-            if modality == "audio":
-                media = [
-                    (0.1 * rng.standard_normal(int(SECONDS * encoder.sample_rate))).astype(np.float32)
-                    for _ in range(count)
-                ]
-            else:
-                media = [rng.integers(0, 255, (8, 256, 256, 3), np.uint8) for _ in range(count)]
-
-            def run(encoder=encoder, media=media):
-                encoder.encode([encoder.preprocess(one) for one in media])
-
-            seconds = measure.in_turn({"ours": run}, 1 if smoke or on_cpu else 5)
-            results.append(measure.row(f"extract_{encoder.name}", count, "utterances/s", seconds, batch=count))
-    return results
-
-
 def main() -> None:
     parser = measure.parser(__doc__)
     parser.add_argument("--corpus", help="folder of the released layout, for its words; default: the sample grammar's")
     parser.add_argument("--threads", type=int, default=1, help="that read and collate, as in training")
-    parser.add_argument("--only", default="rows,packing,extract")
+    parser.add_argument("--only", default="rows,packing")
     args = parser.parse_args()
     wanted = args.only.split(",")
     examples = corpus(args.corpus, 40 if args.smoke else 10**6)
@@ -215,8 +185,6 @@ def main() -> None:
         rows += measure_rows(config, examples[:800], words, args.smoke, args.threads)
     if "packing" in wanted:
         rows += measure_packing(config, examples, words)
-    if "extract" in wanted:
-        rows += measure_extract(args.smoke)
     measure.report(rows, args)
 
 

@@ -84,6 +84,7 @@ def main(args) -> None:
     config = LLMS[args.shape]
     ours = Ours(config, new)
     peer = Peer(ours, new) if args.peer else None
+    copy = measure.copy_rate(0.1 if args.shape == "tiny" else 2.0)
     parameters = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(ours.state))
     rng, rows = np.random.default_rng(0), []
     for batch in (1, 4):
@@ -100,7 +101,8 @@ def main(args) -> None:
         result = measure.row(f"batch_{batch}", batch * new, "tokens/s", seconds, **facts)
         # Every step reads all weights once: what the memory must carry, whatever the arithmetic.
         gigabytes = parameters * result["value"] / batch / 1e9
-        rows.append(result | {"weights_read_GB_per_s": round(gigabytes, 1)})
+        result |= {"weights_read_GB_per_s": round(gigabytes, 1)} | measure.memory_bound(1e9 * gigabytes, 1.0, copy)
+        rows.append(result | measure.device_peak())
     measure.report(rows, args)
 
 

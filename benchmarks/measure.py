@@ -1,7 +1,6 @@
-"""Measuring two programs fairly: the same cores, in turn, the median; and where the numbers go."""
+"""Measuring two programs fairly: the same cores, in turn, the median."""
 
 import argparse
-import datetime
 import json
 import os
 import re
@@ -12,19 +11,28 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-RESULTS = Path(__file__).with_name("RESULTS.md")
+import results
+
 REPETITIONS = 5
 
 
-def parser(doc: str) -> argparse.ArgumentParser:
-    """The flags that all benchmarks share."""
+def parser(doc: str, shapes: tuple[str, ...] = ("tiny", "1b", "7b")) -> argparse.ArgumentParser:
+    """The flags that all benchmarks share; `shapes` are the sizes of what is measured, the first is the default."""
     made = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
     made.add_argument("--peer", choices=("torch",), help="measure transformers and peft beside us, in the same run")
     made.add_argument("--smoke", action="store_true", help="a few steps, to see that it runs; no result")
-    made.add_argument("--shape", choices=("tiny", "1b", "7b"), default="tiny", help="of the LLM")
+    made.add_argument("--shape", choices=shapes, default=shapes[0], help="of the network that is measured")
     made.add_argument("--core", type=int, help="CPU core to stay on (default: the last one); CPU only")
-    made.add_argument("--record", action="store_true", help=f"append the rows to {RESULTS.name}")
+    add_record(made)
     return made
+
+
+def add_record(made: argparse.ArgumentParser) -> None:
+    """`--record [FOLDER]`."""
+    made.add_argument(
+        "--record", nargs="?", const=results.LINES, type=Path, metavar="FOLDER",
+        help="append the rows to FOLDER/BENCHMARK.jsonl (default: benchmarks/results); results.py makes RESULTS.md",
+    )  # fmt: skip
 
 
 def on_one_core(core: int | None) -> None:
@@ -68,14 +76,94 @@ def matmul_peak(dtype: str, side: int) -> float:
     return 2 * side**3 / min(times)
 
 
-def print_peak(who: str) -> None:
-    """Say how many GB this process has needed at its most: of the accelerator where there is one, else of the host."""
+def copy_rate(gigabytes: float) -> float:
+    """Bytes/s, read and written, of copying an array of so many GB: what this device's memory gives, in this run."""
+    import jax
+    import jax.numpy as jnp
+
+    x = jnp.zeros(int(gigabytes * 1e9) // 4, jnp.float32)
+    copy = jax.jit(lambda x: x + 1)
+    copy(x).block_until_ready()
+    times = []
+    for _ in range(5):
+        start = time.perf_counter()
+        copy(x).block_until_ready()
+        times.append(time.perf_counter() - start)
+    return 2 * x.nbytes / min(times)
+
+
+def utilisation(model_flops: float, recomputed: float, seconds: float) -> dict[str, float]:
+    """MFU and HFU of work in bfloat16 that took so long on one device; nothing where the device's peak is not known."""
     import jax
 
-    device = jax.devices()[0] if who == "ours" else None
-    if device is not None and device.platform != "cpu":
-        peak = device.memory_stats()["peak_bytes_in_use"]
-    elif who == "peer" and "torch" in sys.modules and sys.modules["torch"].cuda.is_available():
+    from empatheia_jax import flops
+
+    kind = jax.devices()[0].device_kind
+    mfu, hfu = flops.mfu(model_flops, seconds, kind), flops.hfu(model_flops, recomputed, seconds, kind)
+    return {} if mfu is None else {"mfu": round(mfu, 3), "hfu": round(hfu, 3)}
+
+
+def memory_bound(bytes_read: float, seconds: float, copy: float) -> dict[str, float]:
+    """How near reading so many bytes comes to what the memory gives: by a copy in this run, by the data sheet if known.
+
+    A copy's reads and writes count alike.
+    """
+    import jax
+
+    from empatheia_jax import flops
+
+    most = flops.bandwidth(jax.devices()[0].device_kind)
+    known = {} if most is None else {"share_of_bandwidth": round(bytes_read / seconds / most, 3)}
+    return known | {"share_of_copy": round(bytes_read / seconds / copy, 3), "copy_GB_per_s": round(copy / 1e9, 1)}
+
+
+def device_peak() -> dict[str, float]:
+    """`peak_gb`, the most that JAX has held on the accelerator in this process so far; nothing on a CPU."""
+    import jax
+
+    found = jax.devices()[0].memory_stats() or {}
+    return {"peak_gb": round(found["peak_bytes_in_use"] / 1e9, 2)} if "peak_bytes_in_use" in found else {}
+
+
+class Compiling:
+    """`with Compiling() as clock`: `clock.seconds` of it in which something was traced, lowered or compiled."""
+
+    EVENTS = ("jaxpr_trace_duration", "jaxpr_to_mlir_module_duration", "backend_compile_duration")
+
+    def __enter__(self):
+        import jax
+
+        self._spans: list[tuple[float, float]] = []
+        jax.monitoring.register_event_duration_secs_listener(self._heard)
+        return self
+
+    def __exit__(self, *_):
+        import jax
+
+        jax.monitoring.unregister_event_duration_listener(self._heard)
+
+    def _heard(self, event: str, seconds: float, **_) -> None:
+        if event.rsplit("/", 1)[-1] in self.EVENTS:
+            now = time.perf_counter()
+            self._spans.append((now - seconds, now))
+
+    @property
+    def seconds(self) -> float:
+        """Once each: a function that is traced inside another is part of its time."""
+        total, until = 0.0, 0.0
+        for start, end in sorted(self._spans):
+            total += max(0.0, end - max(start, until))
+            until = max(until, end)
+        return total
+
+
+def print_peak(who: str) -> None:
+    """Say how many GB this process has needed at its most: of the accelerator where there is one, else of the host."""
+
+    if who == "ours" and (known := device_peak()):
+        print(json.dumps(known))
+        return
+    if who == "peer" and "torch" in sys.modules and sys.modules["torch"].cuda.is_available():
         peak = sys.modules["torch"].cuda.max_memory_allocated()
     else:
         status = Path("/proc/self/status").read_text()  # getrusage's would be the parent's
@@ -104,7 +192,8 @@ def machine() -> str:
     if device.platform != "cpu":
         return device.device_kind
     model = next((x.split(":")[1] for x in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in x), "CPU")
-    return f"{len(os.sched_getaffinity(0))} core of {model.strip()}"
+    cores = len(os.sched_getaffinity(0))
+    return f"{cores} core{'s' if cores > 1 else ''} of {model.strip()}"
 
 
 def row(name: str, work: float, unit: str, seconds: dict[str, list[float]], **facts) -> dict:
@@ -112,22 +201,38 @@ def row(name: str, work: float, unit: str, seconds: dict[str, list[float]], **fa
 
     `ratio_to_peer` is the median of the ratios of runs that were neighbours in time; above 1 we are faster.
     """
-    import jax
-
     ours = statistics.median(seconds["ours"])
     result = {"name": name, "value": _digits(work / ours), "unit": unit, "device": machine()}
     if "peer" in seconds:
-        ratios = [p / o for o, p in zip(seconds["ours"], seconds["peer"], strict=True)]
-        result |= {
-            "peer_value": _digits(work / statistics.median(seconds["peer"])),
-            "ratio_to_peer": round(statistics.median(ratios), 3),
-            "ratio_range": [round(min(ratios), 3), round(max(ratios), 3)],
-        }
-    versions = {"jax": jax.__version__}
-    for name in ("torch", "transformers"):
-        if name in sys.modules:
-            versions[name] = sys.modules[name].__version__
-    return result | facts | {"versions": versions}
+        result["peer_value"] = _digits(work / statistics.median(seconds["peer"]))
+        result |= _ratios(seconds)
+    return result | facts | {"versions": _versions()}
+
+
+def latency(name: str, seconds: dict[str, list[float]], first: float | None, **facts) -> dict:
+    """One result in seconds: our median and 90th percentile, and the first call's, compilation included."""
+    ours = seconds["ours"]
+    result = {"name": name, "value": _digits(statistics.median(ours)), "unit": "s", "device": machine()}
+    if "peer" in seconds:
+        result |= {"peer_value": _digits(statistics.median(seconds["peer"]))} | _ratios(seconds)
+    tail = {"p90_s": _digits(sorted(ours)[-(-9 * len(ours) // 10) - 1]), "calls": len(ours)}
+    result |= tail | ({} if first is None else {"first_call_s": _digits(first)})
+    return result | facts | {"versions": _versions()}
+
+
+def _ratios(seconds: dict[str, list[float]]) -> dict:
+    ratios = [p / o for o, p in zip(seconds["ours"], seconds["peer"], strict=True)]
+    return {
+        "ratio_to_peer": round(statistics.median(ratios), 3),
+        "ratio_range": [round(min(ratios), 3), round(max(ratios), 3)],
+    }
+
+
+def _versions() -> dict[str, str]:
+    import jax
+
+    others = ("torch", "transformers")
+    return {"jax": jax.__version__} | {name: sys.modules[name].__version__ for name in others if name in sys.modules}
 
 
 def _digits(value: float) -> float:
@@ -136,26 +241,11 @@ def _digits(value: float) -> float:
 
 
 def report(rows: list[dict], args: argparse.Namespace) -> None:
-    """JSON lines on stdout; with --record a table in RESULTS.md too. Smoke rows say so and are never recorded."""
+    """JSON lines on stdout; with --record in a file too. Smoke rows say so and are never recorded."""
     for result in rows:
         print(json.dumps(result | ({"smoke": True} if args.smoke else {})), flush=True)
-    if not args.record or args.smoke:
+    if args.record is None or args.smoke:
         return
-    command = f"python {' '.join([str(Path('benchmarks') / Path(sys.argv[0]).name), *sys.argv[1:]])}"
-    versions = ", ".join(f"{name} {version}" for name, version in rows[0]["versions"].items())
-    lines = [
-        "", f"## {Path(sys.argv[0]).stem}, {rows[0]['device']}, {datetime.date.today()}", "",
-        f"`{command}`; {versions}", "",
-        "| row | ours | peer | unit | ratio | range | notes |", "|---|---|---|---|---|---|---|",
-    ]  # fmt: skip
-    known = {"name", "value", "unit", "device", "peer_value", "ratio_to_peer", "ratio_range", "versions"}
-    for result in rows:
-        ratio = result.get("ratio_to_peer", "")
-        low, high = result.get("ratio_range", ("", ""))
-        notes = ", ".join(f"{name} {value}" for name, value in result.items() if name not in known)
-        lines.append(
-            f"| {result['name']} | {result['value']:,} | {result.get('peer_value', '')} | {result['unit']} | {ratio} | "
-            f"{low} to {high} | {notes} |"
-        )
-    with RESULTS.open("a") as file:
-        file.write("\n".join(lines) + "\n")
+    script = Path(sys.argv[0])
+    command = results.called(["python", f"benchmarks/{script.name}", *sys.argv[1:]])
+    results.append(rows, script.stem, command, args.record)

@@ -1,4 +1,4 @@
-"""What a user would pick instead: transformers' LlamaForCausalLM with peft, given our weights."""
+"""What a user would pick instead, given our weights: transformers' LlamaForCausalLM with peft, its encoders."""
 
 import jax
 import numpy as np
@@ -9,7 +9,7 @@ from flax import nnx
 
 from converters import peft as adapters
 from converters import vicuna
-from converters.rules import Rule, sources
+from converters.rules import Rule, prefix_of, sources
 from empatheia_jax.config import LlamaConfig, LoraConfig
 from empatheia_jax.llm.llama import Llama
 from empatheia_jax.weights import slots, unstacked
@@ -45,6 +45,18 @@ def transformers_llama(llm: Llama) -> transformers.LlamaForCausalLM:
     base = nnx.filter_state(nnx.state(llm), lambda path, variable: not isinstance(variable, nnx.LoRAParam))
     _fill(dict(model.named_parameters()), _published(base, vicuna.rules(config)), DTYPES[config.compute_dtype])
     model.tie_weights()
+    return model
+
+
+def transformers_encoder(encoder: nnx.Module, family):
+    """HubertModel or CLIPVisionModel with the weights of `encoder`; `family` is `converters.hubert` or `.clip`."""
+    config = encoder.config
+    settings = family.settings_of(config) | ({"mask_time_prob": 0.0} if family.CLASS == "HubertModel" else {})
+    model_class = getattr(transformers, family.CLASS)
+    model = model_class(model_class.config_class(**settings, attn_implementation="sdpa")).eval().to(DEVICE)
+    weights = dict(model.named_parameters())
+    ours = _published(nnx.state(encoder), family.rules(config, prefix_of(weights, family.PREFIX)))
+    _fill(weights, ours, DTYPES[config.compute_dtype])
     return model
 
 

@@ -71,7 +71,9 @@ class Ours:
                 flat[path] = variable.replace(noise)
         self.state = nnx.from_flat_state(list(flat.items()))
         self.model = nnx.merge(graphdef, self.state)
-        self.prepared = prepare(self.run, stage(1, config), graphdef, abstract)
+        with measure.Compiling() as clock:
+            self.prepared = prepare(self.run, stage(1, config), graphdef, abstract)
+        self.compile_s = round(clock.seconds, 2)
         fields = {field.name: getattr(self.run, field.name) for field in dataclasses.fields(Run)}
         self.prepared_whole = prepare(WholeRows(**fields), stage(1, config), graphdef, abstract)
         rows = self.prepared.rows
@@ -205,10 +207,10 @@ class Peer:
         return min(seconds, key=seconds.get)
 
 
-def model_flops(config, tokens: int, targets: int, mean_context: float) -> float:
-    """Model FLOPs of stage 1's steps (`empatheia_jax.flops`)."""
+def model_flops(config, tokens: int, targets: int, mean_context: float) -> tuple[float, float]:
+    """Of stage 1's steps, model FLOPs and what is computed again (`empatheia_jax.flops`)."""
     load = flops.Load(float(tokens), mean_context, float(targets), 0.0, (0.0, 0.0))
-    return flops.training_step(config, stage(1, config), None, load)
+    return flops.training_step(config, stage(1, config), None, load), flops.recomputed(config, stage(1, config), load)
 
 
 def main(args) -> None:
@@ -252,9 +254,11 @@ def main(args) -> None:
             difference = abs(losses["ours"][-1] - losses["peer"][-1]) / abs(losses["peer"][-1])
             facts["void"] = bool(difference > TOLERANCE[dtype])
         result = measure.row(name, tokens, "real tokens/s", seconds, **facts)
-        share = model_flops(config, tokens, wanted, mean) / tokens * result["value"] / peak
-        rows.append(result | {"share_of_matmul": round(share, 3)})
-    rows[0] |= {"rows_filled": round(packed / cells, 3)}
+        needed, again = model_flops(config, tokens, wanted, mean)
+        took = tokens / result["value"]
+        result |= {"share_of_matmul": round(needed / took / peak, 3)} | measure.utilisation(needed, again, took)
+        rows.append(result | measure.device_peak())
+    rows[0] |= {"rows_filled": round(packed / cells, 3), "compile_s": ours.compile_s}
     measure.report(rows, args)
 
 

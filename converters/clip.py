@@ -22,6 +22,12 @@ _PARTS = {
     "mlp_norm": "layer_norm2",
 }  # fmt: skip
 
+_SETTINGS = {  # ours -> transformers' name and default
+    "width": ("hidden_size", 768), "layers": ("num_hidden_layers", 12), "heads": ("num_attention_heads", 12),
+    "mlp_width": ("intermediate_size", 3072), "activation": ("hidden_act", "quick_gelu"),
+    "norm_epsilon": ("layer_norm_eps", 1e-5), "image_size": ("image_size", 224), "patch_size": ("patch_size", 32),
+}  # fmt: skip
+
 
 def config_of(settings: dict, preprocessor: dict | None) -> ClipVisionConfig:
     """transformers' config.json (and preprocessor_config.json) -> ours; what is absent has transformers' default.
@@ -34,12 +40,12 @@ def config_of(settings: dict, preprocessor: dict | None) -> ClipVisionConfig:
         found = (preprocessor or {}).get(name, ours)
         if max(abs(a - b) for a, b in zip(found, ours, strict=True)) > 1e-4:
             raise ConversionError(f"preprocessor_config.json: {name} is {found}; only CLIP's own {ours} is known")
-    return ClipVisionConfig(
-        width=vision.get("hidden_size", 768), layers=vision.get("num_hidden_layers", 12),
-        heads=vision.get("num_attention_heads", 12), mlp_width=vision.get("intermediate_size", 3072),
-        activation=vision.get("hidden_act", "quick_gelu"), norm_epsilon=vision.get("layer_norm_eps", 1e-5),
-        image_size=vision.get("image_size", 224), patch_size=vision.get("patch_size", 32),
-    )  # fmt: skip
+    return ClipVisionConfig(**{ours: vision.get(theirs, default) for ours, (theirs, default) in _SETTINGS.items()})
+
+
+def settings_of(config: ClipVisionConfig) -> dict:
+    """transformers' settings of an architecture: the way back of `config_of`."""
+    return {theirs: getattr(config, ours) for ours, (theirs, _) in _SETTINGS.items()}
 
 
 def rules(config: ClipVisionConfig, prefix: str) -> list[Rule]:

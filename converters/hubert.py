@@ -9,4 +9,5 @@ CLASS = "HubertModel"
 HARMLESS = (r"(hubert\.)?masked_spec_embed", r"lm_head\.(weight|bias)")  # of SpecAugment and of CTC
 KEPT = (speech_encoders.SPEC_EMBED,)
 config_of = speech_encoders.config_of
+settings_of = speech_encoders.settings_of
 rules = speech_encoders.rules

@@ -50,6 +50,11 @@ def config_of(settings: dict, preprocessor: dict | None) -> HubertConfig:
     return HubertConfig(**base | {n: tuple(v) if isinstance(v, list) else v for n, v in given.items()})
 
 
+def settings_of(config: HubertConfig) -> dict:
+    """transformers' settings of an architecture: the way back of `config_of`."""
+    return _ONLY | {theirs: getattr(config, ours) for ours, theirs in _NAMES.items()}
+
+
 def rules(config: HubertConfig, prefix: str) -> list[Rule]:
     """The table; `prefix` is what a model with a task head has before every name."""
     table: list[Rule] = []

@@ -25,12 +25,35 @@ PEAKS = {  # device kind as JAX names it, or how it begins -> dense bfloat16 FLO
     "TPU v5": 459e12,
     "TPU v6 lite": 918e12,
 }
+# Bytes/s of a device's memory. NVIDIA: data sheets of H100 SXM (HBM3), H200, A100 80GB SXM, L40S, L4.
+# TPU: cloud.google.com/tpu/docs, "System architecture", v4 to v6e. Names that begin alike and differ in memory (H100
+# PCIe and NVL, A100 PCIe and 40GB) are not here: no bound is better than a wrong one.
+BANDWIDTHS = {
+    "NVIDIA H200": 4.8e12,
+    "NVIDIA H100 80GB HBM3": 3.35e12,
+    "NVIDIA A100-SXM4-80GB": 2.039e12,
+    "NVIDIA L40S": 0.864e12,
+    "NVIDIA L4": 0.3e12,
+    "TPU v4": 1.2e12,
+    "TPU v5 lite": 0.82e12,
+    "TPU v5": 2.77e12,
+    "TPU v6 lite": 1.64e12,
+}
 
 
 def peak(device_kind: str) -> float | None:
     """Dense bfloat16 FLOP/s of a device; None where it is not known (a CPU)."""
-    known = [kind for kind in PEAKS if device_kind.startswith(kind)]
-    return PEAKS[max(known, key=len)] if known else None
+    return _of_kind(PEAKS, device_kind)
+
+
+def bandwidth(device_kind: str) -> float | None:
+    """Bytes/s that a device's memory gives at most; None where it is not known (a CPU)."""
+    return _of_kind(BANDWIDTHS, device_kind)
+
+
+def _of_kind(table: dict[str, float], device_kind: str) -> float | None:
+    known = [kind for kind in table if device_kind.startswith(kind)]
+    return table[max(known, key=len)] if known else None
 
 
 def mfu(model_flops: float, seconds: float, device_kind: str, devices: int = 1) -> float | None:

@@ -155,6 +155,8 @@ def test_stages_add_up():
 def test_peaks():
     assert flops.peak("NVIDIA H100 80GB HBM3") == 989e12 and flops.peak("TPU v5 lite") == 197e12
     assert flops.peak("TPU v5p") == 459e12 and flops.peak("cpu") is None
+    assert flops.bandwidth("NVIDIA H100 80GB HBM3") == 3.35e12 and flops.bandwidth("TPU v5 lite") == 0.82e12
+    assert flops.bandwidth("TPU v5p") == 2.77e12 and flops.bandwidth("NVIDIA H100 PCIe") is None
     assert flops.mfu(989e12, 2.0, "NVIDIA H200") == pytest.approx(0.5)
     assert flops.hfu(989e12, 989e12, 4.0, "NVIDIA H200", devices=2) == pytest.approx(0.25)
     assert flops.mfu(1.0, 1.0, "cpu") is None

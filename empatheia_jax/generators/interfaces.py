@@ -4,6 +4,7 @@ Widths (`content_dim`, `style_dim`) are read from the generator by the latents; 
 """
 
 import dataclasses
+from collections.abc import Iterator
 from typing import Protocol
 
 import numpy as np
@@ -80,6 +81,9 @@ class FaceGenerator(Protocol):
 
     def animate(self, content: np.ndarray, style: np.ndarray, portrait: Portrait) -> np.ndarray:
         """C_video [F, content_dim] and S_video [style_dim] -> frames uint8 [F, h, w, 3] RGB."""
+
+    def frames(self, content: np.ndarray, style: np.ndarray, portrait: Portrait) -> Iterator[np.ndarray]:
+        """As `animate`, a frame uint8 [h, w, 3] as soon as it is there."""
 
 
 def video_frame_count(phoneme_frames: np.ndarray) -> int:

@@ -85,6 +85,9 @@ class Engine:
         self.graphdef, abstract = abstract_model(self.config, self.widths, mesh)
         self.state = restore(self.folder, self.config, checkpoints, self.position, abstract, training=False)
         checkpoints.close()
+        self._compile()
+
+    def _compile(self) -> None:
         self._write = jax.jit(self._write_traced)
         self._read = jax.jit(self._read_traced)
         self._speech = jax.jit(self._speech_traced)
@@ -136,13 +139,15 @@ class Engine:
     # Answers ----------------------------------------------------------------------------------------------------------
 
     def answer(
-        self, examples: list[Example], features: Callable[[str], Mapping | None], profiles: list[Profile | None]
-    ) -> list[Answer]:
+        self, examples: list[Example], features: Callable[[str], Mapping | None], profiles: list[Profile | None],
+        reached: Callable[[str], None] = lambda name: None,
+    ) -> list[Answer]:  # fmt: skip
         """Answer Examples, `batch` at a time.
 
         Args:
           features: utterance key -> {"audio", "video"} features, or None where it was neither heard nor seen.
           profiles: who answers, one an Example, written into the prompt; None leaves the line out.
+          reached: called with "words" when those of a batch are written (they leave the device together).
         Returns:
           one `Answer` an Example, in order; greedy, latents at their means.
         """
@@ -158,10 +163,11 @@ class Engine:
         again = [before_signals(self.tokenizer, profile) for profile in profiles]
         for first in order:
             part = slice(first, first + self.batch)
-            answers += self._answer_batch(encoded[part], again[part], length, slots, features)[: len(encoded[part])]
+            found = self._answer_batch(encoded[part], again[part], length, slots, features, reached)
+            answers += found[: len(encoded[part])]
         return answers
 
-    def _answer_batch(self, encoded, again, length: int, slots: int, features) -> list[Answer]:
+    def _answer_batch(self, encoded, again, length: int, slots: int, features, reached) -> list[Answer]:
         again = again + [again[-1]] * (self.batch - len(again))
         padded = encoded + [encoded[-1]] * (self.batch - len(encoded))  # rows beyond the data repeat the last
         tokens = np.zeros((self.batch, length), np.int32)
@@ -171,6 +177,7 @@ class Engine:
         media = self._slots(padded, length, slots, features)
         generated = self._write(self.state, tokens, lengths, *media)
         texts = [self._ids(generated, row) for row in range(self.batch)]
+        reached("words")
         spans = [find_response(self.tokenizer, ids) or (len(ids), len(ids)) for ids in texts]
         chunk_length = _bucket(
             max(len(ids) - span[0] + len(more) for ids, span, more in zip(texts, spans, again, strict=True))

@@ -4,6 +4,7 @@ The speech generator runs first and returns how long each phoneme lasts; the fac
 """
 
 import dataclasses
+from collections.abc import Callable
 
 import numpy as np
 
@@ -43,22 +44,30 @@ def content_of(
 
 
 def perform(
-    engine: Engine, speech: SpeechGenerator, face: FaceGenerator, answer: Answer, portrait: Portrait, source: str
-) -> Performance:
+    engine: Engine, speech: SpeechGenerator, face: FaceGenerator, answer: Answer, portrait: Portrait, source: str,
+    reached: Callable[[str], None] = lambda name: None,
+) -> Performance:  # fmt: skip
     """Speak and animate an answer's response.
 
     `source` "synchronizer" falls back to the generator's own content where too few phonemes agree; the result says so.
 
+    Args:
+      reached: called with "audio" when the speech can be heard, with "frame" when the first picture is drawn.
     Raises:
       PhonemeError: a response that cannot be pronounced, or longer than the generator's limit.
     """
     phonemes = speech.phonemes(answer.parsed.response)
     content, used, agreement = content_of(engine, speech, answer, phonemes, source)
     spoken = speech.speak(content, answer.style_speech, phonemes)
+    reached("audio")
     count = video_frame_count(spoken.phoneme_frames)
     if used == "synchronizer":
         mouth = engine.video_content(answer.response_states, phonemes, spoken.phoneme_frames, count)
     else:
         mouth = face.content(spoken.audio, spoken.sample_rate, phonemes, spoken.phoneme_frames)
-    frames = face.animate(mouth, answer.style_video, portrait)
-    return Performance(spoken, frames, used, agreement)
+    frames = []
+    for frame in face.frames(mouth, answer.style_video, portrait):
+        if not frames:
+            reached("frame")
+        frames.append(frame)
+    return Performance(spoken, np.stack(frames), used, agreement)

@@ -1,6 +1,7 @@
 """`empatheia respond`: a dialogue (words, voice, face; at least one of them) in, out.mp4 and out.json out."""
 
 import dataclasses
+import functools
 import json
 import time
 from pathlib import Path
@@ -15,9 +16,9 @@ from empatheia_jax.data.encoded import prompt_profile
 from empatheia_jax.data.media import MediaError, duration, read_audio, read_video
 from empatheia_jax.data.media_writing import write_video
 from empatheia_jax.data.schema import Example, Profile, Utterance
-from empatheia_jax.encoders import build_encoders
+from empatheia_jax.encoders import ModalityEncoder, build_encoders
 from empatheia_jax.generators.build import build_generators
-from empatheia_jax.generators.interfaces import Portrait
+from empatheia_jax.generators.interfaces import FaceGenerator, Portrait, SpeechGenerator
 from empatheia_jax.inference import provenance
 from empatheia_jax.inference.avatars import choose_avatar
 from empatheia_jax.inference.engine import Answer, Engine
@@ -95,7 +96,9 @@ def read_request(request: Request, config: Config) -> Example:
     return read_dialogue({"turns": [{"turn_id": "0", "context": "", "dialogue_history": [said]}]})
 
 
-def encode_media(example: Example, config: Config, notes: list[str]) -> dict[str, dict[str, np.ndarray]]:
+def encode_media(
+    example: Example, config: Config, encoders: dict[str, ModalityEncoder], notes: list[str]
+) -> dict[str, dict[str, np.ndarray]]:
     """Features of all media of an Example, by utterance key: {"audio": float32 [Na, Da], "video": [Nv, Dv]}.
 
     A video with sound and no recording beside it is heard, and `notes` gets a line about it.
@@ -103,7 +106,6 @@ def encode_media(example: Example, config: Config, notes: list[str]) -> dict[str
     Raises:
       MediaError: a file that is missing, unreadable, empty or over the limits.
     """
-    encoders = build_encoders(config.encoders) if config.modalities else {}
     limits = {"max_seconds": config.data.max_seconds, "max_megabytes": config.data.max_megabytes}
     features: dict[str, dict[str, np.ndarray]] = {}
     for utterance in example.history:
@@ -161,78 +163,135 @@ def choose_portrait(
     return Portrait(image=picture if face == "dreamtalk" else None, appearance=appearance), None
 
 
+_ASKED = ("output", "dialogue", "text", "speech", "video", "profile", "portrait", "consent", "trace")
+
+
+class Responder:
+    """A run that answers requests: what one needed is loaded and compiled for the next."""
+
+    def __init__(self, request: Request, **engine):
+        """For requests to the run, with the generators and at the size of `request`; nothing large is loaded yet.
+
+        Args:
+          engine: settings of `Engine`.
+        Raises:
+          ConfigError: no run, or generators that its latents do not speak to.
+        """
+        self.loaded_for = _loaded_for(request)
+        self.run, self.face_size, self._engine = request.run, request.face_size, engine
+        config = saved_config(request.run)
+        self.config = dataclasses.replace(config, generators=_generators(request, config))
+
+    @functools.cached_property
+    def encoders(self) -> dict[str, ModalityEncoder]:
+        """What hears and sees; none of a run on words."""
+        return build_encoders(self.config.encoders) if self.config.modalities else {}
+
+    @functools.cached_property
+    def engine(self) -> Engine:
+        """The run itself. Raises as `Engine`, and RespondError where it has no latents."""
+        engine = Engine(self.run, generators=self.config.generators, **self._engine)
+        if engine.widths is None:
+            raise RespondError(f"{self.run} was trained on words only, without voice and face: train stages 2 to 4")
+        return engine
+
+    @functools.cached_property
+    def generators(self) -> tuple[SpeechGenerator, FaceGenerator]:
+        """Voice and face."""
+        return build_generators(self.config.generators, self.face_size)
+
+    def respond(self, request: Request) -> dict:
+        """Answer a request; writes `output` (mp4) and its .json beside it, and returns what the .json holds.
+
+        Raises:
+          RespondError, RecordError, MediaError, ConfigError, StoreError, CheckpointError: one clear error, nothing
+            written.
+        """
+        started = time.monotonic()
+        notes: list[str] = []
+        timings: dict[str, float] = {}
+        first: dict[str, float] = {}
+
+        def mark(name: str) -> None:
+            timings[name] = round(time.monotonic() - started - sum(timings.values()), 3)
+
+        def reached(name: str) -> None:
+            first[name] = round(time.monotonic() - started, 4)
+
+        if request.output.suffix != ".mp4":
+            raise RespondError(f"--output {request.output}: the answer is a video, name it .mp4")
+        if _loaded_for(request) != self.loaded_for:
+            raise RespondError("another run, generators or size than this responder's: make one for them")
+        config = self.config
+        example = read_request(request, config)
+        if request.profile is not None:
+            example = dataclasses.replace(example, listener_profile=request.profile)
+        features = encode_media(example, config, self.encoders, notes)
+        # a portrait without a face fails before the model is loaded
+        choose_portrait(request, request.profile or Profile("young", "female", "mid"), [])
+        mark("encode")
+        engine = self.engine
+        mark("load")
+        known = prompt_profile(example, config)
+        (answer,) = engine.answer([example], features.get, [known], reached)
+        if answer.parsed.response is None:
+            raise RespondError(
+                f"the model wrote no response (missing: {', '.join(answer.parsed.missing)}); it wrote {answer.text!r}"
+            )
+        mark("reason")
+        profile = request.profile or known or predicted_profile(answer)
+        portrait, avatar_id = choose_portrait(request, profile, notes, config.generators.golds_of["face"])
+        speech, face = self.generators
+        performance = perform(engine, speech, face, answer, portrait, config.generators.content_source, reached)
+        if performance.content_source != config.generators.content_source:
+            notes.append(
+                f"the synchronizer agrees with the response on {performance.agreement:.0%} of its phonemes (under "
+                "90 %): the generator's own content was spoken"
+            )
+        mark("generate")
+        facts = provenance.provenance(
+            speech=speech.name,
+            face=face.name,
+            weights=self._weights_hash,
+            step=engine.position.step,
+            content=performance.content_source,
+        )
+        if request.portrait is not None:
+            facts |= {
+                "portrait": str(request.portrait),
+                "consent": provenance.consent(request.consent, request.portrait),
+            }
+        result = describe(answer, profile, request.profile or known, performance, avatar_id, notes)
+        write_video(
+            request.output, performance.frames, audio=performance.speech.audio,
+            sample_rate=performance.speech.sample_rate, metadata=provenance.tags(facts),
+        )  # fmt: skip
+        mark("encode_video")
+        total = round(time.monotonic() - started, 3)
+        result |= {"timings": timings | {"total": total}, "first": first, "provenance": facts}
+        target = request.output.with_suffix(".json")
+        partial = target.with_suffix(".partial")
+        partial.write_text(json.dumps(result, indent=1, ensure_ascii=False))
+        partial.replace(target)
+        if request.trace is not None:
+            with traced(request.trace, "a warm answer"):
+                (again,) = engine.answer([example], features.get, [known])
+                perform(engine, speech, face, again, portrait, config.generators.content_source)
+        return result
+
+    @functools.cached_property
+    def _weights_hash(self) -> str:
+        return provenance.weights_hash(nnx.filter_state(self.engine.state, trains(ADAPTED)))
+
+
 def respond(request: Request) -> dict:
-    """Answer a request; writes `output` (mp4) and its .json beside it, and returns what the .json holds.
+    """Answer one request, as `Responder.respond`."""
+    return Responder(request).respond(request)
 
-    Raises:
-      RespondError, RecordError, MediaError, ConfigError, StoreError, CheckpointError: one clear error, nothing written.
-    """
-    started = time.monotonic()
-    notes: list[str] = []
-    timings: dict[str, float] = {}
 
-    def mark(name: str) -> None:
-        timings[name] = round(time.monotonic() - started - sum(timings.values()), 3)
-
-    if request.output.suffix != ".mp4":
-        raise RespondError(f"--output {request.output}: the answer is a video, name it .mp4")
-    config = saved_config(request.run)
-    config = dataclasses.replace(config, generators=_generators(request, config))
-    example = read_request(request, config)
-    if request.profile is not None:
-        example = dataclasses.replace(example, listener_profile=request.profile)
-    features = encode_media(example, config, notes)
-    # a portrait without a face fails before the model is loaded
-    choose_portrait(request, request.profile or Profile("young", "female", "mid"), [])
-    mark("encode")
-    engine = Engine(request.run, generators=config.generators)
-    if engine.widths is None:
-        raise RespondError(f"{request.run} was trained on words only: it has no voice and no face; train stages 2 to 4")
-    mark("load")
-    known = prompt_profile(example, config)
-    (answer,) = engine.answer([example], features.get, [known])
-    if answer.parsed.response is None:
-        raise RespondError(
-            f"the model wrote no response (missing: {', '.join(answer.parsed.missing)}); it wrote {answer.text!r}"
-        )
-    mark("reason")
-    profile = request.profile or known or predicted_profile(answer)
-    portrait, avatar_id = choose_portrait(request, profile, notes, config.generators.golds_of["face"])
-    speech, face = build_generators(config.generators, request.face_size)
-    performance = perform(engine, speech, face, answer, portrait, config.generators.content_source)
-    if performance.content_source != config.generators.content_source:
-        notes.append(
-            f"the synchronizer agrees with the response on {performance.agreement:.0%} of its phonemes (under 90 %): "
-            "the generator's own content was spoken"
-        )
-    mark("generate")
-    facts = provenance.provenance(
-        speech=speech.name,
-        face=face.name,
-        weights=provenance.weights_hash(nnx.filter_state(engine.state, trains(ADAPTED))),
-        step=engine.position.step,
-        content=performance.content_source,
-    )
-    if request.portrait is not None:
-        facts |= {
-            "portrait": str(request.portrait), "consent": provenance.consent(request.consent, request.portrait),
-        }  # fmt: skip
-    result = describe(answer, profile, request.profile or known, performance, avatar_id, notes)
-    write_video(
-        request.output, performance.frames, audio=performance.speech.audio,
-        sample_rate=performance.speech.sample_rate, metadata=provenance.tags(facts),
-    )  # fmt: skip
-    mark("encode_video")
-    result |= {"timings": timings | {"total": round(time.monotonic() - started, 3)}, "provenance": facts}
-    target = request.output.with_suffix(".json")
-    partial = target.with_suffix(".partial")
-    partial.write_text(json.dumps(result, indent=1, ensure_ascii=False))
-    partial.replace(target)
-    if request.trace is not None:
-        with traced(request.trace, "a warm answer"):
-            (again,) = engine.answer([example], features.get, [known])
-            perform(engine, speech, face, again, portrait, config.generators.content_source)
-    return result
+def _loaded_for(request: Request) -> dict:
+    """The part of a request that says what is loaded: all but what is asked."""
+    return {name: value for name, value in vars(request).items() if name not in _ASKED}
 
 
 def _generators(request: Request, config: Config):

@@ -11,14 +11,18 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 
 
+def recorded() -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in (ROOT / "benchmarks" / "results").iterdir()}
+
+
 def rows(name: str, *words: str) -> list[dict]:
-    before = (ROOT / "benchmarks" / "RESULTS.md").read_bytes()
+    before = recorded()
     done = subprocess.run(
         [sys.executable, str(ROOT / "benchmarks" / f"{name}.py"), "--smoke", "--record", *words], cwd=ROOT,
         env=os.environ | {"PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"}, capture_output=True, text=True,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-2000:]
-    assert (ROOT / "benchmarks" / "RESULTS.md").read_bytes() == before  # smoke rows are no results
+    assert recorded() == before  # smoke rows are no results
     found = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
     assert all(row["smoke"] and row["value"] > 0 and row["unit"] and row["device"] for row in found)
     return found
@@ -90,10 +94,55 @@ def test_moving_and_drawing_a_face():
 def test_data_rates_and_packing():
     found = {row["name"]: row for row in rows("data")}
     assert {f"stage_{n}" for n in (1, 2, 3, 4)} <= found.keys()
-    assert {"extract_hubert_audio", "extract_clip_video"} <= found.keys()
     for name, row in found.items():
         if name.startswith("packing"):
             assert row["efficiency"] <= row["most_possible"] <= 1.0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("peer", [(), ("--peer", "torch")])
+def test_encoding_voices_and_pictures(peer):
+    if peer:
+        pytest.importorskip("torch")
+    found = rows("extract", *peer)
+    networks = [f"{name}_{batch}" for name in ("hubert", "clip") for batch in ("batch_1", "best_batch")]
+    assert [row["name"] for row in found] == [*networks, "classical_audio", "classical_video"]
+    for row in found[:4]:
+        assert 0 < row["share_of_matmul"] < 1 and row["batch"] >= 1
+        if peer:
+            assert row["ratio_to_peer"] > 0 and not row["void"] and row["apart"] < 1e-4
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("generators", ["classical", "neural"])
+def test_waiting_for_an_answer(generators):
+    pytest.importorskip("espeakng_loader")
+    found = {row["name"]: row for row in rows("respond", "--generators", generators)}
+    steps = ["media", "first_token", "words", "first_audio", "first_frame", "answer"]
+    assert list(found) == steps and not any(row["void"] for row in found.values())
+    for name, row in found.items():
+        assert row["unit"] == "s" and row["p90_s"] >= row["value"] > 0
+        assert row["first_call_s"] > row["value"] or name == "media"
+    values = [found[name]["value"] for name in steps]
+    assert values == sorted(values)
+    assert found["answer"]["content_source"] == "synchronizer" and found["answer"]["frames"] > 0
+
+
+@pytest.mark.slow
+def test_writing_an_answer_beside_transformers():
+    pytest.importorskip("torch")
+    found = {row["name"]: row for row in rows("respond", "--peer", "torch")}
+    assert found["writing"]["ratio_to_peer"] > 0
+    assert all(row["peer"] == "n/a" for name, row in found.items() if name != "writing")
+
+
+@pytest.mark.slow
+def test_growing_with_layers_length_and_batch(tmp_path):
+    found = {row["name"]: row for row in rows("scaling", "--plot", str(tmp_path / "scaling.png"))}
+    layers = [row["step_s"] for name, row in found.items() if name.startswith("layers")]
+    assert layers == sorted(layers) and found["fit"]["value"] > 0 and found["fit"]["r2"] > 0.5
+    assert all(row["compile_s"] > 0 for name, row in found.items() if name != "fit")
+    assert (tmp_path / "scaling.png").read_bytes().startswith(b"\x89PNG")
 
 
 @pytest.mark.slow

@@ -3,13 +3,15 @@
 C_video moves jaw and lips, S_video brows, eyes, mouth and head: the split of appendix D.2.2, in coordinates with names.
 """
 
+from collections.abc import Iterator
+
 import numpy as np
 
 from empatheia_jax.generators.classical.appearance import Appearance
 from empatheia_jax.generators.classical.expression import STYLE
 from empatheia_jax.generators.classical.face_measure import measure_style
 from empatheia_jax.generators.classical.portrait import appearance_from_portrait
-from empatheia_jax.generators.classical.render import draw
+from empatheia_jax.generators.classical.render import draw, drawn_frames
 from empatheia_jax.generators.classical.visemes import CONTENT, mouth_content
 from empatheia_jax.generators.interfaces import VIDEO_FPS, Portrait
 
@@ -56,6 +58,15 @@ class ClassicalFace:
           ValueError: wrong shapes, values that are not numbers, an empty portrait.
           PortraitError: the image has no face.
         """
+        content, style = self._checked(content, style)
+        return draw(_appearance(portrait), content, style, self.size)
+
+    def frames(self, content: np.ndarray, style: np.ndarray, portrait: Portrait) -> Iterator[np.ndarray]:
+        """As `animate`, a frame at a time."""
+        content, style = self._checked(content, style)
+        return drawn_frames(_appearance(portrait), content, style, self.size)
+
+    def _checked(self, content: np.ndarray, style: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         content, style = np.asarray(content, np.float64), np.asarray(style, np.float64)
         if content.ndim != 2 or content.shape[1] != self.content_dim:
             raise ValueError(f"C_video must be [F, {self.content_dim}], not {list(content.shape)}")
@@ -63,7 +74,7 @@ class ClassicalFace:
             raise ValueError(f"S_video must be [{self.style_dim}] or [F, {self.style_dim}], not {list(style.shape)}")
         if not (np.isfinite(content).all() and np.isfinite(style).all()):
             raise ValueError("C_video or S_video holds values that are not numbers")
-        return draw(_appearance(portrait), content, style, self.size)
+        return content, style
 
 
 def _appearance(portrait: Portrait) -> Appearance:

@@ -1,6 +1,7 @@
 """Frames of the parametric face: the painted head, turned and set on its background, and the moving parts on it."""
 
 import dataclasses
+from collections.abc import Iterator
 
 import cv2
 import numpy as np
@@ -35,6 +36,21 @@ def draw(
     Returns:
       uint8 [F, size, size, 3] RGB.
     """
+    frames = np.empty((len(content), size, size, 3), np.uint8)
+    for index, frame in enumerate(drawn_frames(look, content, style, size, numbers, layers)):
+        frames[index] = frame
+    return frames
+
+
+def drawn_frames(
+    look: Appearance,
+    content: np.ndarray,
+    style: np.ndarray,
+    size: int,
+    numbers: np.ndarray | None = None,
+    layers: StaticFace | None = None,
+) -> Iterator[np.ndarray]:
+    """As `draw`, a frame uint8 [size, size, 3] at a time."""
     count = len(content)
     numbers = np.arange(count) if numbers is None else np.asarray(numbers)
     content = np.clip(content, 0, 1)
@@ -46,7 +62,6 @@ def draw(
     pixel_turn[:, :, 2] = turn[:, :, 2] * size + turn[:, :, :2] @ np.array([0.5, 0.5]) - 0.5
     levels = np.round(jaw(v, content) * (len(layers.heads) - 1)).astype(int)
     strokes = _strokes(moving_shapes(look, v, content, numbers), turn, size)
-    frames = np.empty((count, size, size, 3), np.uint8)
     for index in range(count):
         turned = cv2.warpAffine(layers.heads[levels[index]], pixel_turn[index], (size, size))
         clear = cv2.bitwise_not(cv2.extractChannel(turned, 3))
@@ -55,8 +70,7 @@ def draw(
         for colours, visible, outlines in strokes:
             if visible[index]:
                 cv2.fillPoly(frame, [outline[index] for outline in outlines], colours[index], cv2.LINE_AA, SHIFT)
-        frames[index] = frame
-    return frames
+        yield frame
 
 
 def moving_shapes(look: Appearance, v: dict[str, np.ndarray], content: np.ndarray, numbers: np.ndarray) -> list[Shape]:

@@ -1,0 +1,220 @@
+"""RESULTS.md from the lines that benchmarks recorded.
+
+python benchmarks/results.py [--add FOLDER]
+
+`--record` of a benchmark appends to results/BENCHMARK.jsonl, a line a row: what was called, when, on which commit
+(`dirty`: with changes that were not committed), with which XLA flags, device and versions, and every fact. Here the
+newest run of each benchmark, device and settings becomes a table, older ones become lines of the history, and
+READING.md, which is written by hand, ends the page.
+"""
+
+import argparse
+import datetime
+import json
+import os
+import subprocess
+from collections.abc import Iterable
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+LINES, PAGE, READING = HERE / "results", HERE / "RESULTS.md", HERE / "READING.md"
+FLAGS = ("XLA_FLAGS", "JAX_OPTIMIZATION_LEVEL")  # of the environment: with them it is another measurement
+PATHS = ("--record", "--torch-repo", "--corpus", "--source", "--weights")  # their values say where, not what
+HEAD = """# Benchmarks: results
+
+`python benchmarks/results.py` made this page from `results/*.jsonl` and READING.md; [docs/benchmarks.md](../docs/benchmarks.md)
+says how to run and what the columns mean. Each table is one call of one script. Where there is a peer, both programs ran
+in that call, in turn, and the ratio is the median over the pairs of neighbouring runs (above 1: we are faster; the range
+is over the pairs).
+"""  # noqa: E501
+COLUMNS = {  # fact -> heading, where a row of the table has it
+    "ratio_to_peer": "ratio", "ratio_range": "range", "mfu": "MFU", "hfu": "HFU", "share_of_matmul": "of matmul",
+    "share_of_bandwidth": "of bandwidth", "share_of_copy": "of copy", "peak_gb": "peak GB",
+    "peer_peak_gb": "peer's peak GB",
+}  # fmt: skip
+ORIGIN = ("benchmark", "command", "commit", "dirty", "recorded_in", "date", "device", "versions")
+SHOWN = {"name", "value", "unit", "peer_value", *COLUMNS, *ORIGIN}
+
+
+# Lines ----------------------------------------------------------------------------------------------------------------
+
+
+def commit() -> tuple[str | None, bool | None]:
+    """(commit of the working tree, whether there are changes); of a copy without git what $EMPATHEIA_COMMIT says."""
+    try:
+        head = _git("rev-parse", "HEAD")
+        changes = _git("status", "--porcelain", "--", ".", ":!benchmarks/results", ":!benchmarks/RESULTS.md")
+    except (OSError, subprocess.CalledProcessError):
+        return os.environ.get("EMPATHEIA_COMMIT") or None, None
+    return head, bool(changes)
+
+
+def _git(*words: str) -> str:
+    done = subprocess.run(["git", *words], cwd=HERE.parent, capture_output=True, text=True, check=True)
+    return done.stdout.strip()
+
+
+def append(rows: list[dict], benchmark: str, command: str, folder: Path = LINES) -> Path:
+    """Add one run's rows to FOLDER/BENCHMARK.jsonl, all or none; returns the file."""
+    head, dirty = commit()
+    date = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    flags = " ".join(f"{name}='{value.strip()}'" for name in FLAGS if (value := os.environ.get(name, "")).strip())
+    command = f"{flags} {command}".strip()
+    origin = {"benchmark": benchmark, "command": command, "commit": head, "dirty": dirty, "date": date}
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{benchmark}.jsonl"
+    with path.open("a") as file:
+        file.write("".join(json.dumps(origin | row) + "\n" for row in rows))
+    return path
+
+
+def add(source: Path, folder: Path = LINES) -> int:
+    """Append the lines of SOURCE/*.jsonl that FOLDER does not have yet; returns how many.
+
+    Raises:
+      ValueError: a line that is no row; nothing is added then.
+    """
+    if not read(source):
+        raise ValueError(f"{source}: no recorded rows (*.jsonl) in it")
+    added = 0
+    for path in sorted(source.glob("*.jsonl")):
+        target = folder / path.name
+        known = set(target.read_text().splitlines()) if target.exists() else set()
+        lines = [line for line in path.read_text().splitlines() if line not in known]
+        with target.open("a") as file:
+            file.write("".join(f"{line}\n" for line in lines))
+        added += len(lines)
+    return added
+
+
+def read(folder: Path = LINES) -> list[list[dict]]:
+    """The recorded runs, each a list of rows, file by file in the order of time.
+
+    Raises:
+      ValueError: a line that is no row: which, and why.
+    """
+    runs: list[list[dict]] = []
+    for path in sorted(folder.glob("*.jsonl")):
+        found: list[list[dict]] = []
+        for number, line in enumerate(path.read_text().splitlines(), 1):
+            try:
+                row = json.loads(line)
+            except json.JSONDecodeError as error:
+                raise ValueError(f"{path}:{number} is no JSON ({error}): remove the line") from error
+            missing = [name for name in ("name", "value", "unit", *ORIGIN) if name not in row and name != "recorded_in"]
+            if missing:
+                raise ValueError(f"{path}:{number} lacks {', '.join(missing)}")
+            if not found or _run(found[-1][0]) != _run(row):
+                found.append([])
+            found[-1].append(row)
+        runs += sorted(found, key=lambda rows: rows[0]["date"])
+    return runs
+
+
+def _run(row: dict) -> tuple:
+    return row["command"], row["date"], row["commit"]
+
+
+def called(words: Iterable[str]) -> str:
+    """A command's words as they are recorded: folders by their last name, for where they lie is this machine's."""
+    kept: list[str] = []
+    for word in words:
+        if not (kept and kept[-1] in PATHS) or word.startswith("--"):
+            kept.append(word)
+        elif kept[-1] != "--record":
+            kept.append(Path(word).resolve().name)
+    return " ".join(kept)
+
+
+def settings(command: str) -> tuple[str, ...]:
+    """The words of a command that make it another measurement: all but where files are."""
+    words = command.split()
+    kept = (w for before, w in zip(["", *words], words, strict=False) if w.startswith("--") or before not in PATHS)
+    return tuple(word for word in kept if word not in PATHS)
+
+
+# Page -----------------------------------------------------------------------------------------------------------------
+
+
+def page(runs: Iterable[list[dict]], reading: str) -> str:
+    """RESULTS.md: the newest run of each benchmark, device and settings, the history of the others, what to read."""
+    newest: dict[tuple, list[dict]] = {}
+    earlier: list[list[dict]] = []
+    for rows in runs:
+        key = rows[0]["benchmark"], rows[0]["device"], settings(rows[0]["command"])
+        if key in newest:
+            earlier.append(newest.pop(key))
+        newest[key] = rows
+    parts = [HEAD, *(table(rows) for _, rows in sorted(newest.items()))]
+    if earlier:
+        parts.append(history(earlier))
+    return "\n".join([*parts, reading.strip(), ""])
+
+
+def table(rows: list[dict]) -> str:
+    """One run."""
+    first = rows[0]
+    versions = ", ".join(f"{name} {version}" for name, version in first["versions"].items())
+    columns = {fact: heading for fact, heading in COLUMNS.items() if any(row.get(fact) is not None for row in rows)}
+    peer = any("peer_value" in row for row in rows)
+    headings = ["row", "ours", *(["peer"] if peer else []), "unit", *columns.values(), "notes"]
+    lines = [
+        f"## {first['benchmark']}, {first['device']}, {first['date'][:10]}", "",
+        f"`{first['command']}`; {'; '.join(filter(None, (versions, _origin(first))))}", "",
+        _line(headings), _line(["---"] * len(headings)),
+    ]  # fmt: skip
+    for row in rows:
+        cells = [row["name"], _number(row["value"]), *([_number(row.get("peer_value"))] if peer else []), row["unit"]]
+        cells += [_cell(fact, row.get(fact)) for fact in columns]
+        notes = ", ".join(f"{name} {value}" for name, value in row.items() if name not in SHOWN)
+        lines.append(_line([*cells, notes]))
+    return "\n".join([*lines, ""])
+
+
+def history(runs: list[list[dict]]) -> str:
+    """What newer runs of the same benchmark, device and settings have replaced."""
+    lines = ["## Earlier runs", "", _line(["run", "device", "date", "commit", "values"]), _line(["---"] * 5)]
+    for rows in runs:
+        first = rows[0]
+        values = ", ".join(
+            f"{row['name']} {_number(row['value'])} {row['unit']}"
+            + (f" ({row['ratio_to_peer']} of the peer)" if "ratio_to_peer" in row else "")
+            for row in rows
+        )
+        lines.append(_line([f"`{first['command']}`", first["device"], first["date"][:10], _origin(first), values]))
+    return "\n".join([*lines, ""])
+
+
+def _line(cells: list[str]) -> str:
+    return f"| {' | '.join(cells)} |" if set(cells) != {"---"} else f"|{'|'.join(cells)}|"
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:,}"
+
+
+def _cell(fact: str, value) -> str:
+    if value is None:
+        return ""
+    return f"{value[0]} to {value[1]}" if fact == "ratio_range" else str(value)
+
+
+def _origin(row: dict) -> str:
+    """The commit, as far as it is known."""
+    if row["commit"]:
+        return f"commit {row['commit'][:7]}" + (" with changes" if row["dirty"] else "")
+    return f"recorded in {row['recorded_in']}" if row.get("recorded_in") else ""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--add", type=Path, metavar="FOLDER", help="first take over what was recorded elsewhere")
+    args = parser.parse_args()
+    if args.add is not None:
+        print(f"{add(args.add)} new rows of {args.add}")
+    PAGE.write_text(page(read(), READING.read_text()))
+    print(PAGE)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,69 @@
+"""A run that stays loaded: the second answer loads and compiles nothing, and each says when its parts were there."""
+
+import dataclasses
+import json
+import sys
+from pathlib import Path
+
+import jax
+import pytest
+from small import make_examples, make_tokenizer, small_config
+
+from empatheia_jax import sharding
+from empatheia_jax.config import MeshConfig
+from empatheia_jax.data.media import read_audio, read_video
+from empatheia_jax.data.prompts import encode_target
+from empatheia_jax.inference.respond import Responder, RespondError
+from empatheia_jax.plan import config_widths
+from empatheia_jax.training.run import abstract_model, initialise, save_config
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
+
+import measure  # noqa: E402
+import respond as benchmark  # noqa: E402
+
+pytest.importorskip("espeakng_loader")
+pytestmark = pytest.mark.usefixtures("compiled_quickly")
+
+
+@pytest.fixture
+def asked(tmp_path):
+    """A responder whose LLM has rehearsed one answer, and a request to it."""
+    config = small_config()
+    save_config(tmp_path / "run", config)
+    request = dataclasses.replace(benchmark.write_media(tmp_path), face_size=64)
+    responder, words = Responder(request), make_tokenizer()
+    widths = config_widths(config)
+    graphdef, abstract = abstract_model(config, widths, sharding.make_mesh(MeshConfig(data=1), jax.devices()[:1]))
+    target = encode_target(words, make_examples(1)[0].chain, "I see.", benchmark.PROFILE)
+    responder.engine = benchmark.Rehearsed(
+        responder.config, words, graphdef, initialise(config, widths, abstract), target.ids[: target.span[1]],
+        lambda: responder.generators[0],
+    )  # fmt: skip
+    return responder, request
+
+
+def test_the_second_answer_compiles_nothing_and_each_says_when_its_parts_were_there(asked):
+    responder, request = asked
+    told = responder.respond(request)
+    with measure.Compiling() as clock:
+        again = responder.respond(dataclasses.replace(request, output=request.output.with_name("again.mp4")))
+    assert clock.seconds == 0
+    for one in (told, again):
+        reached = [one["timings"]["encode"], *(one["first"][name] for name in ("words", "audio", "frame"))]
+        assert reached == sorted(reached) and reached[-1] <= one["timings"]["total"] + 1e-3
+        assert one["response"] == "I see."
+    assert json.loads(request.output.with_suffix(".json").read_text())["first"] == told["first"]
+    assert len(read_video(request.output)) >= told["frames"] > 0
+    assert abs(len(read_audio(request.output, 24_000)) / 24_000 - told["seconds"]) < 0.15
+    other = dataclasses.replace(request, face_size=128, output=request.output.with_name("other.mp4"))
+    with pytest.raises(RespondError, match="another run, generators or size"):
+        responder.respond(other)
+    assert not other.output.exists()
+
+
+def test_the_published_system_has_its_encoders_and_generators(tmp_path):
+    tiny = benchmark.config_of("tiny", "classical", tmp_path)
+    assert tiny.generators.speech == "classical" and tiny.encoders.kind == "classical"
+    neural = benchmark.config_of("1b", "neural", tmp_path)
+    assert neural.llm.width == 2048 and neural.encoders.hubert == "large" and neural.generators.face == "dreamtalk"
