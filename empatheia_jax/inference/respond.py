@@ -51,6 +51,7 @@ class Request:
     content_source: str | None = None
     torch: dict[str, Path | bool | None] = dataclasses.field(default_factory=dict)  # by name of `TorchConfig`
     face_size: int = 256
+    quantization: str | None = None  # of the base; None: as it was trained
 
 
 def parse_profile(value: str) -> Profile:
@@ -183,7 +184,7 @@ def respond(request: Request) -> dict:
     # a portrait without a face fails before the model is loaded
     choose_portrait(request, request.profile or Profile("young", "female", "mid"), [])
     mark("encode")
-    engine = Engine(request.run, generators=config.generators)
+    engine = Engine(request.run, generators=config.generators, quantization=request.quantization)
     if engine.widths is None:
         raise RespondError(f"{request.run} was trained on words only: it has no voice and no face; train stages 2 to 4")
     mark("load")
@@ -211,6 +212,8 @@ def respond(request: Request) -> dict:
         step=engine.position.step,
         content=performance.content_source,
     )
+    if engine.config.llm.quantization != "none":
+        facts |= {"quantization": engine.config.llm.quantization}
     if request.portrait is not None:
         facts |= {
             "portrait": str(request.portrait), "consent": provenance.consent(request.consent, request.portrait),

@@ -25,6 +25,7 @@ from empatheia_jax.data.rows import Rows, with_data
 from empatheia_jax.data.schema import Widths
 from empatheia_jax.empatheia import Empatheia, Statistics, attune
 from empatheia_jax.flops import mfu
+from empatheia_jax.llm.quantized import parameters, require_qwix
 from empatheia_jax.states import write_json
 from empatheia_jax.training.bases import check_base, load_adapter
 from empatheia_jax.training.clock import Clock, Rate
@@ -46,10 +47,18 @@ def check_workdir(folder: Path, config: Config, resume: bool, stages: list[Stage
 
     Raises:
       ConfigError: a used folder without `resume`, nothing to resume, another config, later stages of a scratch base
-        that stage 0 has not trained, or a base or an adapter of another architecture.
+        that stage 0 has not trained, or a base or an adapter of another architecture; a quantised base that stage 0 is
+        to train, or that cannot be quantised here.
     """
     saved = folder / "config.json"
     check_base(config)
+    if config.llm.quantization != "none":
+        require_qwix()
+        if stages and stages[0].number == 0:
+            raise ConfigError(
+                f"llm.quantization {config.llm.quantization}: stage 0 trains the base, and a quantised one is frozen; "
+                "train stage 0 without, copy its DIR/base into a new --workdir, and begin there with --stages 1,2,3,4"
+            )
     if config.base == "scratch" and stages and stages[0].number > 0 and not (folder / "base").exists():
         raise ConfigError(f"{folder}: no base there, and a scratch base is trained in stage 0: begin --stages with 0")
     if resume:
@@ -110,7 +119,7 @@ def describe(state: nnx.State) -> str:
     sizes: dict[str, int] = {}
     for path, variable in nnx.to_flat_state(state):
         part = "lora" if isinstance(variable, nnx.LoRAParam) else str(path[0])
-        sizes[part] = sizes.get(part, 0) + int(np.prod(variable.shape))
+        sizes[part] = sizes.get(part, 0) + parameters(variable)
     return ", ".join(f"{part} {size:,}" for part, size in sizes.items())
 
 
