@@ -115,7 +115,8 @@ def main(args) -> None:
             "logit_error": round(float(np.abs(found["logits"] - plain["logits"]).max() / scale), 5),
             "equal_tokens": round(float(np.mean(found["tokens"] == plain["tokens"])), 3),
         }
-        for what, work, extra, temporary in (("train", length, trained, step_bytes), ("decode", new, wrote, write_bytes)):
+        programs = ("train", length, trained, step_bytes), ("decode", new, wrote, write_bytes)
+        for what, work, extra, temporary in programs:
             ours = {"ours": seconds[what]}
             facts_here = facts | {"temporary_bytes": temporary} | extra
             rows.append(measure.row(f"{what}_{name}", work, "tokens/s", ours, **facts_here))

@@ -1,4 +1,4 @@
-"""Quantised bases, judged by numpy and by the published table: numbers, bytes, gradients, residuals, loading, devices."""
+"""Quantised bases, judged by numpy and by the published table: numbers, bytes, gradients, residuals, loading."""
 
 import dataclasses
 import math
@@ -8,7 +8,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
-from jax.sharding import NamedSharding, PartitionSpec
 from scipy.stats import norm
 from small import leaves
 
@@ -22,7 +21,6 @@ from empatheia_jax.llm.quantized import (
     NF4,
     QuantizationError,
     dequantize,
-    formats,
     kernel_format,
     product,
     quantize,
@@ -63,7 +61,8 @@ def as_plain(llm, few_bits):
     flat = dict(nnx.to_flat_state(state))
     for name in PROJECTIONS:
         kernel = getattr(few_bits.layers, name).kernel
-        layers = [in_numpy(*map(np.asarray, pair), kernel.form) for pair in zip(kernel.codes[...], kernel.scales[...])]
+        pairs = kernel.codes[...], kernel.scales[...]
+        layers = [in_numpy(*map(np.asarray, pair), kernel.form) for pair in zip(*pairs, strict=True)]
         path = ("layers", name, "kernel")
         flat[path] = flat[path].replace(jnp.asarray(np.stack(layers)))
     return nnx.merge(graphdef, nnx.from_flat_state(list(flat.items())))
@@ -112,7 +111,8 @@ def test_nf4_takes_the_nearest_quantile_of_each_tile(seed, shape_in, shape_out, 
     table = published_table()
     nearest = table[np.abs(flat[..., None] / absmax[..., None] - table).argmin(-1)] * absmax
     np.testing.assert_allclose(dequantize(codes, scales, form, jnp.float32).reshape(flat.shape), nearest, atol=2e-6)
-    np.testing.assert_allclose(in_numpy(np.asarray(codes), np.asarray(scales), form).reshape(flat.shape), nearest, atol=2e-6)
+    own = in_numpy(np.asarray(codes), np.asarray(scales), form)
+    np.testing.assert_allclose(own.reshape(flat.shape), nearest, atol=2e-6)
 
 
 def test_int8_is_within_half_a_step(seed):
