@@ -17,13 +17,12 @@ import absl.flags
 absl.flags.FLAGS.mark_as_parsed()
 import jax, numpy as np, optax
 from flax import nnx
-from small import FAST, leaves, make_examples, make_model, make_store, make_tokenizer, small_config, sub
+from small import FAST, WIDTHS, leaves, make_examples, make_model, make_store, make_tokenizer, small_config, sub
 from empatheia_jax import sharding
 from empatheia_jax.checkpoint import load_base
 from empatheia_jax.config import MeshConfig
 from empatheia_jax.data.pipeline import training_batches
 from empatheia_jax.data.rows import Rows
-from empatheia_jax.data.schema import Widths
 from empatheia_jax.processes import global_batch
 from empatheia_jax.training import step as step_module
 from empatheia_jax.training.run import abstract_model
@@ -37,8 +36,8 @@ save_weights(folder, config.llm, nnx.state(model.llm, nnx.Not(nnx.LoRAParam)))
 adapted = nnx.filter_state(nnx.state(model), step_module.trains(ADAPTED))
 current, tx, examples = stage(1, config), optax.adam(1e-2), make_examples(6)
 rows = Rows(
-    examples, current.prompt, config, make_tokenizer(), make_store(examples), Widths((1, 1), (1, 1), 1, 1, 1, 1, 1),
-    train=False, seed=3, words=True,
+    examples, current.prompt, config, make_tokenizer(), make_store(examples), WIDTHS, train=False, seed=3,
+    words=True,
 )
 local, found = next(iter(training_batches(rows, 0, 1, threads=1))), {}
 for kind in sys.argv[1:]:
