@@ -30,6 +30,7 @@ from empatheia_jax.training.run import (
     complete,
     describe,
     evaluate,
+    has_base,
     initialise,
     restore,
     run_stage,
@@ -85,9 +86,10 @@ def main(argv: list[str]) -> int:
     checkpoints = Checkpoints(args.workdir / "checkpoints")
     position = checkpoints.latest() if args.resume else None
     with clock("load"):
-        state = abstract if complete(position) else initialise(config, data.widths, abstract)
         words = signal_words(data.tokenizer)
         first = stages[0].number if stages else 0
+        drawn = not has_base(config, position, first)
+        state = abstract if complete(position) else initialise(config, data.widths, abstract, base=drawn)
         state = restore(
             args.workdir, config, checkpoints, position, state, data.statistics, words, first_stage=first
         )

@@ -20,6 +20,7 @@ from empatheia_jax import sharding
 from empatheia_jax.checkpoint import Checkpoints, load_base
 from empatheia_jax.config import Config, MeshConfig
 from empatheia_jax.data.tokenizer import NEW_TOKENS
+from empatheia_jax.llm.quantized import Format, formats, rounded
 from empatheia_jax.plan import config_widths
 from empatheia_jax.training.run import abstract_model, complete, saved_config
 from empatheia_jax.training.stages import ADAPTED
@@ -32,11 +33,12 @@ class Trained:
     """What an export needs of a run: its newest checkpoint's adapters and rows, and where its base is."""
 
     folder: Path
-    config: Config
+    config: Config  # with a plain base: what is quantised here is not on disk
     step: int
     base: Path
     adapter: dict[str, np.ndarray]  # "layers/q_proj/lora_a/3" -> array
     rows: dict[str, np.ndarray]  # "input", "output": [34, D]
+    formats: dict[str, Format]  # "layers/q_proj/kernel" -> how the run holds it; {} where plain
 
     @property
     def name(self) -> str:
@@ -55,6 +57,7 @@ def open_run(run: Path) -> Trained:
     """
     run = Path(run)
     config = saved_config(run)
+    quantized, config = config, dataclasses.replace(config, llm=dataclasses.replace(config.llm, quantization="none"))
     mesh = sharding.make_mesh(MeshConfig(data=1), jax.devices("cpu")[:1])
     checkpoints = Checkpoints(run / "checkpoints")
     position = checkpoints.latest()
@@ -66,7 +69,7 @@ def open_run(run: Path) -> Trained:
     adapter = dict(unstacked(nnx.filter_state(saved, trains(("lora",))), "llm/"))
     rows = {name: np.asarray(saved["new_tokens"][name].get_value()) for name in ("input", "output")}
     base = run / "base" if config.base == "scratch" else Path(config.base)
-    return Trained(run, config, position.step, base, adapter, rows)
+    return Trained(run, config, position.step, base, adapter, rows, formats(abstract(vicuna, quantized.llm)))
 
 
 def _base_arrays(run: Trained) -> Iterator[tuple[str, np.ndarray]]:
@@ -83,6 +86,8 @@ def _base_arrays(run: Trained) -> Iterator[tuple[str, np.ndarray]]:
 def export_hf(run: Path, output: Path, dtype: str | None = None) -> dict[str, int]:
     """A run -> a transformers directory of its LLM: adapters merged, new tokens in tokenizer, embedding and head.
 
+    Over a quantised base they are merged into what it computes with, as they were trained.
+
     Embedding and head are two tables in it even where the base ties them: the new tokens' rows differ. An id is the one
     it is here.
 
@@ -90,6 +95,7 @@ def export_hf(run: Path, output: Path, dtype: str | None = None) -> dict[str, in
       dtype: of all tensors; None keeps the base's (merging in bfloat16 rounds what was trained).
     Raises:
       ConversionError: no finished stage; an output that is there already.
+      QuantizationError: a quantised base, and no qwix here.
     """
     trained = open_run(run)
     llm, scale = trained.config.llm, trained.config.lora.alpha / trained.config.lora.rank
@@ -100,6 +106,8 @@ def export_hf(run: Path, output: Path, dtype: str | None = None) -> dict[str, in
         kind = None
         for name, array in _base_arrays(trained):
             kept = np.dtype(dtype or array.dtype)
+            form = trained.formats.get(name.rpartition("/")[0])
+            array = array if form is None else rounded(array, form)
             kind = kept.name if name == "embedding" else kind
             array = _merged(name, array, trained.adapter, scale).astype(kept)
             shards.add(back[name][0], back[name][1].invert(_with_new_rows(name, array, trained.rows)))

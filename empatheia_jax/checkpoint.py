@@ -14,6 +14,7 @@ from flax import nnx
 from orbax.checkpoint import v1 as ocp
 
 from empatheia_jax import weights
+from empatheia_jax.llm.quantized import quantized, unquantized
 from empatheia_jax.states import CheckpointError, filled, named
 
 KEPT = 2
@@ -63,8 +64,11 @@ def save_base(folder: Path, base: nnx.State) -> None:
 def load_base(folder: Path, base: nnx.State) -> nnx.State:
     """Restore a base, stage 0's or a converted one, into the shapes, shardings and (a converted one) dtypes of `base`.
 
+    What `base` holds quantised is quantised as it is read: the same bits each time.
+
     Raises:
       CheckpointError: no base there, or one of another shape.
+      QuantizationError: qwix, which quantises, is not installed.
     """
     folder = Path(folder)
     if weights.is_weights(folder):
@@ -73,9 +77,9 @@ def load_base(folder: Path, base: nnx.State) -> nnx.State:
         raise CheckpointError(
             f"{folder}: no base model here; train stage 0, or give the path of a converted one"
         )
-    wanted = named(base)
+    wanted = named(unquantized(base))
     _check(ocp.metadata(str(folder.absolute())).metadata, wanted, folder)
-    return filled(base, ocp.load(str(folder.absolute()), _abstract(wanted)))
+    return quantized(ocp.load(str(folder.absolute()), _abstract(wanted)), base)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -11,6 +11,10 @@ def _parser(name: str, does: str) -> argparse.ArgumentParser:
     return argparse.ArgumentParser(prog=f"empatheia {name}", description=does)
 
 
+def _add_quantization(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--quantization", choices=("none", "int8", "nf4"), help="of the LLM's base; default: the run's")
+
+
 def sample(argv: list[str]) -> int:
     """Write the sample corpus in AvaMERG's released layout."""
     parser = _parser("sample", sample.__doc__)
@@ -130,6 +134,7 @@ def respond(argv: list[str]) -> int:
     originals.add_argument("--any-commit", action="store_true", help="take a clone that is not at the tested commit")
     parser.add_argument("--size", type=int, default=256, help="side of the video in pixels")
     parser.add_argument("--trace", nargs="?", const="", metavar="DIR", help="profile a second, warm answer")
+    _add_quantization(parser)
     parser.add_argument("--output", type=Path, required=True, help="OUT.mp4; OUT.json is written beside it")
     args = parser.parse_args(argv)
     from empatheia_jax.compile_cache import use_cache
@@ -142,7 +147,7 @@ def respond(argv: list[str]) -> int:
         consent=args.consent, speech_generator=args.speech_generator, speech_weights=args.speech_weights,
         face_generator=args.face_generator, face_weights=args.face_weights, content_source=args.content_source,
         torch={n: v for n, v in vars(args).items() if n.startswith(("styletts2_", "dreamtalk_", "any_"))},
-        face_size=args.size,
+        face_size=args.size, quantization=args.quantization,
         trace=None if args.trace is None else Path(args.trace or args.output.with_suffix(".profile")),
     )  # fmt: skip
     use_cache()
@@ -229,12 +234,13 @@ def evaluate(argv: list[str]) -> int:
     parser.add_argument("--run", type=Path, required=True)
     parser.add_argument("--split", choices=("validation", "test"), default="test")
     parser.add_argument("--output", type=Path, required=True)
+    _add_quantization(parser)
     args = parser.parse_args(argv)
     from empatheia_jax.compile_cache import use_cache
     from empatheia_jax.evaluation.evaluate import evaluate as run
 
     use_cache()
-    report = run(args.run, args.split, args.output)
+    report = run(args.run, args.split, args.output, args.quantization)
     print(f"report    {report}")
     return 0
 

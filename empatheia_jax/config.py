@@ -48,6 +48,8 @@ class LlamaConfig:
     init_match: float = 0.0  # of a base from scratch: correlation of queries and keys, so that like attends to like
     compute_dtype: str = "bfloat16"
     param_dtype: str = "bfloat16"  # of the frozen base; LoRA is always float32
+    quantization: Literal["none", "int8", "nf4"] = "none"  # of the frozen base's projections (llm/quantized.py)
+    quantization_tile: int = 64  # nf4: inputs that share a scale (QLoRA's blocks); int8 has a scale an output channel
     attention: Literal["xla", "cudnn", "splash"] = "xla"
     remat: Literal["none", "lora", "attention", "full"] = "lora"  # see `llm/remat.py`
 
@@ -56,6 +58,7 @@ class LlamaConfig:
             self.heads % self.kv_heads == 0, f"llm.heads {self.heads} is not a multiple of kv_heads {self.kv_heads}"
         )
         _require(self.head_dim % 2 == 0, f"llm.head_dim {self.head_dim} must be even: RoPE turns pairs")
+        _require(self.quantization_tile > 0, f"llm.quantization_tile must be positive, not {self.quantization_tile}")
 
     @classmethod
     def vicuna_7b(cls) -> "LlamaConfig":

@@ -11,6 +11,7 @@ from empatheia_jax.data.schema import SYMBOL_COUNT, Widths
 from empatheia_jax.empatheia import Empatheia
 from empatheia_jax.encoders import build_encoders
 from empatheia_jax.generators.build import generator_widths
+from empatheia_jax.llm.quantized import parameters
 from empatheia_jax.llm.remat import kept_bytes
 from empatheia_jax.training.stages import group_of, stage
 
@@ -51,16 +52,18 @@ def model_parts(config: Config) -> list[Part]:
     """Every part of `Empatheia`, sized for the stage that trains most of it."""
     abstract = nnx.eval_shape(lambda: Empatheia(config, config_widths(config), rngs=nnx.Rngs(0)))
     trained = set(stage(4 if config.modalities else 1, config).trains)
-    if config.base == "scratch":
+    if base_trains := config.base == "scratch" and config.llm.quantization == "none":
         trained.add("base")
     sizes: dict[str, np.ndarray] = {}
     for path, variable in nnx.to_flat_state(nnx.state(abstract)):
-        group, count = group_of(path, isinstance(variable, nnx.LoRAParam)), int(np.prod(variable.shape))
+        group, count = group_of(path, isinstance(variable, nnx.LoRAParam)), parameters(variable)
         # What a stage trains is float32 while it does: weight, gradient, two moments.
         held = 4 if group in trained else np.dtype(variable.dtype).itemsize
-        size = np.array([count, count * held, 12 * count if group in trained else 0])
+        size = np.array([count, int(np.prod(variable.shape)) * held, 12 * count if group in trained else 0])
         sizes[group] = sizes.get(group, 0) + size
-    names = PARTS | ({"base": "LLM (stage 0)"} if config.base == "scratch" else {})
+    names = PARTS | ({"base": "LLM (stage 0)"} if base_trains else {})
+    if config.llm.quantization != "none":
+        names |= {"base": f"{PARTS['base']}, {config.llm.quantization}"}
     return [Part(names[group], *sizes[group].tolist()) for group in PARTS if group in sizes]
 
 

@@ -27,6 +27,7 @@ from flax import nnx
 from jax.sharding import NamedSharding, PartitionSpec
 from orbax.checkpoint import v1 as ocp
 
+from empatheia_jax.llm.quantized import quantizer, unquantized
 from empatheia_jax.machine import release_memory
 from empatheia_jax.states import CheckpointError, filled, named, write_json
 
@@ -34,7 +35,10 @@ PART_BYTES = 128 << 20
 CHUNK_BYTES = 16 << 20  # what one read brings: a device that holds a slice reads little more than it
 PARTS_BETWEEN_RELEASES = 4
 # How a network is run, not what it is: weights of one serve another.
-RUNTIME = ("compute_dtype", "param_dtype", "attention", "remat", "init_std", "init_match", "max_length")
+RUNTIME = (
+    "compute_dtype", "param_dtype", "quantization", "quantization_tile", "attention", "remat", "init_std", "init_match",
+    "max_length",
+)  # fmt: skip
 
 
 def architecture(config) -> dict:
@@ -215,14 +219,16 @@ def unstacked(state: nnx.State, prefix: str = "") -> Iterator[tuple[str, np.ndar
 def load_weights(folder: Path, abstract: nnx.State, prefix: str = "") -> nnx.State:
     """Restore parameters into the shapes, dtypes and shardings of `abstract`.
 
-    Layers are read one array at a time, each device its own slice, and put into the stack that is to hold them. On many
-    processes all call this alike.
+    Layers are read one array at a time, each device its own slice, and put into the stack that is to hold them, what
+    `abstract` holds quantised in its few bits. On many processes all call this alike.
 
     Raises:
       CheckpointError: no finished weights there, or other parameters than these.
+      QuantizationError: qwix, which quantises, is not installed.
     """
     folder, index = Path(folder), read_index(folder)
-    wanted = slots(abstract, prefix)
+    plain = unquantized(abstract)
+    wanted = slots(plain, prefix)
     strays = sorted(wanted.keys() ^ index.keys())
     shapes = [n for n in wanted.keys() & index.keys() if tuple(index[n]["shape"]) != wanted[n][2]]
     if strays or shapes:
@@ -230,18 +236,19 @@ def load_weights(folder: Path, abstract: nnx.State, prefix: str = "") -> nnx.Sta
             f"{folder}: weights of another architecture: {len(strays)} arrays are only there or only in the model "
             f"{strays[:3]}, {len(shapes)} have another shape {sorted(shapes)[:3]}; take the config that fits"
         )
-    leaves, arrays = named(abstract), {}
+    leaves, arrays, plain_leaves, pieces = named(abstract), {}, named(plain), quantizer(abstract)
     parts: dict[str, dict[str, jax.ShapeDtypeStruct]] = {}
     for name, entry in index.items():
         target, layer, shape = wanted[name]
-        place = leaves[target].sharding or jax.sharding.SingleDeviceSharding(jax.devices()[0])
+        place = plain_leaves[target].sharding or jax.sharding.SingleDeviceSharding(jax.devices()[0])
         place = place if layer is None else _slice_place(place)
         parts.setdefault(entry["part"], {})[name] = jax.ShapeDtypeStruct(shape, entry["dtype"], sharding=place)
     for number, part in enumerate(sorted(parts)):
         loaded = ocp.load(str((folder / "params" / part).absolute()), parts[part])
         for name in parts[part]:
             target, layer, _ = wanted[name]
-            arrays[target] = _put(arrays.get(target), loaded.pop(name), layer, leaves[target])
+            for piece, array in pieces(target, loaded.pop(name)).items():
+                arrays[piece] = _put(arrays.get(piece), array, layer, leaves[piece])
         jax.block_until_ready(arrays)  # else parts are read faster than they find their place
         if number % PARTS_BETWEEN_RELEASES == PARTS_BETWEEN_RELEASES - 1:
             release_memory()

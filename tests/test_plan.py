@@ -8,11 +8,13 @@ from pathlib import Path
 import jax
 import pytest
 from flax import nnx
+from small import small_config
 
 from empatheia_jax.config import GeneratorConfig
 from empatheia_jax.config_io import load_config
 from empatheia_jax.empatheia import Empatheia
 from empatheia_jax.plan import config_widths, encoder_parts, kept_activations, local_plan, model_parts
+from empatheia_jax.training.step import trains
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -76,3 +78,36 @@ def test_the_command_says_the_sizes_and_refuses_what_is_no_config(tmp_path):
     assert done.returncode == 0 and "33,554,432" in done.stdout, done.stderr
     done = run(str(tmp_path / "none.py"))
     assert done.returncode == 2 and done.stderr.count("\n") == 1
+
+
+def in_few_bits(config, kind: str, **llm):
+    return dataclasses.replace(config, llm=dataclasses.replace(config.llm, quantization=kind, **llm))
+
+
+def test_a_quantised_7b_base_by_hand(vicuna):
+    """Projections of 32 layers: four of 4096 x 4096, three of 4096 x 11008; embedding and head stay bfloat16."""
+    projections = 32 * (4 * 4096 * 4096 + 3 * 4096 * 11008)
+    rest = 2 * 2 * 32000 * 4096 + 4 * (2 * 32 + 1) * 4096
+    outputs = 32 * (5 * 4096 + 2 * 11008)
+    expected = {"int8": projections + 4 * outputs + rest, "nf4": projections // 2 + 4 * projections // 64 + rest}
+    for kind, size in expected.items():
+        part = next(part for part in model_parts(in_few_bits(vicuna, kind)) if part.name == f"LLM, frozen, {kind}")
+        assert (part.parameters, part.weights, part.training) == (6_738_415_616, size, 0)
+
+
+def test_the_config_for_24_gb_fits_and_learns_from_as_many_rows(vicuna):
+    config = load_config(str(ROOT / "configs" / "vicuna_7b_24gb.py"))
+    assert config.data.rows * config.optim.accumulate == vicuna.data.rows * vicuna.optim.accumulate
+    needed = sum(part.bytes for part in model_parts(config)) + kept_activations(config)
+    assert needed < 18e9 < sum(part.bytes for part in model_parts(vicuna)) + kept_activations(vicuna)
+    assert "LLM, frozen, nf4" in local_plan(config)
+
+
+@pytest.mark.parametrize("kind", ["none", "int8", "nf4"])
+def test_planned_bytes_are_the_bytes_of_the_arrays(kind):
+    config = dataclasses.replace(small_config(), base="converted", modalities=())
+    config = in_few_bits(config, kind, quantization_tile=16)
+    state = nnx.state(jax.jit(lambda: Empatheia(config, None, rngs=nnx.Rngs(0)))())
+    arrays = jax.tree.leaves(nnx.filter_state(state, trains(("base",))))
+    part = next(part for part in model_parts(config) if part.name.startswith("LLM, frozen"))
+    assert part.weights == sum(array.nbytes for array in arrays)

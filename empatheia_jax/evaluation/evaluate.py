@@ -29,17 +29,18 @@ BATCH = 24
 WITH, WITHOUT, SWAPPED = "with speech and video", "without", "swapped media"
 
 
-def evaluate(run: Path, split: str, output: Path) -> Path:
+def evaluate(run: Path, split: str, output: Path, quantization: str | None = None) -> Path:
     """Measure a run on a split; writes report.json and report.html into `output`, returns the page.
 
     Args:
       run: workdir of a trained run. split: "validation" or "test". output: folder, made if it is not there.
+      quantization: of the base, "none", "int8" or "nf4"; None: as it was trained.
     Raises:
       ConfigError: `run` is no trained run, or nothing in the split carries a chain of empathy to measure against.
       RecordError: the run's data cannot be read. StoreError: its feature store is missing or made otherwise.
     """
     started = time.monotonic()
-    engine = Engine(run, batch=BATCH)
+    engine = Engine(run, batch=BATCH, quantization=quantization)
     config = engine.config
     examples = _examples(engine, split)
     labelled = [example for example in examples if example.chain is not None]
@@ -48,10 +49,14 @@ def evaluate(run: Path, split: str, output: Path) -> Path:
     neutral = conditions.neutral_conversations(Path(config.data.path), split)
     report: dict = {
         "run": str(run), "split": split, "date": datetime.date.today().isoformat(),
-        "command": f"empatheia evaluate --run {run} --split {split} --output {output}",
+        "command": f"empatheia evaluate --run {run} --split {split} --output {output}"
+        + (f" --quantization {quantization}" if quantization else ""),
         "device": jax.devices()[0].device_kind,
         "versions": {name: _version(name) for name in ("empatheia_jax", "jax", "flax", "numpy")},
-        "settings": {"step": engine.position.step, "examples": len(labelled), "batch": BATCH},
+        "settings": {
+            "step": engine.position.step, "examples": len(labelled), "batch": BATCH,
+            "quantization": config.llm.quantization,
+        },
     }  # fmt: skip
     seconds: dict[str, float] = {}
     with _timed(seconds, "text"):

@@ -54,15 +54,17 @@ class Engine:
 
     def __init__(
         self, folder: Path | str, *, batch: int = 1, max_new_tokens: int = 160,
-        generators: GeneratorConfig | None = None,
+        generators: GeneratorConfig | None = None, quantization: str | None = None,
     ):  # fmt: skip
         """Load a run.
 
         Args:
           generators: those that will perform, where it is not the run's own setting; weights for which the latents were
             not trained are a StoreError.
+          quantization: of the base, as `LlamaConfig.quantization`; None: the run's own.
         Raises:
-          ConfigError: `folder` is no run, or has no checkpoint yet, or none with trained latents.
+          ConfigError: `folder` is no run, or has no checkpoint yet, or none with trained latents; a base that cannot be
+            quantised so, or not here.
           CheckpointError: its checkpoint does not belong to its config.
           StoreError: its feature store, which tells the widths, is not there.
         """
@@ -70,6 +72,9 @@ class Engine:
         self.config: Config = saved_config(self.folder)
         if generators is not None:
             self.config = dataclasses.replace(self.config, generators=generators)
+        if quantization is not None:
+            llm = dataclasses.replace(self.config.llm, quantization=quantization)
+            self.config = dataclasses.replace(self.config, llm=llm)
         self.widths = self._widths()
         self.tokenizer: Tokenizer = tokenizers.load(self.folder / "tokenizer")
         mesh = sharding.make_mesh(MeshConfig(data=1), jax.devices()[:1])

@@ -54,6 +54,7 @@ class Request:
     torch: dict[str, Path | bool | None] = dataclasses.field(default_factory=dict)  # by name of `TorchConfig`
     face_size: int = 256
     trace: Path | None = None  # where a second, warm answer is traced to
+    quantization: str | None = None  # of the base; None: as it was trained
 
 
 def parse_profile(value: str) -> Profile:
@@ -190,7 +191,8 @@ class Responder:
     @functools.cached_property
     def engine(self) -> Engine:
         """The run itself. Raises as `Engine`, and RespondError where it has no latents."""
-        engine = Engine(self.run, generators=self.config.generators, **self._engine)
+        settings = {"quantization": self.loaded_for["quantization"]} | self._engine
+        engine = Engine(self.run, generators=self.config.generators, **settings)
         if engine.widths is None:
             raise RespondError(f"{self.run} was trained on words only, without voice and face: train stages 2 to 4")
         return engine
@@ -256,6 +258,8 @@ class Responder:
             step=engine.position.step,
             content=performance.content_source,
         )
+        if engine.config.llm.quantization != "none":
+            facts |= {"quantization": engine.config.llm.quantization}
         if request.portrait is not None:
             facts |= {
                 "portrait": str(request.portrait),

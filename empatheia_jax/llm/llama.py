@@ -18,6 +18,7 @@ from empatheia_jax.initial_values import draw_stacked
 from empatheia_jax.llm import attention
 from empatheia_jax.llm.cache import Cache, write_layer
 from empatheia_jax.llm.lora import Projection, adapter_dropout, check_targets, down_project, draw_lora_a
+from empatheia_jax.llm.quantized import QuantizedKernel
 from empatheia_jax.llm.remat import rematerialised
 
 PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
@@ -66,8 +67,11 @@ class Layers(nnx.Module):
         layers, axes = config.layers, projection_axes(config)
         shapes = {name: (*x.values(), *y.values()) for name, (x, y) in axes.items()}
         scales = dict.fromkeys(axes, config.init_std)
-        kernels = draw_stacked(jax.random.normal, base_key, shapes, scales, layers=layers, dtype=config.param_dtype)
-        if config.init_match:
+        if config.quantization == "none":
+            kernels = draw_stacked(jax.random.normal, base_key, shapes, scales, layers=layers, dtype=config.param_dtype)
+        else:  # to be read
+            kernels = {name: QuantizedKernel(name, layers, x, y, config) for name, (x, y) in axes.items()}
+        if config.init_match and config.quantization == "none":
             keys = jnp.repeat(kernels["k_proj"], config.heads // config.kv_heads, axis=2)
             mix = config.init_match * keys + (1 - config.init_match**2) ** 0.5 * kernels["q_proj"]
             kernels["q_proj"] = mix.astype(config.param_dtype)
@@ -84,7 +88,7 @@ class Layers(nnx.Module):
 class Llama(nnx.Module):
     """A Llama-architecture decoder. Without `lora` it holds no adapter parameters at all.
 
-    Raises LoraError when a LoRA target names no projection.
+    Raises LoraError when a LoRA target names no projection, QuantizationError when a kernel cannot be quantised so.
     """
 
     def __init__(self, config: LlamaConfig, lora: LoraConfig | None = None, *, rngs: nnx.Rngs):

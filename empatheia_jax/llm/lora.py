@@ -1,7 +1,8 @@
 """Projections of the LLM and their low-rank adapters (section 4.2; Table 8: rank 16, alpha 32).
 
-y = x W + (alpha / r) dropout(x) A B, with W frozen, A and B float32, initialised as PEFT does:
-A uniform in +-1/sqrt(fan_in) (Kaiming with a = sqrt 5), B zero, so that the adapted model starts as the base.
+y = x W + (alpha / r) dropout(x) A B, with W frozen (in QLoRA quantised, see `quantized.py`), A and B float32,
+initialised as PEFT does: A uniform in +-1/sqrt(fan_in) (Kaiming with a = sqrt 5), B zero, so that the adapted model
+starts as the base.
 """
 
 import functools
@@ -15,6 +16,7 @@ from flax import nnx
 from empatheia_jax.config import LoraConfig
 from empatheia_jax.initial_values import draw_stacked
 from empatheia_jax.llm.low_rank import narrow, widen
+from empatheia_jax.llm.quantized import QuantizedKernel
 
 
 class LoraError(ValueError):
@@ -25,12 +27,13 @@ class Projection(nnx.Module):
     """The same linear map (no bias) of all L layers, stacked on axis 0, with an optional adapter.
 
     `lax.scan` over the owning module hands the body one layer, and `__call__` is written for that: kernel
-    [*shape_in, *shape_out]. `lora_a` [*shape_in, r] and `lora_b` [r, *shape_out], float32, are None without an adapter.
+    [*shape_in, *shape_out], or a `QuantizedKernel` of it. `lora_a` [*shape_in, r] and `lora_b` [r, *shape_out],
+    float32, are None without an adapter.
     """
 
     def __init__(
         self,
-        kernel: jax.Array,
+        kernel: jax.Array | QuantizedKernel,
         axes_in: tuple[str, ...],
         axes_out: tuple[str, ...],
         *,
@@ -38,7 +41,8 @@ class Projection(nnx.Module):
         lora_a: jax.Array | None = None,
     ):
         """kernel [L, *shape_in, *shape_out] with their logical axis names; with `lora`, `lora_a` [L, *shape_in, r]."""
-        self.kernel = nnx.Param(kernel, out_sharding=("layers", *axes_in, *axes_out), eager_sharding=False)
+        self.axes = ("layers", *axes_in, *axes_out)
+        self.kernel = kernel if isinstance(kernel, QuantizedKernel) else self._param(kernel)
         self.inputs = len(axes_in)
         self.lora_a = self.lora_b = nnx.data(None)
         self.scale = lora.alpha / lora.rank if lora else 0.0
@@ -52,6 +56,9 @@ class Projection(nnx.Module):
             eager_sharding=False,
         )
 
+    def _param(self, kernel: jax.Array) -> nnx.Param:
+        return nnx.Param(kernel, out_sharding=self.axes, eager_sharding=False)
+
     @property
     def adapted(self) -> bool:
         """Whether this projection carries an adapter."""
@@ -59,18 +66,26 @@ class Projection(nnx.Module):
 
     def __call__(self, x: jax.Array, low: jax.Array | None) -> jax.Array:
         """x [..., *shape_in] -> [..., *shape_out] in x's dtype; `low` [..., r] is x A, of `down_project`."""
-        y = jnp.tensordot(x, self.kernel[...].astype(x.dtype), axes=self.inputs)
+        if isinstance(self.kernel, QuantizedKernel):
+            y = self.kernel(x)
+        else:
+            y = jnp.tensordot(x, self.kernel[...].astype(x.dtype), axes=self.inputs)
         return y if low is None else y + widen(low, self.scale * self.lora_b[...])
 
     def fold(self) -> None:
-        """Put kernel + (alpha / r) A B, summed in float32, in the kernel's place and drop the adapter."""
+        """Put kernel + (alpha / r) A B, summed in float32, in the kernel's place and drop the adapter.
+
+        A quantised kernel is dequantised for the sum, which is kept in the LLM's `param_dtype`.
+        """
         if not self.adapted:
             return
         multiply = jax.vmap(lambda a, b: jnp.tensordot(a, b, axes=1))  # over layers
         delta = self.scale * multiply(self.lora_a[...], self.lora_b[...])
-        kernel = self.kernel[...]
+        quantized = isinstance(self.kernel, QuantizedKernel)
+        kernel = self.kernel.dequantized() if quantized else self.kernel[...]
+        dtype = self.kernel.form.dtype if quantized else kernel.dtype
         # A new Param: the old one may be shared with the unmerged model.
-        self.kernel = self.kernel.replace((kernel.astype(jnp.float32) + delta).astype(kernel.dtype))
+        self.kernel = self._param((kernel.astype(jnp.float32) + delta).astype(dtype))
         self.lora_a = self.lora_b = nnx.data(None)
 
 

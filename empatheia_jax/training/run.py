@@ -25,6 +25,7 @@ from empatheia_jax.data.rows import Rows, with_data
 from empatheia_jax.data.schema import Widths
 from empatheia_jax.empatheia import Empatheia, Statistics, attune
 from empatheia_jax.flops import mfu
+from empatheia_jax.llm.quantized import parameters, require_qwix
 from empatheia_jax.profiling.capture import Profile
 from empatheia_jax.states import write_json
 from empatheia_jax.training.bases import check_base, load_adapter
@@ -47,10 +48,18 @@ def check_workdir(folder: Path, config: Config, resume: bool, stages: list[Stage
 
     Raises:
       ConfigError: a used folder without `resume`, nothing to resume, another config, later stages of a scratch base
-        that stage 0 has not trained, or a base or an adapter of another architecture.
+        that stage 0 has not trained, or a base or an adapter of another architecture; a quantised base that stage 0 is
+        to train, or that cannot be quantised here.
     """
     saved = folder / "config.json"
     check_base(config)
+    if config.llm.quantization != "none":
+        require_qwix()
+        if stages and stages[0].number == 0:
+            raise ConfigError(
+                f"llm.quantization {config.llm.quantization}: stage 0 trains the base, and a quantised one is frozen; "
+                "train stage 0 without, copy its DIR/base into a new --workdir, and begin there with --stages 1,2,3,4"
+            )
     if config.base == "scratch" and stages and stages[0].number > 0 and not (folder / "base").exists():
         raise ConfigError(f"{folder}: no base there, and a scratch base is trained in stage 0: begin --stages with 0")
     if resume:
@@ -96,10 +105,16 @@ def abstract_model(config: Config, widths: Widths | None, mesh: jax.sharding.Mes
     return graphdef, sharding.placed(abstract, sharding.shardings(abstract, mesh))
 
 
-def initialise(config: Config, widths: Widths | None, abstract: nnx.State) -> nnx.State:
-    """Every parameter drawn where it lives, from `config.seed`; `abstract` gives the shardings."""
-    create, where = _create(config, widths), jax.tree.map(lambda leaf: leaf.sharding, abstract)
-    return jax.jit(lambda key: nnx.split(create(key))[1], out_shardings=where)(jax.random.key(config.seed))
+def initialise(config: Config, widths: Widths | None, abstract: nnx.State, base: bool = True) -> nnx.State:
+    """Every parameter drawn where it lives, from `config.seed`; `abstract` gives the shardings.
+
+    Without `base` the LLM stays abstract: no memory for what `restore` reads.
+    """
+    drawn = trains(("base", *ADAPTED) if base else ADAPTED)
+    create = _create(config, widths)
+    where = jax.tree.map(lambda leaf: leaf.sharding, nnx.filter_state(abstract, drawn))
+    draw = jax.jit(lambda key: nnx.filter_state(nnx.split(create(key))[1], drawn), out_shardings=where)
+    return nnx.merge_state(abstract, draw(jax.random.key(config.seed)))
 
 
 def _create(config: Config, widths: Widths | None):
@@ -111,7 +126,7 @@ def describe(state: nnx.State) -> str:
     sizes: dict[str, int] = {}
     for path, variable in nnx.to_flat_state(state):
         part = "lora" if isinstance(variable, nnx.LoRAParam) else str(path[0])
-        sizes[part] = sizes.get(part, 0) + int(np.prod(variable.shape))
+        sizes[part] = sizes.get(part, 0) + parameters(variable)
     return ", ".join(f"{part} {size:,}" for part, size in sizes.items())
 
 
@@ -245,6 +260,14 @@ def complete(position: Position | None) -> bool:
     return position is not None and position.stage > 0
 
 
+def has_base(config: Config, position: Position | None, first_stage: int = 0) -> bool:
+    """Whether the base is there to be read: a converted one, or stage 0's once that is over.
+
+    A run without a checkpoint whose `first_stage` is after 0 begins with the base in its folder.
+    """
+    return config.base != "scratch" or complete(position) or (position is None and first_stage > 0)
+
+
 def restore(
     folder: Path,
     config: Config,
@@ -258,16 +281,15 @@ def restore(
 ) -> nnx.State:
     """Resume order: 1. the base (DIR/base, or the converted one); 2. the adapted parts of the newest checkpoint.
 
-    For `training` the base's files are hashed: a checkpoint goes on only with the base it was trained on. A run whose
-    `first_stage` is after 0 begins with the base that is there.
+    For `training` the base's files are hashed: a checkpoint goes on only with the base it was trained on.
 
     `state` gives shapes and shardings, and the values of what no checkpoint holds yet; it may be abstract where the
-    checkpoint is `complete`.
+    checkpoint is `complete`, and its base where it is read (`has_base`).
 
     Raises:
       CheckpointError: no base where one is needed, another base than the checkpoint's, or parameters of another config.
     """
-    based = config.base != "scratch" or complete(position) or (position is None and first_stage > 0)
+    based = has_base(config, position, first_stage)
     if based:
         base_folder = folder / "base" if config.base == "scratch" else Path(config.base)
         state = nnx.merge_state(state, load_base(base_folder, nnx.filter_state(state, trains(("base",)))))

@@ -43,6 +43,16 @@ def test_decoding_alone():
 
 
 @pytest.mark.slow
+def test_bases_in_few_bits():
+    pytest.importorskip("qwix")
+    found = {row["name"]: row for row in rows("quantized")}
+    assert list(found) == [f"{what}_{kind}" for kind in ("plain", "int8", "nf4") for what in ("train", "decode")]
+    assert found["train_plain"]["bytes"] > found["train_int8"]["bytes"] > found["train_nf4"]["bytes"]
+    assert 0 < found["decode_int8"]["logit_error"] < found["decode_nf4"]["logit_error"]
+    assert found["decode_plain"]["equal_tokens"] == 1.0 and found["train_plain"]["loss_difference"] == 0.0
+
+
+@pytest.mark.slow
 def test_converting_beside_cp_and_from_pretrained():
     pytest.importorskip("torch")
     found = rows("convert", "--peer", "torch")

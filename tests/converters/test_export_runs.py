@@ -25,8 +25,10 @@ from empatheia_jax.config import Config, ConfigError, LoraConfig  # noqa: E402
 from empatheia_jax.config_io import llm_of  # noqa: E402
 from empatheia_jax.data.tokenizer import NEW_TOKENS  # noqa: E402
 from empatheia_jax.data.tokenizer import load as load_tokenizer  # noqa: E402
+from empatheia_jax.empatheia import Empatheia  # noqa: E402
 from empatheia_jax.llm.new_tokens import embed, logits  # noqa: E402
-from empatheia_jax.states import CheckpointError  # noqa: E402
+from empatheia_jax.llm.quantized import quantized  # noqa: E402
+from empatheia_jax.states import CheckpointError, named  # noqa: E402
 from empatheia_jax.training.bases import check_base, load_adapter  # noqa: E402
 from empatheia_jax.training.run import save_config  # noqa: E402
 from empatheia_jax.training.stages import ADAPTED  # noqa: E402
@@ -147,6 +149,23 @@ def check_merged(run, model, seed, tmp_path):
     assert words.encode(text + "<AUD3> Hm", add_special_tokens=False) == expected
     assert words.decode(expected, skip_special_tokens=True) == text + " Hm"
     assert (twin.config.eos_token_id, words.eos_token_id) == (ours.eos_id, ours.eos_id)
+
+
+@pytest.mark.parametrize("kind", ["int8", "nf4"])
+def test_a_run_on_a_quantised_base_goes_out_as_it_computes(kind, seed, tmp_path):
+    """Merged: on the kernels it was trained with. For PEFT: the adapter, and the base as it was."""
+    pytest.importorskip("qwix")
+    config = sub(dataclasses.replace(small_config(), modalities=()), "lora", targets=ALL)
+    model = make_model(config, widths=None, seed=seed)
+    held = sub(config, "llm", quantization=kind, quantization_tile=16)
+    write_run(tmp_path / "run", held, model)
+    graphdef, abstract = nnx.split(nnx.eval_shape(lambda: Empatheia(held, None, rngs=nnx.Rngs(0))))
+    quantized_model = nnx.merge(graphdef, quantized(named(nnx.state(model)), abstract))
+    check_merged(tmp_path / "run", quantized_model, seed, tmp_path)
+    export_peft(tmp_path / "run", tmp_path / "adapter")
+    twin = peft.AutoPeftModelForCausalLM.from_pretrained(tmp_path / "adapter")
+    tokens = np.random.default_rng(seed).integers(0, config.llm.vocab_size, (2, 21))
+    assert_close(our_logits(model, tokens, new=False), torch_logits(twin, tokens))
 
 
 def test_a_merged_model_is_a_base_again(tuned, seed, tmp_path):

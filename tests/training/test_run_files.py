@@ -227,3 +227,18 @@ if importlib.util.find_spec("torch"):
     done = subprocess.run([sys.executable, "-c", program], cwd=root, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-1500:]
     assert any((tmp_path / "events").iterdir())
+
+
+# Quantised bases ------------------------------------------------------------------------------------------------------
+
+
+def test_stage_0_trains_no_quantised_base_and_quantising_needs_qwix(tmp_path, monkeypatch):
+    pytest.importorskip("qwix")
+    held = sub(CONFIG, "llm", quantization="nf4", quantization_tile=16)
+    with pytest.raises(ConfigError, match="stage 0 trains the base.*copy its DIR/base.*--stages 1,2,3,4"):
+        check_workdir(tmp_path / "run", held, resume=False, stages=STAGES)
+    (tmp_path / "run" / "base").mkdir(parents=True)
+    check_workdir(tmp_path / "run", held, resume=False, stages=STAGES[1:])
+    monkeypatch.setitem(sys.modules, "qwix", None)
+    with pytest.raises(ConfigError, match="qwix"):
+        check_workdir(tmp_path / "run", held, resume=False, stages=STAGES[1:])

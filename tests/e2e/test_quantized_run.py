@@ -1,0 +1,58 @@
+"""`train.py` on a base in few bits: from another run's, resumed after kills, read again for answers."""
+
+import shutil
+
+import numpy as np
+import pytest
+from trainer import Trainer
+
+from empatheia_jax.data.avamerg import read_examples
+from empatheia_jax.inference.engine import Engine
+
+pytestmark = pytest.mark.slow
+NF4 = ("--llm.quantization", "nf4", "--llm.quantization-tile", "8", "--checkpoint-every", "4")
+
+
+@pytest.fixture(scope="module")
+def trainer(tmp_path_factory):
+    """Stage 0 by itself, and its base in the folders of two runs that tune it in nf4."""
+    pytest.importorskip("qwix")
+    made = Trainer(tmp_path_factory.mktemp("quantized"))
+    code, _, err = made.finish(made.start("first", "--stages", "0"))
+    assert code == 0, err[-2000:]
+    for name in ("whole", "killed"):
+        (made.folder / name).mkdir()
+        shutil.copytree(made.folder / "first" / "base", made.folder / name / "base")
+    code, _, err = made.finish(made.start("whole", "--stages", "1", *NF4))
+    assert code == 0, err[-2000:]
+    return made
+
+
+def test_it_learns(trainer):
+    losses = [record["emp"] for record in trainer.read("whole", "metrics.jsonl") if "emp" in record]
+    assert np.mean(losses[-4:]) < np.mean(losses[:4])
+
+
+def test_stage_0_is_refused(trainer):
+    code, _, err = trainer.finish(trainer.start("refused", *NF4))
+    assert code == 2 and err.count("\n") == 1 and "stage 0 trains the base" in err
+    assert not (trainer.folder / "refused" / "config.json").exists()
+
+
+def test_a_killed_run_goes_on_with_the_same_bits(trainer):
+    assert trainer.kill_at("killed", 6, "--stages", "1", *NF4)
+    code, _, err = trainer.finish(trainer.start("killed", "--stages", "1", "--resume", *NF4))
+    assert code == 0, err[-2000:]
+    trainer.assert_equal("whole", "killed")
+
+
+def test_it_answers_in_its_own_bits_and_in_others(trainer):
+    examples = read_examples(trainer.folder / "data", "validation")[0][:2]
+    bytes_held = {}
+    for quantization in (None, "int8", "none"):
+        engine = Engine(trainer.folder / "whole", max_new_tokens=8, quantization=quantization)
+        kernel = engine.state["llm"]["layers"]["up_proj"]["kernel"]
+        leaves = [kernel] if quantization == "none" else [kernel["codes"], kernel["scales"]]
+        bytes_held[quantization] = sum(leaf.get_value().nbytes for leaf in leaves)
+        assert len(engine.answer(examples, lambda key: None, [None] * len(examples))) == len(examples)
+    assert bytes_held == {None: 16 * 16 // 2 + 4 * 2 * 16, "int8": 16 * 16 + 4 * 16, "none": 4 * 16 * 16}
