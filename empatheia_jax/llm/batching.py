@@ -9,6 +9,7 @@ freed slot (or group of slots), not once a token.
 """
 
 import collections
+import dataclasses
 import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
@@ -123,12 +124,30 @@ def advance(
     return slots, step
 
 
+@dataclasses.dataclass
+class Tally:
+    """What was written, and how well the slots were used."""
+
+    tokens: int = 0  # of answers, </s> not counted
+    slot_steps: int = 0  # steps times slots
+    seconds: float = 0.0  # everything counted: prefill, host, reading
+
+    @property
+    def occupancy(self) -> float:
+        """Share of slot-steps that wrote a token of an answer."""
+        return self.tokens / max(1, self.slot_steps)
+
+    @property
+    def tokens_per_second(self) -> float:
+        """Tokens of answers a second."""
+        return self.tokens / max(1e-9, self.seconds)
+
+
 class Continuous:
-    """Drives slots over many prompts, and counts.
+    """Drives slots over many prompts.
 
     Attributes:
-      slots: the slots, empty again after `run`.
-      tokens: written so far, all of them wanted. slot_steps: steps times slots. seconds: spent in `run`.
+      slots: the slots, empty again after `run`. tally: counts every `run`.
     """
 
     def __init__(
@@ -140,6 +159,7 @@ class Continuous:
         *,
         together: int = 1,
         steps: int = STEPS,
+        tally: Tally | None = None,
     ):
         """Nothing is run yet.
 
@@ -151,20 +171,11 @@ class Continuous:
             next steps were sent to the device.
           together: slots that are filled, and read, at a time. More share one pass over the weights and wait for each
             other. In a group that is not full, rows beyond `numbers` name no slot.
+          steps: between two looks from the host, at most. tally: counts on from here; None: from nothing.
         """
         self.slots, self._admit, self._advance, self._read = slots, admit, advance, read
         self._rows, self._together, self._steps = len(slots.live), min(together, len(slots.live)), steps
-        self.tokens, self.slot_steps, self.seconds = 0, 0, 0.0
-
-    @property
-    def occupancy(self) -> float:
-        """Share of slot-steps that wrote a token of an answer."""
-        return self.tokens / max(1, self.slot_steps)
-
-    @property
-    def tokens_per_second(self) -> float:
-        """Tokens of answers a second of `run`, everything counted: prefill, host, reading."""
-        return self.tokens / max(1e-9, self.seconds)
+        self.tally = tally or Tally()
 
     def run(self, count: int) -> Iterator[tuple[int, object]]:
         """Answer prompts 0 to count - 1; yields (number, what `read` made of it) as they finish."""
@@ -176,15 +187,15 @@ class Continuous:
             self.slots, made = self._advance(self.slots, self._least(len(waiting), len(held)), self._steps)
             yield from _results(ready)  # of the round before, while the device writes
             live, written, tokens, made = jax.device_get((self.slots.live, self.slots.written, self.slots.tokens, made))
-            self.slot_steps += int(made) * self._rows
+            self.tally.slot_steps += int(made) * self._rows
             done = [row for row in held if not live[row]]
             for group in (done[i : i + self._together] for i in range(0, len(done), self._together)):
                 numbers = [held.pop(row) for row in group]
                 texts = [tokens[row, : written[row]].tolist() for row in group]
-                self.tokens += sum(map(len, texts))
+                self.tally.tokens += sum(map(len, texts))
                 ready.append((numbers, self._read(self.slots, self._group(group), numbers, texts)))
         yield from _results(ready)
-        self.seconds += time.perf_counter() - started
+        self.tally.seconds += time.perf_counter() - started
 
     def _fill(self, waiting: collections.deque, held: dict[int, int]) -> None:
         free = [row for row in range(self._rows) if row not in held]

@@ -134,10 +134,10 @@ def test_each_prompt_gets_what_it_gets_alone(alone, together, seed, count, sizes
     run, found = together(prompts, budgets, rows=rows, together=group, steps=steps)
     wanted = [alone(prompt, budget) for prompt, budget in zip(prompts, budgets, strict=True)]
     assert [text for text, _ in found] == wanted
-    assert run.tokens == sum(map(len, wanted))
-    assert run.slot_steps % rows == 0 and run.tokens <= run.slot_steps
+    assert run.tally.tokens == sum(map(len, wanted))
+    assert run.tally.slot_steps % rows == 0 and run.tally.tokens <= run.tally.slot_steps
     if rows == 1:
-        assert run.tokens == run.slot_steps  # the only slot is live or filled anew: no step in vain
+        assert run.tally.tokens == run.tally.slot_steps  # the only slot is live or filled anew: no step in vain
 
 
 def test_some_answers_end_by_the_end_token_and_some_by_budget(alone):
