@@ -190,7 +190,8 @@ class Engine:
         shared, most = _shared(prompts), max(len(prompt.ids) for prompt in prompts)
         places = max(len(prompt.slots) for prompt in prompts)
         longest = shared + bucket(most - shared, PROMPT_BUCKET, BUCKETS)
-        slots = self.empty_slots(min(self.batch, power_of_two(len(prompts))), longest, prompts)
+        rows = min(self.batch, power_of_two(len(prompts)))
+        slots = self.empty_slots(rows, self.capacity(longest, prompts))
         if shared:
             slots = self._share(self.state, slots, np.array([prompts[0].ids[:shared]], np.int32))
 
@@ -200,7 +201,7 @@ class Engine:
         def read(slots, rows, numbers, texts):
             return self.read(slots, rows, [prompts[n] for n in numbers], texts)
 
-        together = 1 if jax.default_backend() == "cpu" else max(1, len(slots.live) // GROUP)
+        together = 1 if jax.default_backend() == "cpu" else max(1, rows // GROUP)
         run = Continuous(
             slots, put, functools.partial(self._advance, self.state), read, together=together, tally=self.tally
         )
@@ -219,10 +220,14 @@ class Engine:
         ids, slots = encode_prompt(example, self.style, self.config, self.tokenizer, profile)
         return Prompt(ids, slots, before_signals(self.tokenizer, profile), features)
 
-    def empty_slots(self, rows: int, longest: int, prompts: Sequence[Prompt]) -> Slots:
-        """`rows` slots for `prompts` of up to `longest` tokens, their answers and what is read behind them."""
+    def capacity(self, longest: int, prompts: Sequence[Prompt]) -> int:
+        """Positions that prompts of up to `longest` tokens take with their answers and what is read behind these."""
         behind = bucket(1 + max(len(prompt.again) for prompt in prompts), PREFIX, BUCKETS) + 2 * SIGNALS
-        return empty_slots(self.config.llm, rows, longest + self.max_new_tokens + behind, self.max_new_tokens)
+        return longest + self.max_new_tokens + behind
+
+    def empty_slots(self, rows: int, capacity: int) -> Slots:
+        """`rows` empty slots of `capacity` positions."""
+        return empty_slots(self.config.llm, rows, capacity, self.max_new_tokens)
 
     def admit(
         self, slots: Slots, rows: np.ndarray, prompts: list[Prompt], start: int, places: int, window: int | None = None

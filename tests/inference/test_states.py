@@ -10,7 +10,7 @@ import jax
 import numpy as np
 import pytest
 from flax import nnx
-from small import WIDTHS, make_examples, make_model, make_store, make_tokenizer, small_config
+from small import WIDTHS, make_engine, make_examples, make_model, make_store, make_tokenizer, small_config
 
 from empatheia_jax.data.encoded import encode, encode_prompt
 from empatheia_jax.data.pipeline import evaluation_batches
@@ -18,7 +18,6 @@ from empatheia_jax.data.prompts import find_response
 from empatheia_jax.data.rows import Rows
 from empatheia_jax.empatheia import read_signals
 from empatheia_jax.generators.classical.voice import ClassicalSpeech
-from empatheia_jax.inference import engine as engines
 from empatheia_jax.inference.perform import content_of
 from empatheia_jax.llm.cache import chunk_positions
 
@@ -36,14 +35,8 @@ def model():
 
 
 @pytest.fixture(scope="module")
-def engine(model):
-    """An Engine on a model in memory, whose writing is told: it writes the gold answer, everything else is its own."""
-    made = object.__new__(engines.Engine)
-    made.batch, made.config, made.widths, made.tokenizer = 2, CONFIG, WIDTHS, TOKENIZER
-    made.graphdef, made.state = nnx.split(model)
-    made.max_new_tokens = 170
-    made._compile()
-    return made
+def engine(model, compiled_quickly):
+    return make_engine(model, CONFIG, max_new_tokens=170)
 
 
 def forced(engine, wanted: list[list[int]]):

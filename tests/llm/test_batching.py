@@ -1,6 +1,5 @@
 """Continuous batching writes what each prompt gets alone, in few programs, in a memory that prompts do not change."""
 
-import contextlib
 import functools
 
 import jax
@@ -10,6 +9,7 @@ import pytest
 from flax import nnx
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from small import compilations
 
 from empatheia_jax.buckets import bucket
 from empatheia_jax.llm.batching import Continuous, admit, advance, empty_slots, share_prefix
@@ -19,22 +19,6 @@ from empatheia_jax.llm.decode import append, generate
 pytestmark = pytest.mark.usefixtures("compiled_quickly")
 
 NEW, EOS, CAPACITY = 12, 7, 96
-
-
-@contextlib.contextmanager
-def compilations():
-    """A list that grows by one with every program that the compiler is given."""
-    found = []
-
-    def heard(event, seconds, **_):
-        if event == "/jax/core/compile/backend_compile_duration":
-            found.append(seconds)
-
-    jax.monitoring.register_event_duration_secs_listener(heard)
-    try:
-        yield found
-    finally:
-        jax.monitoring.unregister_event_duration_listener(heard)
 
 
 class Alone:
