@@ -7,7 +7,6 @@ the content synchronizer's two halves, which wait for the phonemes and for their
 
 import dataclasses
 import functools
-import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -28,16 +27,24 @@ from empatheia_jax.data.prompts import ParsedResponse, before_signals, find_resp
 from empatheia_jax.data.schema import Example, Profile, Widths
 from empatheia_jax.data.tokenizer import SIGNALS, Tokenizer
 from empatheia_jax.empatheia import Empatheia
-from empatheia_jax.llm.batching import Continuous, Slots, Tally, admit, advance, empty_slots, share_prefix
+from empatheia_jax.llm.batching import (
+    Continuous,
+    Slots,
+    Tally,
+    admit,
+    advance,
+    empty_slots,
+    share_prefix,
+    shared_length,
+)
 from empatheia_jax.llm.cache import take_rows
 from empatheia_jax.llm.decode import append
 from empatheia_jax.training.run import abstract_model, complete, restore, saved_config
 from empatheia_jax.training.run_data import open_store
 
 Features = Mapping[str, Mapping[str, np.ndarray]]  # utterance key -> {"audio": [Na, Da], "video": [Nv, Dv]}
-PROMPT_BUCKET, CHUNK_BUCKET, CONTENT_BUCKET, SLOT_BUCKET = 64, 64, 32, 4  # the smallest of each
+PROMPT_BUCKET, CHUNK_BUCKET, CONTENT_BUCKET, AGAIN_BUCKET, SLOT_BUCKET = 64, 64, 32, 32, 4  # the smallest of each
 BUCKETS = 2  # an octave
-PREFIX = 32  # what prompts share is read once, in multiples of so many tokens
 GROUP = 8  # an accelerator fills and reads an eighth of its slots at a time
 
 
@@ -53,6 +60,11 @@ class Prompt:
     def medium(self, slot: Slot) -> np.ndarray | None:
         """The features of a slot, None where that was neither heard nor seen."""
         return (self.features(slot.key) or {}).get(slot.modality)
+
+    @property
+    def until_slot(self) -> list[int]:
+        """The ids up to the first of the first slot."""
+        return self.ids[: self.slots[0].position + 1] if self.slots else self.ids
 
 
 @dataclasses.dataclass(frozen=True)
@@ -187,8 +199,8 @@ class Engine:
         prompts = [self.prompt(e, features, profile) for e, profile in zip(examples, profiles, strict=True)]
         if not prompts:
             return []
-        shared, most = _shared(prompts), max(len(prompt.ids) for prompt in prompts)
-        places = max(len(prompt.slots) for prompt in prompts)
+        shared = shared_length([prompt.until_slot for prompt in prompts])
+        most, places = max(len(prompt.ids) for prompt in prompts), max(len(prompt.slots) for prompt in prompts)
         longest = shared + bucket(most - shared, PROMPT_BUCKET, BUCKETS)
         rows = min(self.batch, power_of_two(len(prompts)))
         slots = self.empty_slots(rows, self.capacity(longest, prompts))
@@ -222,7 +234,7 @@ class Engine:
 
     def capacity(self, longest: int, prompts: Sequence[Prompt]) -> int:
         """Positions that prompts of up to `longest` tokens take with their answers and what is read behind these."""
-        behind = bucket(1 + max(len(prompt.again) for prompt in prompts), PREFIX, BUCKETS) + 2 * SIGNALS
+        behind = bucket(1 + max(len(prompt.again) for prompt in prompts), AGAIN_BUCKET, BUCKETS) + 2 * SIGNALS
         return longest + self.max_new_tokens + behind
 
     def empty_slots(self, rows: int, capacity: int) -> Slots:
@@ -329,13 +341,3 @@ class Engine:
 
 def _padded(values: np.ndarray, size: int, fill: int) -> np.ndarray:
     return np.concatenate([values, np.full(size - len(values), fill)]).astype(np.int32)
-
-
-def _shared(prompts: list[Prompt]) -> int:
-    """With how many tokens all prompts begin, before any slot, in multiples of `PREFIX`; 0 for a single prompt."""
-    if len(prompts) == 1:
-        return 0
-    common = len(os.path.commonprefix([prompt.ids for prompt in prompts]))  # of lists as of strings
-    slots = [slot.position for prompt in prompts for slot in prompt.slots]
-    shortest = min(len(prompt.ids) for prompt in prompts) - 1  # something is left to read
-    return min([common, shortest, *slots]) // PREFIX * PREFIX

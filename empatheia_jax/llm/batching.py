@@ -10,6 +10,7 @@ freed slot (or group of slots), not once a token.
 
 import collections
 import dataclasses
+import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
@@ -23,6 +24,7 @@ from empatheia_jax.llm.cache import Cache, chunk_positions, empty_cache, put_row
 from empatheia_jax.llm.llama import Llama
 
 STEPS = 64  # between two looks from the host, at most
+PREFIX = 32  # what all prompts share is read once, in multiples of so many tokens: few shapes
 
 
 class Slots(NamedTuple):
@@ -42,6 +44,14 @@ def empty_slots(config: LlamaConfig, rows: int, capacity: int, most: int) -> Slo
     numbers = [jnp.zeros(rows, jnp.int32) for _ in range(4)]  # buffers of their own, so that all can be donated
     cache, tokens = empty_cache(config, rows, capacity), jnp.zeros((rows, most), jnp.int32)
     return Slots(cache, *numbers, jnp.zeros(rows, bool), tokens)
+
+
+def shared_length(prompts: Sequence[list[int]]) -> int:
+    """With how many tokens all prompts begin, in multiples of `PREFIX`, leaving one of each; 0 for a single prompt."""
+    if len(prompts) == 1:
+        return 0
+    common = len(os.path.commonprefix(prompts))  # of lists as of strings
+    return min(common, min(map(len, prompts)) - 1) // PREFIX * PREFIX
 
 
 def share_prefix(llm: Llama, slots: Slots, embeddings: jax.Array) -> Slots:
