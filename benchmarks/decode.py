@@ -235,7 +235,7 @@ def asked(shape: str, smoke: bool) -> tuple[list[np.ndarray], list[int], list[np
     turns = [n for n, e in enumerate(examples) if e.conversation_id == longest]
     order = np.random.default_rng(0).permutation(len(examples))[: 6 if smoke else ASKED]
     if smoke:
-        budgets = [1 + budget // 16 for budget in budgets]
+        budgets = [1 + budget % 8 for budget in budgets]
     return [prompts[n] for n in order], [budgets[n] for n in order], [prompts[n] for n in turns]
 
 

@@ -9,7 +9,7 @@ import pytest
 from flax import nnx
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from small import compilations, make_engine, make_examples, make_model, make_store, small_config
+from small import compilations, make_engine, make_examples, make_model, make_store, small_config, sub
 
 from empatheia_jax.data.schema import Profile
 from empatheia_jax.inference.conversation import Conversation, common_prefix
@@ -17,7 +17,7 @@ from empatheia_jax.llm.decode import generate
 
 pytestmark = pytest.mark.usefixtures("compiled_quickly")
 
-CONFIG = small_config()
+CONFIG = sub(small_config(), "llm", tie_embeddings=False)  # tied, random weights write one token again and again
 EXAMPLES = make_examples(2, turns=3)  # three turns of one dialogue, then three of another
 STORE = make_store(EXAMPLES)
 SLOT = CONFIG.projector.tokens
@@ -72,6 +72,7 @@ def test_a_test_set_gets_what_generate_writes_alone(engine, alone):
     answers = engine.answer(EXAMPLES, STORE.get, [e.listener_profile for e in EXAMPLES])
     for example, answer in zip(EXAMPLES, answers, strict=True):
         assert answer.text == engine.tokenizer.decode(alone(engine.prompt(*asked(example))))
+    assert len({answer.text for answer in answers}) == len(answers)
     assert engine.tally.tokens >= sum(answer.tokens for answer in answers)
     assert 0 < engine.tally.occupancy <= 1 and engine.tally.tokens_per_second > 0
     assert engine.answer([], STORE.get, []) == []
@@ -108,7 +109,7 @@ def test_what_changed_is_read_anew(engine):
     if profile.age == last.listener_profile.age:
         profile = dataclasses.replace(profile, age="young")
     places = [slot.position for slot in engine.prompt(*asked(last)).slots if slot.key == key]
-    texts = set()
+    (usual,) = engine.answer([last], STORE.get, [last.listener_profile])
     for features, who, most in (
         (other.get, last.listener_profile, places[0]),
         (blind.get, last.listener_profile, places[1]),
@@ -116,18 +117,17 @@ def test_what_changed_is_read_anew(engine):
     ):
         chat = Conversation(engine)
         chat.answer(*asked(first))
-        texts.add(chat.answer(*asked(last)).text)
+        assert_same(chat.answer(*asked(last)), usual)
         before = chat.reused
         (wanted,) = engine.answer([last], features, [who])
         assert_same(chat.answer(last, features, who), wanted)
-        texts.add(wanted.text)
+        assert not np.allclose(wanted.style_speech, usual.style_speech, atol=1e-3)  # it does matter
         reused = chat.reused - before
         if most is not None:
             assert reused == most
         else:
             assert max(places) < reused < len(engine.prompt(last, features, who).ids) - 1
-        assert_same(chat.answer(*asked(last)), engine.answer([last], STORE.get, [last.listener_profile])[0])
-    assert len(texts) > 1  # media and profile do matter here
+        assert_same(chat.answer(*asked(last)), usual)
 
 
 def test_an_interrupted_turn_leaves_nothing_stale(engine, monkeypatch):
@@ -146,9 +146,9 @@ def test_an_interrupted_turn_leaves_nothing_stale(engine, monkeypatch):
 
 
 def test_a_long_chat_compiles_a_handful_of_programs(engine):
-    """Once its buckets are compiled, forty turns of drawn lengths compile nothing."""
+    """Once its buckets are compiled, twenty turns in any order compile next to nothing."""
     fresh = make_engine(nnx.merge(engine.graphdef, engine.state), CONFIG, max_new_tokens=8)
-    turns = make_examples(1, seed=3, turns=8)
+    turns = make_examples(1, seed=3, turns=5)
     chat = Conversation(fresh)
     for example in turns:
         chat.answer(example, lambda key: None, example.listener_profile)
