@@ -99,6 +99,7 @@ def test_turns_on_a_kept_cache_are_turns_from_the_first_token(engine):
     assert read[4] < lengths[4] - instruction  # another dialogue: the instruction is still there
 
 
+@pytest.mark.slow
 def test_what_changed_is_read_anew(engine):
     """The same words with another voice, without a face, with another profile; nothing of the old is left."""
     first, last = EXAMPLES[0], EXAMPLES[2]
@@ -145,6 +146,7 @@ def test_an_interrupted_turn_leaves_nothing_stale(engine, monkeypatch):
     assert_same(chat.answer(*asked(EXAMPLES[1])), wanted)
 
 
+@pytest.mark.slow
 def test_a_long_chat_compiles_a_handful_of_programs(engine):
     """Once its buckets are compiled, twenty turns in any order compile next to nothing."""
     fresh = make_engine(nnx.merge(engine.graphdef, engine.state), CONFIG, max_new_tokens=8)
