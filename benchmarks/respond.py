@@ -51,6 +51,7 @@ from empatheia_jax.data.prompts import encode_target  # noqa: E402
 from empatheia_jax.data.schema import Profile  # noqa: E402
 from empatheia_jax.generators.classical.face import ClassicalFace  # noqa: E402
 from empatheia_jax.inference.avatars import choose_avatar  # noqa: E402
+from empatheia_jax.inference.conversation import Conversation  # noqa: E402
 from empatheia_jax.inference.engine import Engine  # noqa: E402
 from empatheia_jax.inference.respond import Request, Responder, encode_media, read_request  # noqa: E402
 from empatheia_jax.plan import config_widths  # noqa: E402
@@ -74,9 +75,10 @@ class Rehearsed(Engine):
         self.given, self.voice, self.written = answer, voice, []
         self._compile()
 
-    def _ids(self, generated, row):
-        self.written.append(len(super()._ids(generated, row)))
-        return self.given
+    def read(self, slots, rows, prompts, texts):
+        """Reads the fixed answer in place of what was written."""
+        self.written += [len(text) for text in texts]
+        return super().read(slots, rows, prompts, [self.given] * len(texts))
 
     def speech_content(self, states, phonemes):
         """The synchronizer's work, the voice's own content."""
@@ -185,6 +187,7 @@ def _rows(args, folder: Path) -> list[dict]:
         return at[0]
 
     def call() -> dict[str, float]:
+        responder.conversation = Conversation(responder.engine)  # a stranger's first words: nothing was read before
         told = responder.respond(request)
         first, taken = told["first"], told["timings"]
         said.update(seconds_of_speech=told["seconds"], frames=told["frames"], content_source=told["content_source"])

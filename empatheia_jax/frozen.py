@@ -101,8 +101,3 @@ def _spread(array):
 def spread_batch(most: int) -> int:
     """How much goes through a network at once, where `most` does on one of this process's devices."""
     return most * len(jax.local_devices())
-
-
-def power_of_two(least: int) -> int:
-    """The smallest power of two that is at least `least` >= 1: few shapes, so few compilations."""
-    return 1 << (least - 1).bit_length()

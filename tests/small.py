@@ -1,5 +1,6 @@
 """A whole system small enough to try anything on: settings, words, dialogues, features, a model far from zero."""
 
+import contextlib
 import dataclasses
 
 import jax
@@ -148,6 +149,18 @@ def _draw(rng: np.random.Generator, path: tuple, variable) -> jax.Array:
     return jnp.asarray(value, variable.dtype)
 
 
+def make_engine(model: Empatheia, config: Config, *, batch: int = 2, max_new_tokens: int = 24, widths=WIDTHS):
+    """An Engine on a model in memory instead of a run's folder."""
+    from empatheia_jax.inference.engine import Engine
+
+    made = object.__new__(Engine)
+    made.batch, made.config, made.widths, made.tokenizer = batch, config, widths, make_tokenizer()
+    made.graphdef, made.state = nnx.split(model)
+    made.max_new_tokens = max_new_tokens
+    made._compile()
+    return made
+
+
 FAST = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
 """Compiler options for programs that run once."""
 
@@ -156,3 +169,19 @@ def leaves(state) -> dict[str, np.ndarray]:
     """Names -> numpy arrays of a state."""
     flat = nnx.to_flat_state(state)
     return {"/".join(map(str, path)): np.asarray(jax.device_get(v.get_value())) for path, v in flat}
+
+
+@contextlib.contextmanager
+def compilations():
+    """A list that grows by one with every program that the compiler is given."""
+    found = []
+
+    def heard(event, seconds, **_):
+        if event == "/jax/core/compile/backend_compile_duration":
+            found.append(seconds)
+
+    jax.monitoring.register_event_duration_secs_listener(heard)
+    try:
+        yield found
+    finally:
+        jax.monitoring.unregister_event_duration_listener(heard)

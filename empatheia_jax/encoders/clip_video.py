@@ -9,9 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 from PIL import Image
 
+from empatheia_jax.buckets import power_of_two
 from empatheia_jax.encoders.clip import ClipVision, ClipVisionConfig
 from empatheia_jax.encoders.contract import checked_video, spaced
-from empatheia_jax.frozen import FrozenNetwork, power_of_two, spread_batch
+from empatheia_jax.frozen import FrozenNetwork, spread_batch
 
 MEAN = (0.48145466, 0.4578275, 0.40821073)
 DEVIATION = (0.26862954, 0.26130258, 0.27577711)

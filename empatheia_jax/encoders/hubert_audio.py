@@ -8,9 +8,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from empatheia_jax.buckets import power_of_two
 from empatheia_jax.encoders.contract import checked_audio
 from empatheia_jax.encoders.hubert import Hubert, HubertConfig
-from empatheia_jax.frozen import FrozenNetwork, power_of_two, spread_batch
+from empatheia_jax.frozen import FrozenNetwork, spread_batch
 
 SAMPLE_RATE = 16_000
 BATCH_SECONDS = 64  # of padded speech that goes through the network at once, a device

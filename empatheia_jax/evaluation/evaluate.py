@@ -69,6 +69,11 @@ def evaluate(run: Path, split: str, output: Path, quantization: str | None = Non
             _latents(report, engine, store, split, labelled)
         with _timed(seconds, "style"):
             _style(report, engine, store, [e for e in labelled if e.conversation_id in neutral])
+    written = engine.tally
+    report["settings"]["decoding"] = {
+        "tokens": written.tokens, "tokens_per_second": round(written.tokens_per_second, 1),
+        "occupancy": round(written.occupancy, 3),
+    }  # fmt: skip
     report["aims"] = aims(report)
     report["seconds"] = {name: round(value, 1) for name, value in seconds.items()}
     report["seconds"]["total"] = round(time.monotonic() - started, 1)

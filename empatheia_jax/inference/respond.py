@@ -21,6 +21,7 @@ from empatheia_jax.generators.build import build_generators
 from empatheia_jax.generators.interfaces import FaceGenerator, Portrait, SpeechGenerator
 from empatheia_jax.inference import provenance
 from empatheia_jax.inference.avatars import choose_avatar
+from empatheia_jax.inference.conversation import Conversation
 from empatheia_jax.inference.engine import Answer, Engine
 from empatheia_jax.inference.perform import perform
 from empatheia_jax.profiling.capture import traced
@@ -198,6 +199,11 @@ class Responder:
         return engine
 
     @functools.cached_property
+    def conversation(self) -> Conversation:
+        """What has been read: of a request that goes on from the one before, only what is new is read."""
+        return Conversation(self.engine)
+
+    @functools.cached_property
     def generators(self) -> tuple[SpeechGenerator, FaceGenerator]:
         """Voice and face."""
         return build_generators(self.config.generators, self.face_size)
@@ -235,7 +241,7 @@ class Responder:
         engine = self.engine
         mark("load")
         known = prompt_profile(example, config)
-        (answer,) = engine.answer([example], features.get, [known], reached)
+        answer = self.conversation.answer(example, features.get, known, reached)
         if answer.parsed.response is None:
             raise RespondError(
                 f"the model wrote no response (missing: {', '.join(answer.parsed.missing)}); it wrote {answer.text!r}"

@@ -50,3 +50,18 @@ def write_layer(
     values = cache.values.at[layer, rows, positions].set(value, mode="drop")
     read = [jax.lax.dynamic_index_in_dim(array, layer, 0, keepdims=False) for array in (keys, values)]
     return Cache(keys, values), *read
+
+
+def take_rows(cache: Cache, rows: jax.Array, positions: int | None = None) -> Cache:
+    """A copy of `rows` int [G], their first `positions`. A row that the cache does not have is a copy of another."""
+    window = slice(None if positions is None else positions)
+    return Cache(*(array.at[:, rows, window].get(mode="clip") for array in cache))
+
+
+def put_rows(cache: Cache, rows: jax.Array, part: Cache) -> Cache:
+    """The cache with the first positions of `rows` int [G] replaced by `part`; in place where the cache is donated.
+
+    A row that the cache does not have is dropped.
+    """
+    window = slice(part.capacity)
+    return Cache(*(old.at[:, rows, window].set(new, mode="drop") for old, new in zip(cache, part, strict=True)))

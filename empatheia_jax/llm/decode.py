@@ -31,6 +31,7 @@ def generate(
     *,
     max_new_tokens: int,
     eos_id: int,
+    limits: jax.Array | None = None,
     key: jax.Array | None = None,
     temperature: float | jax.Array = 0.0,
     top_p: float | jax.Array = 1.0,
@@ -40,7 +41,8 @@ def generate(
 
     `embed_fn` maps tokens [B, 1] to embeddings [B, 1, D]. Greedy when `temperature` is 0, else a draw from the
     smallest set of tokens that holds `top_p` of the tempered probability. The loop ends when every row has met
-    `eos_id` or has `max_new_tokens`. The cache has room for `reserve` more positions.
+    `eos_id` or has `max_new_tokens` (its own limit int [B] >= 1, where `limits` are given). The cache has room for
+    `reserve` more positions.
     """
     if max_new_tokens < 1:
         raise ValueError(f"generate: max_new_tokens must be at least 1, not {max_new_tokens}")
@@ -71,6 +73,8 @@ def generate(
         # A row that is done writes nothing more: its position is past the end.
         positions = jnp.where(done, cache.capacity, prompt_lengths + step)
         hidden, cache = llm(embed_fn(token[:, None]), positions[:, None].astype(jnp.int32), cache=cache)
+        if limits is not None:
+            done = done | (step + 1 >= limits)
         return step + 1, done, hidden[:, 0], tokens, lengths, cache
 
     tokens = jnp.full((rows, max_new_tokens), eos_id, jnp.int32)

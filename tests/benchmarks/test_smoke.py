@@ -32,14 +32,19 @@ def rows(name: str, *words: str) -> list[dict]:
 def test_decoding_beside_transformers():
     pytest.importorskip("torch")
     found = rows("decode", "--peer", "torch")
-    assert [row["name"] for row in found] == ["batch_1", "batch_4"]
+    assert [row["name"] for row in found] == ["batch_1", "batch_4", "test_set", "next_turn"]
     for row in found:
         assert row["ratio_to_peer"] > 0 and not row["void"] and row["equal_tokens"] == 1.0
+    refilled, turns = found[2:]
+    assert refilled["static_equal_tokens"] == 1.0 and refilled["static_occupancy"] < refilled["occupancy"] <= 1.0
+    assert turns["whole_equal_tokens"] == 1.0 and 0 < turns["reused"] < 1
 
 
 @pytest.mark.slow
 def test_decoding_alone():
-    assert all("ratio_to_peer" not in row for row in rows("decode"))
+    found = rows("decode")
+    assert [row["name"] for row in found] == ["batch_1", "batch_4", "test_set", "next_turn"]
+    assert all("ratio_to_peer" not in row for row in found)
 
 
 @pytest.mark.slow

@@ -9,6 +9,7 @@ from flax import nnx
 from small import FAST
 from small_styletts2 import KINDS, make
 
+from empatheia_jax.buckets import bucket
 from empatheia_jax.cli import speak as command
 from empatheia_jax.data.media import read_audio, read_metadata
 from empatheia_jax.data.media_writing import write_audio
@@ -17,7 +18,6 @@ from empatheia_jax.generators.styletts2 import sampler, source
 from empatheia_jax.generators.styletts2.errors import StyleTTS2Error
 from empatheia_jax.generators.styletts2.manner import Manner
 from empatheia_jax.generators.styletts2.script import read_script
-from empatheia_jax.generators.styletts2.stages import bucket
 from empatheia_jax.generators.styletts2.voice import StyleTTS2Speech, stretched
 from empatheia_jax.inference.provenance import ConsentError
 from empatheia_jax.weights import save_weights

@@ -7,11 +7,10 @@ pass on the prompt's cache.
 import types
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
-from small import WIDTHS, make_examples, make_model, make_store, make_tokenizer, small_config
+from small import WIDTHS, make_engine, make_examples, make_model, make_store, make_tokenizer, small_config
 
 from empatheia_jax.data.encoded import encode, encode_prompt
 from empatheia_jax.data.pipeline import evaluation_batches
@@ -19,10 +18,8 @@ from empatheia_jax.data.prompts import find_response
 from empatheia_jax.data.rows import Rows
 from empatheia_jax.empatheia import read_signals
 from empatheia_jax.generators.classical.voice import ClassicalSpeech
-from empatheia_jax.inference import engine as engines
 from empatheia_jax.inference.perform import content_of
-from empatheia_jax.llm.cache import chunk_positions, empty_cache
-from empatheia_jax.llm.decode import Generated
+from empatheia_jax.llm.cache import chunk_positions
 
 pytestmark = pytest.mark.usefixtures("compiled_quickly")
 
@@ -38,53 +35,46 @@ def model():
 
 
 @pytest.fixture(scope="module")
-def engine(model):
-    """An Engine on a model in memory, whose writing is told: it writes the gold answer, everything else is its own."""
-    made = object.__new__(engines.Engine)
-    made.batch, made.config, made.widths, made.tokenizer = 2, CONFIG, WIDTHS, TOKENIZER
-    made.graphdef, made.state = nnx.split(model)
-    made.max_new_tokens = 120
-    made._read = jax.jit(made._read_traced)
-    made._speech = jax.jit(made._speech_traced)
-    made._video = jax.jit(made._video_traced, static_argnums=6)
-    made._write = jax.jit(made._write_traced)
-    return made
+def engine(model, compiled_quickly):
+    return make_engine(model, CONFIG, max_new_tokens=170)
 
 
-def forced(engine, wanted: dict[tuple, list[int]]):
-    """`engine._write` that prefills and then feeds the wanted ids through the same cached steps."""
-    def write(state, tokens, lengths, audio, audio_start, video, video_start):
-        given = [wanted[tuple(tokens[row, : lengths[row]].tolist())] for row in range(len(tokens))]
-        most = max(map(len, given))
-        answers = np.full((len(given), most), engine.tokenizer.eos_id, np.int32)
-        sizes = np.array(list(map(len, given)), np.int32)
-        for row, ids in enumerate(given):
-            answers[row, : len(ids)] = ids
+def forced(engine, wanted: list[list[int]]):
+    """`engine._admit` and `_advance` that prefill and then feed the wanted ids through the same cached steps.
 
-        def run(state, tokens, lengths, answers, sizes):
-            model = engine._model(state)
-            x = model.fill_slots(model.embed(tokens), audio, audio_start, video, video_start)
-            cache = empty_cache(CONFIG.llm, tokens.shape[0], tokens.shape[1] + most + 96)
-            _, cache = model.llm(
-                x, chunk_positions(jnp.zeros_like(lengths), lengths, tokens.shape[1], cache.capacity), cache=cache
-            )
-            positions = chunk_positions(lengths, sizes, most, cache.capacity)
-            return model.llm(model.embed(answers), positions, cache=cache)[1]
+    The ids are those of prompts in the order in which they are admitted.
+    """
+    admit, given, queue = engine._admit, {}, list(wanted)
 
-        return Generated(answers, sizes, jax.jit(run)(state, tokens, lengths, answers, sizes))
+    def put(state, slots, rows, *args, **kwargs):
+        given.update((int(row), queue.pop(0)) for row in rows if row < len(slots.live))
+        return admit(state, slots, rows, *args, **kwargs)
 
-    return write
+    @jax.jit
+    def feed(state, slots, answers, sizes):
+        model = engine._model(state)
+        positions = chunk_positions(slots.prompt, sizes, answers.shape[1], slots.cache.capacity)
+        return model.llm(model.embed(answers), positions, cache=slots.cache)[1]
+
+    def write(state, slots, least, steps):
+        answers = np.full(slots.tokens.shape, engine.tokenizer.eos_id, np.int32)
+        sizes = np.zeros(len(answers), np.int32)
+        for row, ids in given.items():
+            answers[row, : len(ids)], sizes[row] = ids, len(ids)
+        cache = feed(state, slots, answers, sizes)
+        return slots._replace(cache=cache, live=np.zeros(len(sizes), bool), written=sizes, tokens=answers), 1
+
+    return put, write
 
 
 def test_inference_states_are_training_states(model, engine):
     profiles = [example.listener_profile for example in EXAMPLES]
     encoded = [encode(e, "all", CONFIG, TOKENIZER, p) for e, p in zip(EXAMPLES, profiles, strict=True)]
-    parts = [(e.ids[: e.prompt_length], e.ids[e.prompt_length : e.response[1]]) for e in encoded]
-    wanted = {tuple(prompt.tolist()): answer.tolist() for prompt, answer in parts}
-    write = engine._write
-    engine._write = forced(engine, wanted)
+    wanted = [e.ids[e.prompt_length : e.response[1]].tolist() for e in encoded]
+    own = engine._admit, engine._advance
+    engine._admit, engine._advance = forced(engine, wanted)
     answers = engine.answer(EXAMPLES, STORE.get, profiles)
-    engine._write = write
+    engine._admit, engine._advance = own
     rows = Rows(EXAMPLES, "all", CONFIG, TOKENIZER, STORE, WIDTHS, train=False, seed=0)
     graphdef, state = nnx.split(model)
 

@@ -11,10 +11,11 @@ from typing import Literal
 import jax
 import numpy as np
 
+from empatheia_jax.buckets import power_of_two
 from empatheia_jax.encoders.hubert import Hubert, HubertConfig
 from empatheia_jax.encoders.hubert_audio import SAMPLE_RATE as HEARING_RATE
 from empatheia_jax.encoders.hubert_audio import normalised, padded_samples
-from empatheia_jax.frozen import FrozenNetwork, power_of_two
+from empatheia_jax.frozen import FrozenNetwork
 from empatheia_jax.generators.dreamtalk import sampler
 from empatheia_jax.generators.dreamtalk.config import DreamTalkConfig, Face3DConfig, RendererConfig
 from empatheia_jax.generators.dreamtalk.content_encoder import window_rows

@@ -12,7 +12,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from empatheia_jax.frozen import FrozenNetwork, power_of_two
+from empatheia_jax.buckets import bucket, power_of_two
+from empatheia_jax.frozen import FrozenNetwork
 from empatheia_jax.generators.styletts2 import sampler
 from empatheia_jax.generators.styletts2.config import StyleTTS2Config
 from empatheia_jax.generators.styletts2.errors import StyleTTS2Error
@@ -194,13 +195,3 @@ def _padded(rows: Rows, size_of: Callable[[int], int]) -> tuple[np.ndarray, np.n
 
 def _text(rows: Rows) -> tuple[np.ndarray, np.ndarray]:
     return _padded(rows, lambda size: bucket(size, 32, 4))
-
-
-def bucket(length: int, least: int, steps: int) -> int:
-    """The smallest of `least` x 2^k x (1 + j / steps), j < steps, that is at least `length`.
-
-    Padding is below 1 / steps of the length; `least` is a multiple of `steps`.
-    """
-    octave = least * power_of_two(max(1, -(-length // least))) // 2 if length > least else least
-    step = octave // steps
-    return octave + step * max(0, -(-(length - octave) // step))
