@@ -1,6 +1,6 @@
 """How many real tokens a second does a LoRA step take, beside transformers + peft + torch?
 
-python benchmarks/train_step.py --peer torch [--shape tiny|1b|7b] [--smoke] [--record]
+python benchmarks/train_step.py --peer torch [--shape tiny|100m|1b|7b] [--smoke] [--record]
 
 The same Examples, weights, loss and AdamW on both sides. Rows:
   as_users_do           we pack rows; the peer pads each micro-batch to its longest, at the micro-batch size that is
@@ -19,9 +19,10 @@ from pathlib import Path
 import measure
 
 if __name__ == "__main__":
-    _parser = measure.parser(__doc__)
+    _parser = measure.parser(__doc__, shapes=("tiny", "100m", "1b", "7b"))
     _parser.add_argument("--attention", choices=("xla", "cudnn"), default="xla", help="ours; the peer's is sdpa")
     _parser.add_argument("--steps", type=int, default=20, help="a run")
+    _parser.add_argument("--repetitions", type=int, default=measure.REPETITIONS, help="runs of each program")
     ARGS = _parser.parse_args()
     measure.on_one_core(ARGS.core)
 
@@ -215,7 +216,7 @@ def model_flops(config, tokens: int, targets: int, mean_context: float) -> tuple
 
 def main(args) -> None:
     keep_memory()
-    steps, repetitions = (2, 1) if args.smoke else (args.steps, measure.REPETITIONS)
+    steps, repetitions = (2, 1) if args.smoke else (args.steps, args.repetitions)
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         write_words(folder)
@@ -223,7 +224,7 @@ def main(args) -> None:
     peer = Peer(ours) if args.peer else None
     config, encoded = ours.config, ours.prepared.rows.encoded
     dtype = config.llm.compute_dtype
-    peak = measure.matmul_peak(dtype, 1024 if args.shape == "tiny" else 8192)
+    peak = measure.matmul_peak(dtype, 8192 if args.shape in ("1b", "7b") else 1024)
     steps = min(steps, len(ours.batches))
     ids = ours.ids[:steps]
     packed = sum(len(encoded[i].ids) for one in ids for i in one)
