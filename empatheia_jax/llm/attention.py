@@ -9,6 +9,9 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import PartitionSpec
+
+from empatheia_jax import sharding
 
 BLOCK = 128  # queries a block: splash's unit, and the smallest block of the xla path
 MAX_BLOCKS = 8  # of the xla path: each is compiled
@@ -125,15 +128,27 @@ def _splash_kernel(heads: int, length: int, interpret: bool):
 def _splash(query: jax.Array, key: jax.Array, value: jax.Array, segment_ids: jax.Array | None) -> jax.Array:
     from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel
 
-    length, heads, head_dim = query.shape[1:]
+    length, _, head_dim = query.shape[1:]
     if length % BLOCK:
         raise AttentionError(f"llm.attention splash needs rows of a multiple of {BLOCK} tokens, not {length}")
-    interpret = jax.default_backend() != "tpu"  # slow, for tests: the kernel itself is written for TPU
-    kernel = _splash_kernel(heads, length, interpret)
+    interpret = lowered_for() != "tpu"  # slow, for tests: the kernel itself is written for TPU
+
+    def rows(query, key, value, ids=None):
+        kernel = _splash_kernel(query.shape[1], length, interpret)
+        if ids is None:
+            return jax.vmap(kernel)(query, key, value)
+        return jax.vmap(kernel)(query, key, value, splash_attention_kernel.SegmentIds(q=ids, kv=ids))
+
     query, key, value = (jnp.swapaxes(x, 1, 2) for x in (query * head_dim**-0.5, key, value))  # [B, heads, T, d]
-    if segment_ids is None:
-        out = jax.vmap(kernel)(query, key, value)
-    else:
-        ids = splash_attention_kernel.SegmentIds(q=segment_ids, kv=segment_ids)
-        out = jax.vmap(kernel)(query, key, value, ids)
-    return jnp.swapaxes(out, 1, 2)
+    inputs = (query, key, value) if segment_ids is None else (query, key, value, segment_ids)
+    if sharding.active_mesh() is not None:  # XLA cannot split a kernel: each device runs it on its rows and heads
+        split = PartitionSpec(sharding.BATCH_AXES, sharding.RULES["heads"])
+        specs = (split, split, split, PartitionSpec(sharding.BATCH_AXES))[: len(inputs)]
+        rows = jax.shard_map(rows, in_specs=specs, out_specs=split, check_vma=False)
+    return jnp.swapaxes(rows(*inputs), 1, 2)
+
+
+def lowered_for() -> str:
+    """The platform that is being traced for: that of the active mesh's devices, which need not be here, else JAX's."""
+    device = jax.sharding.get_abstract_mesh().abstract_device
+    return jax.default_backend() if device is None else device.platform

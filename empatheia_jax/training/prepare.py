@@ -14,6 +14,7 @@ import optax
 from flax import nnx
 
 from empatheia_jax import sharding
+from empatheia_jax.config import Config
 from empatheia_jax.data.pipeline import steps_for
 from empatheia_jax.data.rows import Rows
 from empatheia_jax.flops import Load, training_step
@@ -65,25 +66,11 @@ def prepare(run, stage: Stage, graphdef: nnx.GraphDef, abstract: nnx.State) -> P
     settings = config.stages[str(stage.number)]
     rows, validation = run.rows(stage), run.rows(stage, "validation") if run.data.validation else None
     steps = steps_for(rows, settings.epochs)
-    stage_graph, trainable, frozen = split(nnx.merge(graphdef, abstract), stage)
-    flat = Flat(trainable) if mesh.size == 1 else None
-    decayed = decay_mask(trainable)
-    given = flat.abstract() if flat else trainable
-    tx = optimizer(config.optim, settings, steps, flat.fill(decayed) if flat else decayed)
+    batch = abstract_batch(rows.shapes(config.optim.accumulate), mesh)
+    built = build_step(rows.config, stage, graphdef, abstract, batch, steps, mesh)
+    trainable, frozen = built.trainable, built.frozen
     with jax.set_mesh(mesh):
-        places = jax.tree.map(lambda leaf: leaf.sharding, given)
-        opt_state = jax.eval_shape(tx.init, given)
-        opt_places = optax.tree_map_params(  # moments beside their parameters
-            tx, lambda _, place: place, opt_state, places,
-            transform_non_params=lambda _: sharding.replicated(mesh),
-        )  # fmt: skip
-        init = jax.jit(tx.init, out_shardings=opt_places)
-        opt_state = sharding.placed(opt_state, opt_places)
-        batch = _abstract_batch(rows, mesh)
-        step = jax.jit(
-            make_step(stage_graph, stage, tx, rows.config.data.row_targets, flat), donate_argnums=(0, 1),
-            out_shardings=(places, opt_places, sharding.replicated(mesh)),
-        ).lower(given, opt_state, frozen, batch, jax.eval_shape(lambda: jax.random.key(0))).compile()  # fmt: skip
+        step = built.lowered.compile()
         here, single = sharding.batch_sharding(mesh), _single(batch, mesh)
         signals = None
         if stage.style and config.latents.whiten:
@@ -92,13 +79,66 @@ def prepare(run, stage: Stage, graphdef: nnx.GraphDef, abstract: nnx.State) -> P
         cost = flops_per_token(rows, stage)
         states = None
         if stage.cached:
-            tokens = _single(_abstract_batch(rows.computing(), mesh), mesh)
+            tokens = _single(abstract_batch(rows.computing().shapes(1), mesh), mesh)
             states = jax.jit(make_states(graphdef), out_shardings=here).lower(abstract, tokens).compile()
         if validation and stage.kind not in run.evaluations:
             evaluation = jax.jit(make_evaluation(graphdef, stage, rows.config.data.row_targets))
             whole = nnx.merge_state(trainable, frozen)
             run.evaluations[stage.kind] = evaluation.lower(whole, single).compile()
-    return Prepared(stage, rows, validation, steps, trainable, frozen, flat, init, step, signals, states, cost)
+    return Prepared(
+        stage, rows, validation, steps, trainable, frozen, built.flat, built.init, step, signals, states, cost
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Built:
+    """A stage's step, traced for a mesh and not yet compiled. `trainable` and `frozen` are abstract."""
+
+    trainable: nnx.State
+    frozen: nnx.State
+    flat: Flat | None
+    init: Callable
+    lowered: jax.stages.Lowered
+
+
+def build_step(
+    config: Config, stage: Stage, graphdef: nnx.GraphDef, abstract: nnx.State,
+    batch: dict[str, jax.ShapeDtypeStruct], steps: int, mesh: jax.sharding.Mesh,
+) -> Built:  # fmt: skip
+    """Trace a stage's training step, from shapes alone; the mesh's devices need not be there.
+
+    Args:
+      config: with the shapes of the stage. abstract: the whole model's state as it comes in, placed on `mesh`.
+      batch: the arrays [A, ...] of a step, of all processes together.
+      steps: of the whole stage, for the learning rate.
+    """
+    stage_graph, trainable, frozen = split(nnx.merge(graphdef, abstract), stage)
+    flat = Flat(trainable) if mesh.size == 1 else None
+    decayed = decay_mask(trainable)
+    given = flat.abstract() if flat else trainable
+    settings = config.stages[str(stage.number)]
+    tx = optimizer(config.optim, settings, steps, flat.fill(decayed) if flat else decayed)
+    places = jax.tree.map(lambda leaf: leaf.sharding, given)
+    opt_state = jax.eval_shape(tx.init, given)
+    # Moments beside their parameters. It makes a scalar, so not under the mesh, whose devices may be elsewhere.
+    opt_places = optax.tree_map_params(
+        tx, lambda _, place: place, opt_state, places,
+        transform_non_params=lambda _: sharding.replicated(mesh),
+    )  # fmt: skip
+    opt_state = sharding.placed(opt_state, opt_places)
+    with jax.set_mesh(mesh):
+        init = jax.jit(tx.init, out_shardings=opt_places)
+        lowered = jax.jit(
+            make_step(stage_graph, stage, tx, config.data.row_targets, flat), donate_argnums=(0, 1),
+            out_shardings=(places, opt_places, sharding.replicated(mesh)),
+        ).lower(given, opt_state, frozen, batch, jax.eval_shape(lambda: jax.random.key(0)))  # fmt: skip
+    return Built(trainable, frozen, flat, init, lowered)
+
+
+def after(stage: Stage, graphdef: nnx.GraphDef, abstract: nnx.State) -> nnx.State:
+    """The whole model's abstract state as a stage leaves it: what it trains comes out as float32."""
+    _, trainable, frozen = split(nnx.merge(graphdef, abstract), stage)
+    return nnx.merge_state(trainable, frozen)
 
 
 def flops_per_token(rows: Rows, stage: Stage) -> float:
@@ -118,12 +158,10 @@ def flops_per_token(rows: Rows, stage: Stage) -> float:
     return training_step(rows.config, stage, rows.widths, load) / max(reported, 1.0)
 
 
-def _abstract_batch(rows: Rows, mesh) -> dict[str, jax.ShapeDtypeStruct]:
-    """The arrays [A, ...] of a step, of all processes together."""
+def abstract_batch(shapes: dict[str, tuple[tuple[int, ...], np.dtype]], mesh) -> dict[str, jax.ShapeDtypeStruct]:
+    """The arrays [A, ...] of a step where they lie, from their shapes and dtypes (`Rows.shapes`)."""
     where = sharding.batch_sharding(mesh, leading=1)
-    micro = rows.batch([(0, [])] * rows.config.data.rows)
-    count = rows.config.optim.accumulate
-    return {name: jax.ShapeDtypeStruct((count, *a.shape), a.dtype, sharding=where) for name, a in micro.items()}
+    return {name: jax.ShapeDtypeStruct(*one, sharding=where) for name, one in shapes.items()}
 
 
 def _single(batch: dict[str, jax.ShapeDtypeStruct], mesh) -> dict[str, jax.ShapeDtypeStruct]:
@@ -143,9 +181,7 @@ class Ahead:
         self._todo: list[tuple[Stage, nnx.State]] = []
         for stage in stages:
             self._todo.append((stage, abstract))
-            # What a stage trains comes out as float32: the next one is given it so.
-            _, trainable, frozen = split(nnx.merge(graphdef, abstract), stage)
-            abstract = nnx.merge_state(trainable, frozen)
+            abstract = after(stage, graphdef, abstract)
         self._depth = max(1, usable_cores() // 2) if run.config.compile_ahead else 1
         self._pool = concurrent.futures.ThreadPoolExecutor(self._depth, "prepare")
         self._ready: collections.deque[concurrent.futures.Future] = collections.deque()
