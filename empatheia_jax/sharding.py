@@ -78,8 +78,14 @@ def partition_spec(axes: tuple[str | None, ...], shape: tuple[int, ...], mesh: M
     `name` is the parameter's, for the error.
 
     Raises:
-      ShardingError: when two dimensions claim one mesh axis, or a dimension is not divisible by its axis.
+      ShardingError: when two dimensions claim one mesh axis, a dimension is not divisible by its axis, or the names are
+        too many, too few or not in the table.
     """
+    if len(axes) != len(shape):
+        raise ShardingError(f"{name} {shape}: {len(axes)} axis names {axes}")
+    unknown = [axis for axis in axes if axis is not None and axis not in RULES]
+    if unknown:
+        raise ShardingError(f"{name} {shape}: logical axes {unknown} are not in sharding.RULES: add them there")
     spec: list[str | None] = []
     for axis, size in zip(axes, shape, strict=True):
         target = RULES[axis] if axis is not None else None
@@ -158,15 +164,15 @@ def keep_rows(x: jax.Array) -> jax.Array:
     return jax.lax.with_sharding_constraint(x, PartitionSpec(BATCH_AXES))
 
 
-def whole_rows(table: jax.Array) -> jax.Array:
-    """`table` [vocabulary, D] to look rows up in: each whole, split by the vocabulary alone, where a mesh is active.
+def whole_rows(table: jax.Array, axis: str = "vocab") -> jax.Array:
+    """`table` [`axis`, D] to look rows up in: each row whole, split by `axis` alone, where a mesh is active.
 
     A lookup in a table that is split by its width gives rows split by width, which XLA can only turn into rows of the
     batch by having all of them everywhere.
     """
     if active_mesh() is None:
         return table
-    return jax.lax.with_sharding_constraint(table, PartitionSpec(RULES["vocab"]))
+    return jax.lax.with_sharding_constraint(table, PartitionSpec(RULES[axis]))
 
 
 def replicated(mesh: Mesh) -> NamedSharding:

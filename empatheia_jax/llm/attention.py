@@ -4,8 +4,6 @@ Queries [B, T, H, d], keys and values [B, S, K, d] with H a multiple of K (group
 h // (H / K)). Logits and softmax are float32.
 """
 
-import functools
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -114,15 +112,14 @@ def _weigh(query: jax.Array, key: jax.Array, value: jax.Array, seen: jax.Array) 
     return (out.reshape(query.shape) / total).astype(query.dtype)
 
 
-@functools.lru_cache(maxsize=8)
 def _splash_kernel(heads: int, length: int, interpret: bool):
+    """The kernel; made anew in every trace, whose constants its mask tables are (JAX keeps what is slow to make)."""
     from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel, splash_attention_mask
 
     mask = splash_attention_mask.MultiHeadMask([splash_attention_mask.CausalMask((length, length))] * heads)
-    with jax.ensure_compile_time_eval():  # the mask tables are constants: keep them out of whatever is being traced
-        return splash_attention_kernel.make_splash_mha(
-            mask, head_shards=1, q_seq_shards=1, residual_checkpoint_name="attention_residual", interpret=interpret
-        )
+    return splash_attention_kernel.make_splash_mha(
+        mask, head_shards=1, q_seq_shards=1, residual_checkpoint_name="attention_residual", interpret=interpret
+    )
 
 
 def _splash(query: jax.Array, key: jax.Array, value: jax.Array, segment_ids: jax.Array | None) -> jax.Array:
