@@ -1,7 +1,7 @@
 """What would make a plan fit: the smallest change, tried by planning again."""
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from empatheia_jax import sharding
 from empatheia_jax.config import Config, ConfigError, MeshConfig
@@ -19,7 +19,9 @@ class Change:
     plan: Plan
 
 
-def smallest_change(config: Config, number: int, topology: Topology, plan: Plan) -> Change | None:
+def smallest_change(
+    config: Config, number: int, topology: Topology, plan: Plan, say: Callable[[str], None] = lambda text: None
+) -> Change | None:
     """The first of `candidates` that fits; None: none does. The model by hand says which are worth compiling."""
     temporaries = plan.compiled.temporaries if plan.compiled else refused_bytes(plan.refused)
     off = max(1.0, (temporaries or 0) / plan.model.temporaries) if not topology.simulated else 1.0
@@ -31,7 +33,8 @@ def smallest_change(config: Config, number: int, topology: Topology, plan: Plan)
             continue  # the mesh divides something no longer
         if memory.arguments + off * memory.temporaries > topology.memory:
             continue
-        again = make_plan(changed, number, topology)
+        say(f"trying {' '.join(flags)}")
+        again = make_plan(changed, number, topology, say)
         if again.fits:
             return Change(flags, again)
         tried += 1

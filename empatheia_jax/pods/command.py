@@ -1,5 +1,6 @@
 """What `empatheia plan --topology` does, in its order: the machine, the plan, a change where it does not fit."""
 
+import sys
 from pathlib import Path
 
 from empatheia_jax.config import Config
@@ -21,8 +22,8 @@ def plan_topology(config: Config, name: str, number: int, sweep: bool, output: P
         saved = [{"flags": one.flags, "predicted_s": one.seconds, **report.facts(one.plan)} for one in found]
         fits = any(one.plan.fits for one in found)
     else:
-        plan = make_plan(config, number, topology)
-        change = None if plan.fits else smallest_change(config, number, topology, plan)
+        plan = make_plan(config, number, topology, _say)
+        change = None if plan.fits else smallest_change(config, number, topology, plan, _say)
         text, saved, fits = report.text(plan, change), report.facts(plan, change), plan.fits
     if output is not None:
         output.mkdir(parents=True, exist_ok=True)
@@ -30,3 +31,7 @@ def plan_topology(config: Config, name: str, number: int, sweep: bool, output: P
         (output / "plan.txt").write_text(text + "\n")
     print(text)
     return 0 if fits else 1
+
+
+def _say(text: str) -> None:
+    print(f"plan  {text}", file=sys.stderr, flush=True)

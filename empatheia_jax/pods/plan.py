@@ -7,6 +7,7 @@ import contextlib
 import dataclasses
 import re
 import time
+from collections.abc import Callable
 
 import jax
 import numpy as np
@@ -30,6 +31,7 @@ from empatheia_jax.training.stages import Stage, stage
 from empatheia_jax.training.step import split
 
 STEPS = 1000  # of a stage; only the learning rate's constants depend on it
+SIMULATED = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}  # never run: no polish
 REPLICATED = 10**6  # bytes of a parameter from which on its being everywhere is worth a word
 _WIDTHS = Widths((1, 1), (1, 1), 1, 1, 1, 1, 1)  # of a model without modalities, as `Run.rows` has them
 
@@ -146,26 +148,31 @@ def stages_of(config: Config) -> list[int]:
     return [n for n in range(5) if (n > 0 or config.base == "scratch") and (n <= 1 or config.modalities)]
 
 
-def make_plan(config: Config, number: int, topology: Topology) -> Plan:
+def make_plan(config: Config, number: int, topology: Topology, say: Callable[[str], None] = lambda text: None) -> Plan:
     """Compile a stage's step for a machine and read off what it takes.
 
+    Args:
+      say: told what begins; compiling takes minutes.
     Raises:
       ConfigError: as `trace`.
     """
     mesh = sharding.make_mesh(config.mesh, list(topology.devices))
+    say(f"tracing stage {number} for mesh {dict(mesh.shape)}")
     started = time.perf_counter()
     simulated = topology.simulated and config.llm.attention == "cudnn"
     traced = dataclasses.replace(config, llm=dataclasses.replace(config.llm, attention="xla")) if simulated else config
     built, abstract, batch = trace(traced, number, mesh)
     lowered = time.perf_counter()
+    say(f"traced in {lowered - started:.0f} s, compiling")
     compiled, refused = None, ""
     try:
         with _quiet():
-            compiled = built.lowered.compile()
+            compiled = built.lowered.compile(SIMULATED if topology.simulated else None)
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
         refused = " ".join(str(error).split())
+    say(f"compiled in {time.perf_counter() - lowered:.0f} s" if compiled else f"refused: {refused}")
     seconds = {"lower": lowered - started, "compile": time.perf_counter() - lowered}
     found = find_collectives(compiled.as_text(), dict(mesh.shape)) if compiled else []
     shaped, current, widths = stage_config(config, number), stage(number, config), config_widths(config)
