@@ -28,7 +28,7 @@ def smallest_change(
     tried = 0
     for flags, changed in candidates(config, number, plan):
         try:
-            memory = model_memory(changed, number, topology)
+            memory = model_memory(changed, number, topology, plan.incoming)
         except ConfigError:
             continue  # the mesh divides something no longer
         if memory.arguments + off * memory.temporaries > topology.memory:

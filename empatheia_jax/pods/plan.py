@@ -36,6 +36,9 @@ REPLICATED = 10**6  # bytes of a parameter from which on its being everywhere is
 _WIDTHS = Widths((1, 1), (1, 1), 1, 1, 1, 1, 1)  # of a model without modalities, as `Run.rows` has them
 
 
+Model = tuple[nnx.GraphDef, nnx.State]
+
+
 @dataclasses.dataclass(frozen=True)
 class Plan:
     """What compiling a step for a machine says. Bytes are those of one device."""
@@ -57,6 +60,7 @@ class Plan:
     estimate: Estimate
     tokens: int  # places of a step's token grid (of responses where states are cached)
     replicated: list[tuple[str, int]]  # parameters that every device holds whole though they would divide, bytes
+    incoming: Model  # see `incoming`
 
     @property
     def peak(self) -> int:
@@ -98,32 +102,41 @@ def check_rows(config: Config, mesh: Mesh) -> None:
         raise ConfigError(f"data.rows {config.data.rows} is not divisible by the mesh's data x fsdp, {shares}")
 
 
-def trace(config: Config, number: int, mesh: Mesh) -> tuple[Built, nnx.State, dict[str, jax.ShapeDtypeStruct]]:
-    """The step of a stage, lowered for a mesh; the model's abstract state and the batch that it takes.
+def trace(config: Config, number: int, mesh: Mesh) -> tuple[Built, Model, dict[str, jax.ShapeDtypeStruct]]:
+    """The step of a stage, lowered for a mesh; the model as it comes in and the batch that it takes.
 
     Raises:
       ConfigError: rows or parameters that the mesh does not divide, or a stage that the config has not.
     """
-    config, current, graphdef, abstract, batch = _abstract(config, number, mesh)
-    return build_step(config, current, graphdef, abstract, batch, STEPS, mesh), abstract, batch
+    model = incoming(config, number, mesh)
+    config, current, batch = batch_of(config, number, mesh)
+    return build_step(config, current, *model, batch, STEPS, mesh), model, batch
 
 
-def abstract_step(config: Config, number: int, mesh: Mesh) -> tuple[Config, Stage, nnx.State, nnx.State, dict]:
-    """(config with the stage's shapes, stage, trainable, frozen, batch), abstract and placed; raises as `trace`."""
-    config, current, graphdef, abstract, batch = _abstract(config, number, mesh)
-    _, trainable, frozen = split(nnx.merge(graphdef, abstract), current)
-    return config, current, trainable, frozen, batch
+def incoming(config: Config, number: int, mesh: Mesh) -> Model:
+    """The whole model, abstract and placed on a mesh, as it comes into a stage.
 
-
-def _abstract(config: Config, number: int, mesh: Mesh):
+    Raises:
+      ConfigError: parameters that the mesh does not divide, or a stage that the config has not.
+    """
     if number not in stages_of(config):
         raise ConfigError(f"{config.name} has no stage {number}: choose from {stages_of(config)}")
     graphdef, abstract = abstract_model(config, config_widths(config), mesh)
     for earlier in stages_of(config):
         if earlier < number:
             abstract = after(stage(earlier, config), graphdef, abstract)
-    config, current, batch = batch_of(config, number, mesh)
-    return config, current, graphdef, abstract, batch
+    return graphdef, abstract
+
+
+def moved_to(model: Model, current: Stage, mesh: Mesh) -> tuple[nnx.State, nnx.State]:
+    """(trainable, frozen) of `incoming`'s model on another mesh, which takes no tracing.
+
+    Raises:
+      ShardingError: parameters that the mesh does not divide.
+    """
+    graphdef, abstract = model
+    abstract = sharding.placed(abstract, sharding.shardings(abstract, mesh))
+    return split(nnx.merge(graphdef, abstract), current)[1:]
 
 
 def batch_of(config: Config, number: int, mesh: Mesh) -> tuple[Config, Stage, dict[str, jax.ShapeDtypeStruct]]:
@@ -161,7 +174,7 @@ def make_plan(config: Config, number: int, topology: Topology, say: Callable[[st
     started = time.perf_counter()
     simulated = topology.simulated and config.llm.attention == "cudnn"
     traced = dataclasses.replace(config, llm=dataclasses.replace(config.llm, attention="xla")) if simulated else config
-    built, abstract, batch = trace(traced, number, mesh)
+    built, incoming_model, batch = trace(traced, number, mesh)
     lowered = time.perf_counter()
     say(f"traced in {lowered - started:.0f} s, compiling")
     compiled, refused = None, ""
@@ -180,6 +193,7 @@ def make_plan(config: Config, number: int, topology: Topology, say: Callable[[st
     model_flops = flops.training_step(shaped, current, widths, load)
     again = flops.recomputed(shaped, current, load)
     memory = modelled(shaped, current, built.trainable, built.frozen, batch, mesh)
+    abstract = incoming_model[1]
     leaves = jax.tree.leaves(abstract)
     return Plan(
         config=shaped, stage=current, topology=topology, mesh=dict(mesh.shape),
@@ -190,18 +204,21 @@ def make_plan(config: Config, number: int, topology: Topology, say: Callable[[st
         compiler_flops=(compiled.cost_analysis() or {}).get("flops") if compiled else None, collectives=found,
         estimate=estimate(shaped, current, model_flops, again, found, memory, topology, mesh),
         tokens=int(load.examples * load.response) if current.cached else int(load.tokens),
-        replicated=find_replicated(abstract, mesh),
+        replicated=find_replicated(abstract, mesh), incoming=incoming_model,
     )  # fmt: skip
 
 
-def model_memory(config: Config, number: int, topology: Topology) -> Memory:
-    """The memory that a stage's step would take, by hand: nothing is traced.
+def model_memory(config: Config, number: int, topology: Topology, model: Model | None = None) -> Memory:
+    """The memory that a stage's step would take, by hand: no step is traced.
 
+    Args:
+      model: of `incoming`, on any mesh, where it is known; None: made.
     Raises:
       ConfigError: as `trace`.
     """
     mesh = sharding.make_mesh(config.mesh, list(topology.devices))
-    shaped, current, trainable, frozen, batch = abstract_step(config, number, mesh)
+    shaped, current, batch = batch_of(config, number, mesh)
+    trainable, frozen = moved_to(model or incoming(config, number, mesh), current, mesh)
     return modelled(shaped, current, trainable, frozen, batch, mesh)
 
 

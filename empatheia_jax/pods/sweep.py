@@ -15,11 +15,11 @@ from empatheia_jax.config import Config, ConfigError, MeshConfig
 from empatheia_jax.plan import config_widths
 from empatheia_jax.pods.collectives import Collective
 from empatheia_jax.pods.memory_model import modelled, shard_bytes
-from empatheia_jax.pods.plan import Plan, abstract_step, batch_of, full_load, make_plan
+from empatheia_jax.pods.plan import Plan, batch_of, full_load, incoming, make_plan, moved_to
 from empatheia_jax.pods.roofline import estimate
 from empatheia_jax.pods.topologies import Topology
 from empatheia_jax.preparation.progress import Progress
-from empatheia_jax.training.stages import Stage
+from empatheia_jax.training.stages import Stage, stage
 
 COMPILED = 3  # of the best that are compiled
 TENSOR = 8  # most devices along `tensor`
@@ -62,12 +62,13 @@ def candidates(config: Config, number: int, topology: Topology) -> list[Try]:
     """Every mesh of powers of two, rows and remat that fits by hand; a step keeps about the config's rows."""
     count, found = len(topology.devices), []
     step_rows = config.data.rows * config.optim.accumulate
+    model, current = None, stage(number, config)
     for mesh_config in _meshes(count):
         try:
             mesh = sharding.make_mesh(mesh_config, list(topology.devices))
             shares = mesh_config.data * mesh_config.fsdp
-            one_row = _with(config, number, mesh_config, shares, 1, config.llm.remat)
-            *_, trainable, frozen, _ = abstract_step(one_row, number, mesh)
+            model = model or incoming(config, number, mesh)
+            trainable, frozen = moved_to(model, current, mesh)
         except ConfigError:
             continue  # a dimension that this mesh does not divide
         for remat in ("lora", "full"):
@@ -117,13 +118,13 @@ def _weigh(config: Config, number: int, topology: Topology, mesh, trainable, fro
     return Try([str(word) for word in flags], config, seconds, rate, memory.peak)
 
 
-def modelled_collectives(config: Config, stage: Stage, trainable, frozen, mesh) -> list[Collective]:
+def modelled_collectives(config: Config, current: Stage, trainable, frozen, mesh) -> list[Collective]:
     """What a sharded step has to say at least: weights gathered, gradients reduced, sums over `tensor`."""
     data, fsdp, tensor = (mesh.shape[axis] for axis in sharding.MESH_AXES)
     times, llm = config.optim.accumulate, config.llm
     found = []
-    passes = (1 if stage.number == 2 else 2) + (llm.remat == "full")
-    if fsdp > 1 and not stage.cached:
+    passes = (1 if current.number == 2 else 2) + (llm.remat == "full")
+    if fsdp > 1 and not current.cached:
         held = sum(map(shard_bytes, jax.tree.leaves(frozen)))
         found.append(Collective("all-gather", ("fsdp",), fsdp, times * passes, held * fsdp))
     learned = sum(map(shard_bytes, jax.tree.leaves(trainable)))
@@ -131,7 +132,7 @@ def modelled_collectives(config: Config, stage: Stage, trainable, frozen, mesh) 
         found.append(Collective("all-reduce", ("data",), data, times, learned))
     if fsdp > 1:
         found.append(Collective("reduce-scatter", ("fsdp",), fsdp, times, learned * fsdp))
-    if tensor > 1 and not stage.cached:
+    if tensor > 1 and not current.cached:
         rows = config.data.rows // math.prod((data, fsdp))
         size = rows * config.data.row_tokens * llm.width * np.dtype(llm.compute_dtype).itemsize
         found.append(Collective("all-reduce", ("tensor",), tensor, times * passes * 2 * llm.layers, size))
