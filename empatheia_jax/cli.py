@@ -246,15 +246,25 @@ def evaluate(argv: list[str]) -> int:
 
 
 def plan(argv: list[str]) -> int:
-    """Parameters and bytes of every part of a config, without allocating any."""
+    """What a config takes of a machine, without allocating any of it: the last line says whether it fits."""
     parser = _parser("plan", plan.__doc__)
     parser.add_argument("config")
-    parser.add_argument("--local", action="store_true", required=True, help="one device; topologies are to come")
+    where = parser.add_mutually_exclusive_group(required=True)
+    where.add_argument("--local", action="store_true", help="parameters and bytes of every part, on one device")
+    where.add_argument("--topology", metavar="KIND:SHAPE", help="v5e:4x4, v5p:4x4x4, h100:8 (GPUs are simulated)")
+    parser.add_argument("--stage", type=int, default=4, help="whose step is compiled")
+    parser.add_argument("--sweep", action="store_true", help="try meshes and batches; compile only the best few")
+    parser.add_argument("--output", type=Path, help="folder for plan.json and plan.txt")
     args, overrides = parser.parse_known_args(argv)
-    from empatheia_jax.plan import local_plan
+    config = load_config(args.config, overrides)
+    if args.local:
+        from empatheia_jax.plan import local_plan
 
-    print(local_plan(load_config(args.config, overrides)))
-    return 0
+        print(local_plan(config))
+        return 0
+    from empatheia_jax.pods.command import plan_topology
+
+    return plan_topology(config, args.topology, args.stage, args.sweep, args.output)
 
 
 def demo(argv: list[str]) -> int:

@@ -4,9 +4,12 @@ Parameters are born with logical axis names and no mesh (so models build anywher
 `NamedSharding`s from abstract shapes, and `place` moves or makes arrays there once.
 """
 
+import math
+
 import jax
 import numpy as np
 from flax import nnx
+from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from empatheia_jax.config import ConfigError, MeshConfig
@@ -64,7 +67,9 @@ def make_mesh(config: MeshConfig, devices=None) -> Mesh:
         sizes[sizes.index(-1)] = len(devices) // fixed
     if int(np.prod(sizes)) != len(devices):
         raise ShardingError(f"mesh {dict(zip(MESH_AXES, sizes, strict=True))} does not cover {len(devices)} devices")
-    return jax.make_mesh(tuple(sizes), MESH_AXES, axis_types=(AxisType.Auto,) * 3, devices=devices)
+    # An axis may be a part of one of a TPU's physical axes: 8 x 8 x 16 chips also serve fsdp 8 and tensor 4.
+    grid = mesh_utils.create_device_mesh(tuple(sizes), devices, allow_split_physical_axes=True)
+    return Mesh(grid, MESH_AXES, axis_types=(AxisType.Auto,) * 3)
 
 
 def partition_spec(axes: tuple[str | None, ...], shape: tuple[int, ...], mesh: Mesh, name: str = "") -> PartitionSpec:
@@ -73,8 +78,14 @@ def partition_spec(axes: tuple[str | None, ...], shape: tuple[int, ...], mesh: M
     `name` is the parameter's, for the error.
 
     Raises:
-      ShardingError: when two dimensions claim one mesh axis, or a dimension is not divisible by its axis.
+      ShardingError: when two dimensions claim one mesh axis, a dimension is not divisible by its axis, or the names are
+        too many, too few or not in the table.
     """
+    if len(axes) != len(shape):
+        raise ShardingError(f"{name} {shape}: {len(axes)} axis names {axes}")
+    unknown = [axis for axis in axes if axis is not None and axis not in RULES]
+    if unknown:
+        raise ShardingError(f"{name} {shape}: logical axes {unknown} are not in sharding.RULES: add them there")
     spec: list[str | None] = []
     for axis, size in zip(axes, shape, strict=True):
         target = RULES[axis] if axis is not None else None
@@ -133,6 +144,35 @@ def batch_sharding(mesh: Mesh, leading: int = 0) -> NamedSharding:
     `leading` is 1 where an accumulation axis comes before.
     """
     return NamedSharding(mesh, PartitionSpec(*(None,) * leading, BATCH_AXES))
+
+
+def active_mesh() -> jax.sharding.AbstractMesh | None:
+    """The mesh of several devices that is being traced for (`jax.set_mesh`); None: there is none, or it is not ours."""
+    mesh = jax.sharding.get_abstract_mesh()
+    return mesh if mesh.axis_names == MESH_AXES and mesh.size > 1 else None
+
+
+def keep_rows(x: jax.Array) -> jax.Array:
+    """`x` [B, ...] with its rows over `data` and `fsdp` and every other axis whole; itself where no mesh is active.
+
+    Weights are split over `fsdp` by their width: without a word XLA may split the activations so too, and then every
+    device works on all rows.
+    """
+    mesh = active_mesh()
+    if mesh is None or x.shape[0] % math.prod(mesh.shape[axis] for axis in BATCH_AXES):
+        return x
+    return jax.lax.with_sharding_constraint(x, PartitionSpec(BATCH_AXES))
+
+
+def whole_rows(table: jax.Array, axis: str = "vocab") -> jax.Array:
+    """`table` [`axis`, D] to look rows up in: each row whole, split by `axis` alone, where a mesh is active.
+
+    A lookup in a table that is split by its width gives rows split by width, which XLA can only turn into rows of the
+    batch by having all of them everywhere.
+    """
+    if active_mesh() is None:
+        return table
+    return jax.lax.with_sharding_constraint(table, PartitionSpec(RULES[axis]))
 
 
 def replicated(mesh: Mesh) -> NamedSharding:

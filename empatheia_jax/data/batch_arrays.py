@@ -11,13 +11,11 @@ _PADDING = ("audio_start", "video_start", "example_id", "response_index", "signa
 _LABELS = ("emotion", "age", "gender", "timbre")
 
 
-def empty_batch(
+def batch_shapes(
     config: Config, widths: Widths, rows: int, floats: np.dtype, states: tuple[int, np.dtype],
     leading: tuple[int, ...] = (),
-) -> dict[str, np.ndarray]:  # fmt: skip
-    """`rows` rows of padding.
-
-    Large arrays are zeros that nobody has touched: the system gives them memory where something is written.
+) -> dict[str, tuple[tuple[int, ...], np.dtype]]:  # fmt: skip
+    """{name: (shape, dtype)} of the arrays of a `Batch` of `rows` rows.
 
     Args:
       floats: dtype of features and golds. states: (D, dtype) of `response_states`, D 0 where they are computed.
@@ -50,7 +48,15 @@ def empty_batch(
     kinds = dict.fromkeys(("target_mask", "label_mask", "has_style_speech", "has_style_video"), np.dtype(bool))
     kinds |= {name: floats for name in shapes if name in ("audio", "video") or name.startswith("gold_")}
     kinds["response_states"] = states[1]
-    batch = {name: np.zeros((*leading, *shape), kinds.get(name, np.int32)) for name, shape in shapes.items()}
+    return {name: ((*leading, *shape), np.dtype(kinds.get(name, np.int32))) for name, shape in shapes.items()}
+
+
+def empty_batch(*what, **named) -> dict[str, np.ndarray]:
+    """Rows of padding; arguments as those of `batch_shapes`.
+
+    Large arrays are zeros that nobody has touched: the system gives them memory where something is written.
+    """
+    batch = {name: np.zeros(shape, dtype) for name, (shape, dtype) in batch_shapes(*what, **named).items()}
     for name in _PADDING:
         batch[name].fill(-1)
     for name in _LABELS:

@@ -9,7 +9,7 @@ import numpy as np
 
 from empatheia_jax.config import Config
 from empatheia_jax.data.augment import WordSwap
-from empatheia_jax.data.batch_arrays import empty_batch, row_views
+from empatheia_jax.data.batch_arrays import batch_shapes, empty_batch, row_views
 from empatheia_jax.data.encoded import Encoded, encode, labels, prompt_profile
 from empatheia_jax.data.feature_records import FLOATS
 from empatheia_jax.data.packing import Bounds, Mixture, RowLimits, RowStream, Size, check_fits
@@ -39,6 +39,24 @@ def with_data(config: Config, **fields) -> Config:
     return dataclasses.replace(config, data=dataclasses.replace(config.data, **fields))
 
 
+def read_shapes(config: Config, style: Style, *, content: bool, stored: bool, cached: bool = False) -> Config:
+    """The config with size 0 in `data` for what is not read: golds of content, slots, tokens (see `schema.Batch`).
+
+    Args:
+      stored: whether there is a feature store at all. The rest is that of `Rows`.
+    """
+    if not content or not stored:
+        config = with_data(config, phonemes=0, frames=0)
+    if style == "text" or not stored:
+        config = with_data(config, row_utterances=0)
+    return with_data(config, row_tokens=0) if cached else config
+
+
+def states_of(config: Config, floats: np.dtype, cached: bool) -> tuple[int, np.dtype]:
+    """(D, dtype) of a batch's `response_states`: those of the LLM where they are cached, else D 0."""
+    return (config.llm.width, FLOATS[config.llm.compute_dtype]) if cached else (0, floats)
+
+
 class Rows:
     """Examples of one split under one prompt style, as rows of numpy arrays.
 
@@ -59,10 +77,7 @@ class Rows:
         *, train: bool, seed: int, words: bool = False, base: bool = False, content: bool = True, cached: bool = False,
         mixture: Mixture | None = None,
     ):  # fmt: skip
-        if not content or store is None:
-            config = with_data(config, phonemes=0, frames=0)
-        if style == "text" or store is None:
-            config = with_data(config, row_utterances=0)
+        config = read_shapes(config, style, content=content, stored=store is not None)
         self.examples, self.config, self.store, self.widths = examples, config, store, widths
         self.content = content and style != "slots" and store is not None
         self.cached, self.states = cached, None
@@ -133,16 +148,22 @@ class Rows:
           first_row: the place of the first of them in the whole micro-batch, to which flat indices refer.
           accumulate: A, of micro-batches of equal size that `plan` is cut into: arrays are then [A, ...].
         """
-        floats = self.store.dtype if self.store is not None else np.dtype(np.float16)
-        states = (self.config.llm.width, FLOATS[self.config.llm.compute_dtype]) if self.cached else (0, floats)
         size = len(plan) // (accumulate or 1)
-        leading = () if accumulate is None else (accumulate,)
-        arrays = empty_batch(self._shape, self.widths, size, floats, states, leading)
+        arrays = empty_batch(*self._arrays(size, accumulate))
         for place, (epoch, members) in enumerate(plan):
             micro, row = divmod(place, size)
             part = arrays if accumulate is None else {name: array[micro] for name, array in arrays.items()}
             self._fill(row_views(part, row, size), members, epoch, (first_row + row) * self._shape.data.row_tokens)
         return arrays
+
+    def shapes(self, accumulate: int | None = None) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
+        """{name: (shape, dtype)} of the arrays of a whole micro-batch, or of `accumulate` of them: [A, ...]."""
+        return batch_shapes(*self._arrays(self.config.data.rows, accumulate))
+
+    def _arrays(self, size: int, accumulate: int | None) -> tuple:
+        floats = self.store.dtype if self.store is not None else np.dtype(np.float16)
+        leading = () if accumulate is None else (accumulate,)
+        return self._shape, self.widths, size, floats, states_of(self.config, floats, self.cached), leading
 
     def _fill(self, row: dict[str, np.ndarray], members: list[int], epoch: int, offset: int) -> None:
         """Write Examples into a row; `offset` is added to flat indices."""

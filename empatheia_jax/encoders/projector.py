@@ -6,7 +6,7 @@ from flax import nnx
 
 from empatheia_jax.config import ProjectorConfig
 from empatheia_jax.layers import Attention, FeedForward, LayerNorm, Linear
-from empatheia_jax.sharding import param
+from empatheia_jax.sharding import keep_rows, param
 
 
 class Projector(nnx.Module):
@@ -33,10 +33,10 @@ class Projector(nnx.Module):
     def __call__(self, features: jax.Array) -> jax.Array:
         """[M, Na, Da] -> [M, N, D], each token of root mean square `gain`."""
         features = (features.astype(jnp.float32) - self.shift[...]) * self.scale[...]
-        x = self.inputs(features) + self.position[...]
+        x = keep_rows(self.inputs(features) + self.position[...])
         x = self.norm_inputs(jax.nn.gelu(x))
         mask = jnp.ones(x.shape[:2], bool)
         queries = jnp.broadcast_to(self.queries[...], (x.shape[0], *self.queries.shape))
-        y = queries + self.attention(queries, x, mask)
+        y = keep_rows(queries) + self.attention(queries, x, mask)
         y = self.out(y + self.mlp(self.norm_mlp(y)))
         return y * jax.lax.rsqrt(jnp.mean(y * y, axis=-1, keepdims=True) + 1e-6) * self.gain[...]

@@ -4,12 +4,12 @@ Queries [B, T, H, d], keys and values [B, S, K, d] with H a multiple of K (group
 h // (H / K)). Logits and softmax are float32.
 """
 
-import functools
-
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import PartitionSpec
 
+from empatheia_jax import sharding
 from empatheia_jax.llm.block_attention import MASKED, block_attention
 
 BLOCK = 128  # queries a block: splash's unit
@@ -47,7 +47,7 @@ def attend(
     with padding, if any, on the right. `longest`, static, is the most tokens of a segment, where less than T.
     """
     if kind == "splash":
-        return _splash(query, key, value, segment_ids)
+        return _splash(query, key, value, segment_ids, longest)
     if kind == "cudnn":
         # Without segments the flash kernel runs its causal path; with them cuDNN reads the mask as a bias.
         mask = None if segment_ids is None else packed_mask(segment_ids)
@@ -99,29 +99,45 @@ def _weigh(query: jax.Array, key: jax.Array, value: jax.Array, seen: jax.Array) 
     return (out.reshape(query.shape) / total).astype(query.dtype)
 
 
-@functools.lru_cache(maxsize=8)
-def _splash_kernel(heads: int, length: int, interpret: bool):
+def _splash_kernel(heads: int, length: int, longest: int | None, interpret: bool):
+    """The kernel; made anew in every trace, whose constants its mask tables are (JAX keeps what is slow to make)."""
     from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel, splash_attention_mask
 
-    mask = splash_attention_mask.MultiHeadMask([splash_attention_mask.CausalMask((length, length))] * heads)
-    with jax.ensure_compile_time_eval():  # the mask tables are constants: keep them out of whatever is being traced
-        return splash_attention_kernel.make_splash_mha(
-            mask, head_shards=1, q_seq_shards=1, residual_checkpoint_name="attention_residual", interpret=interpret
-        )
+    square = (length, length)
+    if longest is None or longest >= length:
+        seen = splash_attention_mask.CausalMask(square)
+    else:  # blocks of keys further back are left out
+        seen = splash_attention_mask.LocalMask(square, (longest - 1, 0), 0)
+    mask = splash_attention_mask.MultiHeadMask([seen] * heads)
+    return splash_attention_kernel.make_splash_mha(
+        mask, head_shards=1, q_seq_shards=1, residual_checkpoint_name="attention_residual", interpret=interpret
+    )
 
 
-def _splash(query: jax.Array, key: jax.Array, value: jax.Array, segment_ids: jax.Array | None) -> jax.Array:
+def _splash(query, key, value, segment_ids: jax.Array | None, longest: int | None) -> jax.Array:
     from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel
 
-    length, heads, head_dim = query.shape[1:]
+    length, _, head_dim = query.shape[1:]
     if length % BLOCK:
         raise AttentionError(f"llm.attention splash needs rows of a multiple of {BLOCK} tokens, not {length}")
-    interpret = jax.default_backend() != "tpu"  # slow, for tests: the kernel itself is written for TPU
-    kernel = _splash_kernel(heads, length, interpret)
+    interpret = lowered_for() != "tpu"  # slow, for tests: the kernel itself is written for TPU
+
+    def rows(query, key, value, ids=None):
+        kernel = _splash_kernel(query.shape[1], length, longest, interpret)
+        if ids is None:
+            return jax.vmap(kernel)(query, key, value)
+        return jax.vmap(kernel)(query, key, value, splash_attention_kernel.SegmentIds(q=ids, kv=ids))
+
     query, key, value = (jnp.swapaxes(x, 1, 2) for x in (query * head_dim**-0.5, key, value))  # [B, heads, T, d]
-    if segment_ids is None:
-        out = jax.vmap(kernel)(query, key, value)
-    else:
-        ids = splash_attention_kernel.SegmentIds(q=segment_ids, kv=segment_ids)
-        out = jax.vmap(kernel)(query, key, value, ids)
-    return jnp.swapaxes(out, 1, 2)
+    inputs = (query, key, value) if segment_ids is None else (query, key, value, segment_ids)
+    if sharding.active_mesh() is not None:  # XLA cannot split a kernel: each device runs it on its rows and heads
+        split = PartitionSpec(sharding.BATCH_AXES, sharding.RULES["heads"])
+        specs = (split, split, split, PartitionSpec(sharding.BATCH_AXES))[: len(inputs)]
+        rows = jax.shard_map(rows, in_specs=specs, out_specs=split, check_vma=False)
+    return jnp.swapaxes(rows(*inputs), 1, 2)
+
+
+def lowered_for() -> str:
+    """The platform that is being traced for: that of the active mesh's devices, which need not be here, else JAX's."""
+    device = jax.sharding.get_abstract_mesh().abstract_device
+    return jax.default_backend() if device is None else device.platform

@@ -20,6 +20,7 @@ from empatheia_jax.llm.cache import Cache, write_layer
 from empatheia_jax.llm.lora import Projection, adapter_dropout, check_targets, down_project, draw_lora_a
 from empatheia_jax.llm.quantized import QuantizedKernel
 from empatheia_jax.llm.remat import rematerialised
+from empatheia_jax.sharding import keep_rows, whole_rows
 
 PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
@@ -111,7 +112,8 @@ class Llama(nnx.Module):
 
     def embed(self, tokens: jax.Array) -> jax.Array:
         """Tokens int [...] < vocab_size -> rows [..., D] in the compute dtype."""
-        return jnp.take(self.embedding[...], tokens, axis=0).astype(self.config.compute_dtype)
+        rows = jnp.take(whole_rows(self.embedding[...]), tokens, axis=0)
+        return keep_rows(rows.astype(self.config.compute_dtype))
 
     def logits(self, hidden: jax.Array) -> jax.Array:
         """Hidden states [..., D] -> float32 logits [..., V]."""
@@ -139,7 +141,7 @@ class Llama(nnx.Module):
         """
         if cache is not None and segment_ids is not None:
             raise ValueError("Llama: a cached row is one sequence; pass segment_ids or a cache, not both")
-        x = embeddings.astype(self.config.compute_dtype)
+        x = keep_rows(embeddings.astype(self.config.compute_dtype))
         run = _Run(self.config, self.lora, positions, segment_ids, longest)
         keys = None
         if dropout_key is not None and self.lora is not None and self.lora.dropout > 0.0:
@@ -181,8 +183,9 @@ class _Run:
         keys = (None,) * 4 if key is None else tuple(jax.random.split(key, 4))
         normed = rms_norm(x, weights.attention_norm[...], epsilon)
         mixed, cache = self._attention(weights, normed, cache, index, keys[:2])
-        x = checkpoint_name(x + mixed, "mid")
-        return (x + self._mlp(weights, rms_norm(x, weights.mlp_norm[...], epsilon), keys[2:]), cache), None
+        x = keep_rows(checkpoint_name(x + mixed, "mid"))
+        x = keep_rows(x + self._mlp(weights, rms_norm(x, weights.mlp_norm[...], epsilon), keys[2:]))
+        return (x, cache), None
 
     def _attention(self, weights, x, cache, index, keys):
         low_q, low_k, low_v = self._low(x, keys[0], weights.q_proj, weights.k_proj, weights.v_proj)

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from empatheia_jax import sharding
 from empatheia_jax.initial_values import INIT_STD
 from empatheia_jax.llm.llama import Llama
 
@@ -33,7 +34,8 @@ def embed(llm: Llama, new_tokens: NewTokens | None, tokens: jax.Array) -> jax.Ar
     size = llm.config.vocab_size
     new = tokens >= size
     base = llm.embed(jnp.where(new, 0, tokens))
-    rows = new_tokens.input[...].astype(base.dtype)[jnp.clip(tokens - size, 0, COUNT - 1)]
+    table = sharding.whole_rows(new_tokens.input[...], "rows").astype(base.dtype)
+    rows = table[jnp.clip(tokens - size, 0, COUNT - 1)]
     return jnp.where(new[..., None], rows, base)
 
 

@@ -41,11 +41,14 @@ def _is_cudnn_attention(primitive, *_, **__) -> bool:
     return primitive.name == "dot_product_attention_fwd_wrapper"
 
 
-def kept_bytes(config: LlamaConfig, itemsize: int) -> int:
-    """Bytes a token and layer that `config.remat` keeps; "none" keeps more than the "lora" that is said for it."""
-    queries, keys = config.heads * config.head_dim, config.kv_heads * config.head_dim
+def kept_bytes(config: LlamaConfig, itemsize: int, tensor: int = 1) -> int:
+    """Bytes a token and layer that `config.remat` keeps on one of `tensor` devices that share heads and MLP.
+
+    "none" keeps more than the "lora" that is said for it.
+    """
+    queries, keys = config.heads * config.head_dim // tensor, config.kv_heads * config.head_dim // tensor
     sizes = {"q": queries, "k": keys, "v": keys, RESIDUAL: queries, "mid": config.width}
-    sizes |= {"gate": config.mlp_width, "up": config.mlp_width}
+    sizes |= {"gate": config.mlp_width // tensor, "up": config.mlp_width // tensor}
     names = SAVED_NAMES.get(config.remat, SAVED_NAMES["lora"])
-    sums = 4 * config.heads if RESIDUAL in names else 0  # float32: of the softmax, one a query
+    sums = 4 * config.heads // tensor if RESIDUAL in names else 0  # float32: of the softmax, one a query
     return (config.width + sum(sizes[name] for name in names)) * itemsize + sums

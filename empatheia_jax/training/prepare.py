@@ -17,6 +17,7 @@ from flax import nnx
 
 from empatheia_jax import processes, sharding
 from empatheia_jax.compile_report import Program, compile_ahead_of_time
+from empatheia_jax.config import Config
 from empatheia_jax.data.packing import Bounds
 from empatheia_jax.data.pipeline import steps_for
 from empatheia_jax.data.rows import Rows
@@ -71,21 +72,10 @@ def prepare(run, stage: Stage, graphdef: nnx.GraphDef, abstract: nnx.State) -> P
     settings = config.stages[str(stage.number)]
     rows, validation = run.rows(stage), run.rows(stage, "validation") if run.data.validation else None
     steps = steps_for(rows, settings.epochs)
-    stage_graph, trainable, frozen = split(nnx.merge(graphdef, abstract), stage)
-    flat = Flat(trainable) if mesh.size == 1 else None
-    decayed = decay_mask(trainable)
-    given = flat.abstract() if flat else trainable
-    tx = optimizer(config.optim, settings, steps, flat.fill(decayed) if flat else decayed)
+    batch = abstract_batch(rows.shapes(config.optim.accumulate), mesh)
+    built = build_step(rows.config, stage, graphdef, abstract, batch, steps, rows.bounds, mesh)
+    trainable, frozen = built.trainable, built.frozen
     with jax.set_mesh(mesh):
-        places = jax.tree.map(lambda leaf: leaf.sharding, given)
-        opt_state = jax.eval_shape(tx.init, given)
-        opt_places = optax.tree_map_params(  # moments beside their parameters
-            tx, lambda _, place: place, opt_state, places,
-            transform_non_params=lambda _: sharding.replicated(mesh),
-        )  # fmt: skip
-        init = jax.jit(tx.init, out_shardings=opt_places)
-        opt_state = sharding.placed(opt_state, opt_places)
-        batch = _abstract_batch(rows, mesh)
         flops, cost = model_flops(rows, stage)
         programs: list[Program] = []
 
@@ -94,12 +84,7 @@ def prepare(run, stage: Stage, graphdef: nnx.GraphDef, abstract: nnx.State) -> P
             programs.append(program)
             return compiled
 
-        step = jax.jit(
-            make_step(stage_graph, stage, tx, rows.bounds, flat), donate_argnums=(0, 1),
-            out_shardings=(places, opt_places, sharding.replicated(mesh)),
-        )  # fmt: skip
-        key = jax.eval_shape(lambda: jax.random.key(0))
-        step = ready("step", step, given, opt_state, frozen, batch, key, flops=flops)
+        step = ready("step", built.step, *built.arguments, flops=flops)
         here, single = sharding.batch_sharding(mesh), _single(batch, mesh)
         signals = None
         if stage.style and config.latents.whiten:
@@ -107,16 +92,75 @@ def prepare(run, stage: Stage, graphdef: nnx.GraphDef, abstract: nnx.State) -> P
             signals = ready("signals", jax.jit(make_signals(graphdef), out_shardings=everywhere), abstract, single)
         states = None
         if stage.cached:
-            tokens = _single(_abstract_batch(rows.computing(), mesh), mesh)
+            tokens = _single(abstract_batch(rows.computing().shapes(1), mesh), mesh)
             states = ready("states", jax.jit(make_states(graphdef), out_shardings=here), abstract, tokens)
         if validation and stage.kind not in run.evaluations:
             evaluation = jax.jit(make_evaluation(graphdef, stage, Bounds(rows.config.data.row_targets)))
             whole = nnx.merge_state(trainable, frozen)
             run.evaluations[stage.kind] = ready("evaluation", evaluation, whole, single)
     return Prepared(
-        stage, rows, validation, steps, trainable, frozen, flat, init, step, signals, states, flops, cost,
+        stage, rows, validation, steps, trainable, frozen, built.flat, built.init, step, signals, states, flops, cost,
         tuple(programs),
     )  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True)
+class Built:
+    """A stage's step, traced for a mesh and not yet compiled. `trainable` and `frozen` are abstract."""
+
+    trainable: nnx.State
+    frozen: nnx.State
+    flat: Flat | None
+    init: Callable
+    step: Callable  # jitted
+    arguments: tuple  # abstract
+    mesh: jax.sharding.Mesh
+
+    def lowered(self) -> jax.stages.Lowered:
+        """The step as it is given to the compiler."""
+        with jax.set_mesh(self.mesh):
+            return self.step.lower(*self.arguments)
+
+
+def build_step(
+    config: Config, stage: Stage, graphdef: nnx.GraphDef, abstract: nnx.State,
+    batch: dict[str, jax.ShapeDtypeStruct], steps: int, bounds: Bounds, mesh: jax.sharding.Mesh,
+) -> Built:  # fmt: skip
+    """Trace a stage's training step, from shapes alone; the mesh's devices need not be there.
+
+    Args:
+      config: with the shapes of the stage. abstract: the whole model's state as it comes in, placed on `mesh`.
+      batch: the arrays [A, ...] of a step, of all processes together.
+      steps: of the whole stage, for the learning rate. bounds: of a row.
+    """
+    stage_graph, trainable, frozen = split(nnx.merge(graphdef, abstract), stage)
+    flat = Flat(trainable) if mesh.size == 1 else None
+    decayed = decay_mask(trainable)
+    given = flat.abstract() if flat else trainable
+    settings = config.stages[str(stage.number)]
+    tx = optimizer(config.optim, settings, steps, flat.fill(decayed) if flat else decayed)
+    places = jax.tree.map(lambda leaf: leaf.sharding, given)
+    opt_state = jax.eval_shape(tx.init, given)
+    # Moments beside their parameters. It makes a scalar, so not under the mesh, whose devices may be elsewhere.
+    opt_places = optax.tree_map_params(
+        tx, lambda _, place: place, opt_state, places,
+        transform_non_params=lambda _: sharding.replicated(mesh),
+    )  # fmt: skip
+    opt_state = sharding.placed(opt_state, opt_places)
+    with jax.set_mesh(mesh):
+        init = jax.jit(tx.init, out_shardings=opt_places)
+        step = jax.jit(
+            make_step(stage_graph, stage, tx, bounds, flat), donate_argnums=(0, 1),
+            out_shardings=(places, opt_places, sharding.replicated(mesh)),
+        )  # fmt: skip
+        key = jax.eval_shape(lambda: jax.random.key(0))
+    return Built(trainable, frozen, flat, init, step, (given, opt_state, frozen, batch, key), mesh)
+
+
+def after(stage: Stage, graphdef: nnx.GraphDef, abstract: nnx.State) -> nnx.State:
+    """The whole model's abstract state as a stage leaves it: what it trains comes out as float32."""
+    _, trainable, frozen = split(nnx.merge(graphdef, abstract), stage)
+    return nnx.merge_state(trainable, frozen)
 
 
 def report(folder: Path, prepared: Prepared) -> None:
@@ -149,12 +193,10 @@ def model_flops(rows: Rows, stage: Stage) -> tuple[float, float]:
     return epoch / steps, epoch / max(reported, 1.0)
 
 
-def _abstract_batch(rows: Rows, mesh) -> dict[str, jax.ShapeDtypeStruct]:
-    """The arrays [A, ...] of a step, of all processes together."""
+def abstract_batch(shapes: dict[str, tuple[tuple[int, ...], np.dtype]], mesh) -> dict[str, jax.ShapeDtypeStruct]:
+    """The arrays [A, ...] of a step where they lie, from their shapes and dtypes (`Rows.shapes`)."""
     where = sharding.batch_sharding(mesh, leading=1)
-    micro = rows.batch([(0, [])] * rows.config.data.rows)
-    count = rows.config.optim.accumulate
-    return {name: jax.ShapeDtypeStruct((count, *a.shape), a.dtype, sharding=where) for name, a in micro.items()}
+    return {name: jax.ShapeDtypeStruct(*one, sharding=where) for name, one in shapes.items()}
 
 
 def _single(batch: dict[str, jax.ShapeDtypeStruct], mesh) -> dict[str, jax.ShapeDtypeStruct]:
@@ -174,9 +216,7 @@ class Ahead:
         self._todo: list[tuple[Stage, nnx.State]] = []
         for stage in stages:
             self._todo.append((stage, abstract))
-            # What a stage trains comes out as float32: the next one is given it so.
-            _, trainable, frozen = split(nnx.merge(graphdef, abstract), stage)
-            abstract = nnx.merge_state(trainable, frozen)
+            abstract = after(stage, graphdef, abstract)
         # A compiler at work beside the steps would be in their profile.
         self._early = run.config.compile_ahead and run.profile.folder is None
         self._depth = max(1, usable_cores() // 2) if self._early else 1

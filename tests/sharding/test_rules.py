@@ -30,6 +30,10 @@ def test_errors_name_the_parameter():
         partition_spec(("embed", "heads"), (8, 3), mesh(1, 1, 2), "llm/q_proj")
     with pytest.raises(ShardingError, match="llm/odd .*'tensor' is claimed twice"):
         partition_spec(("mlp", "heads"), (8, 8), mesh(1, 1, 2), "llm/odd")
+    with pytest.raises(ShardingError, match=r"llm/new .*'width'.* not in sharding.RULES"):
+        partition_spec(("width", "heads"), (8, 8), mesh(1, 1, 2), "llm/new")
+    with pytest.raises(ShardingError, match=r"llm/short \(8, 8\): 1 axis names"):
+        partition_spec(("heads",), (8, 8), mesh(1, 1, 2), "llm/short")
     with pytest.raises(ShardingError, match="not in sharding.RULES"):
         param(np.zeros((2, 2)), "embed", "nonsense")
     with pytest.raises(ShardingError, match="1 axis names"):

@@ -1,0 +1,23 @@
+# python train.py configs/vicuna_7b_v5p_2048.py --workdir runs/vicuna_7b --distributed
+"""vicuna_7b on TPU v5p-2048 (1024 chips): 256 rows, a batch of 1024, 32 times the paper's at its learning rate.
+
+Sizes: empatheia plan configs/vicuna_7b_v5p_2048.py --topology v5p:8x8x16
+"""
+
+import dataclasses
+from pathlib import Path
+
+from empatheia_jax.config import Config, MeshConfig
+from empatheia_jax.config_io import load_config
+
+
+def get_config() -> Config:
+    base = load_config(str(Path(__file__).with_name("vicuna_7b.py")))
+    return dataclasses.replace(
+        base,
+        name="vicuna_7b_v5p_2048",
+        llm=dataclasses.replace(base.llm, attention="splash"),
+        mesh=MeshConfig(data=32, fsdp=8, tensor=4),
+        data=dataclasses.replace(base.data, rows=256),
+        optim=dataclasses.replace(base.optim, accumulate=1),
+    )

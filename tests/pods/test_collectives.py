@@ -1,0 +1,159 @@
+"""Collectives counted in compiled programs: a loop counts as its body unrolled, an asynchronous pair counts once."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from empatheia_jax.pods.collectives import HloError, find_collectives
+
+ROOT = Path(__file__).resolve().parents[2]
+MESH = {"data": 2, "fsdp": 2, "tensor": 2}
+
+PROGRAM = """
+import json
+import jax, jax.numpy as jnp
+from jax.sharding import AxisType, NamedSharding, PartitionSpec as P
+from empatheia_jax.pods.collectives import find_collectives
+
+mesh = jax.make_mesh((2, 2, 2), ("data", "fsdp", "tensor"), axis_types=(AxisType.Auto,) * 3)
+LAYERS, TURNS = 5, 3
+place = lambda *axes: NamedSharding(mesh, P(*axes))
+weights = jax.ShapeDtypeStruct((LAYERS, 64, 128), "float32", sharding=place(None, "fsdp", "tensor"))
+rows = jax.ShapeDtypeStruct((TURNS, 16, 64), "float32", sharding=place(None, ("data", "fsdp")))
+
+def layer(x, w):
+    wide = jnp.tanh(jax.lax.with_sharding_constraint(x @ w, place(("data", "fsdp"), "tensor")))
+    return jax.lax.with_sharding_constraint(jnp.tanh(wide @ w.T), place(("data", "fsdp")))
+
+def scanned(w, x):
+    def micro(total, one):
+        return total + jax.lax.scan(lambda x, w: (layer(x, w), None), one, w)[0], None
+    return jax.lax.scan(micro, jnp.zeros(x.shape[1:]), x)[0]
+
+def unrolled(w, x):
+    total = jnp.zeros(x.shape[1:])
+    for one in x:
+        for number in range(LAYERS):
+            # Each turn gathers anew, as a loop does: XLA would see that the weights are the same.
+            w, one = jax.lax.optimization_barrier((w, one))
+            one = layer(one, w[number])
+        total = total + one
+    return total
+
+def explicit(w, x):  # by hand: what is said is written down
+    def body(x, _):
+        whole = jax.lax.all_gather(x, "fsdp", tiled=True)
+        return jax.lax.psum_scatter(jnp.tanh(jax.lax.psum(whole, "tensor")), "fsdp", tiled=True), None
+    return jax.lax.scan(body, x, length=7)[0] + jax.lax.ppermute(x, "data", [(0, 1), (1, 0)])
+
+found = {}
+for name, function in (("scanned", scanned), ("unrolled", unrolled)):
+    hlo = jax.jit(function, out_shardings=place(("data", "fsdp"))).lower(weights, rows).compile().as_text()
+    sums = {}
+    for one in find_collectives(hlo, dict(mesh.shape)):
+        key = f"{one.kind} {one.axes}"
+        sums[key] = sums.get(key, 0) + one.moved
+    found[name] = sums
+mapped = jax.shard_map(explicit, mesh=mesh, in_specs=(P(), P("fsdp")), out_specs=P("fsdp"), check_vma=False)
+x = jax.ShapeDtypeStruct((8, 32), "float32", sharding=place("fsdp"))
+hlo = jax.jit(mapped).lower(jnp.zeros(()), x).compile().as_text()
+found["explicit"] = [[c.kind, c.axes, c.group, c.count, c.payload] for c in find_collectives(hlo, dict(mesh.shape))]
+print(json.dumps(found))
+"""
+
+
+@pytest.fixture(scope="module")
+def found():
+    env = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=8", "PYTHONPATH": str(ROOT)}
+    done = subprocess.run([sys.executable, "-c", PROGRAM], env=env, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def test_nested_loops_say_what_their_unrolled_bodies_say(found):
+    assert found["scanned"] == pytest.approx(found["unrolled"])
+    # 3 turns x 5 layers: a layer's weights [64, 128 / 2] over fsdp, on the way in and out, and rows' sums [16 / 4, 64]
+    # over tensor.
+    assert found["scanned"]["all-gather ('fsdp',)"] == 15 * 2 * 64 * 64 * 4 / 2
+    assert found["scanned"]["all-reduce ('tensor',)"] == 15 * 4 * 64 * 4
+
+
+def test_a_program_says_what_it_was_written_to_say(found):
+    said = {kind: (axes, group, count, payload) for kind, axes, group, count, payload in found["explicit"]}
+    whole = 8 * 32 * 4
+    assert said["all-gather"] == (["fsdp"], 2, 7, whole)
+    assert said["all-reduce"] == (["tensor"], 2, 7, whole)
+    assert said["reduce-scatter"] == (["fsdp"], 2, 7, whole)
+    assert said["collective-permute"] == (["data"], 2, 1, whole // 2)
+
+
+HLO = """HloModule jit_step, is_scheduled=true
+
+%scattered (p: f32[16,8]) -> f32[8,8] {
+  %p = f32[16,8]{1,0} parameter(0)
+  ROOT %reduce-scatter.1 = f32[8,8]{1,0} reduce-scatter(%p), channel_id=9, replica_groups=[4,2]<=[2,2,2]T(0,2,1)
+}
+
+%body (t: (s32[], bf16[4,8])) -> (s32[], bf16[4,8]) {
+  %t = (s32[], /*index=1*/bf16[4,8]{1,0:T(8,128)(2,1)S(1)}) parameter(0)
+  %all-gather-start.1 = ((bf16[4,8]{1,0:T(8,128)(2,1)}), (bf16[8,8]{1,0:T(8,128)(2,1)}), u32[], u32[]) all-gather-start(%x), channel_id=1, replica_groups={{0,2},{1,3},{4,6},{5,7}}, dimensions={0}
+  %all-gather-done.1 = bf16[8,8]{1,0:T(8,128)(2,1)} all-gather-done(%all-gather-start.1)
+  %start.2 = ((f32[16,8]{1,0}), f32[8,8]{1,0}, s32[]) async-start(%y), calls=%scattered
+  %done.2 = f32[8,8]{1,0} async-done(%start.2), calls=%scattered
+  %alone = f32[4]{0} all-reduce(%z), replica_groups={{0},{1},{2},{3},{4},{5},{6},{7}}, to_apply=%sum
+  ROOT %tuple = (s32[], bf16[4,8]{1,0}) tuple(%t)
+}
+
+%condition (t: (s32[], bf16[4,8])) -> pred[] {
+  %t.1 = (s32[], bf16[4,8]{1,0}) parameter(0)
+  %limit = s32[]{:T(128)} constant(6)
+  ROOT %less = pred[] compare(%i, %limit), direction=LT
+}
+
+ENTRY %main (a: bf16[4,8]) -> f32[4] {
+  %a = bf16[4,8]{1,0} parameter(0)
+  %all-reduce-start.1 = (f32[4]{0}, f32[2]{0}) all-reduce-start(%b, %c), channel_id=3, replica_groups=GROUPS, to_apply=%sum
+  %all-reduce-done.1 = (f32[4]{0}, f32[2]{0}) all-reduce-done(%all-reduce-start.1)
+  %while.1 = (s32[], bf16[4,8]{1,0}) while(%tuple.3), condition=%condition, body=%body
+  %permute = (bf16[4,8]{1,0}, bf16[4,8]{1,0}, u32[], u32[]) collective-permute-start(%d), channel_id=5, source_target_pairs={{0,0},{1,0},{0,1}}
+  ROOT %r = f32[4]{0} get-tuple-element(%all-reduce-done.1), index=0
+}
+"""  # noqa: E501
+GROUPS = (
+    "mesh['axis_0'=4,'axis_1'=2] {'axis_0'}", "[2,4]<=[4,2]T(1,0)", "{{0,2,4,6},{1,3,5,7}}",
+    "mesh['a'=8] {'a':(1)4}", "mesh['a'=2,'b'=2,'c'=2], device_ids=([4,2]T(1,0)) {'b','c'}",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("groups", GROUPS[:3])
+def test_pairs_count_once_and_loops_as_often_as_their_condition_says(groups):
+    found = {one.kind: one for one in find_collectives(HLO.replace("GROUPS", groups), MESH)}
+    found_kinds = ("all-gather", "reduce-scatter", "all-reduce", "collective-permute")
+    assert set(found) == set(found_kinds)
+    gather, scatter, reduce, permute = (found[kind] for kind in found_kinds)
+    assert (gather.axes, gather.count, gather.payload, gather.moved) == (("fsdp",), 6, 128, 6 * 64)
+    assert (scatter.axes, scatter.count, scatter.payload) == (("fsdp",), 6, 2 * 8 * 8 * 4)
+    assert (reduce.axes, reduce.group, reduce.count, reduce.payload) == (("data", "fsdp"), 4, 1, 24)
+    assert reduce.moved == 2 * 24 * 3 / 4
+    assert (permute.axes, permute.count, permute.payload) == (("tensor",), 1, 64)
+
+
+def test_parts_of_an_axis_and_other_orders_of_devices():
+    part = {one.kind: one for one in find_collectives(HLO.replace("GROUPS", GROUPS[3]), MESH)}["all-reduce"]
+    assert (part.axes, part.group) == (("data", "fsdp"), 4)  # of 8 = 4 x 2, the first 4
+    other = {one.kind: one for one in find_collectives(HLO.replace("GROUPS", GROUPS[4]), MESH)}["all-reduce"]
+    # Devices 0 2 4 6 1 3 5 7 as 2 x 2 x 2: the first four speak with each other.
+    assert (other.axes, other.group) == (("data", "fsdp"), 4)
+
+
+def test_what_is_not_understood_is_an_error():
+    with pytest.raises(HloError, match="unknown form: somehow"):
+        find_collectives(HLO.replace("GROUPS", "somehow"), MESH)
+    with pytest.raises(HloError, match="while.1: its number of turns"):
+        find_collectives(HLO.replace("GROUPS", "{}").replace("constant(6)", "add(%l, %m)"), MESH)
+    with pytest.raises(HloError, match="no ENTRY"):
+        find_collectives("nothing", MESH)
