@@ -8,9 +8,11 @@ import concurrent.futures
 import contextlib
 import dataclasses
 import hashlib
+import logging
 import re
 import shutil
 import sys
+import time
 from pathlib import Path
 
 import jax
@@ -28,6 +30,8 @@ _DISK = re.compile(
     r"no space left|file too large|disk quota|input/output error|stale file|read-only file system|permission denied",
     re.IGNORECASE,
 )
+# Each of Orbax's threads logs the traceback of an error that is raised here as well, and told of in a line.
+logging.getLogger("absl").addFilter(lambda record: "/orbax/" not in record.pathname or record.exc_info is None)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -163,7 +167,7 @@ class Checkpoints:
         Raises:
           CheckpointError: the disk refused the save before this one, and the run has several processes.
         """
-        self._settle()
+        self.wait()
         if self._checkpointer.latest is not None and self._checkpointer.latest.step >= position.step:
             return
         leaves = {str(index): leaf for index, leaf in enumerate(jax.tree.leaves(opt_state))}
@@ -186,8 +190,12 @@ class Checkpoints:
         if processes.first():
             write_manifest(self._folder / str(step))
 
-    def _settle(self) -> None:
-        """See how the save before ended."""
+    def wait(self) -> None:
+        """Until the last save is on disk, or was refused.
+
+        Raises:
+          CheckpointError: it was refused, and the run has several processes.
+        """
         if self._pending is None:
             return
         (step, sealed), self._pending = self._pending, None
@@ -207,10 +215,19 @@ class Checkpoints:
             raise CheckpointError(f"{self._failed}; free space and --resume") from error
         with contextlib.suppress(Exception):  # it raises the same error once more
             self._checkpointer.close()
-        for half in [*self._folder.glob("*.orbax-checkpoint-tmp*"), self._folder / str(step)]:
-            shutil.rmtree(half, ignore_errors=True)
+        self._remove_half(step)
         self._checkpointer = self._open()
         print(f"{self._failed}; the run goes on, and the next checkpoint tries again", file=sys.stderr, flush=True)
+
+    def _remove_half(self, step: int, seconds: float = 10.0) -> None:
+        """Delete what a refused save has written; its other threads may be writing still."""
+        deadline = time.monotonic() + seconds
+        while halves := [path for path in self._folder.glob(f"{step}*") if path.name.split(".")[0] == str(step)]:
+            for half in halves:
+                shutil.rmtree(half, ignore_errors=True)
+            if time.monotonic() > deadline:
+                return  # a resume tries again
+            time.sleep(0.05)
 
     def check_base(self, position: Position, base: Base) -> None:
         """See that a checkpoint was trained on this base.
@@ -255,7 +272,7 @@ class Checkpoints:
         Raises:
           CheckpointError: the disk refused the last save.
         """
-        self._settle()
+        self.wait()
         self._sealer.shutdown()
         self._checkpointer.close()
         if self._failed:

@@ -70,7 +70,12 @@ def newest_defect(checkpoints: Path) -> tuple[Path, str] | None:
 
 
 def set_aside_damaged(checkpoints: Path) -> None:
-    """Move damaged checkpoints away, newest first, until the newest is whole; says which and why."""
+    """Move damaged checkpoints away, newest first, until the newest is whole; says which and why.
+
+    What a kill left half written goes: it never was a checkpoint.
+    """
+    for half in checkpoints.glob("*.orbax-checkpoint-tmp*"):
+        shutil.rmtree(half, ignore_errors=True)
     while (found := newest_defect(checkpoints)) is not None:
         newest, why = found
         aside = checkpoints.parent / ASIDE
