@@ -1,4 +1,4 @@
-"""One of two processes is killed, or stops answering: the other ends within the heartbeat, with one line and code 75."""
+"""One of two processes is killed or stops answering: the other ends within the heartbeat, with one line and code 75."""
 
 import signal
 import time
