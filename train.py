@@ -128,7 +128,7 @@ def main(argv: list[str]) -> int:
 def run(argv: list[str]) -> int:
     """`main` with its exit code: 2 after a bad input, 75 after the loss of another process, 1 after anything else.
 
-    Whoever read the output may be gone.
+    130 after a second Ctrl-C. Whoever read the output may be gone.
     """
     try:
         return main(argv)
@@ -138,6 +138,8 @@ def run(argv: list[str]) -> int:
         with contextlib.suppress(OSError):
             print(f"train.py: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        return 130
     except Exception as error:
         if jax.distributed.is_initialized() and peers.lost(error):
             peers.end_lost(error)
