@@ -115,7 +115,8 @@ def main(argv: list[str]) -> int:
     ahead.close()
 
     # ── Done ──────────────────────────────────────────────────────────────────────────────────────────────────────
-    checkpoints.close()
+    with clock("checkpoint"):
+        checkpoints.close()
     metrics.close()
     goodput.note(position.step, "done" if not stages or position.stage > stages[-1].number else "stopped")
     processes.leave()

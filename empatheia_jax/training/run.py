@@ -185,7 +185,8 @@ def run_stage(run: Run, prepared: Prepared, state: nnx.State, start: Position) -
                 _log(run, prepared, rate, pending)  # metrics of the step before: nothing blocks on this one
                 pending = (position, values, ids)
             run.goodput.note(position.step)
-            pulse.feel()
+            with clock("agree"):
+                pulse.feel()
             if pulse.slow:
                 processes.say(f"  slow     step {position.step}: {pulse.slow}")
             due = pulse.save or position.stage_step % config.checkpoint_every == 0
