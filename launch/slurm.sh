@@ -1,14 +1,14 @@
 #!/bin/bash
 # Train on the nodes of a SLURM job: sbatch launch/slurm.sh configs/vicuna_7b.py /shared/runs/7b
 #
-# One process a node, with all of its GPUs. The workdir and the data lie on a folder that all nodes see. JAX finds the
-# processes by SLURM's own variables. Exit code 75 (a lost peer) or a preemption puts the job back into the queue, and it
-# goes on from its newest checkpoint.
+# One process a GPU: under SLURM JAX gives each process the GPU of its number on the node, and finds the others by
+# SLURM's own variables. The workdir and the data lie on a folder that all nodes see. Exit code 75 (a lost peer) or a
+# preemption puts the job back into the queue, and it goes on from its newest checkpoint.
 #SBATCH --job-name=empatheia
 #SBATCH --nodes=2
-#SBATCH --ntasks-per-node=1
+#SBATCH --ntasks-per-node=8
 #SBATCH --gpus-per-node=8
-#SBATCH --cpus-per-task=16
+#SBATCH --cpus-per-task=8
 #SBATCH --time=24:00:00
 #SBATCH --requeue
 #SBATCH --open-mode=append
