@@ -18,7 +18,7 @@ EVERY = 60.0  # seconds between kills, on average
 
 @pytest.mark.soak
 def test_kills_every_minute_lose_no_example(tmp_path, seed):
-    epochs = int(2000 * MINUTES)  # stopped when the time is over
+    epochs = int(6000 * MINUTES)  # stopped when the time is over
     text = TEXT.replace('"0": StageConfig(epochs=50', f'"0": StageConfig(epochs={epochs}')
     text = text.replace("checkpoint_every=25", "checkpoint_every=1000000, checkpoint_seconds=10")
     trainer, rng = Trainer(tmp_path, text), np.random.default_rng([seed, 50])
