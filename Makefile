@@ -40,7 +40,8 @@ test-slow: env-test
 test-large: env-test
 	$(BIN)/python -m pytest -m large -rA --durations=0
 
-# 2,000 dialogues made, extracted and trained on, with kills: about 40 minutes on two cores.
+# 2,000 dialogues made, extracted and trained on, with kills, about 40 minutes on two cores; and 30 minutes under the
+# supervisor with a kill a minute (EMPATHEIA_SOAK_MINUTES).
 soak: env-test
 	$(BIN)/python -m pytest -m soak -rA -s
 

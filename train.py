@@ -12,15 +12,17 @@ from pathlib import Path
 
 import jax
 
-from empatheia_jax import processes, sharding
+from empatheia_jax import peers, processes, sharding
 from empatheia_jax.checkpoint import Checkpoints, Position
 from empatheia_jax.compile_cache import use_cache
 from empatheia_jax.compile_report import compilations
 from empatheia_jax.config_io import load_config
 from empatheia_jax.data.prompts import signal_words
 from empatheia_jax.machine import keep_memory
+from empatheia_jax.manifest import set_aside_damaged
 from empatheia_jax.profiling.capture import Profile
 from empatheia_jax.training.clock import Clock
+from empatheia_jax.training.goodput import Goodput, summary
 from empatheia_jax.training.metrics import Metrics, NoMetrics
 from empatheia_jax.training.prepare import Ahead
 from empatheia_jax.training.run import (
@@ -49,12 +51,14 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--resume", action="store_true")
     parser.add_argument("--on-error", choices=("stop", "skip"), help="at a bad record: end, or count it and go on")
     parser.add_argument("--distributed", action="store_true", help="one of several processes, which the cluster knows")
+    parser.add_argument("--heartbeat", type=int, default=peers.HEARTBEAT, metavar="SECONDS",
+                        help="a process that does not answer for so long ends the others (default: %(default)s)")
     parser.add_argument("--profile", nargs="?", const="", metavar="DIR", help="trace some steps of every stage")
     parser.add_argument("--profile-steps", type=int, default=5, help="how many, after a few to warm up")
     args, overrides = parser.parse_known_args(argv)
     overrides += ["--data.on-error", args.on_error] if args.on_error else []
     profile = Profile(None if args.profile is None else args.profile or args.workdir / "profile", args.profile_steps)
-    processes.join(args.distributed)
+    processes.join(args.distributed, args.heartbeat)
     clock = Clock()
 
     # ── Config ────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -83,7 +87,11 @@ def main(argv: list[str]) -> int:
     processes.say(f"model    {describe(abstract)}")
 
     # ── Load, sharded: what a checkpoint holds is restored into place, the rest is drawn there ────────────────────
-    checkpoints = Checkpoints(args.workdir / "checkpoints")
+    folder = args.workdir / "checkpoints"
+    if args.resume:
+        with clock("load"):
+            processes.by_first("checkpoints", lambda: set_aside_damaged(folder))
+    checkpoints = Checkpoints(folder, config.checkpoints_kept, config.checkpoints_kept_every)
     position = checkpoints.latest() if args.resume else None
     with clock("load"):
         words = signal_words(data.tokenizer)
@@ -95,7 +103,8 @@ def main(argv: list[str]) -> int:
         )
     resumed = position.step if position else (0 if args.resume else None)
     metrics = Metrics(args.workdir, resumed) if processes.first() else NoMetrics()
-    run = Run(args.workdir, config, mesh, data, checkpoints, metrics, clock, Stop(), profile)
+    goodput = Goodput(args.workdir, clock, resumed or 0, writes=processes.first())
+    run = Run(args.workdir, config, mesh, data, checkpoints, metrics, clock, goodput, Stop(), profile)
     position = position or Position(0, stages[0].number, 0)
     stages = [s for s in stages if s.number >= position.stage]  # the others were finished before the resume
 
@@ -118,24 +127,36 @@ def main(argv: list[str]) -> int:
     ahead.close()
 
     # ── Done ──────────────────────────────────────────────────────────────────────────────────────────────────────
-    checkpoints.close()
+    with clock("checkpoint"):
+        checkpoints.close()
     metrics.close()
+    goodput.note(position.step, "done" if not stages or position.stage > stages[-1].number else "stopped")
     processes.leave()
     shares = "  ".join(f"{name} {seconds:.0f} s" for name, seconds in clock.shares.items())
     processes.say(f"compiled {compilations()}")
+    processes.say(f"goodput  {summary(goodput.sessions)}")
     processes.say(f"done     step {position.step} in {clock.elapsed:.0f} s ({shares})")
     return 0
 
 
 def run(argv: list[str]) -> int:
-    """`main` with its exit code: 2 after a bad input, 1 after anything else; whoever read the output may be gone."""
+    """`main` with its exit code: 2 after a bad input, 75 after the loss of another process, 1 after anything else.
+
+    130 after a second Ctrl-C. Whoever read the output may be gone.
+    """
     try:
         return main(argv)
     except (ValueError, OSError) as error:
+        if jax.distributed.is_initialized() and peers.lost(error):
+            peers.end_lost(error)
         with contextlib.suppress(OSError):
             print(f"train.py: {error}", file=sys.stderr)
         return 2
-    except Exception:
+    except KeyboardInterrupt:
+        return 130
+    except Exception as error:
+        if jax.distributed.is_initialized() and peers.lost(error):
+            peers.end_lost(error)
         with contextlib.suppress(OSError):
             traceback.print_exc()
         return 1

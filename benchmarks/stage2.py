@@ -122,7 +122,7 @@ def main(args) -> None:
         examples = examples[: 4 * steps]
         words = tokenizer.train_bpe(list(training_texts(examples, config)), min(config.llm.vocab_size, 4096))
         data = Data(examples, [], words, Golds(examples), WIDTHS, {})
-        run = Run(Path(folder), config, mesh, data, NoCheckpoints(), None, Clock(), None)
+        run = Run(Path(folder), config, mesh, data, NoCheckpoints(), None, Clock(), None, None)
         graphdef, abstract = abstract_model(config, WIDTHS, mesh)
         state = initialise(config, WIDTHS, abstract)
         ready = {

@@ -62,7 +62,7 @@ class Ours:
         self.config, self.mesh = config, sharding.make_mesh(config.mesh, jax.devices()[:1])
         data = load_data(folder, config)
         data = Data(data.train + data.validation, [], data.tokenizer, None, None, {})
-        self.run = Run(folder, config, self.mesh, data, None, None, Clock(), None)
+        self.run = Run(folder, config, self.mesh, data, None, None, Clock(), None, None)
         graphdef, abstract = abstract_model(config, None, self.mesh)
         self.state = initialise(config, None, abstract)
         flat = dict(nnx.to_flat_state(self.state))

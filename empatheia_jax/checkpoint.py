@@ -1,11 +1,18 @@
 """Checkpoints (Orbax): trainables, optimizer, counters; the base model by itself, once.
 
 DIR/base/           the LLM that the adapters sit on, written after stage 0; a converted base stays where it is
-DIR/checkpoints/    numbered by step; each is complete or absent (Orbax renames when all is written)
+DIR/checkpoints/    numbered by step; each is complete or absent (Orbax renames when all is written), its manifest last
 """
 
+import concurrent.futures
+import contextlib
 import dataclasses
 import hashlib
+import logging
+import re
+import shutil
+import sys
+import time
 from pathlib import Path
 
 import jax
@@ -13,11 +20,19 @@ import numpy as np
 from flax import nnx
 from orbax.checkpoint import v1 as ocp
 
-from empatheia_jax import weights
+from empatheia_jax import processes, weights
 from empatheia_jax.llm.quantized import quantized, unquantized
+from empatheia_jax.manifest import write_manifest
 from empatheia_jax.states import CheckpointError, filled, named
 
 KEPT = 2
+# What a disk says that is full or away for a while, in Python's words and in TensorStore's.
+_DISK = re.compile(
+    r"no space left|file too large|disk quota|input/output error|stale file|read-only file system|permission denied",
+    re.IGNORECASE,
+)
+# Each of Orbax's threads logs the traceback of an error that is raised here as well, and told of in a line.
+logging.getLogger("absl").addFilter(lambda record: "/orbax/" not in record.pathname or record.exc_info is None)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,16 +122,28 @@ def identify_base(folder: Path) -> Base:
 
 
 class Checkpoints:
-    """The numbered checkpoints of one run, each params, optimizer, position and base; the newest `KEPT` stay.
+    """The numbered checkpoints of one run, each params, optimizer, position and base.
 
     `base` is what the next ones are saved with.
     """
 
-    def __init__(self, folder: Path):
+    def __init__(self, folder: Path, kept: int = KEPT, kept_every: int = 0):
+        """The newest `kept` stay, and one of every `kept_every` steps (0: none)."""
         self._folder, self.base = folder, Base()
-        self._checkpointer = ocp.training.Checkpointer(
-            str(folder.absolute()),
-            preservation_policy=ocp.training.preservation_policies.LatestN(KEPT),
+        policies = ocp.training.preservation_policies
+        self._preserved = policies.LatestN(kept)
+        if kept_every:
+            spread = policies.EveryNSteps(kept_every, exact_interval=False)
+            self._preserved = policies.AnyPreservationPolicy([self._preserved, spread])
+        self._checkpointer = self._open()
+        self._sealer = concurrent.futures.ThreadPoolExecutor(1, "seal")
+        self._pending: tuple[int, concurrent.futures.Future] | None = None
+        self._failed = ""
+
+    def _open(self) -> ocp.training.Checkpointer:
+        return ocp.training.Checkpointer(
+            str(self._folder.absolute()),
+            preservation_policy=self._preserved,
             save_decision_policy=ocp.training.save_decision_policies.FixedIntervalPolicy(1),
         )
 
@@ -135,21 +162,76 @@ class Checkpoints:
     def save(self, position: Position, params: nnx.State, opt_state) -> None:
         """Save asynchronously; a step that is not after the newest one does nothing.
 
+        A save that the disk refuses is said, leaves nothing behind, and the run goes on: the next one tries again. What
+        several processes write together cannot be given up by one of them: there it is an error.
+
         Args:
           params: what cannot be had elsewhere: everything in stage 0, later the adapted parts without the base.
           opt_state: the optimizer's, stored by leaf number, so it belongs to one stage's trainable parameters.
+        Raises:
+          CheckpointError: the disk refused the save before this one, and the run has several processes.
         """
+        self.wait()
         if self._checkpointer.latest is not None and self._checkpointer.latest.step >= position.step:
             return
         leaves = {str(index): leaf for index, leaf in enumerate(jax.tree.leaves(opt_state))}
-        self._checkpointer.save_checkpointables_async(
-            position.step,
-            {
-                "params": named(params),
-                "optimizer": leaves,
-                "position": dataclasses.asdict(position) | {"base": dataclasses.asdict(self.base)},
-            },
-        )
+        values = {
+            "params": named(params),
+            "optimizer": leaves,
+            "position": dataclasses.asdict(position) | {"base": dataclasses.asdict(self.base)},
+        }
+        self._failed = ""
+        try:
+            response = self._checkpointer.save_checkpointables_async(position.step, values)
+        except Exception as error:
+            self._refused(position.step, error)
+            return
+        self._pending = position.step, self._sealer.submit(self._seal, position.step, response)
+
+    def _seal(self, step: int, response) -> None:
+        """Wait for a save, and write down what its files are."""
+        response.result()
+        if processes.first():
+            write_manifest(self._folder / str(step))
+
+    def wait(self) -> None:
+        """Until the last save is on disk, or was refused.
+
+        Raises:
+          CheckpointError: it was refused, and the run has several processes.
+        """
+        if self._pending is None:
+            return
+        (step, sealed), self._pending = self._pending, None
+        try:
+            sealed.result()
+        except Exception as error:
+            self._refused(step, error)
+
+    def _refused(self, step: int, error: Exception) -> None:
+        """A save failed: say so and make ready for the next, unless it is no matter of the disk."""
+        if not isinstance(error, OSError) and not _DISK.search(str(error)):
+            raise error
+        found = _DISK.search(str(error))
+        reason = found.group(0) if found else str(error).strip().splitlines()[0]
+        self._failed = f"checkpoint {step} could not be written below {self._folder}: {reason.lower()}"
+        if jax.process_count() > 1:
+            raise CheckpointError(f"{self._failed}; free space and --resume") from error
+        with contextlib.suppress(Exception):  # it raises the same error once more
+            self._checkpointer.close()
+        self._remove_half(step)
+        self._checkpointer = self._open()
+        print(f"{self._failed}; the run goes on, and the next checkpoint tries again", file=sys.stderr, flush=True)
+
+    def _remove_half(self, step: int, seconds: float = 10.0) -> None:
+        """Delete what a refused save has written; its other threads may be writing still."""
+        deadline = time.monotonic() + seconds
+        while halves := [path for path in self._folder.glob(f"{step}*") if path.name.split(".")[0] == str(step)]:
+            for half in halves:
+                shutil.rmtree(half, ignore_errors=True)
+            if time.monotonic() > deadline:
+                return  # a resume tries again
+            time.sleep(0.05)
 
     def check_base(self, position: Position, base: Base) -> None:
         """See that a checkpoint was trained on this base.
@@ -159,6 +241,11 @@ class Checkpoints:
         """
         saved = self._where(position.step)[1]
         if saved.sha256 and saved.sha256 != base.sha256:
+            if saved.folder == base.folder:
+                raise CheckpointError(
+                    f"{base.folder} has changed since it was written, or is damaged: its hash was {saved.sha256[:16]} "
+                    f"and is {base.sha256[:16]}; put that base back, or train anew"
+                )
             raise CheckpointError(
                 f"{base.folder} is not the base of {self._folder / str(position.step)}, which was {saved.folder} with "
                 f"hash {saved.sha256[:16]}, not {base.sha256[:16]}: put that one back, or train anew"
@@ -184,5 +271,13 @@ class Checkpoints:
         return jax.tree.unflatten(structure, [loaded[str(index)] for index in range(len(leaves))])
 
     def close(self) -> None:
-        """Wait until everything is on disk."""
+        """Wait until everything is on disk.
+
+        Raises:
+          CheckpointError: the disk refused the last save.
+        """
+        self.wait()
+        self._sealer.shutdown()
         self._checkpointer.close()
+        if self._failed:
+            raise CheckpointError(f"{self._failed}; free space and --resume, which goes on from the one before")

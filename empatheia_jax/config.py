@@ -309,10 +309,14 @@ class Config:
     modalities: tuple[str, ...] = ("audio", "video")  # () for a text-only model
     log_every: int = 10
     checkpoint_every: int = 100
+    checkpoint_seconds: float = 0.0  # a checkpoint is also begun so long after the last one; 0: by steps alone
+    checkpoints_kept: int = 2  # the newest that stay
+    checkpoints_kept_every: int = 0  # and one of so many steps; 0: none
     cache_states: bool = True  # stage 2 computes the LLM's states once and keeps them in DIR/states
     compile_ahead: bool = False  # compile later stages while one trains; takes memory that a full device lacks
 
     def __post_init__(self):
         unknown = set(self.modalities) - {"audio", "video"}
         _require(not unknown, f"modalities {sorted(unknown)} unknown: choose from audio, video")
+        _require(self.checkpoints_kept > 0, f"checkpoints_kept must be 1 or more, not {self.checkpoints_kept}")
         _require(set(self.stages) == set("01234"), f"stages must be 0 to 4, not {sorted(self.stages)}")

@@ -8,30 +8,33 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from empatheia_jax import sharding
+from empatheia_jax import peers, sharding
 from empatheia_jax.config import ConfigError
 
 _ENVIRONMENT = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
 
 
-def join(cluster: bool = False) -> None:
+def join(cluster: bool = False, heartbeat: int = peers.HEARTBEAT) -> None:
     """Join the other processes of this run; alone where nothing says that there are any. Call before any other JAX.
 
     Told by the environment: `JAX_COORDINATOR_ADDRESS` (host:port of process 0), `JAX_NUM_PROCESSES`, `JAX_PROCESS_ID`.
 
     Args:
       cluster: let JAX find them out by itself (SLURM, Open MPI, Kubernetes, TPU pods).
+      heartbeat: seconds after which a process that does not answer ends the others (`peers`).
     Raises:
       ConfigError: only some of the three are set, or one is no number.
     """
     given = {name: os.environ[name] for name in _ENVIRONMENT if os.environ.get(name)}
     if cluster:
-        jax.distributed.initialize()
+        peers.end_on_abort()
+        jax.distributed.initialize(heartbeat_timeout_seconds=heartbeat)
     elif len(given) == len(_ENVIRONMENT):
         address, *numbers = given.values()
         if not all(number.isdecimal() for number in numbers):
             raise ConfigError(f"{_ENVIRONMENT[1]} and {_ENVIRONMENT[2]} must be numbers, not {numbers}")
-        jax.distributed.initialize(address, *map(int, numbers))
+        peers.end_on_abort()
+        jax.distributed.initialize(address, *map(int, numbers), heartbeat_timeout_seconds=heartbeat)
     elif len(given) <= 1:  # the address alone is what some clusters set for their own detection
         return
     else:
@@ -75,6 +78,13 @@ def any_of(wish: bool) -> bool:
     if jax.process_count() == 1:
         return wish
     return bool(multihost_utils.process_allgather(np.array(wish)).any())
+
+
+def of_each(values: np.ndarray) -> np.ndarray:
+    """Float32 values [n] of this process -> those of all, [processes, n], the same everywhere."""
+    if jax.process_count() == 1:
+        return values[None]
+    return np.asarray(multihost_utils.process_allgather(values.astype(np.float32)))
 
 
 def any_of_each(wishes: np.ndarray) -> np.ndarray:

@@ -1,6 +1,7 @@
 """Where the time of a run goes: tokens a second, time left, and shares of compile, data and steps."""
 
 import time
+from collections.abc import Iterable, Iterator
 
 
 class Clock:
@@ -21,6 +22,16 @@ class Clock:
     def __exit__(self, *_) -> None:
         name, start = self._open.pop()
         self.shares[name] = self.shares.get(name, 0.0) + time.monotonic() - start
+
+    def waiting(self, name: str, items: Iterable) -> Iterator:
+        """The items; the time until each is there is added to a share."""
+        iterator, end = iter(items), object()
+        while True:
+            with self(name):
+                item = next(iterator, end)
+            if item is end:
+                return
+            yield item
 
     @property
     def elapsed(self) -> float:

@@ -31,16 +31,16 @@ from empatheia_jax.states import write_json
 from empatheia_jax.training.bases import check_base, load_adapter
 from empatheia_jax.training.clock import Clock, Rate
 from empatheia_jax.training.flat import Flat
+from empatheia_jax.training.goodput import Goodput
 from empatheia_jax.training.metrics import Metrics, finite
 from empatheia_jax.training.prepare import Prepared
+from empatheia_jax.training.pulse import Pulse
 from empatheia_jax.training.run_data import Data
 from empatheia_jax.training.stages import ADAPTED, Stage
 from empatheia_jax.training.state_cache import cache_states
 from empatheia_jax.training.step import trains
 from empatheia_jax.training.stop import Stop
 from empatheia_jax.training.whiten import whiten
-
-STOP_EVERY = 10  # steps after which several processes ask each other whether one was told to stop
 
 
 def check_workdir(folder: Path, config: Config, resume: bool, stages: list[Stage]) -> None:
@@ -141,6 +141,7 @@ class Run:
     checkpoints: Checkpoints
     metrics: Metrics
     clock: Clock
+    goodput: Goodput
     stop: Stop
     profile: Profile = dataclasses.field(default_factory=Profile)
     evaluations: dict[tuple, Callable] = dataclasses.field(default_factory=dict)  # compiled, by `Stage.kind`
@@ -165,7 +166,7 @@ def run_stage(run: Run, prepared: Prepared, state: nnx.State, start: Position) -
     `start.stage_step` above 0 restores the optimizer of that checkpoint; `state` must be its parameters.
 
     Raises:
-      FloatingPointError: a loss or gradient that is not finite.
+      FloatingPointError: a loss or gradient that is not finite; DIR/not_finite_STEP.json then has the step's Examples.
     """
     config, clock = run.config, run.clock
     stage, rows, steps, flat = prepared.stage, prepared.rows, prepared.steps, prepared.flat
@@ -188,32 +189,41 @@ def run_stage(run: Run, prepared: Prepared, state: nnx.State, start: Position) -
         if start.stage_step:
             opt_state = _load_optimizer(run, start, opt_state, flat)
         position, rate, pending = start, Rate(steps, start.stage_step), None
-        wanted = False  # read once a step: a signal after the last one must not lose the finished stage
+        # Felt once a step: a signal after the last one must not lose the finished stage.
+        pulse = Pulse(lambda: run.stop.wanted, clock, config.checkpoint_seconds)
         key = jax.random.key(config.seed * 10 + stage.number)
         profile = run.profile.stage(stage.number, start.stage_step, prepared.flops)
-        for batch in _on_device(batches, run.mesh, rows.config.data.rows):
+        for batch in clock.waiting("wait", _on_device(batches, run.mesh, rows.config.data.rows)):
             profile.begin(trainable)
-            ids = step_ids(rows, position.stage_step)
-            step_key = jax.random.fold_in(key, position.stage_step)
-            trainable, opt_state, values = prepared.step(trainable, opt_state, frozen, batch, step_key)
-            position = Position(position.step + 1, stage.number, position.stage_step + 1)
-            run.metrics.examples(position.step, stage.number, ids)
-            _log(run, prepared, rate, pending)  # metrics of the step before: nothing blocks on this one
-            pending = (position, values, ids)
-            if position.stage_step % STOP_EVERY == 0 or jax.process_count() == 1:
-                wanted = processes.any_of(run.stop.wanted)
-            if wanted or (position.stage_step % config.checkpoint_every == 0 and position.stage_step < steps):
-                _log(run, prepared, rate, pending)
+            with clock("steps"):
+                ids = step_ids(rows, position.stage_step)
+                step_key = jax.random.fold_in(key, position.stage_step)
+                trainable, opt_state, values = prepared.step(trainable, opt_state, frozen, batch, step_key)
+                position = Position(position.step + 1, stage.number, position.stage_step + 1)
+                run.metrics.examples(position.step, stage.number, ids)
+                _log(run, prepared, rate, pending)  # metrics of the step before: nothing blocks on this one
+                pending = (position, values, ids)
+            run.goodput.note(position.step)
+            with clock("agree"):
+                pulse.feel()
+            if pulse.slow:
+                processes.say(f"  slow     step {position.step}: {pulse.slow}")
+            due = pulse.save or position.stage_step % config.checkpoint_every == 0
+            if pulse.stop or (due and position.stage_step < steps):
+                with clock("steps"):
+                    _log(run, prepared, rate, pending)
                 pending = None
+                pulse.saved()
                 with clock("checkpoint"):
                     saved = _saved(as_tree(trainable), frozen, stage)
                     run.checkpoints.save(position, saved, flat.expand(opt_state) if flat else opt_state)
-            if wanted:
+            if pulse.stop:
                 break
         profile.end(trainable)
-        _log(run, prepared, rate, pending, last=True)
+        with clock("steps"):
+            _log(run, prepared, rate, pending, last=True)
         state = nnx.merge_state(as_tree(trainable), frozen)
-        if not wanted:
+        if not pulse.stop:
             position = Position(position.step, stage.number + 1, 0)
             state = _finish(run, stage, state, flat.expand(opt_state) if flat else opt_state, position)
     return state, position
@@ -319,7 +329,11 @@ def _log(run: Run, prepared: Prepared, rate: Rate, pending, last: bool = False) 
         return
     stage, steps = prepared.stage, prepared.steps
     position, values, ids = pending
-    values = finite(jax.device_get(values), position.step, ids)
+    try:
+        values = finite(jax.device_get(values), position.step, ids)
+    except FloatingPointError:
+        processes.by_first("not finite", lambda: _keep_ids(run, position, values, ids))
+        raise
     rate.add(values.pop("tokens"))
     if position.stage_step % run.config.log_every and not last and position.stage_step != 1:
         return
@@ -334,6 +348,13 @@ def _log(run: Run, prepared: Prepared, rate: Rate, pending, last: bool = False) 
         f"  {position.stage_step:5d}/{steps}  loss {values['loss']:.4f}  {terms}  "
         f"{values['tokens_per_second']:,.0f} tokens/s  {left:.0f} s left"
     )
+
+
+def _keep_ids(run: Run, position: Position, values, ids: list[str]) -> None:
+    """Leave what a step that was not finite had learned from, for whoever looks into it."""
+    numbers = {name: repr(float(value)) for name, value in values.items()}  # NaN is no JSON
+    record = dataclasses.asdict(position) | {"examples": ids, "values": numbers}
+    write_json(run.folder / f"not_finite_{position.step}.json", record)
 
 
 def evaluate(run: Run, prepared: Prepared, state: nnx.State) -> dict[str, float]:

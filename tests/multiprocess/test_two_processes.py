@@ -43,7 +43,9 @@ def test_one_is_killed_and_one_process_goes_on(pair, seed):
     victim = seed % 2
     started[victim].send_signal(signal.SIGKILL)
     ends = pair.finish(started)
-    assert ends[victim][0] == -signal.SIGKILL and ends[1 - victim][0] != 0
+    code, _, err = ends[1 - victim]
+    assert ends[victim][0] == -signal.SIGKILL and code == 75, err[-2000:]
+    assert err.count("train.py: lost another process of this run") == 1 and "Traceback" not in err
     pair.run("killed", 1, "--resume")
     assert_same_run(pair.trainer, "whole", "killed")
     train = 2 * (DIALOGUES - round(0.2 * DIALOGUES))

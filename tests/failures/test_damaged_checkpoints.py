@@ -1,0 +1,112 @@
+"""Checkpoints whose files were damaged are seen, set aside and told of, and the one before is used."""
+
+import shutil
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from flax import nnx
+from small import leaves, make_model, small_config
+
+from empatheia_jax.checkpoint import Checkpoints, Position
+from empatheia_jax.manifest import NAME, defect, numbered, set_aside_damaged
+from empatheia_jax.training.step import trains
+
+DRAWN = 30
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+    """A run's checkpoints at steps 3 and 5, and the parameters of the older."""
+    folder = tmp_path_factory.mktemp("saved") / "checkpoints"
+    lora = nnx.filter_state(nnx.state(make_model(small_config())), trains(("lora",)))
+    optimizer = jax.jit(optax.adamw(1e-3).init)(lora)
+    checkpoints = Checkpoints(folder)
+    for step in (3, 5):
+        scaled = jax.tree.map(lambda x, step=step: jnp.asarray(np.asarray(x) + step), lora)
+        checkpoints.save(Position(step, 1, step), scaled, optimizer)
+    checkpoints.close()
+    return folder, lora, {name: value + 3 for name, value in leaves(lora).items()}
+
+
+def damage(folder, rng) -> str:
+    """Truncate or delete a random file of a checkpoint, or flip one random bit of it; says what it did."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    path = files[int(rng.integers(len(files)))]
+    size, kind = path.stat().st_size, int(rng.integers(3))
+    if kind == 0:
+        path.unlink()
+        return f"deleted {path.name}"
+    if kind == 1 and size:
+        with path.open("r+b") as file:
+            file.truncate(int(rng.integers(size)))
+        return f"truncated {path.name}"
+    data = bytearray(path.read_bytes() or b"\0")
+    place = int(rng.integers(len(data)))
+    data[place] ^= 1 << int(rng.integers(8))
+    path.write_bytes(data)
+    return f"flipped a bit of {path.name} at {place}"
+
+
+def test_thirty_damages_are_thirty_detections(saved, tmp_path, seed, capsys):
+    folder, lora, before = saved
+    rng = np.random.default_rng([seed, 30])
+    for number in range(DRAWN):
+        run = tmp_path / str(number)
+        shutil.copytree(folder, run / "checkpoints")
+        done = damage(run / "checkpoints" / "5", rng)
+        set_aside_damaged(run / "checkpoints")
+        said = capsys.readouterr().err
+        assert "checkpoint 5 is damaged" in said and "goes on from 3" in said and said.count("\n") == 1, (done, said)
+        assert [path.name for path in numbered(run / "checkpoints")] == ["3"], done
+        assert (run / "set_aside" / "5-1").is_dir()
+        if number % 10 == 0:
+            again = Checkpoints(run / "checkpoints")
+            assert again.latest() == Position(3, 1, 3)
+            found = leaves(again.load_params(again.latest(), lora))
+            for name, value in before.items():
+                np.testing.assert_array_equal(found[name], value, err_msg=name)
+            again.close()
+
+
+def test_whole_checkpoints_stay_and_those_of_older_versions_too(saved, tmp_path, capsys):
+    folder, _, _ = saved
+    for number, without in enumerate([(), (3,), (3, 5)]):
+        run = tmp_path / str(number)
+        shutil.copytree(folder, run / "checkpoints")
+        for step in without:
+            (run / "checkpoints" / str(step) / NAME).unlink()
+        set_aside_damaged(run / "checkpoints")
+        assert [path.name for path in numbered(run / "checkpoints")] == ["3", "5"]
+        assert capsys.readouterr().err == ""
+
+
+def test_both_damaged_begin_again_and_nothing_is_deleted(saved, tmp_path, seed, capsys):
+    folder, _, _ = saved
+    shutil.copytree(folder, tmp_path / "checkpoints")
+    (tmp_path / "checkpoints" / "7.orbax-checkpoint-tmp-1").mkdir()
+    rng = np.random.default_rng([seed, 31])
+    for step in ("3", "5"):
+        victim = max((tmp_path / "checkpoints" / step).rglob("d/*"), key=lambda path: path.stat().st_size)
+        data = bytearray(victim.read_bytes())
+        data[int(rng.integers(len(data)))] ^= 16
+        victim.write_bytes(data)
+    assert "SHA-256" in defect(tmp_path / "checkpoints" / "3")
+    set_aside_damaged(tmp_path / "checkpoints")
+    said = capsys.readouterr().err.splitlines()
+    assert len(said) == 2 and "goes on from 3" in said[0] and "begins again" in said[1]
+    assert sorted(path.name for path in (tmp_path / "set_aside").iterdir()) == ["3-1", "5-1"]
+    assert not list((tmp_path / "checkpoints").iterdir())
+
+
+def test_the_newest_stay_and_one_of_every_so_many_steps(saved, tmp_path):
+    _, lora, _ = saved
+    small = nnx.filter_state(lora, lambda path, _: path[-1] == "lora_a" and "q_proj" in path) or lora
+    checkpoints = Checkpoints(tmp_path / "checkpoints", kept=2, kept_every=10)
+    for step in (4, 9, 14, 17, 21, 24, 26, 29):
+        checkpoints.save(Position(step, 1, step), small, {"count": jnp.zeros(1)})
+    checkpoints.close()
+    assert [int(path.name) for path in numbered(tmp_path / "checkpoints")] == [4, 14, 24, 26, 29]
+    assert all(not defect(path) for path in numbered(tmp_path / "checkpoints"))

@@ -1,0 +1,84 @@
+"""Files in launch/: what can be seen of them without a cluster; and how a job's variables become processes."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.mark.parametrize("name", ["slurm.sh", "tpu.sh"])
+def test_scripts_are_bash(name):
+    done = subprocess.run(["bash", "-n", str(ROOT / "launch" / name)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_jobset_starts_as_many_processes_as_it_has_pods():
+    jobset = yaml.safe_load((ROOT / "launch" / "jobset.yaml").read_text())
+    (train,) = jobset["spec"]["replicatedJobs"]
+    job = train["template"]["spec"]
+    (container,) = job["template"]["spec"]["containers"]
+    env = {one["name"]: one.get("value") for one in container["env"]}
+    assert job["parallelism"] == job["completions"] == int(env["JAX_NUM_PROCESSES"])
+    assert job["completionMode"] == "Indexed" and job["backoffLimit"] == 0
+    host, port = env["JAX_COORDINATOR_ADDRESS"].split(":")
+    assert host == f"{jobset['metadata']['name']}-{train['name']}-0-0.{jobset['metadata']['name']}"
+    assert int(port) == container["ports"][0]["containerPort"]
+    shell = container["args"][0]
+    assert subprocess.run(["bash", "-n", "-c", shell], capture_output=True).returncode == 0
+
+
+# Fakes of the cluster's commands: what the script would run is written down, and the step ends as it is told to.
+FAKES = {
+    "srun": 'echo "srun $*" >> "$LOG"\nexit "$STEP_CODE"\n',
+    "scontrol": 'echo "scontrol $*" >> "$LOG"\n',
+}
+
+
+@pytest.mark.parametrize("code, again", [(0, False), (75, True), (137, True), (2, False), (1, False)])
+def test_a_slurm_job_resumes_and_goes_back_into_the_queue_after_a_lost_peer_only(tmp_path, code, again):
+    for name, body in FAKES.items():
+        (tmp_path / name).write_text("#!/bin/bash\n" + body)
+        (tmp_path / name).chmod(0o755)
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "config.json").write_text("{}")
+    env = os.environ | {
+        "PATH": f"{tmp_path}:{os.environ['PATH']}", "LOG": str(tmp_path / "log"), "STEP_CODE": str(code),
+        "SLURM_JOB_ID": "7", "SLURM_SUBMIT_DIR": str(ROOT),
+    }  # fmt: skip
+    command = ["bash", str(ROOT / "launch" / "slurm.sh"), "configs/tiny.py", str(tmp_path / "run"), "--optim.b1", "0.8"]
+    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=60)
+    assert done.returncode == code
+    lines = (tmp_path / "log").read_text().splitlines()
+    assert "train.py configs/tiny.py" in lines[0] and lines[0].endswith("--distributed --resume --optim.b1 0.8")
+    assert lines[1:] == (["scontrol requeue 7"] if again else [])
+
+
+def test_slurms_variables_join_the_processes(tmp_path):
+    """What a task of `srun` finds in its environment is enough for `train.py --distributed`."""
+    program = """
+import jax
+from empatheia_jax import processes
+processes.join(cluster=True, heartbeat=20)
+print(jax.process_index(), jax.process_count(), processes.any_of(jax.process_index() == 1), flush=True)
+processes.leave()
+"""
+    started = []
+    for task in range(2):
+        env = {name: value for name, value in os.environ.items() if not name.startswith(("SLURM_", "JAX_COORD"))}
+        env |= {
+            "JAX_PLATFORMS": "cpu", "XLA_FLAGS": "", "SLURM_JOB_ID": str(4096 + os.getpid() % 4096),
+            "SLURM_STEP_NODELIST": "localhost", "SLURM_NTASKS": "2", "SLURM_STEP_NUM_NODES": "1",
+            "SLURM_PROCID": str(task), "SLURM_LOCALID": str(task),
+        }  # fmt: skip
+        started.append(
+            subprocess.Popen([sys.executable, "-c", program], cwd=ROOT, env=env, text=True, stdout=-1, stderr=-1)
+        )
+    for task, process in enumerate(started):
+        out, err = process.communicate(timeout=120)
+        assert process.returncode == 0, err[-2000:]
+        assert out.splitlines()[-1].split() == [str(task), "2", "True"]  # Gloo speaks too

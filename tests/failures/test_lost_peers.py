@@ -1,0 +1,27 @@
+"""One of two processes is killed or stops answering: the other ends within the heartbeat, with one line and code 75."""
+
+import signal
+import time
+
+import numpy as np
+import pytest
+
+HEARTBEAT, SLACK = 10, 20  # seconds; the slack is for a busy machine
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, pytest.param(signal.SIGSTOP, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("victim", [pytest.param(0, marks=pytest.mark.slow), 1])
+def test_the_other_ends_with_75(pair, seed, number, victim):
+    name = f"{signal.Signals(number).name}-{victim}"
+    started = pair.start(name, 2, "--heartbeat", str(HEARTBEAT))
+    pair.wait_for(name, int(np.random.default_rng([seed, victim]).integers(1, 30)), started)
+    started[victim].send_signal(number)
+    began = time.monotonic()
+    code, _, err = pair.trainer.finish(started[1 - victim])
+    assert time.monotonic() - began < HEARTBEAT + SLACK
+    started[victim].kill()
+    started[victim].communicate()
+    assert code == 75, err[-3000:]
+    ours = [line for line in err.splitlines() if line.startswith("train.py:")]
+    assert len(ours) == 1 and "lost another process" in ours[0] and "--resume" in ours[0]
+    assert "Traceback" not in err

@@ -1,0 +1,41 @@
+"""Two processes under the supervisor, one killed every minute on average: nothing is lost, nobody does anything.
+
+`make soak`; EMPATHEIA_SOAK_MINUTES (30) says how long kills go on.
+"""
+
+import os
+import signal
+import time
+
+import numpy as np
+import pytest
+from test_supervisor import Supervised, assert_each_once
+from trainer import DIALOGUES, TEXT, Trainer
+
+MINUTES = float(os.environ.get("EMPATHEIA_SOAK_MINUTES", "30"))
+EVERY = 60.0  # seconds between kills, on average
+
+
+@pytest.mark.soak
+def test_kills_every_minute_lose_no_example(tmp_path, seed):
+    epochs = int(6000 * MINUTES)  # stopped when the time is over
+    text = TEXT.replace('"0": StageConfig(epochs=50', f'"0": StageConfig(epochs={epochs}')
+    text = text.replace("checkpoint_every=25", "checkpoint_every=1000000, checkpoint_seconds=10")
+    trainer, rng = Trainer(tmp_path, text), np.random.default_rng([seed, 50])
+    run = Supervised(trainer, "soak", 2, restarts=5)
+    end, kills = time.monotonic() + 60 * MINUTES, 0
+    while (pause := float(rng.exponential(EVERY))) < end - time.monotonic():
+        time.sleep(pause)
+        assert run.process.poll() is None, run.log.read_text()[-3000:]
+        if children := run.children():
+            os.kill(int(rng.choice(children)), signal.SIGKILL)
+            kills += 1
+    run.wait_for(run.step() + 1)  # trains again
+    run.process.send_signal(signal.SIGTERM)
+    said = run.finish(300)
+    ends = [line for line in said.splitlines() if "goodput" in line or "exit code 0" in line]
+    print(f"{kills} kills, {run.step()} steps;", *ends)
+    assert kills >= MINUTES / 4 and said.count("restart 1 of") > 0
+    assert run.step() > 10
+    taken = sum(len(record["examples"]) for record in trainer.read("soak", "examples.jsonl"))
+    assert_each_once(trainer, "soak", epochs=taken // (2 * (DIALOGUES - round(0.2 * DIALOGUES))))

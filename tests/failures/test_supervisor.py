@@ -1,0 +1,183 @@
+"""`python -m empatheia_jax.launch`: processes of a run are killed at random moments, and nobody has to do anything."""
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from trainer import DIALOGUES, Trainer
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+class Supervised:
+    """A run under the supervisor, whose processes can be found and killed."""
+
+    def __init__(self, trainer: Trainer, workdir: str, processes: int, *more: str, devices: int = 1, restarts: int = 5):
+        self.trainer, self.workdir = trainer, workdir
+        self.folder = trainer.folder / workdir
+        command = [
+            sys.executable, "-m", "empatheia_jax.launch", "--processes", str(processes), "--restarts", str(restarts),
+            "--backoff", "0.2", "--", str(trainer.config), "--workdir", str(self.folder), "--heartbeat", "10", *more,
+        ]  # fmt: skip
+        env = trainer.env | {"XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"}
+        self.log = trainer.folder / f"{workdir}.log"
+        with self.log.open("w") as log:
+            self.process = subprocess.Popen(command, env=env, cwd=trainer.folder, stdout=log, stderr=log)
+
+    def children(self) -> list[int]:
+        """Process ids of the run's living processes."""
+        found = []
+        for path in Path("/proc").glob("[0-9]*/stat"):
+            with contextlib.suppress(OSError):
+                fields = path.read_text().rsplit(")", 1)[1].split()
+                if int(fields[1]) == self.process.pid and fields[0] != "Z":
+                    found.append(int(path.parent.name))
+        return sorted(found)
+
+    def step(self) -> int:
+        records = self.trainer.read(self.workdir, "examples.jsonl")
+        return records[-1]["step"] if records else 0
+
+    def wait_for(self, step: int, seconds: float = 600) -> bool:
+        """Until `step` is logged; False when the run was over before."""
+        deadline = time.monotonic() + seconds
+        while self.step() < step:
+            if self.process.poll() is not None:
+                return False
+            assert time.monotonic() < deadline, self.log.read_text()[-3000:]
+            time.sleep(0.02)
+        return True
+
+    def finish(self, seconds: float = 1800) -> str:
+        """What it said; it must have ended well."""
+        code = self.process.wait(timeout=seconds)
+        said = self.log.read_text()
+        assert code == 0, said[-4000:]
+        return said
+
+
+def assert_each_once(trainer: Trainer, workdir: str, epochs: int) -> None:
+    """Every step is there once, and stage 0 takes every training Example once an epoch."""
+    records = trainer.read(workdir, "examples.jsonl")
+    assert [record["step"] for record in records] == list(range(1, len(records) + 1))
+    train = 2 * (DIALOGUES - round(0.2 * DIALOGUES))
+    taken = [one for record in records if record["stage"] == 0 for one in record["examples"]]
+    for epoch in range(epochs):
+        assert len(set(taken[epoch * train : (epoch + 1) * train])) == train
+
+
+def assert_same_curve(trainer: Trainer, one: str, other: str) -> None:
+    """The same Examples in the same steps, and the same losses but for the order of sums."""
+    assert trainer.read(other, "examples.jsonl") == trainer.read(one, "examples.jsonl")
+    ours, theirs = trainer.read(other, "metrics.jsonl"), trainer.read(one, "metrics.jsonl")
+    assert [r["step"] for r in ours] == [r["step"] for r in theirs]
+    for a, b in zip(ours, theirs, strict=True):
+        for name in a.keys() - {"tokens_per_second", "mfu"}:
+            np.testing.assert_allclose(a[name], b[name], rtol=2e-3, atol=2e-3, err_msg=f"step {a['step']} {name}")
+
+
+def kill_at_random(trainer: Trainer, workdir: str, processes: int, kills: int, rng, last: int, devices: int) -> str:
+    """A supervised run with `kills` SIGKILLs of one process each, at drawn steps; returns what was said."""
+    run = Supervised(trainer, workdir, processes, "--checkpoint-every", "5", devices=devices, restarts=kills + 1)
+    done = 0
+    for step in sorted(int(step) for step in rng.choice(np.arange(1, last), kills, replace=False)):
+        if not run.wait_for(step):
+            break
+        time.sleep(float(rng.uniform(0, 0.1)))
+        children = run.children()
+        if len(children) == processes:
+            os.kill(int(rng.choice(children)), signal.SIGKILL)
+            done += 1
+            while run.process.poll() is None and set(children) & set(run.children()):
+                time.sleep(0.02)
+    said = run.finish()
+    assert said.count("launch   process") == done and done >= kills - 2, said[-4000:]
+    assert "exit code 0 after" in said and f"{done} restarts" in said
+    return said
+
+
+@pytest.fixture(scope="module")
+def whole(pair):
+    """The run that nothing happened to."""
+    pair.run("whole", 1, "--checkpoint-every", "5")
+    return pair.trainer, pair.trainer.read("whole", "examples.jsonl")[-1]["step"]
+
+
+def test_two_kills_under_the_supervisor_leave_the_curve_of_one_process(whole, seed):
+    trainer, last = whole
+    said = kill_at_random(trainer, "killed", 2, 2, np.random.default_rng([seed, 40]), last, devices=1)
+    assert "SIGKILL" in said and "of work are done again" in said
+    assert_same_curve(trainer, "whole", "killed")
+    assert_each_once(trainer, "killed", epochs=2)
+    assert "goodput" in said and "2 restarts" in said.split("goodput")[1].splitlines()[0]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("processes, devices", [(2, 1), (4, 1)])
+def test_twenty_kills_then_go_on_with_one_two_and_four_processes(pair, seed, processes, devices):
+    trainer, name = pair.trainer, f"twenty-{processes}"
+    rng = np.random.default_rng([seed, processes])
+    # Rows for the devices of each: a mesh of 4 and of 2 take the same batch.
+    rows = ("--data.rows", "4", "--checkpoint-every", "5")
+    reference = Supervised(trainer, f"{name}-whole", 1, *rows, devices=4)
+    reference.finish()
+    last = trainer.read(f"{name}-whole", "examples.jsonl")[-1]["step"]
+    run = Supervised(trainer, name, processes, *rows, devices=4 // processes, restarts=30)
+    kills = 0
+    while kills < 20 and run.wait_for(min(run.step() + int(rng.integers(1, 6)), last - 2)):
+        children = run.children()
+        if len(children) == processes:
+            os.kill(int(rng.choice(children)), signal.SIGKILL)
+            kills += 1
+            while run.process.poll() is None and set(children) & set(run.children()):
+                time.sleep(0.02)
+        if run.step() >= last - 2 and kills < 20:
+            break
+    # Stopped, and taken up by other numbers of processes, a few steps each.
+    run.process.send_signal(signal.SIGTERM)
+    assert run.process.wait(timeout=300) == 0, run.log.read_text()[-3000:]
+    for number in (1, 4):
+        again = Supervised(trainer, name, number, *rows, "--resume", devices=4 // number)
+        again.wait_for(run.step() + 3)
+        again.process.send_signal(signal.SIGTERM)
+        assert again.process.wait(timeout=300) == 0, again.log.read_text()[-3000:]
+    Supervised(trainer, name, 2, *rows, "--resume", devices=2).finish()
+    assert_same_curve(trainer, f"{name}-whole", name)
+    assert_each_once(trainer, name, epochs=2)
+    print(f"{processes} processes: {kills} kills, {last} steps")
+
+
+def test_sigterm_to_the_supervisor_saves_and_a_wrong_argument_is_not_tried_again(whole):
+    trainer, _ = whole
+    run = Supervised(trainer, "asked", 2)
+    run.wait_for(2)
+    run.process.send_signal(signal.SIGTERM)
+    assert run.process.wait(timeout=120) == 0, run.log.read_text()[-3000:]
+    assert "SIGTERM: passed on" in run.log.read_text()
+    newest = max(int(path.name) for path in (run.folder / "checkpoints").iterdir())
+    assert newest == run.step()
+    wrong = Supervised(trainer, "asked", 1)  # a used workdir without --resume
+    assert wrong.process.wait(timeout=120) == 2
+    said = wrong.log.read_text()
+    assert "another start would not help" in said and "0 restarts" in said
+
+
+def test_giving_up_after_restarts_without_a_checkpoint(tmp_path):
+    """A process that dies at each start is tried so often, with pauses that double; its signal is the end's code."""
+    (tmp_path / "dies.py").write_text("import os\nos.kill(os.getpid(), 9)\n")
+    program = f"""
+import pathlib, sys
+from empatheia_jax import launch
+launch.TRAIN = pathlib.Path({str(tmp_path / "dies.py")!r})
+sys.exit(launch.main(["--restarts", "2", "--backoff", "0.1", "--", "none", "--workdir", {str(tmp_path / "run")!r}]))
+"""
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 128 + 9
+    assert "restart 1 of 2 in 0.1 s" in done.stderr and "restart 2 of 2 in 0.2 s" in done.stderr
+    assert "giving up" in done.stderr
