@@ -227,7 +227,7 @@ def test_a_step_holds_no_stack_of_kernels():
     gradient, adapters, frozen = gradient_of(model, "lora")
     needed = jax.jit(gradient).lower(adapters, frozen).compile().memory_analysis().temp_size_in_bytes
     whole = 4 * sum(math.prod(v.shape) for n, v in named(unquantized(frozen)).items() if n.endswith("kernel"))
-    assert needed < whole / 4
+    assert needed < whole / 3
 
 
 def test_merging(few_bits):

@@ -20,6 +20,7 @@ from flax import nnx
 from small import FAST, WIDTHS, leaves, make_examples, make_model, make_store, make_tokenizer, small_config, sub
 from empatheia_jax import sharding
 from empatheia_jax.config import MeshConfig
+from empatheia_jax.data.packing import Bounds
 from empatheia_jax.config_io import load_config
 from empatheia_jax.data.pipeline import training_batches
 from empatheia_jax.data.rows import Rows
@@ -49,7 +50,7 @@ for number in map(int, os.environ["STAGES"]):
         trainable, frozen = sharding.place(trainable, mesh), sharding.place(frozen, mesh)
         with jax.set_mesh(mesh):
             batch = global_batch(local, mesh, 4)
-            step = jax.jit(step_module.make_step(graphdef, current, tx, 448), compiler_options=FAST)
+            step = jax.jit(step_module.make_step(graphdef, current, tx, Bounds(448)), compiler_options=FAST)
             new, _, metrics = step(trainable, tx.init(trainable), frozen, batch, jax.random.key(0))
         results.append((leaves(new), {name: float(v) for name, v in metrics.items()}))
     (one, metrics_one), (eight, metrics_eight) = results

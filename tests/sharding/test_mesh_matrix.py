@@ -20,6 +20,7 @@ import jax, numpy as np, optax
 from small import FAST, WIDTHS, make_examples, make_model, make_store, make_tokenizer, small_config, sub
 from empatheia_jax import sharding
 from empatheia_jax.config import MeshConfig
+from empatheia_jax.data.packing import Bounds
 from empatheia_jax.data.pipeline import training_batches
 from empatheia_jax.data.rows import Rows
 from empatheia_jax.processes import global_batch
@@ -47,7 +48,7 @@ for number in map(int, os.environ["STAGES"]):
         trainable, frozen = sharding.place(trainable, mesh), sharding.place(frozen, mesh)
         with jax.set_mesh(mesh):
             opt_state = tx.init(trainable)
-            step = jax.jit(step_module.make_step(graphdef, current, tx, 448), compiler_options=FAST)
+            step = jax.jit(step_module.make_step(graphdef, current, tx, Bounds(448)), compiler_options=FAST)
             curve = []
             for at, local in enumerate(batches):
                 batch = global_batch(local, mesh, 8)
@@ -64,6 +65,7 @@ import jax, numpy as np
 from flax import nnx
 from empatheia_jax import sharding
 from empatheia_jax.config import MeshConfig
+from empatheia_jax.data.packing import Bounds
 from empatheia_jax.config_io import load_config
 from empatheia_jax.plan import config_widths
 from empatheia_jax.training.run import abstract_model

@@ -20,6 +20,7 @@ from flax import nnx
 from small import FAST, WIDTHS, leaves, make_examples, make_model, make_store, make_tokenizer, small_config, sub
 from empatheia_jax import sharding
 from empatheia_jax.checkpoint import load_base
+from empatheia_jax.data.packing import Bounds
 from empatheia_jax.config import MeshConfig
 from empatheia_jax.data.pipeline import training_batches
 from empatheia_jax.data.rows import Rows
@@ -52,7 +53,7 @@ for kind in sys.argv[1:]:
         losses = []
         with jax.set_mesh(mesh):
             batch = global_batch(local, mesh, 4)
-            step = jax.jit(step_module.make_step(step_graph, current, tx, 448), compiler_options=FAST)
+            step = jax.jit(step_module.make_step(step_graph, current, tx, Bounds(448)), compiler_options=FAST)
             state = tx.init(trainable)
             for number in range(4):
                 trainable, state, metrics = step(trainable, state, frozen, batch, jax.random.key(0))
