@@ -16,7 +16,6 @@ from flax import nnx
 from empatheia_jax.config import LatentConfig
 from empatheia_jax.initial_values import Normals, count_normals
 from empatheia_jax.layers import Attention, FeedForward, LayerNorm, Linear
-from empatheia_jax.sharding import keep_rows
 
 
 def _dropout(x: jax.Array, rate: float, key: jax.Array | None) -> jax.Array:
@@ -80,9 +79,9 @@ def scan(layers: nnx.Module, count: int, call, x: jax.Array, key: jax.Array | No
 
     def body(x, layer_and_key):
         layer, layer_key = layer_and_key
-        return keep_rows(call(layer, x, layer_key)), None
+        return call(layer, x, layer_key), None
 
-    return jax.lax.scan(body, keep_rows(x), (layers, keys), length=count)[0]
+    return jax.lax.scan(body, x, (layers, keys), length=count)[0]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -11,10 +11,11 @@ import numpy as np
 
 from empatheia_jax.config import Config
 from empatheia_jax.flops import projections
-from empatheia_jax.llm.attention import BLOCK, MAX_BLOCKS
+from empatheia_jax.llm.block_attention import BLOCK, MAX_BLOCKS
 from empatheia_jax.llm.remat import kept_bytes
 from empatheia_jax.sharding import BATCH_AXES
 from empatheia_jax.training.stages import Stage
+from empatheia_jax.training.target_nll import CHUNK
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,7 +86,7 @@ def llm_parts(config: Config, stage: Stage, rows: int, mesh) -> dict[str, int]:
     if llm.attention == "xla":  # float32 logits of a block and of its gradient, weights in the compute type
         parts["attention"] = rows * llm.heads // tensor * block * data.row_tokens * (2 * 4 + size)
     if "emp" in stage.weights:  # float32 logits, their softmax and gradient
-        parts["logits"] = rows * data.row_targets * llm.vocab_size // tensor * 3 * 4
+        parts["logits"] = rows * min(data.row_targets, CHUNK) * llm.vocab_size // tensor * 3 * 4
     return parts
 
 
