@@ -142,7 +142,9 @@ def _runs(computations: dict[str, list[_Instruction]], entry: str) -> dict[str, 
     def visit(name: str, times: int) -> None:
         runs[name] = runs.get(name, 0) + times
         for instruction in computations.get(name, ()):
-            turns = times * (_trip_count(instruction, computations) if instruction.opcode == "while" else 1)
+            # A loop that communicates nothing may turn as often as it likes.
+            counts = instruction.opcode == "while" and _communicates(instruction, computations)
+            turns = times * (_trip_count(instruction, computations) if counts else 1)
             if instruction.opcode.endswith(("-done", "-update")):
                 continue  # names what its start has run
             for called in _called(instruction):
@@ -151,6 +153,15 @@ def _runs(computations: dict[str, list[_Instruction]], entry: str) -> dict[str, 
 
     visit(entry, 1)
     return {name: times for name, times in runs.items() if name in computations}
+
+
+def _communicates(instruction: _Instruction, computations: dict[str, list[_Instruction]]) -> bool:
+    """Whether there is a collective in what an instruction runs."""
+    return any(
+        one.opcode.removesuffix("-start") in KINDS or _communicates(one, computations)
+        for called in _called(instruction)
+        for one in computations.get(called, ())
+    )
 
 
 def _called(instruction: _Instruction) -> Iterator[str]:

@@ -12,6 +12,8 @@ import numpy as np
 import pytest
 from trainer import DIALOGUES, Trainer
 
+pytestmark = pytest.mark.slow  # minutes: runs that are killed and begun again
+
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -118,7 +120,6 @@ def test_two_kills_under_the_supervisor_leave_the_curve_of_one_process(whole, se
     assert "goodput" in said and "2 restarts" in said.split("goodput")[1].splitlines()[0]
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("processes, devices", [(2, 1), (4, 1)])
 def test_twenty_kills_then_go_on_with_one_two_and_four_processes(pair, seed, processes, devices):
     trainer, name = pair.trainer, f"twenty-{processes}"

@@ -93,11 +93,13 @@ def gpus():
     return run(GPUS)
 
 
+@pytest.mark.slow
 def test_arguments_by_hand_are_the_compilers(gpus):
     compiled, by_hand = gpus["exact"]
     assert by_hand == pytest.approx(compiled, rel=2e-3)  # scalars are rounded up
 
 
+@pytest.mark.slow
 def test_a_plan_says_what_is_asked_of_it(gpus):
     plan, text = gpus["plan"], gpus["text"]
     assert plan["mesh"] == {"data": 2, "fsdp": 2, "tensor": 2} and plan["chips"] == 8 and plan["fits"]
@@ -111,6 +113,7 @@ def test_a_plan_says_what_is_asked_of_it(gpus):
     assert text.splitlines()[-1].startswith("fits: ")
 
 
+@pytest.mark.slow
 def test_rows_stay_on_their_devices(gpus):
     """Nothing of the size of all rows' states is said: no device works on the rows of another."""
     everything = 8 * 512 * 64 * 4
@@ -121,11 +124,13 @@ def test_rows_stay_on_their_devices(gpus):
     assert sum(one["count"] for one in gathers) >= 3 * 2 * 7
 
 
+@pytest.mark.slow
 def test_what_does_not_fit_comes_with_a_change_that_does(gpus):
     assert gpus["change"].startswith("does not fit: ") and " would (" in gpus["change"]
     assert gpus["hopeless"]
 
 
+@pytest.mark.slow
 def test_errors_name_what_does_not_divide(gpus):
     assert gpus["rows"] == "data.rows 6 is not divisible by the mesh's data x fsdp, 4"
     assert "has no stage 0" in gpus["stage"]
@@ -133,6 +138,7 @@ def test_errors_name_what_does_not_divide(gpus):
 
 
 @TPU
+@pytest.mark.slow
 def test_a_tpu_that_is_not_here_gets_its_own_kernel():
     plan = run(TPUS)
     assert plan["chip"]["kind"] == "TPU v5 lite" and plan["fits"] and not plan["refused"]

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.slow  # a minute: two programs are compiled for eight devices
+
 ROOT = Path(__file__).resolve().parents[2]
 
 PROGRAM = """
