@@ -176,3 +176,13 @@ class Trainer:
         assert first.keys() == second.keys()
         for name, array in first.items():
             np.testing.assert_array_equal(second[name], array, err_msg=name)
+
+
+def assert_same_run(trainer: Trainer, one: str, other: str) -> None:
+    """The same Examples in the same steps, and the same losses but for the order of sums."""
+    assert trainer.read(other, "examples.jsonl") == trainer.read(one, "examples.jsonl")
+    ours, theirs = trainer.read(other, "metrics.jsonl"), trainer.read(one, "metrics.jsonl")
+    assert [r["step"] for r in ours] == [r["step"] for r in theirs]
+    for a, b in zip(ours, theirs, strict=True):
+        for name in a.keys() - {"tokens_per_second", "mfu"}:
+            np.testing.assert_allclose(a[name], b[name], rtol=2e-3, atol=2e-3, err_msg=f"step {a['step']} {name}")

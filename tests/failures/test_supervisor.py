@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from trainer import DIALOGUES, Trainer
+from trainer import DIALOGUES, Trainer, assert_same_run
 
 pytestmark = pytest.mark.slow  # minutes: runs that are killed and begun again
 
@@ -74,16 +74,6 @@ def assert_each_once(trainer: Trainer, workdir: str, epochs: int) -> None:
         assert len(set(taken[epoch * train : (epoch + 1) * train])) == train
 
 
-def assert_same_curve(trainer: Trainer, one: str, other: str) -> None:
-    """The same Examples in the same steps, and the same losses but for the order of sums."""
-    assert trainer.read(other, "examples.jsonl") == trainer.read(one, "examples.jsonl")
-    ours, theirs = trainer.read(other, "metrics.jsonl"), trainer.read(one, "metrics.jsonl")
-    assert [r["step"] for r in ours] == [r["step"] for r in theirs]
-    for a, b in zip(ours, theirs, strict=True):
-        for name in a.keys() - {"tokens_per_second", "mfu"}:
-            np.testing.assert_allclose(a[name], b[name], rtol=2e-3, atol=2e-3, err_msg=f"step {a['step']} {name}")
-
-
 def kill_at_random(trainer: Trainer, workdir: str, processes: int, kills: int, rng, last: int, devices: int) -> str:
     """A supervised run with `kills` SIGKILLs of one process each, at drawn steps; returns what was said."""
     run = Supervised(trainer, workdir, processes, "--checkpoint-every", "5", devices=devices, restarts=kills + 1)
@@ -115,7 +105,7 @@ def test_two_kills_under_the_supervisor_leave_the_curve_of_one_process(whole, se
     trainer, last = whole
     said = kill_at_random(trainer, "killed", 2, 2, np.random.default_rng([seed, 40]), last, devices=1)
     assert "SIGKILL" in said and "of work are done again" in said
-    assert_same_curve(trainer, "whole", "killed")
+    assert_same_run(trainer, "whole", "killed")
     assert_each_once(trainer, "killed", epochs=2)
     assert "goodput" in said and "2 restarts" in said.split("goodput")[1].splitlines()[0]
 
@@ -149,7 +139,7 @@ def test_twenty_kills_then_go_on_with_one_two_and_four_processes(pair, seed, pro
         again.process.send_signal(signal.SIGTERM)
         assert again.process.wait(timeout=300) == 0, again.log.read_text()[-3000:]
     Supervised(trainer, name, 2, *rows, "--resume", devices=2).finish()
-    assert_same_curve(trainer, f"{name}-whole", name)
+    assert_same_run(trainer, f"{name}-whole", name)
     assert_each_once(trainer, name, epochs=2)
     print(f"{processes} processes: {kills} kills, {last} steps")
 

@@ -6,7 +6,7 @@ import signal
 import numpy as np
 import pytest
 from pair import Pair
-from trainer import ALL_STAGES, DIALOGUES, TEXT, Trainer
+from trainer import ALL_STAGES, DIALOGUES, TEXT, Trainer, assert_same_run
 
 
 @pytest.fixture(scope="module")
@@ -15,16 +15,6 @@ def pair(tmp_path_factory):
     made = Pair(Trainer(tmp_path_factory.mktemp("pair"), short))
     made.run("whole", 1)
     return made
-
-
-def assert_same_run(trainer: Trainer, one: str, other: str) -> None:
-    """The same Examples in the same steps, and the same losses but for the order of sums."""
-    assert trainer.read(other, "examples.jsonl") == trainer.read(one, "examples.jsonl")
-    ours, theirs = trainer.read(other, "metrics.jsonl"), trainer.read(one, "metrics.jsonl")
-    assert [r["step"] for r in ours] == [r["step"] for r in theirs]
-    for a, b in zip(ours, theirs, strict=True):
-        for name in a.keys() - {"tokens_per_second", "mfu"}:
-            np.testing.assert_allclose(a[name], b[name], rtol=2e-3, atol=2e-3, err_msg=f"step {a['step']} {name}")
 
 
 @pytest.mark.slow
