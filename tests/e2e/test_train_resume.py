@@ -118,6 +118,6 @@ def test_what_was_compiled_is_reported_and_a_resumed_run_has_it_from_the_cache(t
 
 
 def test_a_profile_of_no_steps_is_refused(trainer):
-    code, _, err = trainer.finish(trainer.start("none", "--profile", "--profile-steps", "0"))
+    code, _, err = trainer.finish(trainer.start("no_steps", "--profile", "--profile-steps", "0"))
     assert code == 2 and err.count("\n") == 1 and "--profile-steps" in err
-    assert not (trainer.folder / "none").exists()
+    assert not (trainer.folder / "no_steps").exists()

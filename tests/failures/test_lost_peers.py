@@ -9,8 +9,9 @@ import pytest
 HEARTBEAT, SLACK = 10, 20  # seconds; the slack is for a busy machine
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, pytest.param(signal.SIGSTOP, marks=pytest.mark.slow)])
-@pytest.mark.parametrize("victim", [pytest.param(0, marks=pytest.mark.slow), 1])
+@pytest.mark.slow  # tests/multiprocess has a killed one in `make test`
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
+@pytest.mark.parametrize("victim", [0, 1])
 def test_the_other_ends_with_75(pair, seed, number, victim):
     name = f"{signal.Signals(number).name}-{victim}"
     started = pair.start(name, 2, "--heartbeat", str(HEARTBEAT))

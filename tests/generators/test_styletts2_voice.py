@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 from flax import nnx
-from small import FAST
+from small import FAST, compilations
 from small_styletts2 import KINDS, make
 
 from empatheia_jax.buckets import bucket
@@ -156,13 +156,9 @@ def test_it_offers_what_generators_offer(voice, style, recording):
 def test_steady_state_compiles_nothing(voice, style):
     texts = ("We are here today.", "You were there before.", "They come home now.")
     voice.synthesize(texts[0], style)
-    counted = []
-    jax.monitoring.register_event_duration_secs_listener(
-        lambda name, seconds, **_: counted.append(name) if "backend_compile" in name else None
-    )
-    for text in texts:
-        voice.synthesize(text, style)
-    jax.monitoring.clear_event_listeners()
+    with compilations() as counted:
+        for text in texts:
+            voice.synthesize(text, style)
     assert not counted
 
 

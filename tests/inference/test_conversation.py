@@ -78,6 +78,7 @@ def test_a_test_set_gets_what_generate_writes_alone(engine, alone):
     assert engine.answer([], STORE.get, []) == []
 
 
+@pytest.mark.slow
 def test_turns_on_a_kept_cache_are_turns_from_the_first_token(engine):
     """Three turns, a shorter prompt again, another dialogue: what is the same is not read again, and all is right."""
     chat = Conversation(engine)

@@ -22,6 +22,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
 import measure  # noqa: E402
 import respond as benchmark  # noqa: E402
 
+pytestmark = pytest.mark.slow  # three answers are compiled and drawn
+
 pytest.importorskip("espeakng_loader")
 pytestmark = pytest.mark.usefixtures("compiled_quickly")
 
