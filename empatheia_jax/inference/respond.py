@@ -180,7 +180,8 @@ class Responder:
           ConfigError: no run, or generators that its latents do not speak to.
         """
         self.loaded_for = _loaded_for(request)
-        self.run, self.face_size, self._engine = request.run, request.face_size, engine
+        self.run, self.face_size = request.run, request.face_size
+        self._engine = {"quantization": request.quantization} | engine
         config = saved_config(request.run)
         self.config = dataclasses.replace(config, generators=_generators(request, config))
 
@@ -192,8 +193,7 @@ class Responder:
     @functools.cached_property
     def engine(self) -> Engine:
         """The run itself. Raises as `Engine`, and RespondError where it has no latents."""
-        settings = {"quantization": self.loaded_for["quantization"]} | self._engine
-        engine = Engine(self.run, generators=self.config.generators, **settings)
+        engine = Engine(self.run, generators=self.config.generators, **self._engine)
         if engine.widths is None:
             raise RespondError(f"{self.run} was trained on words only, without voice and face: train stages 2 to 4")
         return engine

@@ -10,7 +10,7 @@ import numpy as np
 from jax.sharding import PartitionSpec
 
 from empatheia_jax import sharding
-from empatheia_jax.llm.block_attention import MASKED, block_attention
+from empatheia_jax.llm.block_attention import MASKED, RESIDUAL, block_attention, group, ungroup
 
 BLOCK = 128  # queries a block: splash's unit
 
@@ -60,8 +60,8 @@ def attend(
 def attend_cached(query: jax.Array, key: jax.Array, value: jax.Array, positions: jax.Array) -> jax.Array:
     """A query at position p [B, T] reads the cache slots 0 to p of key, value [B, S, K, d] -> [B, T, H, d]."""
     seen = jnp.arange(key.shape[1]) <= positions[..., None]  # [B, T, S]
-    grouped = _group(query, key.shape[2])
-    return _ungroup(_weigh(grouped, jnp.swapaxes(key, 1, 2), jnp.swapaxes(value, 1, 2), seen))
+    grouped = group(query, key.shape[2])
+    return ungroup(_weigh(grouped, jnp.swapaxes(key, 1, 2), jnp.swapaxes(value, 1, 2), seen))
 
 
 def packed_mask(segment_ids: jax.Array) -> jax.Array:
@@ -70,31 +70,19 @@ def packed_mask(segment_ids: jax.Array) -> jax.Array:
     return (causal & (segment_ids[:, :, None] == segment_ids[:, None, :]))[:, None]
 
 
-def _group(query: jax.Array, kv_heads: int) -> jax.Array:
-    """[B, T, H, d] -> scaled [B, K, H/K, T, d]: the query heads that read one key head, together."""
-    rows, length, heads, head_dim = query.shape
-    grouped = (query * head_dim**-0.5).reshape(rows, length, kv_heads, heads // kv_heads, head_dim)
-    return grouped.transpose(0, 2, 3, 1, 4)
-
-
-def _ungroup(out: jax.Array) -> jax.Array:
-    rows, kv_heads, group, length, head_dim = out.shape
-    return out.transpose(0, 3, 1, 2, 4).reshape(rows, length, kv_heads * group, head_dim)
-
-
 def _weigh(query: jax.Array, key: jax.Array, value: jax.Array, seen: jax.Array) -> jax.Array:
     """Softmax attention of query [B, K, G, T, d] over key, value [B, K, S, d] where seen [B or 1, T, S].
 
     The sum is divided out after the values are summed, on [.., d] rather than [.., S], and the mask is added, not
     selected: its gradient needs no residual. Finite masking keeps rows that see nothing free of NaN.
     """
-    rows, kv_heads, group, length, head_dim = query.shape
-    folded = query.reshape(rows, kv_heads, group * length, head_dim)
+    rows, kv_heads, per_key, length, head_dim = query.shape
+    folded = query.reshape(rows, kv_heads, per_key * length, head_dim)
     logits = jnp.einsum("bknd,bksd->bkns", folded, key, preferred_element_type=jnp.float32)
-    logits = logits.reshape(rows, kv_heads, group, length, -1) + jnp.where(seen, 0.0, MASKED)[:, None, None]
+    logits = logits.reshape(rows, kv_heads, per_key, length, -1) + jnp.where(seen, 0.0, MASKED)[:, None, None]
     weights = jnp.exp(logits - jax.lax.stop_gradient(jnp.max(logits, axis=-1, keepdims=True)))
     total = jnp.sum(weights, axis=-1, keepdims=True)
-    flat = weights.reshape(rows, kv_heads, group * length, -1).astype(value.dtype)
+    flat = weights.reshape(rows, kv_heads, per_key * length, -1).astype(value.dtype)
     out = jnp.einsum("bkns,bksd->bknd", flat, value, preferred_element_type=jnp.float32)
     return (out.reshape(query.shape) / total).astype(query.dtype)
 
@@ -110,7 +98,7 @@ def _splash_kernel(heads: int, length: int, longest: int | None, interpret: bool
         seen = splash_attention_mask.LocalMask(square, (longest - 1, 0), 0)
     mask = splash_attention_mask.MultiHeadMask([seen] * heads)
     return splash_attention_kernel.make_splash_mha(
-        mask, head_shards=1, q_seq_shards=1, residual_checkpoint_name="attention_residual", interpret=interpret
+        mask, head_shards=1, q_seq_shards=1, residual_checkpoint_name=RESIDUAL, interpret=interpret
     )
 
 

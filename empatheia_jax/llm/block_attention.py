@@ -31,13 +31,22 @@ def block_attention(
       segment_ids: int [B, T]; a token sees earlier tokens of its own segment only. None: all earlier tokens.
       longest: most tokens of a segment, static: keys further back than that are not read. None: T.
     """
-    rows, length, heads, head_dim = query.shape
-    kv_heads = key.shape[2]
-    grouped = (query * head_dim**-0.5).reshape(rows, length, kv_heads, heads // kv_heads, head_dim)
-    grouped = grouped.transpose(0, 2, 3, 1, 4)  # [B, K, G, T, d]: the query heads that read one key head, together
+    length = query.shape[1]
     keys, values = jnp.swapaxes(key, 1, 2), jnp.swapaxes(value, 1, 2)  # [B, K, T, d]
-    out = _attend(grouped, keys, values, segment_ids, min(longest or length, length))
-    return out.transpose(0, 3, 1, 2, 4).reshape(query.shape)
+    return ungroup(_attend(group(query, key.shape[2]), keys, values, segment_ids, min(longest or length, length)))
+
+
+def group(query: jax.Array, kv_heads: int) -> jax.Array:
+    """[B, T, H, d] -> scaled [B, K, H/K, T, d]: the query heads that read one key head, together."""
+    rows, length, heads, head_dim = query.shape
+    grouped = (query * head_dim**-0.5).reshape(rows, length, kv_heads, heads // kv_heads, head_dim)
+    return grouped.transpose(0, 2, 3, 1, 4)
+
+
+def ungroup(out: jax.Array) -> jax.Array:
+    """[B, K, H/K, T, d] -> [B, T, H, d]."""
+    rows, kv_heads, per_key, length, head_dim = out.shape
+    return out.transpose(0, 3, 1, 2, 4).reshape(rows, length, kv_heads * per_key, head_dim)
 
 
 def spans(length: int, longest: int) -> list[tuple[int, int, int]]:
