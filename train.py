@@ -41,6 +41,7 @@ from empatheia_jax.training.run import (
 from empatheia_jax.training.run_data import load_data
 from empatheia_jax.training.stages import stage
 from empatheia_jax.training.stop import Stop
+from empatheia_jax.training.watchdog import STALL, Watchdog
 
 
 def main(argv: list[str]) -> int:
@@ -53,6 +54,8 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--distributed", action="store_true", help="one of several processes, which the cluster knows")
     parser.add_argument("--heartbeat", type=int, default=peers.HEARTBEAT, metavar="SECONDS",
                         help="a process that does not answer for so long ends the others (default: %(default)s)")
+    parser.add_argument("--stall", type=float, default=STALL, metavar="SECONDS",
+                        help="a step, or a wait for data, of so long ends this process; 0: never (default: %(default)s)")
     parser.add_argument("--profile", nargs="?", const="", metavar="DIR", help="trace some steps of every stage")
     parser.add_argument("--profile-steps", type=int, default=5, help="how many, after a few to warm up")
     args, overrides = parser.parse_known_args(argv)
@@ -60,6 +63,7 @@ def main(argv: list[str]) -> int:
     profile = Profile(None if args.profile is None else args.profile or args.workdir / "profile", args.profile_steps)
     processes.join(args.distributed, args.heartbeat)
     clock = Clock()
+    watchdog = Watchdog(clock, args.stall)
 
     # ── Config ────────────────────────────────────────────────────────────────────────────────────────────────────
     config = load_config(args.config, overrides)
@@ -130,6 +134,7 @@ def main(argv: list[str]) -> int:
     with clock("checkpoint"):
         checkpoints.close()
     metrics.close()
+    watchdog.close()
     goodput.note(position.step, "done" if not stages or position.stage > stages[-1].number else "stopped")
     processes.leave()
     shares = "  ".join(f"{name} {seconds:.0f} s" for name, seconds in clock.shares.items())

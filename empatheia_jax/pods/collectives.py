@@ -22,6 +22,9 @@ _INSTRUCTION = re.compile(r"^\s+(ROOT )?%?([\w.\-]+) = ")
 _ARRAY = re.compile(r"([a-z]\w*)\[([\d,<=\s]*)\]")
 _CALLED = re.compile(r"\b(?:calls|to_apply|body|true_computation|false_computation)=%?([\w.\-]+)")
 _BRANCHES = re.compile(r"\bbranch_computations=\{([^}]*)\}")
+# A product whose operand travels round a ring while it is multiplied by (XLA's collective matmul): a loop that passes
+# the operand on in all turns but the last.
+_PASSES_ON = re.compile(r"true_computation=%?([\w.\-]+), false_computation=%?last_iteration_noop")
 _IOTA = re.compile(r"^\[([\d,]+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?")
 _MESH = re.compile(r"^mesh\[([^\]]*)\](?:,? ?device_ids=\(\[([\d,]*)\](?:T\(([\d,]+)\))?\))? ?\{([^}]*)\}")
 
@@ -139,7 +142,8 @@ def _runs(computations: dict[str, list[_Instruction]], entry: str) -> dict[str, 
     """{computation: how often it runs}; of a conditional every branch counts, so that nothing is missed."""
     runs: dict[str, int] = {}
 
-    def visit(name: str, times: int) -> None:
+    def visit(name: str, times: int, loops: int) -> None:
+        """`loops`: how many of the `times` are the last turn of the loop whose body this is."""
         runs[name] = runs.get(name, 0) + times
         for instruction in computations.get(name, ()):
             # A loop that communicates nothing may turn as often as it likes.
@@ -147,11 +151,13 @@ def _runs(computations: dict[str, list[_Instruction]], entry: str) -> dict[str, 
             turns = times * (_trip_count(instruction, computations) if counts else 1)
             if instruction.opcode.endswith(("-done", "-update")):
                 continue  # names what its start has run
+            passes_on = _PASSES_ON.search(instruction.rest) if instruction.opcode == "conditional" else None
             for called in _called(instruction):
                 if called in computations:
-                    visit(called, turns)
+                    last = loops if passes_on and called == passes_on.group(1) else 0
+                    visit(called, turns - last, times if counts else 0)
 
-    visit(entry, 1)
+    visit(entry, 1, 0)
     return {name: times for name, times in runs.items() if name in computations}
 
 
@@ -181,7 +187,7 @@ def _trip_count(loop: _Instruction, computations: dict[str, list[_Instruction]])
     constants = [
         int(match.group(1))
         for one in computations.get(condition.group(1) if condition else "", ())
-        if one.opcode == "constant" and one.shape.startswith("s32[]") and (match := re.match(r"(\d+)\)", one.rest))
+        if one.opcode == "constant" and one.shape.startswith(("s32[]", "u32[]")) and (match := re.match(r"(\d+)\)", one.rest))
     ]
     if len(constants) != 1:
         raise HloError(f"loop {loop.name}: its number of turns is not in the program's text")

@@ -11,9 +11,11 @@ class Clock:
         self.started = time.monotonic()
         self.shares: dict[str, float] = {}
         self._open: list[tuple[str, float]] = []
+        self._moved = self.started  # when a block last began or ended
 
     def __call__(self, name: str) -> "Clock":
-        self._open.append((name, time.monotonic()))
+        self._moved = time.monotonic()
+        self._open.append((name, self._moved))
         return self
 
     def __enter__(self) -> "Clock":
@@ -21,7 +23,8 @@ class Clock:
 
     def __exit__(self, *_) -> None:
         name, start = self._open.pop()
-        self.shares[name] = self.shares.get(name, 0.0) + time.monotonic() - start
+        self._moved = time.monotonic()
+        self.shares[name] = self.shares.get(name, 0.0) + self._moved - start
 
     def waiting(self, name: str, items: Iterable) -> Iterator:
         """The items; the time until each is there is added to a share."""
@@ -32,6 +35,11 @@ class Clock:
             if item is end:
                 return
             yield item
+
+    def standing(self) -> tuple[str, float]:
+        """(innermost open block or "", seconds since a block last began or ended); any thread may ask."""
+        opened = self._open[-1:]
+        return opened[0][0] if opened else "", time.monotonic() - self._moved
 
     @property
     def elapsed(self) -> float:

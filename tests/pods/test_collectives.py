@@ -150,6 +150,49 @@ def test_parts_of_an_axis_and_other_orders_of_devices():
     assert (other.axes, other.group) == (("data", "fsdp"), 4)
 
 
+TRAVELLING = """HloModule jit_step, is_scheduled=true
+
+%window_collective_permute (a: bf16[8,8]) -> (bf16[8,8]) {
+  %a = bf16[8,8]{0,1} parameter(0)
+  %sent = bf16[8,8]{0,1} collective-permute(%a), channel_id=7, source_target_pairs={{0,2},{2,0},{1,3},{3,1},{4,6},{6,4},{5,7},{7,5}}
+  ROOT %passed = (bf16[8,8]{0,1}) tuple(%sent)
+}
+
+%last_iteration_noop (a.1: bf16[8,8]) -> (bf16[8,8]) {
+  %a.1 = bf16[8,8]{0,1} parameter(0)
+  ROOT %kept = (bf16[8,8]{0,1}) tuple(%a.1)
+}
+
+%inner_body (t: (bf16[8,8], u32[])) -> (bf16[8,8], u32[]) {
+  %t = (bf16[8,8]{0,1}, u32[]) parameter(0)
+  %more = pred[] compare(%next, %turns), direction=LT
+  %on = (bf16[8,8]{0,1}) conditional(%more, %x, %x), true_computation=%window_collective_permute, false_computation=%last_iteration_noop
+  ROOT %r = (bf16[8,8]{0,1}, u32[]) tuple(%y, %next)
+}
+
+%inner_condition (t.1: (bf16[8,8], u32[])) -> pred[] {
+  %turns.1 = u32[]{:T(128)} constant(4)
+  ROOT %less = pred[] compare(%i, %turns.1), direction=LT
+}
+
+%body (t.2: (s32[])) -> (s32[]) {
+  %while.2 = (bf16[8,8]{0,1}, u32[]) while(%z), condition=%inner_condition, body=%inner_body
+  ROOT %r.1 = (s32[]) tuple(%j)
+}
+
+ENTRY %main (a: s32[]) -> s32[] {
+  %while.1 = (s32[]) while(%tuple), condition=%c, body=%body, backend_config={"known_trip_count":{"n":"5"}}
+  ROOT %r.2 = s32[] get-tuple-element(%while.1), index=0
+}
+"""  # noqa: E501
+
+
+def test_an_operand_that_travels_is_not_passed_on_in_the_last_turn():
+    """As libtpu writes an all-gather that is multiplied by piece by piece: 5 layers x (4 turns - 1)."""
+    (found,) = find_collectives(TRAVELLING, MESH)
+    assert (found.kind, found.axes, found.count, found.payload) == ("collective-permute", ("fsdp",), 15, 128)
+
+
 def test_what_is_not_understood_is_an_error():
     with pytest.raises(HloError, match="unknown form: somehow"):
         find_collectives(HLO.replace("GROUPS", "somehow"), MESH)
