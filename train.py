@@ -55,7 +55,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--heartbeat", type=int, default=peers.HEARTBEAT, metavar="SECONDS",
                         help="a process that does not answer for so long ends the others (default: %(default)s)")
     parser.add_argument("--stall", type=float, default=STALL, metavar="SECONDS",
-                        help="a step, or a wait for data, of so long ends this process; 0: never (default: %(default)s)")
+                        help="a step or a wait for data of so long ends this process; 0: never (default: %(default)s)")
     parser.add_argument("--profile", nargs="?", const="", metavar="DIR", help="trace some steps of every stage")
     parser.add_argument("--profile-steps", type=int, default=5, help="how many, after a few to warm up")
     args, overrides = parser.parse_known_args(argv)

@@ -185,9 +185,9 @@ def _trip_count(loop: _Instruction, computations: dict[str, list[_Instruction]])
         return int(noted.group(1))
     condition = re.search(r"\bcondition=%?([\w.\-]+)", loop.rest)
     constants = [
-        int(match.group(1))
+        int(one.rest.partition(")")[0])
         for one in computations.get(condition.group(1) if condition else "", ())
-        if one.opcode == "constant" and one.shape.startswith(("s32[]", "u32[]")) and (match := re.match(r"(\d+)\)", one.rest))
+        if one.opcode == "constant" and one.shape.startswith(("s32[]", "u32[]"))
     ]
     if len(constants) != 1:
         raise HloError(f"loop {loop.name}: its number of turns is not in the program's text")
