@@ -1,10 +1,11 @@
 """Does a chip say more when there are more of them? The compiled step of a growing TPU pod, no TPU needed.
 
 python benchmarks/weak_scaling.py [--config configs/vicuna_7b_v5p_128.py] [--json FILE] [--plot docs/weak_scaling.png]
-    [--smoke] [--OPTION-OF-THE-CONFIG ...]
+    [--plans DIR] [--smoke] [--OPTION-OF-THE-CONFIG ...]
 
 `fsdp` and `tensor` are the config's, `data` grows with the chips, and so does the batch: rows a chip stay. One JSON
-line a topology: bytes that a chip sends in a step, by mesh axis, FLOPs, memory, and the seconds of the compiler.
+line a topology: bytes that a chip sends in a step, by mesh axis, FLOPs, memory, and the seconds of the compiler. With
+--plans each plan's page too, DIR/TOPOLOGY.txt.
 """
 
 import argparse
@@ -28,15 +29,16 @@ def main() -> None:
     parser.add_argument("--smoke", action="store_true", help="4 and 8 chips of v5e, and configs/tiny.py on them")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--plot", type=Path)
+    parser.add_argument("--plans", type=Path)
     args, overrides = parser.parse_known_args()
     if args.smoke:
         overrides += ["--mesh.data", "2", "--mesh.fsdp", "2", "--data.rows", "8", f"--stages.{args.stage}.rows", "8"]
     config, rows = load_config("configs/tiny.py" if args.smoke else args.config, overrides), []
     for name in args.topologies or (SMOKE if args.smoke else FULL):
-        rows.append(measure(config, args.stage, find_topology(name)))
+        rows.append(measure(config, args.stage, find_topology(name), args.plans))
         print(json.dumps(rows[-1]), flush=True)
-    if args.json:
-        args.json.write_text(json.dumps(rows, indent=2) + "\n")
+        if args.json:  # after each: a topology takes minutes
+            args.json.write_text(json.dumps(rows, indent=2) + "\n")
     if args.plot:
         plot(rows, args.plot)
 
@@ -51,11 +53,15 @@ def grown(config: Config, number: int, chips: int) -> Config:
     )
 
 
-def measure(config: Config, number: int, topology: Topology) -> dict:
-    """A topology's line."""
+def measure(config: Config, number: int, topology: Topology, plans: Path | None) -> dict:
+    """A topology's line; its plan's page goes to `plans`."""
+    from empatheia_jax.pods import report
     from empatheia_jax.pods.plan import make_plan
 
     plan = make_plan(grown(config, number, len(topology.devices)), number, topology)
+    if plans:
+        plans.mkdir(parents=True, exist_ok=True)
+        (plans / f"{topology.name.replace(':', '_')}.txt").write_text(report.text(plan) + "\n")
     if plan.refused:
         raise SystemExit(f"{topology.name}: {plan.refused}")
     by_axis: dict[str, float] = {}

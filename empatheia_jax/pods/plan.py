@@ -6,8 +6,10 @@ Everything comes from the config: shapes, shardings, attention and remat. Nothin
 import contextlib
 import dataclasses
 import re
+import tempfile
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -179,17 +181,17 @@ def make_plan(config: Config, number: int, topology: Topology, say: Callable[[st
     program = built.lowered()
     lowered = time.perf_counter()
     say(f"traced in {lowered - started:.0f} s, compiling")
-    compiled, refused = None, ""
+    compiled, hlo, refused = None, "", ""
     try:
         with _quiet():
-            compiled = program.compile(SIMULATED if topology.simulated else None)
+            compiled, hlo = _compiled(program, topology)
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
         refused = " ".join(str(error).split())
     say(f"compiled in {time.perf_counter() - lowered:.0f} s" if compiled else f"refused: {refused}")
     seconds = {"lower": lowered - started, "compile": time.perf_counter() - lowered}
-    found = find_collectives(compiled.as_text(), dict(mesh.shape)) if compiled else []
+    found = find_collectives(hlo, dict(mesh.shape)) if compiled else []
     shaped, current, widths = stage_config(config, number), stage(number, config), config_widths(config)
     load = full_load(shaped, current)
     model_flops = flops.training_step(shaped, current, widths, load)
@@ -248,6 +250,21 @@ def find_replicated(state: nnx.State, mesh: Mesh) -> list[tuple[str, int]]:
         if whole and divides and size > REPLICATED:
             found.append(("/".join(map(str, path)), size))
     return found
+
+
+def _compiled(program: jax.stages.Lowered, topology: Topology) -> tuple[jax.stages.Compiled, str]:
+    """(a program compiled for a machine, the text of what became of it).
+
+    A TPU's text is the one that libtpu writes itself: jaxlib cannot read all that its programs hold (an async-update of
+    several operands, as the SparseCores of v5p get it, fails its checks).
+    """
+    if topology.simulated:
+        compiled = program.compile(SIMULATED)
+        return compiled, compiled.as_text()
+    with tempfile.TemporaryDirectory(prefix="empatheia-plan-") as folder:
+        compiled = program.compile({"xla_dump_to": folder, "xla_dump_hlo_as_text": True})
+        texts = list(Path(folder).glob("*.after_optimizations.txt"))
+        return compiled, max(texts, key=lambda path: path.stat().st_size).read_text() if texts else compiled.as_text()
 
 
 def _compiled_memory(compiled, model: Memory) -> Memory | None:
