@@ -12,9 +12,10 @@ motion_guided (ours at scale 2, so with both passes: the gain that is left when 
 original's work is the same as before); render (a chunk of frames through the renderer; 22 of the original's 123 GFLOP a
 frame have no effect and are skipped here: `ratio_equal_work` is without that); whole (from `--whole` seconds of sound
 through wav2vec 2.0, which is transformers' on the other side with weights of its own, to frames in memory; `rtf` is
-seconds of work a second of video). Notes say how near to one large matrix product the rendering comes, `apart`, the
-largest difference of the two pictures, and `peak_gb`, the memory (the device's on an accelerator) that the whole needs,
-measured in a process of its own.
+seconds of work a second of video). All our rows say how near their arithmetic (`empatheia_jax/flops_generators.py`,
+wav2vec 2.0's as HuBERT's) comes to one large matrix product in the same run. Notes say `apart`, the largest difference
+of the two pictures, and `peak_gb`, the memory (the device's on an accelerator) that the whole needs, measured in a
+process of its own.
 """
 
 import argparse
@@ -57,6 +58,7 @@ from converters.dreamtalk import PARTS  # noqa: E402
 from converters.readers import in_memory  # noqa: E402
 from converters.rules import fit  # noqa: E402
 from converters.source import network_of  # noqa: E402
+from empatheia_jax import flops, flops_generators  # noqa: E402
 from empatheia_jax.generators.dreamtalk.content_encoder import window_rows  # noqa: E402
 from empatheia_jax.generators.dreamtalk.motion import motion_of, window_index  # noqa: E402
 from empatheia_jax.generators.dreamtalk.networks import RENDER_CHUNK, Networks  # noqa: E402
@@ -64,6 +66,7 @@ from empatheia_jax.states import filled  # noqa: E402
 from empatheia_jax.weights import save_weights, slots  # noqa: E402
 
 GFLOP_A_FRAME, GFLOP_WITHOUT_EFFECT = 123.0, 22.0  # of the original's renderer
+STEPS = 10  # of DDIM
 
 
 def write(folder: Path) -> None:
@@ -74,8 +77,13 @@ def write(folder: Path) -> None:
         shapes = network_of(table.NETWORK, table.CONFIG)[1]
         fits = fit(table.rules(table.CONFIG), slots(shapes), read, table.HARMLESS, table.check(table.CONFIG, read))
         save_weights(folder / name, table.CONFIG, filled(shapes, {one.name: one.read(read) for one in fits}))
-    hearing = wav2vec2.config_of(manifest("wav2vec2_xlsr53")["config"], None)
+    hearing = hearing_config()
     save_weights(folder / "wav2vec", hearing, drawn(network_of(wav2vec2.NETWORK, hearing)[1]))
+
+
+def hearing_config():
+    """Sizes of wav2vec 2.0."""
+    return wav2vec2.config_of(manifest("wav2vec2_xlsr53")["config"], None)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -151,33 +159,36 @@ def _rows(args, weights: Path) -> list[dict]:
     count = 1 if args.smoke else RENDER_CHUNK
     moved = motion_of(0.3 * given.rng.normal(size=(count, 64)))
     repetitions = 1 if args.smoke else measure.REPETITIONS
+    side = 512 if args.smoke else (2048 if jax.devices()[0].platform == "cpu" else 8192)
+    peak = measure.matmul_peak("float32", side)
     found = []
+
+    def used(work: float, seconds: dict[str, list[float]]) -> dict:
+        median = float(np.median(seconds["ours"]))
+        return {"share_of_matmul": round(work / median / peak, 3)} | measure.utilisation(work, 0.0, median)
 
     def motion(networks):
         networks.motion(networks.content(rows, frames), networks.style(clip))
 
     for name, scale in (("motion", 1.0), ("motion_guided", 2.0)):
-        networks = Networks(weights, scale=scale)
+        networks = Networks(weights, steps=STEPS, scale=scale)
         programs = {"ours": lambda networks=networks: motion(networks)}
         if peer is not None:
             programs["peer"] = lambda: peer.motion(windows, clip)
         print(f"{name} ...", file=sys.stderr, flush=True)
         seconds = measure.in_turn(programs, repetitions)
-        found.append(measure.row(name, frames, "frames/s", seconds, frames=frames, steps=10, scale=scale))
+        row = measure.row(name, frames, "frames/s", seconds, frames=frames, steps=STEPS, scale=scale)
+        work = flops_generators.motion(networks.config, frames, STEPS, guided=scale != 1)
+        found.append(row | used(work, seconds))
 
-    networks, pictures = Networks(weights), {}
+    networks, pictures = Networks(weights, steps=STEPS), {}
     programs = {"ours": lambda: pictures.update(ours=np.stack(list(networks.render(portrait, moved))))}
     if peer is not None:
         programs["peer"] = lambda: pictures.update(peer=peer.render(portrait, moved[window_index(count)]))
     print("render ...", file=sys.stderr, flush=True)
     seconds = measure.in_turn(programs, repetitions)
-    median = float(np.median(seconds["ours"]))
-    useful = (GFLOP_A_FRAME - GFLOP_WITHOUT_EFFECT) * 1e9
-    chunk = -(-count // RENDER_CHUNK) * RENDER_CHUNK
-    side = 512 if args.smoke else (2048 if jax.devices()[0].platform == "cpu" else 8192)
-    share = chunk * useful / median / measure.matmul_peak("float32", side)
-    facts = {"frames": count, "share_of_matmul": round(share, 3)}
-    row = measure.row("render", count, "frames/s", seconds, **facts)
+    row = measure.row("render", count, "frames/s", seconds, frames=count)
+    row |= used(flops_generators.render(networks.renderer_config, count), seconds)
     if peer is not None:
         theirs = ((np.clip(pictures["peer"], -1, 1) + 1) / 2 * 255).astype(np.uint8)
         row["apart"] = int(np.abs(pictures["ours"].astype(int) - theirs).max())
@@ -192,6 +203,9 @@ def _rows(args, weights: Path) -> list[dict]:
     seconds = measure.in_turn(programs, min(3, repetitions))
     row = measure.row("whole", made["ours"], "frames/s", seconds, frames=made["ours"])
     row["rtf"] = round(25 / row["value"], 3)
+    work = flops.hubert(hearing_config(), len(given.sound))
+    work += flops_generators.motion(networks.config, made["ours"], STEPS)
+    row |= used(work + flops_generators.render(networks.renderer_config, made["ours"]), seconds)
     if peer is not None:
         row |= {"peer_rtf": round(25 / row["peer_value"], 3), "void": made["ours"] != made["peer"]}
     words = ["--weights", str(weights), "--whole", str(args.whole)]

@@ -93,7 +93,7 @@ def copy_rate(gigabytes: float) -> float:
 
 
 def utilisation(model_flops: float, recomputed: float, seconds: float) -> dict[str, float]:
-    """MFU and HFU of work in bfloat16 that took so long on one device; nothing where the device's peak is not known."""
+    """MFU and HFU, of the bfloat16 peak, of work that took so long on one device; nothing where no peak is known."""
     import jax
 
     from empatheia_jax import flops

@@ -11,9 +11,10 @@ becomes symbols before the clock starts, for both. Values are seconds of speech 
 Rows: sentence (one call); sentence_peer_folded (the original after remove_weight_norm: it computes 100 kernels anew in
 every call, which we do at conversion; this row is without that gain); paragraph (sentence by sentence, the style
 carried over: `first_audio_s` is when the first sentence is there); batch_8 (eight sentences in one call of ours, the
-original takes them one by one). The last two run in three turns, the others in five. Notes say the arithmetic of the
-vocoder, how far that is from one large matrix product in the same run, and where our time goes. `peak_gb` is the
-process's memory (the device's on an accelerator) that each program needs for itself, measured in a process of its own.
+original takes them one by one). The last two run in three turns, the others in five. All our rows say how near their
+arithmetic (`empatheia_jax/flops_generators.py`) comes to one large matrix product in the same run; notes of the first
+say that of the decoder alone, and where our time and our arithmetic go. `peak_gb` is the process's memory (the device's
+on an accelerator) that each program needs for itself, measured in a process of its own.
 """
 
 import argparse
@@ -49,11 +50,13 @@ import numpy as np  # noqa: E402
 from flax import nnx  # noqa: E402
 from regenerated import drawn  # noqa: E402
 
+from empatheia_jax import flops_generators  # noqa: E402
 from empatheia_jax.generators.phonemes import encode, phonemize  # noqa: E402
 from empatheia_jax.generators.styletts2.config import StyleTTS2Config  # noqa: E402
 from empatheia_jax.generators.styletts2.manner import Manner  # noqa: E402
 from empatheia_jax.generators.styletts2.model import StyleTTS2  # noqa: E402
 from empatheia_jax.generators.styletts2.script import Script  # noqa: E402
+from empatheia_jax.generators.styletts2.stages import SAMPLES_A_FRAME  # noqa: E402
 from empatheia_jax.generators.styletts2.voice import StyleTTS2Speech  # noqa: E402
 from empatheia_jax.states import filled  # noqa: E402
 from empatheia_jax.weights import save_weights  # noqa: E402
@@ -139,6 +142,8 @@ def _rows(args, scratch: Path) -> list[dict]:
             their_reference = torch.from_numpy(reference)[None].to(peer.device)
     repetitions = 1 if args.smoke else measure.REPETITIONS
     few = min(3, repetitions)  # of what takes minutes on a CPU
+    side = 512 if args.smoke else (2048 if jax.devices()[0].platform == "cpu" else 8192)
+    peak = measure.matmul_peak(ours.config.compute_dtype, side)
     common = {"model": args.model, "dtype": args.dtype, "steps": STEPS}
     if peer is not None:
         common["peer"] = "original" if args.torch_repo else "stand-in"
@@ -148,17 +153,19 @@ def _rows(args, scratch: Path) -> list[dict]:
         script, manner = Script(tuple(sentences), {}, ()), Manner(steps=STEPS)
 
         def run():
-            start, seconds = time.perf_counter(), 0.0
+            start, seconds, flops = time.perf_counter(), 0.0, 0.0
             if batched:
                 each = [Script((one,), {}, ()) for one in sentences]
-                near = None if reference is None else [reference] * len(each)
-                seconds = sum(len(speech.audio) for speech in ours.say(each, near, manner)) / ours.sample_rate
+                parts = ours.say(each, None if reference is None else [reference] * len(each), manner)
             else:
-                for number, part in enumerate(ours.stream(script, reference, manner)):
-                    seconds += len(part.audio) / ours.sample_rate
-                    if number == 0:
-                        spoken.setdefault("first", []).append(time.perf_counter() - start)
+                parts = ours.stream(script, reference, manner)
+            for number, (one, part) in enumerate(zip(sentences, parts, strict=True)):
+                seconds += len(part.audio) / ours.sample_rate
+                flops += flops_generators.speech(ours.config, len(one), len(part.audio) / SAMPLES_A_FRAME, STEPS)
+                if number == 0:
+                    spoken.setdefault("first", []).append(time.perf_counter() - start)
             spoken.setdefault("ours", []).append(seconds)
+            spoken.setdefault("flops", []).append(flops)
 
         def theirs():
             start, seconds = time.perf_counter(), 0.0
@@ -178,6 +185,8 @@ def _rows(args, scratch: Path) -> list[dict]:
         result = measure.row(name, said["ours"], "s of speech/s", seconds, **common, **facts)
         median = float(np.median(seconds["ours"]))
         result |= {"speech_s": round(said["ours"], 2), "rtf": round(median / said["ours"], 4)}
+        flops = float(np.median(spoken["flops"]))
+        result |= {"share_of_matmul": round(flops / median / peak, 3)} | measure.utilisation(flops, 0.0, median)
         if "peer" in said:
             theirs = float(np.median(seconds["peer"]))
             # Draws differ, so do durations, a little: each is measured by what it said.
@@ -191,7 +200,7 @@ def _rows(args, scratch: Path) -> list[dict]:
                 result["peer_first_audio_s"] = round(float(np.median(spoken["peer_first"][1:])), 3)
         return result
 
-    rows = [measured("sentence", ids[:1], **where_time_goes(ours, ids[0], reference, args.smoke))]
+    rows = [measured("sentence", ids[:1], **where_time_goes(ours, ids[0], reference, peak, args.smoke))]
     rows.append(measured("paragraph", ids[: max(2, count // 2 - 1)]))
     rows.append(measured("batch_8", ids, batched=True))
     if peer is not None:
@@ -204,8 +213,8 @@ def _rows(args, scratch: Path) -> list[dict]:
     return rows
 
 
-def where_time_goes(ours: StyleTTS2Speech, ids, reference, smoke: bool) -> dict:
-    """Share of our time by stage, and the vocoder's arithmetic against one large matrix product."""
+def where_time_goes(ours: StyleTTS2Speech, ids, reference, peak: float, smoke: bool) -> dict:
+    """Our time and our arithmetic by stage, and the last stage's against one large matrix product of `peak` FLOP/s."""
     stages, width = ours.stages, ours.config.hidden_dim
 
     def timed(function) -> tuple[float, object]:
@@ -223,44 +232,18 @@ def where_time_goes(ours: StyleTTS2Speech, ids, reference, smoke: bool) -> dict:
     durations_s, durations = timed(lambda: stages.durations(contents, styles))
     whole = [np.maximum(np.round(durations[0]), 1).astype(np.int32)]
     speak_s, waves = timed(lambda: stages.speak(contents, styles, whole, [0]))
-    total = read_s + draw_s + durations_s + speak_s
-    flops = vocoder_flops(ours.config) * len(waves[0]) / 600
-    side = 512 if smoke else (2048 if jax.devices()[0].platform == "cpu" else 8192)
-    peak = measure.matmul_peak(ours.config.compute_dtype, side)
+    seconds = {"text": read_s, "diffusion": draw_s, "durations": durations_s, "decoder": speak_s}
+    parts = flops_generators.speech_parts(ours.config, len(ids), len(waves[0]) / SAMPLES_A_FRAME, STEPS)
+    flops = {
+        "text": parts["text_encoder"] + parts["plbert"], "diffusion": parts["diffusion"],
+        "durations": parts["durations"], "decoder": parts["curves"] + parts["decoder"] + parts["vocoder"],
+    }  # fmt: skip
     return {
         "phonemes": len(ids),
-        "share_of_time": {
-            name: round(seconds / total, 3)
-            for name, seconds in (("text", read_s), ("diffusion", draw_s), ("durations", durations_s),
-                                  ("decoder", speak_s))
-        },
-        "gflop_a_second_of_speech": round(vocoder_flops(ours.config) * 40 / 1e9, 1),
-        "decoder_share_of_matmul": round(flops / speak_s / peak, 3),
-    }  # fmt: skip
-
-
-def vocoder_flops(config: StyleTTS2Config) -> float:
-    """FLOPs of the decoder's and vocoder's convolutions for one frame of 25 ms, 2 a weight and position."""
-    shapes = nnx.eval_shape(lambda: StyleTTS2(config)).decoder
-    total, later = 0.0, 1
-    for path, variable in nnx.to_flat_state(nnx.state(shapes)):
-        if path[-1] != "kernel" or "fc" in path or "m_source" in path:
-            continue
-        rate = 1.0
-        if path[0] == "generator":
-            stage = int(path[2]) if path[1] in ("ups", "noise_convs", "noise_res") else None
-            if path[1] == "resblocks":
-                stage = int(path[2]) // len(config.resblock_kernel_sizes)
-            if stage is None:
-                stage = len(config.upsample_rates) - 1
-            later = int(np.prod(config.upsample_rates[: stage + 1]))
-            rate = 2.0 * later
-            if path[1] == "ups":  # each output position reads window / rate of the kernel
-                rate /= config.upsample_rates[stage]
-        elif "pool" not in path and path[:2] == ("decode", 3) and "conv1x1" not in path:
-            rate = 2.0
-        total += 2.0 * float(np.prod(variable.shape)) * rate
-    return total
+        "share_of_time": {name: round(one / sum(seconds.values()), 3) for name, one in seconds.items()},
+        "gflop": {name: round(one / 1e9, 2) for name, one in flops.items()},
+        "decoder_share_of_matmul": round(flops["decoder"] / speak_s / peak, 3),
+    }
 
 
 def speak_once(args) -> None:

@@ -1,12 +1,12 @@
 """FLOPs by hand against the compiler's count of the unrolled program."""
 
 import dataclasses
-import functools
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from compiled_flops import counted, unroll
 from flax import nnx
 from small import sub
 
@@ -35,15 +35,7 @@ TOLERANCE = 0.06  # norms, softmax, activations: what is not counted by hand
 @pytest.fixture(autouse=True)
 def unrolled(monkeypatch):
     """A scan's body would be counted once."""
-    monkeypatch.setattr(jax.lax, "scan", functools.partial(jax.lax.scan, unroll=True))
-
-
-def counted(create, call, *arrays) -> float:
-    """The compiler's FLOPs of `call(module, *arrays)`."""
-    graphdef, state = nnx.split(nnx.eval_shape(lambda: create(nnx.Rngs(0))))
-    shapes = [jax.ShapeDtypeStruct(a.shape, a.dtype) for a in arrays]
-    program = jax.jit(lambda state, *arrays: call(nnx.merge(graphdef, state), *arrays)).lower(state, *shapes).compile()
-    return program.cost_analysis()["flops"]
+    unroll(monkeypatch)
 
 
 def llama(trained: str):

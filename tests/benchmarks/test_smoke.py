@@ -86,6 +86,8 @@ def test_speaking(peer):
     names = ["sentence", *(["sentence_peer_folded"] if peer else []), "paragraph", "batch_8"]
     assert [row["name"] for row in found] == names
     assert all(row["rtf"] > 0 and row["speech_s"] > 0 for row in found) and found[0]["peak_gb"] > 0.5
+    assert all(0 < row["share_of_matmul"] < 1 for row in found)
+    assert found[0]["gflop"].keys() == found[0]["share_of_time"].keys()
     if peer:
         assert all(row["ratio_to_peer"] > 0 and row["peer"] == "stand-in" for row in found)
 
@@ -103,6 +105,7 @@ def test_moving_and_drawing_a_face():
     found = rows("face")
     assert [row["name"] for row in found] == ["motion", "motion_guided", "render", "whole"]
     assert found[-1]["rtf"] > 0 and found[-1]["frames"] == 10 and found[-1]["peak_gb"] > 0.5
+    assert all(0 < row["share_of_matmul"] < 1 for row in found)
 
 
 @pytest.mark.slow
