@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from empatheia_jax.sharding import param
+from empatheia_jax.sharding import gathered, param
 
 
 def dense(rngs: nnx.Rngs, shape: tuple[int, int], axes: tuple[str, str], scale: float = 1.0) -> nnx.Param:
@@ -19,11 +19,12 @@ class Linear(nnx.Module):
     """y = x W + b, float32 [..., in] -> [..., out]; `axes` are logical names of [in, out]."""
 
     def __init__(self, width_in: int, width_out: int, *axes: str, rngs: nnx.Rngs, scale: float = 1.0):
+        self.axes = axes
         self.kernel = dense(rngs, (width_in, width_out), axes, scale)
         self.bias = param(jnp.zeros(width_out), axes[1])
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        return x @ self.kernel[...] + self.bias[...]
+        return x @ gathered(self.kernel[...], self.axes) + gathered(self.bias[...], self.axes[1:])
 
 
 class LayerNorm(nnx.Module):
@@ -33,7 +34,7 @@ class LayerNorm(nnx.Module):
     """
 
     def __init__(self, shape: tuple[int, ...], *axes: str, epsilon: float = 1e-5):
-        self.epsilon = epsilon
+        self.epsilon, self.axes = epsilon, axes
         self.scale = param(jnp.ones(shape, jnp.float32), *axes)
         self.bias = param(jnp.zeros(shape, jnp.float32), *axes)
 
@@ -41,7 +42,8 @@ class LayerNorm(nnx.Module):
         x32 = x.astype(jnp.float32)
         x32 = x32 - jnp.mean(x32, axis=-1, keepdims=True)
         normed = x32 * jax.lax.rsqrt(jnp.mean(jnp.square(x32), axis=-1, keepdims=True) + self.epsilon)
-        return (normed * self.scale[...] + self.bias[...]).astype(x.dtype)
+        scale, bias = gathered(self.scale[...], self.axes), gathered(self.bias[...], self.axes)
+        return (normed * scale + bias).astype(x.dtype)
 
 
 class FeedForward(nnx.Module):

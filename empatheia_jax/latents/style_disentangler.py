@@ -66,16 +66,18 @@ class StyleDisentangler(nnx.Module):
         if self.whitening is not None:
             r_s, r_v = self.whitening(r_s, r_v)
         count, tokens, _ = r_s.shape
-        # Both modalities pass the shared blocks in one call: [2K, 16, width].
-        inputs = jnp.concatenate([self.ffn_speech(r_s), self.ffn_video(r_v)])
+        # Both modalities pass the shared blocks in one call, an Example's two beside each other so that they stay on
+        # its device: [2K, 16, width].
+        inputs = jnp.stack([self.ffn_speech(r_s), self.ffn_video(r_v)], axis=1)
+        inputs = inputs.reshape(2 * count, tokens, self.config.width)
         ones = jnp.ones((2 * count, tokens), bool)
         keys = (None, None) if key is None else jax.random.split(key)
 
         def block(hourglass, queries, key):  # queries [2, 1, D]
-            repeated = jnp.repeat(queries, count, axis=0)  # [2K, 1, D]
+            repeated = jnp.tile(queries, (count, 1, 1))  # [2K, 1, D]
             latent = hourglass(inputs, ones, repeated, ones[:, :1], key)
-            speech, video = jnp.split(latent.output[:, 0], 2)  # [K, D] each
-            return speech, video, jnp.stack(jnp.split(latent.kl(), 2), axis=1)
+            output = latent.output.reshape(count, 2, self.config.width)
+            return output[:, 0], output[:, 1], latent.kl().reshape(count, 2, tokens)  # [K, D] twice, [K, 2, 16]
 
         emotion_speech, emotion_video, kl_emotion = block(self.emotion, self.queries[:2], keys[0])
         profile_speech, profile_video, kl_profile = block(self.profile, self.queries[2:], keys[1])

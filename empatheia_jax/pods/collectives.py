@@ -19,6 +19,7 @@ KINDS = (
 _BITS = re.compile(r"^[a-z]+?(\d+)")  # of an element type's name: bf16, s32, f8e4m3fn
 _HEAD = re.compile(r"^(?:ENTRY )?%?([\w.\-]+) (?:\(.*\) -> .* )?\{$")
 _INSTRUCTION = re.compile(r"^\s+(ROOT )?%?([\w.\-]+) = ")
+_WRITTEN = re.compile(rf"[\])}}] (?:{'|'.join(KINDS)})(?:-start)?\(")  # after an instruction's shape
 _ARRAY = re.compile(r"([a-z]\w*)\[([\d,<=\s]*)\]")
 _CALLED = re.compile(r"\b(?:calls|to_apply|body|true_computation|false_computation)=%?([\w.\-]+)")
 _BRANCHES = re.compile(r"\bbranch_computations=\{([^}]*)\}")
@@ -70,7 +71,8 @@ def find_collectives(hlo: str, mesh_shape: dict[str, int]) -> list[Collective]:
     Returns:
       most bytes first; collectives over groups of one device are none.
     Raises:
-      HloError: a loop whose number of turns is not in the text, or replica groups in a form that is not known.
+      HloError: a loop whose number of turns is not in the text, replica groups in a form that is not known, or
+        collectives in a part of the text that was not understood.
     """
     computations, entry = _computations(hlo)
     devices = np.arange(math.prod(mesh_shape.values())).reshape(tuple(mesh_shape.values()))
@@ -103,17 +105,23 @@ def _computations(hlo: str) -> tuple[dict[str, list[_Instruction]], str]:
     computations: dict[str, list[_Instruction]] = {}
     entry, current = "", None
     for line in hlo.splitlines():
-        if line.startswith("}"):
+        if line == "}" or line.startswith("}, execution_thread"):
             current = None
         elif current is not None:
             if match := _INSTRUCTION.match(line):
                 shape, opcode, rest = _cut(line[match.end() :])
                 current.append(_Instruction(match.group(2), bool(match.group(1)), shape, opcode, rest))
+            elif current:  # an attribute over several lines, as Pallas kernels have them
+                current[-1] = dataclasses.replace(current[-1], rest=f"{current[-1].rest}\n{line}")
         elif line.endswith("{") and (head := _HEAD.match(line)):
             current = computations.setdefault(head.group(1), [])
             entry = head.group(1) if line.startswith("ENTRY") else entry
     if not entry:
         raise HloError("no ENTRY computation: is this the text of a compiled program?")
+    written = len(_WRITTEN.findall(hlo))
+    read = sum(one.opcode.removesuffix("-start") in KINDS for found in computations.values() for one in found)
+    if read != written:
+        raise HloError(f"the text has {written} collectives, {read} of them were read")
     return computations, entry
 
 

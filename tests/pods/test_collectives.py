@@ -104,6 +104,9 @@ HLO = """HloModule jit_step, is_scheduled=true
   %all-gather-done.1 = bf16[8,8]{1,0:T(8,128)(2,1)} all-gather-done(%all-gather-start.1)
   %start.2 = ((f32[16,8]{1,0}), f32[8,8]{1,0}, s32[]) async-start(%y), calls=%scattered
   %done.2 = f32[8,8]{1,0} async-done(%start.2), calls=%scattered
+  %kernel = f32[8,8]{1,0} custom-call(%w), custom_call_target="tpu_custom_call", frontend_attributes={note={"a":1,
+"b":"several lines"
+}}, metadata={op_name="a kernel"}
   %alone = f32[4]{0} all-reduce(%z), replica_groups={{0},{1},{2},{3},{4},{5},{6},{7}}, to_apply=%sum
   ROOT %tuple = (s32[], bf16[4,8]{1,0}) tuple(%t)
 }
@@ -198,5 +201,7 @@ def test_what_is_not_understood_is_an_error():
         find_collectives(HLO.replace("GROUPS", "somehow"), MESH)
     with pytest.raises(HloError, match="while.1: its number of turns"):
         find_collectives(HLO.replace("GROUPS", "{}").replace("constant(6)", "add(%l, %m)"), MESH)
+    with pytest.raises(HloError, match="the text has 5 collectives, 4 of them were read"):
+        find_collectives(HLO.replace("GROUPS", "{}").replace('"b":"several lines"', "}"), MESH)
     with pytest.raises(HloError, match="no ENTRY"):
         find_collectives("nothing", MESH)

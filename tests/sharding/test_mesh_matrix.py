@@ -12,6 +12,7 @@ ROOT = Path(__file__).resolve().parents[2]
 MESHES = [(d, f, 8 // (d * f)) for d in (1, 2, 4, 8) for f in (1, 2, 4, 8) if d * f <= 8]
 
 CURVES = """
+import dataclasses
 import json
 import os
 import absl.flags
@@ -30,6 +31,7 @@ from empatheia_jax.training.stages import stage
 # Widths that 8 divides, so that every mesh can hold them.
 config = sub(sub(small_config(), "data", rows=8), "llm", heads=8, kv_heads=8, layers=1)
 config = sub(config, "latents", encoder_layers=1, decoder_layers=1, heads=8, width=32)
+config = dataclasses.replace(config, cache_states=False)  # stage 2 through the LLM
 # Sampling draws by device layout on some backends: compare at the posteriors' means.
 terms = step_module.stage_terms
 step_module.stage_terms = lambda m, s, batch, key, most: terms(m, s, batch, None, most)
