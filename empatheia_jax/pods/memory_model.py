@@ -1,7 +1,8 @@
 """What a training step holds on one device, by hand: quick enough to try a hundred meshes before one is compiled.
 
-Arguments are exact: they are the shards of known arrays. Temporaries are a model of what XLA keeps at the worst moment,
-the backward pass of the LLM; tests and `docs/scaling.md` compare it with compiled programs.
+Arguments are exact: they are the shards of known arrays. Temporaries are a model of what XLA keeps at the worst moment:
+all that the LLM's forward pass left, and beside it the backward pass of the latents, which comes first, or of a layer.
+Tests and `docs/scaling.md` compare it with compiled programs.
 """
 
 import dataclasses
@@ -56,9 +57,11 @@ def modelled(config: Config, stage: Stage, trainable, frozen, batch, mesh) -> Me
     parts = {"gradients": learned * (2 if config.optim.accumulate > 1 else 1)}
     if not stage.cached:
         parts |= llm_parts(config, stage, rows, mesh)
-    if stage.content or stage.style:
-        parts["latents"] = _latents(config, stage, rows)
-    return Memory(arguments, sum(parts.values()), 0, parts)
+    held = parts["gradients"] + parts.get("residuals", 0)
+    latents = _latents(config, stage, rows, mesh.shape["tensor"])
+    if latents:
+        parts["latents"] = latents
+    return Memory(arguments, held + max(latents, sum(parts.values()) - latents - held), 0, parts)
 
 
 def layer_residuals(config: Config, tensor: int = 1) -> int:
@@ -90,14 +93,14 @@ def llm_parts(config: Config, stage: Stage, rows: int, mesh) -> dict[str, int]:
     return parts
 
 
-def _latents(config: Config, stage: Stage, rows: int) -> int:
+def _latents(config: Config, stage: Stage, rows: int, tensor: int) -> int:
     """Of the VAEs, float32 and kept whole: per position and layer some ten widths and two FFNs, and attention."""
+    if not stage.content:
+        return 0  # style alone: 16 positions an Example
     latents, data = config.latents, config.data
     examples, layers = rows * data.row_examples, latents.encoder_layers + 2 * latents.decoder_layers
-    positions, square = 0, 0
-    if stage.content:
-        positions += 2 * data.response_tokens + data.phonemes + data.frames
-        square += (data.phonemes**2 + data.frames**2) + (data.phonemes + data.frames) * data.response_tokens
-    kept = positions * layers // 2 * (10 * latents.width + 2 * latents.mlp_width)
-    kept += square * latents.heads * latents.decoder_layers * 2
+    positions = 2 * data.response_tokens + data.phonemes + data.frames
+    square = (data.phonemes**2 + data.frames**2) + (data.phonemes + data.frames) * data.response_tokens
+    kept = positions * layers // 2 * (10 * latents.width + 2 * latents.mlp_width // tensor)
+    kept += square * latents.heads // tensor * latents.decoder_layers * 2
     return examples * kept * 4

@@ -87,7 +87,8 @@ def text(plan: Plan, change: Change | None = None) -> str:
         compiled = f"{getattr(plan.compiled, name) / GIB:.2f}" if plan.compiled else "refused"
         lines.append(f"  {title:32s} {compiled:>10s} {getattr(plan.model, name) / GIB:10.2f}")
     parts = ", ".join(f"{name} {size / GIB:.2f}" for name, size in plan.model.parts.items())
-    lines += [f"  temporaries by hand: {parts}", ""]
+    lines.append(f"  temporaries by hand: {parts}")
+    lines += ["  (beside gradients and residuals: latents or the rest, the larger)", ""]
     flops = f"{plan.model_flops / plan.chips:.3e} model FLOPs a chip, {plan.recomputed / plan.chips:.3e} computed again"
     lines.append(f"  {flops}; full rows supposed")
     if plan.compiler_flops is not None:
