@@ -19,7 +19,8 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 LINES, PAGE, READING = HERE / "results", HERE / "RESULTS.md", HERE / "READING.md"
 FLAGS = ("XLA_FLAGS", "JAX_OPTIMIZATION_LEVEL")  # of the environment: with them it is another measurement
-PATHS = ("--record", "--torch-repo", "--corpus", "--source", "--weights")  # their values say where, not what
+# Their values say where, not what.
+PATHS = ("--record", "--torch-repo", "--corpus", "--source", "--weights", "--plans", "--plot")
 HEAD = """# Benchmarks: results
 
 `python benchmarks/results.py` made this page from `results/*.jsonl` and READING.md; [docs/benchmarks.md](../docs/benchmarks.md)

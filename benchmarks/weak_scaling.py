@@ -1,21 +1,27 @@
 """Does a chip say more when there are more of them? The compiled step of a growing TPU pod, no TPU needed.
 
-python benchmarks/weak_scaling.py [--config configs/vicuna_7b_v5p_128.py] [--json FILE] [--plot docs/weak_scaling.png]
-    [--plans DIR] [--smoke] [--OPTION-OF-THE-CONFIG ...]
+python benchmarks/weak_scaling.py [--config configs/vicuna_7b_v5p_128.py] [--plans DIR] [--plot docs/weak_scaling.png]
+    [--record] [--smoke] [--OPTION-OF-THE-CONFIG ...]
 
 `fsdp` and `tensor` are the config's, `data` grows with the chips, and so does the batch: rows a chip stay. One JSON
-line a topology: bytes that a chip sends in a step, by mesh axis, FLOPs, memory, and the seconds of the compiler. With
---plans each plan's page too, DIR/TOPOLOGY.txt.
+line a topology: bytes that a chip sends in a step, by mesh axis, FLOPs, memory, and the seconds of the compiler
+(minutes of two cores). --plans keeps each line and the plan's page, DIR/TOPOLOGY.json and .txt: a call that was stopped
+goes on with what is there for the same config.
 """
 
 import argparse
 import dataclasses
+import hashlib
 import json
+import sys
 from pathlib import Path
+
+import measure
 
 from empatheia_jax.config import Config, MeshConfig
 from empatheia_jax.config_io import load_config
 from empatheia_jax.pods.topologies import Topology, find_topology
+from empatheia_jax.states import write_json
 
 FULL = ("v5p:4x4x4", "v5p:4x4x8", "v5p:4x8x8", "v5p:8x8x8", "v5p:8x8x16")
 SMOKE = ("v5e:2x2", "v5e:2x4")
@@ -27,20 +33,35 @@ def main() -> None:
     parser.add_argument("--stage", type=int, default=4)
     parser.add_argument("--topologies", nargs="+", help="default: v5p of 64 to 1024 chips")
     parser.add_argument("--smoke", action="store_true", help="4 and 8 chips of v5e, and configs/tiny.py on them")
-    parser.add_argument("--json", type=Path)
     parser.add_argument("--plot", type=Path)
     parser.add_argument("--plans", type=Path)
+    measure.add_record(parser)
     args, overrides = parser.parse_known_args()
     if args.smoke:
         overrides += ["--mesh.data", "2", "--mesh.fsdp", "2", "--data.rows", "8", f"--stages.{args.stage}.rows", "8"]
     config, rows = load_config("configs/tiny.py" if args.smoke else args.config, overrides), []
     for name in args.topologies or (SMOKE if args.smoke else FULL):
-        rows.append(measure(config, args.stage, find_topology(name), args.plans))
-        print(json.dumps(rows[-1]), flush=True)
-        if args.json:  # after each: a topology takes minutes
-            args.json.write_text(json.dumps(rows, indent=2) + "\n")
+        rows.append(kept(config, args.stage, find_topology(name), args.plans))
+        print(f"{name}: {rows[-1]['value'] / 1e9:.3f} GB", file=sys.stderr, flush=True)
+    measure.report(rows, args)
     if args.plot:
         plot(rows, args.plot)
+
+
+def kept(config: Config, number: int, topology: Topology, folder: Path | None) -> dict:
+    """A topology's line, compiled or as it was kept."""
+    config = grown(config, number, len(topology.devices))
+    if folder is None:
+        return compiled(config, number, topology)[0]
+    folder.mkdir(parents=True, exist_ok=True)
+    of = hashlib.sha256(repr((config, number)).encode()).hexdigest()[:16]
+    path = folder / f"{topology.name.replace(':', '_')}.json"
+    if path.exists() and (known := json.loads(path.read_text()))["config"] == of:
+        return known["row"]
+    row, page = compiled(config, number, topology)
+    path.with_suffix(".txt").write_text(page + "\n")
+    write_json(path, {"config": of, "row": row})
+    return row
 
 
 def grown(config: Config, number: int, chips: int) -> Config:
@@ -53,29 +74,29 @@ def grown(config: Config, number: int, chips: int) -> Config:
     )
 
 
-def measure(config: Config, number: int, topology: Topology, plans: Path | None) -> dict:
-    """A topology's line; its plan's page goes to `plans`."""
+def compiled(config: Config, number: int, topology: Topology) -> tuple[dict, str]:
+    """(a topology's line, its plan's page)."""
+    import jax
+
     from empatheia_jax.pods import report
     from empatheia_jax.pods.plan import make_plan
 
-    plan = make_plan(grown(config, number, len(topology.devices)), number, topology)
-    if plans:
-        plans.mkdir(parents=True, exist_ok=True)
-        (plans / f"{topology.name.replace(':', '_')}.txt").write_text(report.text(plan) + "\n")
+    plan = make_plan(config, number, topology)
     if plan.refused:
         raise SystemExit(f"{topology.name}: {plan.refused}")
     by_axis: dict[str, float] = {}
     for one in plan.collectives:
         name = " x ".join(one.axes)
         by_axis[name] = by_axis.get(name, 0.0) + one.moved
-    return {
+    row = {
         "name": topology.name, "chips": plan.chips, "mesh": plan.mesh, "rows": plan.config.data.rows,
         "value": plan.moved, "unit": "bytes sent a chip and step", "by_axis": by_axis,
         "collectives": sum(one.count for one in plan.collectives), "flops_per_chip": plan.model_flops / plan.chips,
         "compiler_flops": plan.compiler_flops, "peak_bytes": plan.peak, "fits": plan.fits,
         "trace_s": round(plan.seconds["lower"], 1), "compile_s": round(plan.seconds["compile"], 1),
-        "device": f"{plan.topology.chip.kind}, compiled for, not run",
+        "device": f"{plan.topology.chip.kind}, compiled for, not run", "versions": {"jax": jax.__version__},
     }  # fmt: skip
+    return row, report.text(plan)
 
 
 def plot(rows: list[dict], path: Path) -> None:

@@ -78,6 +78,8 @@ def find_collectives(hlo: str, mesh_shape: dict[str, int]) -> list[Collective]:
     devices = np.arange(math.prod(mesh_shape.values())).reshape(tuple(mesh_shape.values()))
     found: dict[tuple, Collective] = {}
     for name, times in _runs(computations, entry).items():
+        if _under_way(name, computations[name]):
+            continue
         for instruction in computations[name]:
             kind = instruction.opcode.removesuffix("-start")
             if kind not in KINDS:
@@ -167,6 +169,17 @@ def _runs(computations: dict[str, list[_Instruction]], entry: str) -> dict[str, 
 
     visit(entry, 1, 0)
     return {name: times for name, times in runs.items() if name in computations}
+
+
+def _under_way(name: str, instructions: list[_Instruction]) -> bool:
+    """Whether the collectives of a computation are those of another that has begun them.
+
+    libtpu hides a collective behind products by fusing it into them: one fusion starts it, those that it runs beside
+    carry it along, a last one waits for it. Each of them names it.
+    """
+    return name.startswith("async_collective_fusion") or any(
+        one.opcode == "custom-call" and 'custom_call_target="AsyncCollectiveDone"' in one.rest for one in instructions
+    )
 
 
 def _communicates(instruction: _Instruction, computations: dict[str, list[_Instruction]]) -> bool:

@@ -27,6 +27,7 @@ def steps() -> dict[str, str]:
 
 def test_every_benchmark_is_a_step():
     scripts = {path.name for path in (ROOT / "benchmarks").glob("*.py") if "measure.report(" in path.read_text()}
+    scripts -= {"weak_scaling.py"}  # compiles for TPUs: nothing for a GPU to do
     assert len(scripts) >= 8 and scripts <= set(steps().values())
 
 

@@ -196,6 +196,43 @@ def test_an_operand_that_travels_is_not_passed_on_in_the_last_turn():
     assert (found.kind, found.axes, found.count, found.payload) == ("collective-permute", ("fsdp",), 15, 128)
 
 
+BEHIND_PRODUCTS = """HloModule jit_step, is_scheduled=true
+
+%begun (p: bf16[4,8]) -> (bf16[4,8], bf16[8,8], u32[]) {
+  %p = bf16[4,8]{1,0} parameter(0)
+  %all-gather.1 = bf16[8,8]{1,0} all-gather(%p), channel_id=1, replica_groups={{0,2},{1,3},{4,6},{5,7}}, dimensions={0}
+  ROOT %state = (bf16[4,8]{1,0}, bf16[8,8]{1,0}, u32[]{:S(2)}) custom-call(%all-gather.1), custom_call_target="AsyncCollectiveStart"
+}
+
+%async_collective_fusion.7 (p.1: bf16[4,8], x: f32[8,8]) -> (f32[8,8], bf16[8,8]) {
+  %p.1 = bf16[4,8]{1,0} parameter(0)
+  %x = f32[8,8]{1,0} parameter(1)
+  %product = f32[8,8]{1,0} convolution(%x, %x), dim_labels=bf_io->bf
+  %all-gather.2 = bf16[8,8]{1,0} all-gather(%p.1), channel_id=1, replica_groups={{0,2},{1,3},{4,6},{5,7}}, dimensions={0}
+  ROOT %both = (f32[8,8]{1,0}, bf16[8,8]{1,0}) tuple(%product, %all-gather.2)
+}
+
+%ended (p.2: bf16[4,8], q: bf16[8,8]) -> bf16[8,8] {
+  %p.2 = bf16[4,8]{1,0} parameter(0)
+  %all-gather.3 = bf16[8,8]{1,0} all-gather(%p.2), channel_id=1, replica_groups={{0,2},{1,3},{4,6},{5,7}}, dimensions={0}
+  ROOT %whole = bf16[8,8]{1,0} custom-call(%p.2, %all-gather.3), custom_call_target="AsyncCollectiveDone"
+}
+
+ENTRY %main (a: bf16[4,8]) -> bf16[8,8] {
+  %a = bf16[4,8]{1,0} parameter(0)
+  %async-collective-start = (bf16[4,8]{1,0}, bf16[8,8]{1,0}, u32[]{:S(2)}) fusion(%a), kind=kCustom, calls=%begun
+  %fusion.7 = (f32[8,8]{1,0}, bf16[8,8]{1,0}) fusion(%b, %c), kind=kOutput, calls=%async_collective_fusion.7
+  ROOT %async-collective-done = bf16[8,8]{1,0} fusion(%d, %e), kind=kCustom, calls=%ended
+}
+"""  # noqa: E501
+
+
+def test_a_collective_that_runs_beside_products_counts_once():
+    """As libtpu writes it for a v5e: begun, carried along by a product, waited for."""
+    (found,) = find_collectives(BEHIND_PRODUCTS, MESH)
+    assert (found.kind, found.axes, found.count, found.payload) == ("all-gather", ("fsdp",), 1, 128)
+
+
 def test_what_is_not_understood_is_an_error():
     with pytest.raises(HloError, match="unknown form: somehow"):
         find_collectives(HLO.replace("GROUPS", "somehow"), MESH)
