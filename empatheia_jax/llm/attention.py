@@ -12,7 +12,7 @@ from jax.sharding import PartitionSpec
 from empatheia_jax import sharding
 from empatheia_jax.llm.block_attention import MASKED, RESIDUAL, block_attention, group, ungroup
 
-BLOCK = 128  # queries a block: splash's unit
+BLOCKS = (512, 256, 128)  # queries and keys a block of splash's kernels: the first that divides a row
 
 
 class AttentionError(ValueError):
@@ -97,17 +97,22 @@ def _splash_kernel(heads: int, length: int, longest: int | None, interpret: bool
     else:  # blocks of keys further back are left out
         seen = splash_attention_mask.LocalMask(square, (longest - 1, 0), 0)
     mask = splash_attention_mask.MultiHeadMask([seen] * heads)
+    block = next(size for size in BLOCKS if length % size == 0)
+    # JAX's own choice is 128 for all, many small steps of the grid; MaxText takes 512 for head dimensions like ours.
+    names = ("block_q", "block_kv", "block_kv_compute", "block_q_dkv", "block_kv_dkv", "block_kv_dkv_compute",
+             "block_q_dq", "block_kv_dq")  # fmt: skip
     return splash_attention_kernel.make_splash_mha(
-        mask, head_shards=1, q_seq_shards=1, residual_checkpoint_name=RESIDUAL, interpret=interpret
-    )
+        mask, head_shards=1, q_seq_shards=1, residual_checkpoint_name=RESIDUAL, interpret=interpret,
+        block_sizes=splash_attention_kernel.BlockSizes(**dict.fromkeys(names, block)),
+    )  # fmt: skip
 
 
 def _splash(query, key, value, segment_ids: jax.Array | None, longest: int | None) -> jax.Array:
     from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel
 
     length, _, head_dim = query.shape[1:]
-    if length % BLOCK:
-        raise AttentionError(f"llm.attention splash needs rows of a multiple of {BLOCK} tokens, not {length}")
+    if length % BLOCKS[-1]:
+        raise AttentionError(f"llm.attention splash needs rows of a multiple of {BLOCKS[-1]} tokens, not {length}")
     interpret = lowered_for() != "tpu"  # slow, for tests: the kernel itself is written for TPU
 
     def rows(query, key, value, ids=None):
