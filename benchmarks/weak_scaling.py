@@ -42,7 +42,7 @@ def main() -> None:
     config, rows = load_config("configs/tiny.py" if args.smoke else args.config, overrides), []
     for name in args.topologies or (SMOKE if args.smoke else FULL):
         rows.append(kept(config, args.stage, find_topology(name), args.plans))
-        print(f"{name}: {rows[-1]['value'] / 1e9:.3f} GB", file=sys.stderr, flush=True)
+        print(f"{name}: {rows[-1]['value']:.3f} GB", file=sys.stderr, flush=True)
     measure.report(rows, args)
     if args.plot:
         plot(rows, args.plot)
@@ -87,10 +87,11 @@ def compiled(config: Config, number: int, topology: Topology) -> tuple[dict, str
     by_axis: dict[str, float] = {}
     for one in plan.collectives:
         name = " x ".join(one.axes)
-        by_axis[name] = by_axis.get(name, 0.0) + one.moved
+        by_axis[name] = by_axis.get(name, 0.0) + one.moved / 1e9
     row = {
         "name": topology.name, "chips": plan.chips, "mesh": plan.mesh, "rows": plan.config.data.rows,
-        "value": plan.moved, "unit": "bytes sent a chip and step", "by_axis": by_axis,
+        "value": round(plan.moved / 1e9, 4), "unit": "GB sent a chip and step",
+        "by_axis": {axis: round(sent, 4) for axis, sent in by_axis.items()},
         "collectives": sum(one.count for one in plan.collectives), "flops_per_chip": plan.model_flops / plan.chips,
         "compiler_flops": plan.compiler_flops, "peak_bytes": plan.peak, "fits": plan.fits,
         "trace_s": round(plan.seconds["lower"], 1), "compile_s": round(plan.seconds["compile"], 1),
@@ -108,12 +109,12 @@ def plot(rows: list[dict], path: Path) -> None:
 
     figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.4), layout="constrained")
     places, bottom = [str(row["chips"]) for row in rows], [0.0] * len(rows)
-    for axis in sorted({axis for row in rows for axis in row["by_axis"]}):
-        heights = [row["by_axis"].get(axis, 0.0) / 1e9 for row in rows]
+    for axis in sorted({axis for row in rows for axis, sent in row["by_axis"].items() if sent > 1e-3 * row["value"]}):
+        heights = [row["by_axis"].get(axis, 0.0) for row in rows]
         left.bar(places, heights, 0.6, bottom, label=axis)
         bottom = [one + other for one, other in zip(bottom, heights, strict=True)]
     left.set(xlabel="chips", ylabel="GB a chip and step", title="what a chip sends, by mesh axis")
-    left.legend(frameon=False, loc="lower right")
+    left.legend(frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=3)
     right.bar(places, [row["compile_s"] for row in rows], 0.6, color="0.6")
     right.set(xlabel="chips", ylabel="seconds", title="compiling for them")
     for one in (left, right):
