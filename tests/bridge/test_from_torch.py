@@ -299,6 +299,7 @@ def test_a_second_forward_updates_nothing_and_draws_the_same(seed):
         assert set(np.unique(value)) == {0.0, 2.0}
 
 
+@pytest.mark.slow
 def test_ten_thousand_calls_neither_grow_nor_compile(seed):
     x = jnp.asarray(draw(seed, 2, 5, 64))
     ours = from_torch(lambda t: torch.tanh(t) * 2)

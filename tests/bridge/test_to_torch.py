@@ -168,6 +168,7 @@ def test_arguments_changed_before_backward_are_told(seed):
         result.sum().backward()
 
 
+@pytest.mark.slow
 def test_ten_thousand_calls_neither_grow_nor_compile(seed):
     module, x = to_torch(lambda x: jnp.sin(x) * 2), draw(seed, 8, 8).requires_grad_()
     compiled: list[str] = []

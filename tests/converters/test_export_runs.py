@@ -151,7 +151,7 @@ def check_merged(run, model, seed, tmp_path):
     assert (twin.config.eos_token_id, words.eos_token_id) == (ours.eos_id, ours.eos_id)
 
 
-@pytest.mark.parametrize("kind", ["int8", "nf4"])
+@pytest.mark.parametrize("kind", ["int8", pytest.param("nf4", marks=pytest.mark.slow)])
 def test_a_run_on_a_quantised_base_goes_out_as_it_computes(kind, seed, tmp_path):
     """Merged: on the kernels it was trained with. For PEFT: the adapter, and the base as it was."""
     pytest.importorskip("qwix")

@@ -75,7 +75,7 @@ def test_gradients_of_rows(seed, length, packed):
         np.testing.assert_allclose(a, b, atol=2e-5 * np.abs(b).max())
 
 
-@pytest.mark.parametrize("length", [129, 400])
+@pytest.mark.parametrize("length", [129, pytest.param(400, marks=pytest.mark.slow)])
 def test_keys_further_back_than_the_longest_segment_are_not_read(seed, length):
     """The same numbers, fewer products; a segment may be exactly as long as is said, and padding longer."""
     query, key, value = draw(seed, length)
