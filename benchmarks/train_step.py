@@ -4,7 +4,7 @@ python benchmarks/train_step.py --peer torch [--shape tiny|100m|1b|7b] [--smoke]
 
 The same Examples, weights, loss and AdamW on both sides. Rows:
   as_users_do           we pack rows; the peer pads each micro-batch to its longest, at the micro-batch size that is
-                        fastest for it
+                        fastest for it and fits, with gradient checkpointing on or off, whichever is faster
   peer_head_at_targets  the same, but the peer too computes logits only where there are targets
   equal_shapes          both get the same full rows [B, T], loss everywhere: what packing and the head do not explain
 A ratio is void ("void": true) when the losses after all steps differ by more than the tolerance.
@@ -194,18 +194,34 @@ class Peer:
 
         return run
 
-    def best_size(self, ids: list[list[int]]) -> int:
-        """The micro-batch size that takes the peer least time for these steps."""
-        seconds = {}
-        for size in (1, 2, 4, 8, 16, 32):
-            if size // 2 >= max(map(len, ids)):
-                break
-            program = self.program([self.padded(one, size) for one in ids], [])
-            program()
-            start = time.perf_counter()
-            program()
-            seconds[size] = time.perf_counter() - start
-        return min(seconds, key=seconds.get)
+    def settle(self, ids: list[list[int]]) -> dict[str, int | bool]:
+        """Take what takes the peer least time for these steps: micro-batch size, gradient checkpointing on or off."""
+        seconds: dict[tuple[int, bool], float] = {}
+        for again in (False, True):
+            self.checkpointing(again)
+            for size in (1, 2, 4, 8, 16, 32):
+                if size // 2 >= max(map(len, ids)):
+                    break
+                program = self.program([self.padded(one, size) for one in ids], [])
+                try:
+                    program()
+                    start = time.perf_counter()
+                    program()
+                except self.torch.OutOfMemoryError:
+                    self.torch.cuda.empty_cache()
+                    break  # nor does a larger one fit
+                seconds[size, again] = time.perf_counter() - start
+        size, again = min(seconds, key=seconds.get)
+        self.checkpointing(again)
+        return {"peer_batch": size, "peer_checkpointing": again}
+
+    def checkpointing(self, on: bool) -> None:
+        """Compute the layers' activations again on the way back, or keep them."""
+        self.model.train()  # else it is off; dropout is 0
+        if on:
+            self.model.gradient_checkpointing_enable({"use_reentrant": False})
+        else:
+            self.model.gradient_checkpointing_disable()
 
 
 def model_flops(config, tokens: int, targets: int, mean_context: float) -> tuple[float, float]:
@@ -238,16 +254,18 @@ def main(args) -> None:
         "peer_head_at_targets": (ours.batches[:steps], packed, targets, context),
         "equal_shapes": (grid, cells, grid_targets, config.data.row_tokens / 2),
     }
-    size = peer.best_size(ids[: min(3, steps)]) if peer else None
+    settled = peer.settle(ids[: min(3, steps)]) if peer else {}
     rows = []
     for name, (batches, tokens, wanted, mean) in cases.items():
         losses: dict[str, list[float]] = {"ours": [], "peer": []}
         programs = {"ours": ours.program(batches, losses["ours"], name == "equal_shapes")}
         facts = {"shape": args.shape, "dtype": dtype, "attention": args.attention, "steps": steps, "tokens": tokens}
         if peer:
-            padded = [peer.grid(b) for b in batches] if name == "equal_shapes" else [peer.padded(i, size) for i in ids]
+            padded = [peer.grid(b) for b in batches] if name == "equal_shapes" else [
+                peer.padded(i, settled["peer_batch"]) for i in ids
+            ]  # fmt: skip
             programs["peer"] = peer.program(padded, losses["peer"], name == "peer_head_at_targets")
-            facts |= {} if name == "equal_shapes" else {"peer_batch": size}
+            facts |= settled if name != "equal_shapes" else {"peer_checkpointing": settled["peer_checkpointing"]}
         seconds = measure.in_turn(programs, repetitions)
         facts["loss"] = round(losses["ours"][-1], 5)
         if peer:
