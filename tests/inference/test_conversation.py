@@ -163,7 +163,7 @@ def test_a_long_chat_compiles_a_handful_of_programs(engine):
             example = turns[int(rng.integers(len(turns)))]
             chat.answer(example, lambda key: None, example.listener_profile)
     assert chat.reused > chat.read
-    assert len(found) <= 2  # a jump back and forth may ask for one more bucket
+    assert len(found) <= len(programs)  # a jump back and forth may ask each for one more bucket
 
 
 @settings(max_examples=200, deadline=None, derandomize=True)
