@@ -143,7 +143,8 @@ def test_a_tpu_that_is_not_here_gets_its_own_kernel():
     plan = run(TPUS)
     assert plan["chip"]["kind"] == "TPU v5 lite" and plan["fits"] and not plan["refused"]
     assert plan["kernels"] >= 3  # forward, and two of the backward pass: lowered for TPU, not interpreted
-    assert plan["memory"]["model"]["arguments"] == pytest.approx(plan["memory"]["compiled"]["arguments"], rel=0.2)
+    by_hand, compiled = (plan["memory"][source]["arguments"] for source in ("model", "compiled"))
+    assert by_hand < compiled < 4 * by_hand  # arrays so small are padded to tiles of 8 x 128; the 7B ones are not
     assert {axis for one in plan["collectives"] for axis in one["axes"]} == {"fsdp", "tensor"}
 
 
