@@ -217,7 +217,6 @@ class Peer:
 
     def checkpointing(self, on: bool) -> None:
         """Compute the layers' activations again on the way back, or keep them."""
-        self.model.train()  # else it is off; dropout is 0
         if on:
             self.model.gradient_checkpointing_enable({"use_reentrant": False})
         else:
@@ -258,14 +257,15 @@ def main(args) -> None:
     rows = []
     for name, (batches, tokens, wanted, mean) in cases.items():
         losses: dict[str, list[float]] = {"ours": [], "peer": []}
-        programs = {"ours": ours.program(batches, losses["ours"], name == "equal_shapes")}
+        whole = name == "equal_shapes"
+        programs = {"ours": ours.program(batches, losses["ours"], whole)}
         facts = {"shape": args.shape, "dtype": dtype, "attention": args.attention, "steps": steps, "tokens": tokens}
         if peer:
-            padded = [peer.grid(b) for b in batches] if name == "equal_shapes" else [
-                peer.padded(i, settled["peer_batch"]) for i in ids
-            ]  # fmt: skip
+            size = settled["peer_batch"]
+            padded = [peer.grid(b) for b in batches] if whole else [peer.padded(i, size) for i in ids]
             programs["peer"] = peer.program(padded, losses["peer"], name == "peer_head_at_targets")
-            facts |= settled if name != "equal_shapes" else {"peer_checkpointing": settled["peer_checkpointing"]}
+            facts |= {} if whole else {"peer_batch": size}
+            facts["peer_checkpointing"] = settled["peer_checkpointing"]
         seconds = measure.in_turn(programs, repetitions)
         facts["loss"] = round(losses["ours"][-1], 5)
         if peer:

@@ -24,7 +24,7 @@ class Linear(nnx.Module):
         self.bias = param(jnp.zeros(width_out), axes[1])
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        return x @ gathered(self.kernel[...], self.axes) + gathered(self.bias[...], self.axes[1:])
+        return x @ gathered(self.kernel[...], *self.axes) + gathered(self.bias[...], *self.axes)
 
 
 class LayerNorm(nnx.Module):
@@ -42,7 +42,7 @@ class LayerNorm(nnx.Module):
         x32 = x.astype(jnp.float32)
         x32 = x32 - jnp.mean(x32, axis=-1, keepdims=True)
         normed = x32 * jax.lax.rsqrt(jnp.mean(jnp.square(x32), axis=-1, keepdims=True) + self.epsilon)
-        scale, bias = gathered(self.scale[...], self.axes), gathered(self.bias[...], self.axes)
+        scale, bias = gathered(self.scale[...], *self.axes), gathered(self.bias[...], *self.axes)
         return (normed * scale + bias).astype(x.dtype)
 
 

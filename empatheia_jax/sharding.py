@@ -164,28 +164,18 @@ def keep_rows(x: jax.Array) -> jax.Array:
     return jax.lax.with_sharding_constraint(x, PartitionSpec(BATCH_AXES))
 
 
-def gathered(weight: jax.Array, axes: tuple[str, ...]) -> jax.Array:
-    """A parameter with these logical axes (the last ones of them, inside a scan) as a product wants it: whole over
-    `fsdp`, split over `tensor` as it lies; itself where no mesh is active.
+def gathered(weight: jax.Array, *axes: str) -> jax.Array:
+    """A parameter with these logical axes (the last ones of them, inside a scan) as a product or a lookup wants it:
+    whole over `fsdp`, split over `tensor` as it lies; itself where no mesh is active.
 
-    Where the weights are small XLA may rather multiply by its shard of them and then has every row of the batch
-    everywhere, which grows with the pod.
+    A lookup in a table that is split by its width gives rows split by width, which XLA can only turn into rows of the
+    batch by having all of them everywhere; and where weights are small it may rather multiply by its shard of them,
+    with the same end. Both grow with the pod.
     """
     if active_mesh() is None:
         return weight
     split = (RULES[axis] for axis in axes[len(axes) - weight.ndim :])
     return jax.lax.with_sharding_constraint(weight, PartitionSpec(*(None if to == "fsdp" else to for to in split)))
-
-
-def whole_rows(table: jax.Array, axis: str = "vocab") -> jax.Array:
-    """`table` [`axis`, D] to look rows up in: each row whole, split by `axis` alone, where a mesh is active.
-
-    A lookup in a table that is split by its width gives rows split by width, which XLA can only turn into rows of the
-    batch by having all of them everywhere.
-    """
-    if active_mesh() is None:
-        return table
-    return jax.lax.with_sharding_constraint(table, PartitionSpec(RULES[axis]))
 
 
 def replicated(mesh: Mesh) -> NamedSharding:

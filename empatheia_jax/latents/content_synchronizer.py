@@ -12,7 +12,7 @@ from flax import nnx
 from empatheia_jax.config import LatentConfig
 from empatheia_jax.latents.vae import Hourglass, Latent
 from empatheia_jax.layers import FeedForward, Linear, sinusoid
-from empatheia_jax.sharding import param, whole_rows
+from empatheia_jax.sharding import gathered, param
 
 
 def active_phoneme(phoneme_frames: jax.Array, frames: int) -> tuple[jax.Array, jax.Array]:
@@ -72,7 +72,7 @@ class ContentSynchronizer(nnx.Module):
         position = jnp.broadcast_to(jnp.arange(phonemes.shape[1], dtype=jnp.float32), phonemes.shape)
         queries = self.modality[0] + sinusoid(position, self.config.width)
         if self.config.content_query == "phoneme":
-            queries = queries + whole_rows(self.phoneme[...], "rows")[jnp.maximum(phonemes, 0)]
+            queries = queries + gathered(self.phoneme[...], "rows", "latent")[jnp.maximum(phonemes, 0)]
         latent = self.speech(self._inputs(self.ffn_speech, r_t), response_mask, queries, mask, key)
         return self.out_speech(latent.output), latent
 
@@ -95,6 +95,6 @@ class ContentSynchronizer(nnx.Module):
             index, fraction = active_phoneme(phoneme_frames, frames)  # [K, F]
             active = jnp.take_along_axis(jnp.maximum(phonemes, 0), index, axis=-1)
             elapsed = self.fraction(sinusoid(fraction * jnp.pi, 8, period=0.125))
-            queries = queries + whole_rows(self.phoneme[...], "rows")[active] + elapsed
+            queries = queries + gathered(self.phoneme[...], "rows", "latent")[active] + elapsed
         latent = self.video(self._inputs(self.ffn_video, r_t), response_mask, queries, mask, key)
         return self.out_video(latent.output), latent

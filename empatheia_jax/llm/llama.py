@@ -20,7 +20,7 @@ from empatheia_jax.llm.cache import Cache, write_layer
 from empatheia_jax.llm.lora import Projection, adapter_dropout, check_targets, down_project, draw_lora_a
 from empatheia_jax.llm.quantized import QuantizedKernel
 from empatheia_jax.llm.remat import rematerialised
-from empatheia_jax.sharding import keep_rows, whole_rows
+from empatheia_jax.sharding import gathered, keep_rows
 
 PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
@@ -112,7 +112,7 @@ class Llama(nnx.Module):
 
     def embed(self, tokens: jax.Array) -> jax.Array:
         """Tokens int [...] < vocab_size -> rows [..., D] in the compute dtype."""
-        rows = jnp.take(whole_rows(self.embedding[...]), tokens, axis=0)
+        rows = jnp.take(gathered(self.embedding[...], "vocab", "embed"), tokens, axis=0)
         return keep_rows(rows.astype(self.config.compute_dtype))
 
     def logits(self, hidden: jax.Array) -> jax.Array:

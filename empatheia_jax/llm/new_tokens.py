@@ -34,7 +34,7 @@ def embed(llm: Llama, new_tokens: NewTokens | None, tokens: jax.Array) -> jax.Ar
     size = llm.config.vocab_size
     new = tokens >= size
     base = llm.embed(jnp.where(new, 0, tokens))
-    table = sharding.whole_rows(new_tokens.input[...], "rows").astype(base.dtype)
+    table = sharding.gathered(new_tokens.input[...], "rows", "embed").astype(base.dtype)
     rows = table[jnp.clip(tokens - size, 0, COUNT - 1)]
     return jnp.where(new[..., None], rows, base)
 

@@ -58,10 +58,10 @@ def modelled(config: Config, stage: Stage, trainable, frozen, batch, mesh) -> Me
     if not stage.cached:
         parts |= llm_parts(config, stage, rows, mesh)
     held = parts["gradients"] + parts.get("residuals", 0)
-    latents = _latents(config, stage, rows, mesh.shape["tensor"])
+    layer, latents = sum(parts.values()) - held, _latents(config, stage, rows, mesh.shape["tensor"])
     if latents:
         parts["latents"] = latents
-    return Memory(arguments, held + max(latents, sum(parts.values()) - latents - held), 0, parts)
+    return Memory(arguments, held + max(layer, latents), 0, parts)
 
 
 def layer_residuals(config: Config, tensor: int = 1) -> int:

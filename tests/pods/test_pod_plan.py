@@ -204,8 +204,9 @@ def vicuna(tmp_path_factory):
 def test_vicuna_compiles_for_pods_and_fits(vicuna, name):
     plan = vicuna(name)
     assert plan["fits"] and plan["replicated"] == [] and plan["parameters"] > 6.7e9
-    by_hand, compiled = (plan["memory"][source]["peak"] for source in ("model", "compiled"))
-    assert by_hand == pytest.approx(compiled, rel=0.4)
+    by_hand, compiled = plan["memory"]["model"], plan["memory"]["compiled"]
+    assert by_hand["arguments"] == pytest.approx(compiled["arguments"], rel=2e-3)
+    assert by_hand["peak"] == pytest.approx(compiled["peak"], rel=0.1)
 
 
 @TPU
