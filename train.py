@@ -5,6 +5,7 @@ python train.py configs/tiny.py --workdir runs/tiny [--stages 0,1,2,3,4] [--resu
 
 import argparse
 import contextlib
+import errno
 import os
 import sys
 import traceback
@@ -21,6 +22,7 @@ from empatheia_jax.data.prompts import signal_words
 from empatheia_jax.machine import keep_memory
 from empatheia_jax.manifest import set_aside_damaged
 from empatheia_jax.profiling.capture import Profile
+from empatheia_jax.states import DiskError
 from empatheia_jax.training.clock import Clock
 from empatheia_jax.training.goodput import Goodput, summary
 from empatheia_jax.training.metrics import Metrics, NoMetrics
@@ -42,6 +44,8 @@ from empatheia_jax.training.run_data import load_data
 from empatheia_jax.training.stages import stage
 from empatheia_jax.training.stop import Stop
 from empatheia_jax.training.watchdog import STALL, Watchdog
+
+DISK = 74  # EX_IOERR of sysexits.h: once there is space, start it again
 
 
 def main(argv: list[str]) -> int:
@@ -87,7 +91,8 @@ def main(argv: list[str]) -> int:
     save_config(args.workdir, config)
 
     # ── Model (abstract): shapes and shardings before a byte ──────────────────────────────────────────────────────
-    graphdef, abstract = abstract_model(config, data.widths, mesh)
+    with clock("load"):
+        graphdef, abstract = abstract_model(config, data.widths, mesh)
     processes.say(f"model    {describe(abstract)}")
 
     # ── Load, sharded: what a checkpoint holds is restored into place, the rest is drawn there ────────────────────
@@ -145,26 +150,32 @@ def main(argv: list[str]) -> int:
 
 
 def run(argv: list[str]) -> int:
-    """`main` with its exit code: 2 after a bad input, 75 after the loss of another process, 1 after anything else.
+    """`main` with its exit code.
 
-    130 after a second Ctrl-C. Whoever read the output may be gone.
+    2 after a bad input, 74 where the disk takes no more, 75 after the loss of another process, 130 after a second
+    Ctrl-C, 1 after anything else. Whoever read the output may be gone.
     """
     try:
         return main(argv)
-    except (ValueError, OSError) as error:
-        if jax.distributed.is_initialized() and peers.lost(error):
-            peers.end_lost(error)
-        with contextlib.suppress(OSError):
-            print(f"train.py: {error}", file=sys.stderr)
-        return 2
     except KeyboardInterrupt:
         return 130
     except Exception as error:
-        if jax.distributed.is_initialized() and peers.lost(error):
+        code = _code(error)
+        if code != DISK and jax.distributed.is_initialized() and peers.lost(error):
             peers.end_lost(error)
         with contextlib.suppress(OSError):
-            traceback.print_exc()
-        return 1
+            if code == 1 and not isinstance(error, FloatingPointError):
+                traceback.print_exc()
+            else:
+                print(f"train.py: {error}", file=sys.stderr)
+        return code
+
+
+def _code(error: Exception) -> int:
+    full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+    if full or isinstance(error, DiskError):
+        return DISK
+    return 2 if isinstance(error, (ValueError, OSError)) else 1
 
 
 if __name__ == "__main__":

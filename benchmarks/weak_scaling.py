@@ -18,10 +18,10 @@ from pathlib import Path
 
 import measure
 
+from empatheia_jax.atomic import write_json
 from empatheia_jax.config import Config, MeshConfig
 from empatheia_jax.config_io import load_config
 from empatheia_jax.pods.topologies import Topology, find_topology
-from empatheia_jax.states import write_json
 
 FULL = ("v5p:4x4x4", "v5p:4x4x8", "v5p:4x8x8", "v5p:8x8x8", "v5p:8x8x16")
 SMOKE = ("v5e:2x2", "v5e:2x4")

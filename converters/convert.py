@@ -17,8 +17,8 @@ from converters.readers import ConversionError, open_checkpoint, read_json
 from converters.rules import fit, prefix_of
 from converters.shards import save
 from converters.source import Source, abstract
+from empatheia_jax.atomic import write_json
 from empatheia_jax.config import ConfigError
-from empatheia_jax.states import write_json
 from empatheia_jax.weights import Writer, architecture, slots
 
 FAMILIES: dict[str, ModuleType | dreamtalk.Part] = {

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from converters.convert import convert
 from converters.outputs import partial_of, refuse_existing
-from empatheia_jax.states import write_json
+from empatheia_jax.atomic import write_json
 
 _FINGERPRINT = "converting.json"
 

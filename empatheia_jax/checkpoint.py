@@ -23,7 +23,7 @@ from orbax.checkpoint import v1 as ocp
 from empatheia_jax import processes, weights
 from empatheia_jax.llm.quantized import quantized, unquantized
 from empatheia_jax.manifest import write_manifest
-from empatheia_jax.states import CheckpointError, filled, named
+from empatheia_jax.states import CheckpointError, DiskError, filled, named
 
 KEPT = 2
 # What a disk says that is full or away for a while, in Python's words and in TensorStore's.
@@ -31,8 +31,31 @@ _DISK = re.compile(
     r"no space left|file too large|disk quota|input/output error|stale file|read-only file system|permission denied",
     re.IGNORECASE,
 )
-# Each of Orbax's threads logs the traceback of an error that is raised here as well, and told of in a line.
-logging.getLogger("absl").addFilter(lambda record: "/orbax/" not in record.pathname or record.exc_info is None)
+POLL = 0.2  # seconds
+
+
+class _Background(logging.Filter):
+    """The first error of a save in Orbax's threads, which log it at once, with a traceback that is not printed.
+
+    Orbax raises it where the end of the save is waited for. With several processes that end does not come: this one and
+    the others wait for each other at different barriers, 20 minutes by Orbax's default.
+    """
+
+    error: BaseException | None = None
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if "/orbax/" not in record.pathname or record.exc_info is None:
+            return True
+        self.error = self.error or record.exc_info[1]
+        return False
+
+
+_background = _Background()
+logging.getLogger("absl").addFilter(_background)
+
+
+def _of_disk(error: BaseException | None) -> bool:
+    return isinstance(error, OSError) or bool(_DISK.search(str(error)))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -169,7 +192,7 @@ class Checkpoints:
           params: what cannot be had elsewhere: everything in stage 0, later the adapted parts without the base.
           opt_state: the optimizer's, stored by leaf number, so it belongs to one stage's trainable parameters.
         Raises:
-          CheckpointError: the disk refused the save before this one, and the run has several processes.
+          DiskError: the disk refused the save before this one, and the run has several processes.
         """
         self.wait()
         if self._checkpointer.latest is not None and self._checkpointer.latest.step >= position.step:
@@ -180,7 +203,7 @@ class Checkpoints:
             "optimizer": leaves,
             "position": dataclasses.asdict(position) | {"base": dataclasses.asdict(self.base)},
         }
-        self._failed = ""
+        self._failed, _background.error = "", None
         try:
             response = self._checkpointer.save_checkpointables_async(position.step, values)
         except Exception as error:
@@ -198,25 +221,38 @@ class Checkpoints:
         """Until the last save is on disk, or was refused.
 
         Raises:
-          CheckpointError: it was refused, and the run has several processes.
+          DiskError: it was refused, and the run has several processes.
         """
         if self._pending is None:
             return
-        (step, sealed), self._pending = self._pending, None
+        step, sealed = self._pending
+        while not concurrent.futures.wait([sealed], POLL).done:
+            self.check()
+        self._pending = None
         try:
             sealed.result()
         except Exception as error:
             self._refused(step, error)
 
+    def check(self) -> None:
+        """See whether the save that is under way goes well: with several processes, nobody may wait for one that fails.
+
+        Raises:
+          DiskError: it was refused, and the run has several processes.
+        """
+        if self._pending is not None and jax.process_count() > 1 and _of_disk(_background.error):
+            (step, _), self._pending = self._pending, None
+            self._refused(step, _background.error)
+
     def _refused(self, step: int, error: Exception) -> None:
         """A save failed: say so and make ready for the next, unless it is no matter of the disk."""
-        if not isinstance(error, OSError) and not _DISK.search(str(error)):
+        if not _of_disk(error):
             raise error
         found = _DISK.search(str(error))
         reason = found.group(0) if found else str(error).strip().splitlines()[0]
         self._failed = f"checkpoint {step} could not be written below {self._folder}: {reason.lower()}"
         if jax.process_count() > 1:
-            raise CheckpointError(f"{self._failed}; free space and --resume") from error
+            raise DiskError(f"{self._failed}; free space and --resume") from error
         with contextlib.suppress(Exception):  # it raises the same error once more
             self._checkpointer.close()
         self._remove_half(step)
@@ -274,10 +310,10 @@ class Checkpoints:
         """Wait until everything is on disk.
 
         Raises:
-          CheckpointError: the disk refused the last save.
+          DiskError: the disk refused the last save.
         """
         self.wait()
         self._sealer.shutdown()
         self._checkpointer.close()
         if self._failed:
-            raise CheckpointError(f"{self._failed}; free space and --resume, which goes on from the one before")
+            raise DiskError(f"{self._failed}; free space and --resume, which goes on from the one before")

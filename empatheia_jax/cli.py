@@ -38,9 +38,9 @@ def check_data(argv: list[str]) -> int:
     parser.add_argument("--plot", type=Path, help="also draw it, as a .png")
     parser.add_argument("--no-probe", action="store_true", help="do not open the recordings")
     args = parser.parse_args(argv)
+    from empatheia_jax.atomic import write_json
     from empatheia_jax.data.check import check_data as check
     from empatheia_jax.preparation.progress import Progress
-    from empatheia_jax.states import write_json
 
     lines: list[Progress] = []
 

@@ -10,7 +10,7 @@ import shutil
 import sys
 from pathlib import Path
 
-from empatheia_jax.states import write_json
+from empatheia_jax.atomic import write_json
 
 NAME = "manifest.json"
 ASIDE = "set_aside"  # beside the folder of the checkpoints

@@ -1,7 +1,4 @@
-"""A state by flat names, and JSON files that are whole or absent: what checkpoints and weights on disk share."""
-
-import json
-from pathlib import Path
+"""A state by flat names: what checkpoints and weights on disk share."""
 
 import jax
 from flax import nnx
@@ -9,6 +6,10 @@ from flax import nnx
 
 class CheckpointError(ValueError):
     """A checkpoint that is missing or does not belong to this model: says where and what to do."""
+
+
+class DiskError(CheckpointError):
+    """The disk takes no checkpoint: nothing is wrong with the run, which goes on from the one before."""
 
 
 def named(state: nnx.State) -> dict[str, jax.Array]:
@@ -20,10 +21,3 @@ def filled(state: nnx.State, arrays: dict[str, jax.Array]) -> nnx.State:
     """A state like `state`, perhaps abstract, with the arrays of these names (`named`)."""
     flat = [(path, variable.replace(arrays["/".join(map(str, path))])) for path, variable in nnx.to_flat_state(state)]
     return nnx.from_flat_state(flat)
-
-
-def write_json(path: Path, value) -> None:
-    """Write JSON by rename, so that a killed process leaves the old file or the new one."""
-    temporary = path.with_suffix(".partial")
-    temporary.write_text(json.dumps(value, indent=1))
-    temporary.replace(path)

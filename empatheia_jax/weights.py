@@ -27,9 +27,10 @@ from flax import nnx
 from jax.sharding import NamedSharding, PartitionSpec
 from orbax.checkpoint import v1 as ocp
 
+from empatheia_jax.atomic import write_json
 from empatheia_jax.llm.quantized import quantizer, unquantized
 from empatheia_jax.machine import release_memory
-from empatheia_jax.states import CheckpointError, filled, named, write_json
+from empatheia_jax.states import CheckpointError, filled, named
 
 PART_BYTES = 128 << 20
 CHUNK_BYTES = 16 << 20  # what one read brings: a device that holds a slice reads little more than it

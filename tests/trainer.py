@@ -35,7 +35,7 @@ def get_config():
         lora=LoraConfig(rank=2, dropout=0.1), prompt=PromptConfig(instruction="short"),
         data=DataConfig(path={path!r}, rows=2, row_tokens=384, row_examples=1, row_targets=256, word_swap=0.5),
         optim=OptimConfig(accumulate=2),
-        stages={{"0": StageConfig(epochs=50, learning_rate=1e-3), "1": StageConfig(epochs=4, learning_rate=1e-3),
+        stages={{"0": StageConfig(epochs={epochs}, learning_rate=1e-3), "1": StageConfig(epochs=4, learning_rate=1e-3),
                 "2": stage, "3": stage, "4": stage}},
     )
 """
@@ -107,7 +107,8 @@ def write_features(folder: Path) -> None:
 class Trainer:
     """Runs of one config in folders of their own, below `folder`; on `data`, or a corpus that is written there."""
 
-    def __init__(self, folder: Path, config: str = TEXT, data: Path | None = None):
+    def __init__(self, folder: Path, config: str = TEXT, data: Path | None = None, epochs: int = 50):
+        """`epochs` are those of TEXT's stage 0."""
         self.folder = folder
         if data is None:
             data = folder / "data"
@@ -115,7 +116,7 @@ class Trainer:
             if config is ALL_STAGES:
                 write_features(data)
         self.config = folder / "config.py"
-        self.config.write_text(config.format(path=str(data)))
+        self.config.write_text(config.format(path=str(data), epochs=epochs))
         # Whoever imports torch finds none, and is remembered.
         (folder / "none" / "torch").mkdir(parents=True)
         self.torch_imported = folder / "torch_imported"

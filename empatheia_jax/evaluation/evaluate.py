@@ -11,6 +11,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
+from empatheia_jax.atomic import write_json
 from empatheia_jax.config import ConfigError
 from empatheia_jax.data import emotions
 from empatheia_jax.data.avamerg import read_examples
@@ -22,7 +23,6 @@ from empatheia_jax.evaluation.latents import explained, predictor, training_mean
 from empatheia_jax.evaluation.report import write_report
 from empatheia_jax.generators.build import build_generators
 from empatheia_jax.inference.engine import Answer, Engine
-from empatheia_jax.states import write_json
 from empatheia_jax.training.run_data import open_store
 
 BATCH = 24

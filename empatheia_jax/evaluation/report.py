@@ -3,10 +3,10 @@
 import datetime
 import json
 import math
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
+from empatheia_jax.atomic import replacing
 from empatheia_jax.evaluation import page, results
 from empatheia_jax.evaluation.answer import answer_section, plain
 from empatheia_jax.evaluation.curves import training_section
@@ -77,12 +77,8 @@ def write_report(
     content = page.document(title, lead, _summary(report) + _aims(report), sections, foot)
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "report.html"
-    partial = folder / f".report.{os.getpid()}.partial"
-    try:
-        partial.write_text(content, encoding="utf-8", errors="replace")
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+    with replacing(path) as temporary:
+        temporary.write_text(content, encoding="utf-8", errors="replace")
     return path
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
+from empatheia_jax.atomic import write_json
 from empatheia_jax.data.media import read_audio, read_video
 from empatheia_jax.data.media_writing import write_video
 from empatheia_jax.generators.classical.portrait import read_portrait
@@ -16,7 +17,6 @@ from empatheia_jax.generators.dreamtalk.face import DreamTalkFace
 from empatheia_jax.generators.dreamtalk.networks import HEARING_RATE
 from empatheia_jax.generators.interfaces import Portrait
 from empatheia_jax.inference import provenance
-from empatheia_jax.states import write_json
 
 CLIPS = (".mat", ".npz")
 

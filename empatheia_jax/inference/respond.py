@@ -2,13 +2,13 @@
 
 import dataclasses
 import functools
-import json
 import time
 from pathlib import Path
 
 import numpy as np
 from flax import nnx
 
+from empatheia_jax.atomic import write_json
 from empatheia_jax.config import Config, ConfigError
 from empatheia_jax.data import emotions
 from empatheia_jax.data.avamerg import read_dialogue
@@ -279,10 +279,7 @@ class Responder:
         mark("encode_video")
         total = round(time.monotonic() - started, 3)
         result |= {"timings": timings | {"total": total}, "first": first, "provenance": facts}
-        target = request.output.with_suffix(".json")
-        partial = target.with_suffix(".partial")
-        partial.write_text(json.dumps(result, indent=1, ensure_ascii=False))
-        partial.replace(target)
+        write_json(request.output.with_suffix(".json"), result)
         if request.trace is not None:
             with traced(request.trace, "a warm answer"):
                 (again,) = engine.answer([example], features.get, [known])

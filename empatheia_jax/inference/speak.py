@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
+from empatheia_jax.atomic import write_json
 from empatheia_jax.data.media import read_audio
 from empatheia_jax.data.media_writing import write_audio
 from empatheia_jax.generators.styletts2.errors import StyleTTS2Error
@@ -12,7 +13,6 @@ from empatheia_jax.generators.styletts2.manner import Manner
 from empatheia_jax.generators.styletts2.script import read_script
 from empatheia_jax.generators.styletts2.voice import StyleTTS2Speech
 from empatheia_jax.inference import provenance
-from empatheia_jax.states import write_json
 
 
 def speak(

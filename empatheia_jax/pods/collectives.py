@@ -12,13 +12,14 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from empatheia_jax.pods.hlo import Computations, HloError, Instruction, read_computations
+from empatheia_jax.pods.loops import trip_count
+
 KINDS = (
     "all-gather", "all-reduce", "all-to-all", "collective-broadcast", "collective-permute", "ragged-all-to-all",
     "reduce-scatter",
 )  # fmt: skip
 _BITS = re.compile(r"^[a-z]+?(\d+)")  # of an element type's name: bf16, s32, f8e4m3fn
-_HEAD = re.compile(r"^(?:ENTRY )?%?([\w.\-]+) (?:\(.*\) -> .* )?\{$")
-_INSTRUCTION = re.compile(r"^\s+(ROOT )?%?([\w.\-]+) = ")
 _WRITTEN = re.compile(rf"[\])}}] (?:{'|'.join(KINDS)})(?:-start)?\(")  # after an instruction's shape
 _ARRAY = re.compile(r"([a-z]\w*)\[([\d,<=\s]*)\]")
 _CALLED = re.compile(r"\b(?:calls|to_apply|body|true_computation|false_computation)=%?([\w.\-]+)")
@@ -28,10 +29,6 @@ _BRANCHES = re.compile(r"\bbranch_computations=\{([^}]*)\}")
 _PASSES_ON = re.compile(r"true_computation=%?([\w.\-]+), false_computation=%?last_iteration_noop")
 _IOTA = re.compile(r"^\[([\d,]+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?")
 _MESH = re.compile(r"^mesh\[([^\]]*)\](?:,? ?device_ids=\(\[([\d,]*)\](?:T\(([\d,]+)\))?\))? ?\{([^}]*)\}")
-
-
-class HloError(ValueError):
-    """A program's text that is not understood: names the line. Nothing is guessed."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,15 +50,6 @@ class Collective:
         return self.count * self.payload * factor.get(self.kind, share)
 
 
-@dataclasses.dataclass(frozen=True)
-class _Instruction:
-    name: str
-    root: bool
-    shape: str
-    opcode: str
-    rest: str  # operands and attributes
-
-
 def find_collectives(hlo: str, mesh_shape: dict[str, int]) -> list[Collective]:
     """The collectives of an optimised program.
 
@@ -74,7 +62,11 @@ def find_collectives(hlo: str, mesh_shape: dict[str, int]) -> list[Collective]:
       HloError: a loop whose number of turns is not in the text, replica groups in a form that is not known, or
         collectives in a part of the text that was not understood.
     """
-    computations, entry = _computations(hlo)
+    computations, entry = read_computations(hlo)
+    written = len(_WRITTEN.findall(hlo))
+    read = sum(one.opcode.removesuffix("-start") in KINDS for found in computations.values() for one in found)
+    if read != written:
+        raise HloError(f"the text has {written} collectives, {read} of them were read")
     devices = np.arange(math.prod(mesh_shape.values())).reshape(tuple(mesh_shape.values()))
     found: dict[tuple, Collective] = {}
     for name, times in _runs(computations, entry).items():
@@ -102,53 +94,7 @@ def find_collectives(hlo: str, mesh_shape: dict[str, int]) -> list[Collective]:
     return sorted(found.values(), key=lambda one: -one.moved)
 
 
-def _computations(hlo: str) -> tuple[dict[str, list[_Instruction]], str]:
-    """{computation: its instructions}, and which of them is the program's."""
-    computations: dict[str, list[_Instruction]] = {}
-    entry, current = "", None
-    for line in hlo.splitlines():
-        if line == "}" or line.startswith("}, execution_thread"):
-            current = None
-        elif current is not None:
-            if match := _INSTRUCTION.match(line):
-                shape, opcode, rest = _cut(line[match.end() :])
-                current.append(_Instruction(match.group(2), bool(match.group(1)), shape, opcode, rest))
-            elif current:  # an attribute over several lines, as Pallas kernels have them
-                current[-1] = dataclasses.replace(current[-1], rest=f"{current[-1].rest}\n{line}")
-        elif line.endswith("{") and (head := _HEAD.match(line)):
-            current = computations.setdefault(head.group(1), [])
-            entry = head.group(1) if line.startswith("ENTRY") else entry
-    if not entry:
-        raise HloError("no ENTRY computation: is this the text of a compiled program?")
-    written = len(_WRITTEN.findall(hlo))
-    read = sum(one.opcode.removesuffix("-start") in KINDS for found in computations.values() for one in found)
-    if read != written:
-        raise HloError(f"the text has {written} collectives, {read} of them were read")
-    return computations, entry
-
-
-def _cut(text: str) -> tuple[str, str, str]:
-    """(shape, opcode, the rest) of what follows an instruction's `=`; a tuple's shape has parentheses and spaces."""
-    if text.startswith("("):
-        end = _closing(text, 0) + 1
-    else:
-        end = text.index(" ")
-    shape, text = text[:end], text[end:].lstrip()
-    opcode, _, rest = text.partition("(")
-    return shape, opcode, rest
-
-
-def _closing(text: str, start: int) -> int:
-    """Where the parenthesis at `start` closes."""
-    depth = 0
-    for place in range(start, len(text)):
-        depth += {"(": 1, ")": -1}.get(text[place], 0)
-        if depth == 0:
-            return place
-    raise HloError(f"unbalanced: {text[:200]}")
-
-
-def _runs(computations: dict[str, list[_Instruction]], entry: str) -> dict[str, int]:
+def _runs(computations: Computations, entry: str) -> dict[str, int]:
     """{computation: how often it runs}; of a conditional every branch counts, so that nothing is missed."""
     runs: dict[str, int] = {}
 
@@ -158,7 +104,7 @@ def _runs(computations: dict[str, list[_Instruction]], entry: str) -> dict[str, 
         for instruction in computations.get(name, ()):
             # A loop that communicates nothing may turn as often as it likes.
             counts = instruction.opcode == "while" and _communicates(instruction, computations)
-            turns = times * (_trip_count(instruction, computations) if counts else 1)
+            turns = times * (trip_count(instruction, computations[name], computations) if counts else 1)
             if instruction.opcode.endswith(("-done", "-update")):
                 continue  # names what its start has run
             passes_on = _PASSES_ON.search(instruction.rest) if instruction.opcode == "conditional" else None
@@ -171,7 +117,7 @@ def _runs(computations: dict[str, list[_Instruction]], entry: str) -> dict[str, 
     return {name: times for name, times in runs.items() if name in computations}
 
 
-def _under_way(name: str, instructions: list[_Instruction]) -> bool:
+def _under_way(name: str, instructions: list[Instruction]) -> bool:
     """Whether the collectives of a computation are those of another that has begun them.
 
     libtpu hides a collective behind products by fusing it into them: one fusion starts it, those that it runs beside
@@ -182,7 +128,7 @@ def _under_way(name: str, instructions: list[_Instruction]) -> bool:
     )
 
 
-def _communicates(instruction: _Instruction, computations: dict[str, list[_Instruction]]) -> bool:
+def _communicates(instruction: Instruction, computations: Computations) -> bool:
     """Whether there is a collective in what an instruction runs."""
     return any(
         one.opcode.removesuffix("-start") in KINDS or _communicates(one, computations)
@@ -191,28 +137,12 @@ def _communicates(instruction: _Instruction, computations: dict[str, list[_Instr
     )
 
 
-def _called(instruction: _Instruction) -> Iterator[str]:
+def _called(instruction: Instruction) -> Iterator[str]:
     if instruction.opcode in ("reduce", "sort", "scatter", "map", "reduce-window", "select-and-scatter"):
         return iter(())  # of scalars
     several = _BRANCHES.search(instruction.rest)
     branches = [one.strip().lstrip("%") for one in several.group(1).split(",")] if several else []
     return itertools.chain(_CALLED.findall(instruction.rest), branches)
-
-
-def _trip_count(loop: _Instruction, computations: dict[str, list[_Instruction]]) -> int:
-    """Turns of a `while`: as XLA noted them, else the one integer that its condition compares with."""
-    noted = re.search(r'"known_trip_count":\{"n":"(\d+)"\}', loop.rest)
-    if noted:
-        return int(noted.group(1))
-    condition = re.search(r"\bcondition=%?([\w.\-]+)", loop.rest)
-    constants = [
-        int(one.rest.partition(")")[0])
-        for one in computations.get(condition.group(1) if condition else "", ())
-        if one.opcode == "constant" and one.shape.startswith(("s32[]", "u32[]"))
-    ]
-    if len(constants) != 1:
-        raise HloError(f"loop {loop.name}: its number of turns is not in the program's text")
-    return constants[0]
 
 
 def _arrays(shape: str) -> list[int]:
@@ -225,7 +155,7 @@ def _arrays(shape: str) -> list[int]:
     return sizes
 
 
-def _payload(instruction: _Instruction, kind: str, group: int) -> int:
+def _payload(instruction: Instruction, kind: str, group: int) -> int:
     """Bytes of the whole array that a collective works on, from what it gives."""
     sizes = _arrays(instruction.shape)
     if instruction.opcode.endswith("-start") and kind != "all-reduce":
@@ -247,7 +177,7 @@ def _elements(shape: str) -> list[str]:
     return elements
 
 
-def _groups(instruction: _Instruction, devices: int) -> tuple[np.ndarray, np.ndarray | None]:
+def _groups(instruction: Instruction, devices: int) -> tuple[np.ndarray, np.ndarray | None]:
     """(replica groups [groups, members], None), or for a permutation ([], pairs of different devices [n, 2])."""
     rest = instruction.rest
     if match := re.search(r"source_target_pairs=\{((?:\{\d+,\d+\},?)*)\}", rest):

@@ -3,9 +3,9 @@
 import sys
 from pathlib import Path
 
+from empatheia_jax.atomic import write_json
 from empatheia_jax.config import Config
 from empatheia_jax.pods.topologies import find_topology
-from empatheia_jax.states import write_json
 
 
 def plan_topology(config: Config, name: str, number: int, sweep: bool, output: Path | None) -> int:

@@ -15,13 +15,13 @@ from empatheia_jax.config import Config, ConfigError, MeshConfig
 from empatheia_jax.plan import config_widths
 from empatheia_jax.pods.collectives import Collective
 from empatheia_jax.pods.memory_model import modelled, shard_bytes
-from empatheia_jax.pods.plan import Plan, batch_of, full_load, incoming, make_plan, moved_to
+from empatheia_jax.pods.plan import Plan, batch_of, full_load, incoming, make_plan, moved_to, stage_config
 from empatheia_jax.pods.roofline import estimate
 from empatheia_jax.pods.topologies import Topology
 from empatheia_jax.preparation.progress import Progress
 from empatheia_jax.training.stages import Stage, stage
 
-COMPILED = 3  # of the best that are compiled
+COMPILED = 3  # of the best with the config's batch that are compiled
 TENSOR = 8  # most devices along `tensor`
 ROWS = (1, 2, 4, 8, 16)  # of a micro-batch on a device along data x fsdp
 
@@ -42,8 +42,16 @@ class Try:
         return self.plan.tokens / self.plan.chips / self.plan.estimate.overlapped
 
 
+def step_rows(config: Config, number: int) -> int:
+    """Rows of one update of the optimizer."""
+    return stage_config(config, number).data.rows * config.optim.accumulate
+
+
 def try_meshes(config: Config, number: int, topology: Topology) -> list[Try]:
-    """The best few of `candidates`, compiled, best first; those that turn out not to fit come last.
+    """The best few of `candidates` that learn from as many rows a step as the config does, compiled, best first.
+
+    Those that turn out not to fit come last. After them comes the best with a larger batch, where that is quicker: what
+    it learns is another matter.
 
     Raises:
       ConfigError: nothing fits by hand.
@@ -51,17 +59,24 @@ def try_meshes(config: Config, number: int, topology: Topology) -> list[Try]:
     found = sorted(candidates(config, number, topology), key=lambda one: -one.tokens_per_second)
     if not found:
         raise ConfigError(f"{config.name} on {topology.name}: no mesh and batch fits: take more chips")
-    progress, compiled = Progress(COMPILED, COMPILED, True, "compile", "plans"), []
-    for one in found[:COMPILED]:
-        compiled.append(dataclasses.replace(one, plan=make_plan(one.config, number, topology)))
-        progress.advance(1)
-    return sorted(compiled, key=lambda one: (not one.plan.fits, -one.compiled_rate))
+    rows = step_rows(config, number)
+    same = [one for one in found if step_rows(one.config, number) == rows][:COMPILED]
+    larger = [] if found[0] in same else found[: 1 if same else COMPILED]
+    progress = Progress(len(same) + len(larger), len(same) + len(larger), True, "compile", "plans")
+
+    def compiled(tries: list[Try]) -> list[Try]:
+        made = []
+        for one in tries:
+            made.append(dataclasses.replace(one, plan=make_plan(one.config, number, topology)))
+            progress.advance(1)
+        return sorted(made, key=lambda one: (not one.plan.fits, -one.compiled_rate))
+
+    return compiled(same) + compiled(larger)
 
 
 def candidates(config: Config, number: int, topology: Topology) -> list[Try]:
-    """Every mesh of powers of two, rows and remat that fits by hand; a step keeps about the config's rows."""
-    count, found = len(topology.devices), []
-    step_rows = config.data.rows * config.optim.accumulate
+    """Every mesh of powers of two, rows and remat that fits by hand, with the config's rows a step or more."""
+    count, found, wanted = len(topology.devices), [], step_rows(config, number)
     model, current = None, stage(number, config)
     for mesh_config in _meshes(count):
         try:
@@ -73,7 +88,7 @@ def candidates(config: Config, number: int, topology: Topology) -> list[Try]:
             continue  # a dimension that this mesh does not divide
         for remat in ("lora", "full"):
             for rows in ROWS:
-                accumulate = max(1, round(step_rows / (rows * shares)))
+                accumulate = -(-wanted // (rows * shares))
                 tried = _with(config, number, mesh_config, rows * shares, accumulate, remat)
                 one = _weigh(tried, number, topology, mesh, trainable, frozen)
                 if one is not None:
@@ -142,13 +157,13 @@ def modelled_collectives(config: Config, current: Stage, trainable, frozen, mesh
 def sweep_text(found: list[Try], topology: Topology) -> str:
     """A table, and the flags of the best."""
     lines = [f"the best of a sweep on {topology.name}, by tokens/s a chip at the vendor's peaks, all overlapped", ""]
-    lines.append(f"  {'data':>5s} {'fsdp':>5s} {'tensor':>6s} {'rows':>6s} {'acc.':>5s} {'remat':>6s} {'GiB':>7s} "
+    lines.append(f"  {'data':>5s} {'fsdp':>5s} {'tensor':>6s} {'rows':>6s} {'x acc.':>6s} {'remat':>6s} {'GiB':>7s} "
                  f"{'tokens/s a chip':>16s} {'MFU':>6s} {'fits':>5s}")  # fmt: skip
     for one in found:
         mesh, plan = one.plan.mesh, one.plan
         lines.append(
             f"  {mesh['data']:5d} {mesh['fsdp']:5d} {mesh['tensor']:6d} {plan.config.data.rows:6d} "
-            f"{plan.config.optim.accumulate:5d} {plan.config.llm.remat:>6s} {plan.peak / 2**30:7.2f} "
+            f"{plan.config.optim.accumulate:6d} {plan.config.llm.remat:>6s} {plan.peak / 2**30:7.2f} "
             f"{one.compiled_rate:16,.0f} {plan.estimate.mfu(plan.estimate.overlapped):6.1%} "
             f"{'yes' if plan.fits else 'no':>5s}"
         )

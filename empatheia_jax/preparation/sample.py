@@ -16,6 +16,7 @@ import sys
 import time
 from pathlib import Path
 
+from empatheia_jax.atomic import write_json
 from empatheia_jax.preparation import sample_performance
 from empatheia_jax.preparation.sample_card import corpus_card
 from empatheia_jax.preparation.sample_performance import FACE_SIZE, Performance, perform
@@ -56,9 +57,9 @@ def write_sample(
     performances = [item for split in corpus for item in _performances(output, split, corpus)]
     todo = [item for item in performances if not item.exists]
     speech_seconds = _perform_all(todo, workers, progress)
-    _write_json(output / "train.json", [dialogue.labelled() for dialogue in corpus["train"]])
-    _write_json(output / "test" / "v_test_v5_0.json", [dialogue.labelled() for dialogue in corpus["test"]])
-    _write_json(output / "test" / "test.json", [dialogue.released() for dialogue in corpus["test"]])
+    write_json(output / "train.json", [dialogue.labelled() for dialogue in corpus["train"]])
+    write_json(output / "test" / "v_test_v5_0.json", [dialogue.labelled() for dialogue in corpus["test"]])
+    write_json(output / "test" / "test.json", [dialogue.released() for dialogue in corpus["test"]])
     return {
         **{split: _counts(corpus[split]) for split in corpus},
         "performed": len(todo),
@@ -166,7 +167,8 @@ def _prepare_folder(output: Path, labels: dict) -> None:
         if found is None:
             raise SampleError(f"{marker} was not written by `{_MADE_BY}`: name a new folder")
         _remove_corpus(output)
-    _write_json(marker, labels)
+    output.mkdir(parents=True, exist_ok=True)
+    write_json(marker, labels)
     (output / "README.md").write_text(corpus_card(labels), encoding="utf-8")
 
 
@@ -185,11 +187,3 @@ def _remove_corpus(output: Path) -> None:
         for suffix in ("wav", "mp4"):
             for path in (output / folder).glob(f"dia*utt*_*.{suffix}"):
                 path.unlink()
-
-
-def _write_json(path: Path, content) -> None:
-    """Written beside and moved, so that a file that is there is whole."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.part")
-    temporary.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    temporary.replace(path)

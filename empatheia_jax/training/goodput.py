@@ -8,7 +8,7 @@ import json
 import time
 from pathlib import Path
 
-from empatheia_jax.states import write_json
+from empatheia_jax.atomic import write_json
 from empatheia_jax.training.clock import Clock
 
 EVERY = 5.0  # seconds between two writings

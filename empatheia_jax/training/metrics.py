@@ -6,6 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
+from empatheia_jax.atomic import replacing
+
 
 def _summary_writer():
     """tensorboardX's, without the torch that it imports where there is one: training is free of it."""
@@ -73,20 +75,17 @@ def cut_back(path: Path, step: int) -> None:
             break
         if record["step"] <= step:
             kept.append(line)
-    temporary = path.with_suffix(".partial")
-    temporary.write_text("".join(line + "\n" for line in kept))
-    temporary.replace(path)
+    with replacing(path) as temporary:
+        temporary.write_text("".join(line + "\n" for line in kept))
 
 
-def finite(values: dict[str, np.ndarray], step: int, ids: list[str]) -> dict[str, float]:
+def finite(values: dict[str, np.ndarray], step: int) -> dict[str, float]:
     """Metrics as floats.
 
     Raises:
-      FloatingPointError: when the loss or the gradient is not finite; names the step and its Examples.
+      FloatingPointError: when the loss or the gradient is not finite; names the step.
     """
     numbers = {name: float(value) for name, value in values.items()}
     if not (np.isfinite(numbers["loss"]) and np.isfinite(numbers["grad_norm"])):
-        raise FloatingPointError(
-            f"step {step}: loss {numbers['loss']}, gradient norm {numbers['grad_norm']}; Examples of the step: {ids}"
-        )
+        raise FloatingPointError(f"step {step}: loss {numbers['loss']}, gradient norm {numbers['grad_norm']}")
     return numbers

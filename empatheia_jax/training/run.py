@@ -11,6 +11,7 @@ import numpy as np
 from flax import nnx
 
 from empatheia_jax import processes, sharding
+from empatheia_jax.atomic import write_json
 from empatheia_jax.checkpoint import Checkpoints, Position, identify_base, load_base, save_base
 from empatheia_jax.config import Config, ConfigError
 from empatheia_jax.config_io import config_from_json, config_to_json
@@ -27,7 +28,6 @@ from empatheia_jax.empatheia import Empatheia, Statistics, attune
 from empatheia_jax.flops import mfu
 from empatheia_jax.llm.quantized import parameters, require_qwix
 from empatheia_jax.profiling.capture import Profile
-from empatheia_jax.states import write_json
 from empatheia_jax.training.bases import check_base, load_adapter
 from empatheia_jax.training.clock import Clock, Rate
 from empatheia_jax.training.flat import Flat
@@ -184,10 +184,11 @@ def run_stage(run: Run, prepared: Prepared, state: nnx.State, start: Position) -
     del state  # one copy: the old handles would keep donated buffers alive
     with jax.set_mesh(run.mesh):
         as_tree = flat.tree if flat else _same
-        trainable = jax.jit(flat.ravel, out_shardings=flat.abstract().sharding)(trainable) if flat else trainable
-        opt_state = prepared.init(trainable)
-        if start.stage_step:
-            opt_state = _load_optimizer(run, start, opt_state, flat)
+        with clock("load"):
+            trainable = jax.jit(flat.ravel, out_shardings=flat.abstract().sharding)(trainable) if flat else trainable
+            opt_state = prepared.init(trainable)
+            if start.stage_step:
+                opt_state = _load_optimizer(run, start, opt_state, flat)
         position, rate, pending = start, Rate(steps, start.stage_step), None
         # Felt once a step: a signal after the last one must not lose the finished stage.
         pulse = Pulse(lambda: run.stop.wanted, clock, config.checkpoint_seconds)
@@ -204,6 +205,7 @@ def run_stage(run: Run, prepared: Prepared, state: nnx.State, start: Position) -
                 _log(run, prepared, rate, pending)  # metrics of the step before: nothing blocks on this one
                 pending = (position, values, ids)
             run.goodput.note(position.step)
+            run.checkpoints.check()
             with clock("agree"):
                 pulse.feel()
             if pulse.slow:
@@ -330,10 +332,11 @@ def _log(run: Run, prepared: Prepared, rate: Rate, pending, last: bool = False) 
     stage, steps = prepared.stage, prepared.steps
     position, values, ids = pending
     try:
-        values = finite(jax.device_get(values), position.step, ids)
-    except FloatingPointError:
-        processes.by_first("not finite", lambda: _keep_ids(run, position, values, ids))
-        raise
+        values = finite(jax.device_get(values), position.step)
+    except FloatingPointError as error:
+        path = run.folder / f"not_finite_{position.step}.json"
+        processes.by_first("not finite", lambda: _keep_ids(path, position, values, ids))
+        raise FloatingPointError(f"{error}; the step's {len(ids)} Examples are in {path}") from error
     rate.add(values.pop("tokens"))
     if position.stage_step % run.config.log_every and not last and position.stage_step != 1:
         return
@@ -350,11 +353,11 @@ def _log(run: Run, prepared: Prepared, rate: Rate, pending, last: bool = False) 
     )
 
 
-def _keep_ids(run: Run, position: Position, values, ids: list[str]) -> None:
+def _keep_ids(path: Path, position: Position, values, ids: list[str]) -> None:
     """Leave what a step that was not finite had learned from, for whoever looks into it."""
     numbers = {name: repr(float(value)) for name, value in values.items()}  # NaN is no JSON
     record = dataclasses.asdict(position) | {"examples": ids, "values": numbers}
-    write_json(run.folder / f"not_finite_{position.step}.json", record)
+    write_json(path, record)
 
 
 def evaluate(run: Run, prepared: Prepared, state: nnx.State) -> dict[str, float]:

@@ -4,11 +4,10 @@ import subprocess
 import sys
 
 import pytest
-from trainer import ROOT, TEXT, Trainer
+from trainer import ROOT, Trainer
 
 pytest.importorskip("transformers")
 
-SHORT = TEXT.replace("epochs=50", "epochs=8")
 AGAIN = """
 from empatheia_jax.config_io import llm_of
 _first = get_config
@@ -35,7 +34,7 @@ def validations(trainer: Trainer, run: str) -> list[float]:
 
 @pytest.mark.slow
 def test_a_run_goes_on_from_what_it_exported(tmp_path):
-    trainer = Trainer(tmp_path, SHORT)
+    trainer = Trainer(tmp_path, epochs=8)
     code, _, err = trainer.finish(trainer.start("first"))
     assert code == 0, err
     after_base, tuned = validations(trainer, "first")

@@ -1,11 +1,16 @@
 """`python train.py`: a run that is stopped or killed and resumed is the run that was not."""
 
+import json
 import random
 import signal
 import time
 
+import numpy as np
 import pytest
+from damage import damage
 from trainer import DIALOGUES, Trainer
+
+from empatheia_jax.manifest import numbered
 
 
 @pytest.fixture(scope="module")
@@ -63,14 +68,17 @@ def test_a_resumed_run_learns_from_the_same_examples_each_once_an_epoch(trainer)
         assert len(set(taken[epoch * train : (epoch + 1) * train])) == train
 
 
-def test_a_run_killed_at_random_moments_is_the_run_that_was_not(trainer, seed):
-    """SIGKILL, twice: no handler runs, whatever was being written is left as it was."""
-    last = trainer.read("whole", "examples.jsonl")[-1]["step"]
-    steps = sorted(random.Random(seed).sample(range(2, last), 2))
-    assert trainer.kill_at("killed", steps[0])
-    assert trainer.kill_at("killed", steps[1], "--resume")
+def test_a_run_killed_at_random_moments_and_damaged_is_the_run_that_was_not(trainer, seed):
+    """SIGKILL, twice: no handler runs, what was being written is left as it was. Then the newest checkpoint rots."""
+    last, drawn = trainer.read("whole", "examples.jsonl")[-1]["step"], random.Random(seed)
+    assert trainer.kill_at("killed", drawn.randrange(2, last // 2))
+    assert trainer.kill_at("killed", drawn.randrange(last // 2, last), "--resume")
+    newest = numbered(trainer.folder / "killed" / "checkpoints")[-1]
+    done = damage(newest, np.random.default_rng([seed, 32]))
     code, _, err = trainer.finish(trainer.start("killed", "--resume"))
     assert code == 0, err[-2000:]
+    assert f"checkpoint {newest.name} is damaged" in err and "the run goes on from" in err, (done, err)
+    assert (trainer.folder / "killed" / "set_aside" / f"{newest.name}-1").is_dir()
     trainer.assert_equal("whole", "killed")
 
 
@@ -89,6 +97,17 @@ def test_a_used_workdir_needs_resume_and_another_config_is_refused(trainer):
     code, _, err = trainer.finish(trainer.start("fresh", "--data.path", str(trainer.folder / "nowhere")))
     assert code == 2 and err.count("\n") == 1 and "nowhere" in err
     assert not (trainer.folder / "fresh" / "config.json").exists()
+
+
+def test_a_loss_that_is_not_finite_ends_the_run_and_its_examples_are_kept(trainer):
+    code, _, err = trainer.finish(trainer.start("exploded", "--stages.0.learning-rate", "1e38"))
+    assert code == 1 and "Traceback" not in err, err[-2000:]
+    folder = trainer.folder / "exploded"
+    (path,) = folder.glob("not_finite_*.json")
+    kept = json.loads(path.read_text())
+    assert f"step {kept['step']}: loss" in err and " nan;" in err and str(path) in err
+    taken = {record["step"]: record["examples"] for record in trainer.read("exploded", "examples.jsonl")}
+    assert kept["examples"] == taken[kept["step"]] and kept["values"]["grad_norm"] == "nan"
 
 
 def test_a_profile_is_a_page_and_a_trace_of_each_stage(trainer):

@@ -2,10 +2,9 @@
 
 import pytest
 from pair import Pair
-from trainer import TEXT, Trainer
+from trainer import Trainer
 
 
 @pytest.fixture(scope="module")
 def pair(tmp_path_factory):
-    short = TEXT.replace('"0": StageConfig(epochs=50', '"0": StageConfig(epochs=12')
-    return Pair(Trainer(tmp_path_factory.mktemp("failures"), short))
+    return Pair(Trainer(tmp_path_factory.mktemp("failures"), epochs=12))

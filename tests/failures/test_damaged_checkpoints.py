@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from damage import damage
 from flax import nnx
 from small import leaves, make_model, small_config
 
@@ -29,25 +30,6 @@ def saved(tmp_path_factory):
         checkpoints.save(Position(step, 1, step), scaled, optimizer)
     checkpoints.close()
     return folder, lora, {name: value + 3 for name, value in leaves(lora).items()}
-
-
-def damage(folder, rng) -> str:
-    """Truncate or delete a random file of a checkpoint, or flip one random bit of it; says what it did."""
-    files = sorted(path for path in folder.rglob("*") if path.is_file())
-    path = files[int(rng.integers(len(files)))]
-    size, kind = path.stat().st_size, int(rng.integers(3))
-    if kind == 0:
-        path.unlink()
-        return f"deleted {path.name}"
-    if kind == 1 and size:
-        with path.open("r+b") as file:
-            file.truncate(int(rng.integers(size)))
-        return f"truncated {path.name}"
-    data = bytearray(path.read_bytes() or b"\0")
-    place = int(rng.integers(len(data)))
-    data[place] ^= 1 << int(rng.integers(8))
-    path.write_bytes(data)
-    return f"flipped a bit of {path.name} at {place}"
 
 
 def test_thirty_damages_are_thirty_detections(saved, tmp_path, seed, capsys):

@@ -1,5 +1,6 @@
 """A disk that takes no more: said in one line, nothing half written stays, and the next checkpoint tries again."""
 
+import re
 import resource
 
 import jax.numpy as jnp
@@ -7,6 +8,8 @@ import numpy as np
 import pytest
 from flax import nnx
 from small import make_model, small_config
+from supervised import Supervised
+from trainer import assert_same_run
 
 from empatheia_jax.checkpoint import Checkpoints, Position
 from empatheia_jax.manifest import defect, numbered
@@ -56,3 +59,25 @@ def test_a_last_save_that_is_refused_is_an_error(tmp_path, limited):
         checkpoints.close()
     limited(None)
     assert not list(folder.iterdir())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("victims", [(0, 1), (1,)], ids=["all", "one"])
+def test_several_processes_end_and_the_supervisor_goes_on_from_the_checkpoint_before(pair, victims):
+    """The disk is full for all, or for one host; what they write together is given up by all, and tried again."""
+    trainer, name = pair.trainer, f"full-{len(victims)}"
+    pair.run(f"{name}-whole", 1)
+    run = Supervised(trainer, name, 2, "--checkpoint-every", "5", "--mesh.fsdp", "2")
+    run.wait_for(7)
+    children = run.children()
+    for victim in victims:
+        resource.prlimit(children[victim], resource.RLIMIT_FSIZE, (20000, resource.RLIM_INFINITY))
+    said = run.finish()
+    refused = re.findall(r"train.py: checkpoint (\d+) could not be written .*file too large; free space", said)
+    assert refused and "Traceback" not in said, said[-3000:]
+    restarts = re.findall(r"process (\d) ended with exit code 74.* from checkpoint (\d+)", said)
+    assert len(restarts) == 1 and int(restarts[0][0]) in victims and int(restarts[0][1]) == int(refused[0]) - 5
+    assert "is damaged" not in said and "1 restarts" in said
+    folders = numbered(run.folder / "checkpoints")
+    assert folders and not any(defect(path) for path in folders)
+    assert_same_run(trainer, f"{name}-whole", name)

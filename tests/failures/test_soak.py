@@ -9,7 +9,7 @@ import time
 
 import numpy as np
 import pytest
-from test_supervisor import Supervised, assert_each_once
+from supervised import Supervised, assert_each_once
 from trainer import DIALOGUES, TEXT, Trainer
 
 MINUTES = float(os.environ.get("EMPATHEIA_SOAK_MINUTES", "30"))
@@ -19,9 +19,8 @@ EVERY = 60.0  # seconds between kills, on average
 @pytest.mark.soak
 def test_kills_every_minute_lose_no_example(tmp_path, seed):
     epochs = int(6000 * MINUTES)  # stopped when the time is over
-    text = TEXT.replace('"0": StageConfig(epochs=50', f'"0": StageConfig(epochs={epochs}')
-    text = text.replace("checkpoint_every=25", "checkpoint_every=1000000, checkpoint_seconds=10")
-    trainer, rng = Trainer(tmp_path, text), np.random.default_rng([seed, 50])
+    text = TEXT.replace("checkpoint_every=25", "checkpoint_every=1000000, checkpoint_seconds=10")
+    trainer, rng = Trainer(tmp_path, text, epochs=epochs), np.random.default_rng([seed, 50])
     run = Supervised(trainer, "soak", 2, restarts=20)  # kills may come faster than checkpoints for a while
     end, kills = time.monotonic() + 60 * MINUTES, 0
     while (pause := float(rng.exponential(EVERY))) < end - time.monotonic():

@@ -1,77 +1,17 @@
 """`python -m empatheia_jax.launch`: processes of a run are killed at random moments, and nobody has to do anything."""
 
-import contextlib
 import os
 import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import numpy as np
 import pytest
-from trainer import DIALOGUES, TEXT, Trainer, assert_same_run
+from supervised import Supervised, assert_each_once
+from trainer import ROOT, Trainer, assert_same_run
 
 pytestmark = pytest.mark.slow  # minutes: runs that are killed and begun again
-
-ROOT = Path(__file__).resolve().parents[2]
-
-
-class Supervised:
-    """A run under the supervisor, whose processes can be found and killed."""
-
-    def __init__(self, trainer: Trainer, workdir: str, processes: int, *more: str, devices: int = 1, restarts: int = 5):
-        self.trainer, self.workdir = trainer, workdir
-        self.folder = trainer.folder / workdir
-        command = [
-            sys.executable, "-m", "empatheia_jax.launch", "--processes", str(processes), "--restarts", str(restarts),
-            "--backoff", "0.2", "--", str(trainer.config), "--workdir", str(self.folder), "--heartbeat", "10", *more,
-        ]  # fmt: skip
-        env = trainer.env | {"XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"}
-        self.log = trainer.folder / f"{workdir}.log"
-        with self.log.open("w") as log:
-            self.process = subprocess.Popen(command, env=env, cwd=trainer.folder, stdout=log, stderr=log)
-
-    def children(self) -> list[int]:
-        """Process ids of the run's living processes."""
-        found = []
-        for path in Path("/proc").glob("[0-9]*/stat"):
-            with contextlib.suppress(OSError):
-                fields = path.read_text().rsplit(")", 1)[1].split()
-                if int(fields[1]) == self.process.pid and fields[0] != "Z":
-                    found.append(int(path.parent.name))
-        return sorted(found)
-
-    def step(self) -> int:
-        records = self.trainer.read(self.workdir, "examples.jsonl")
-        return records[-1]["step"] if records else 0
-
-    def wait_for(self, step: int, seconds: float = 600) -> bool:
-        """Until `step` is logged; False when the run was over before."""
-        deadline = time.monotonic() + seconds
-        while self.step() < step:
-            if self.process.poll() is not None:
-                return False
-            assert time.monotonic() < deadline, self.log.read_text()[-3000:]
-            time.sleep(0.02)
-        return True
-
-    def finish(self, seconds: float = 1800) -> str:
-        """What it said; it must have ended well."""
-        code = self.process.wait(timeout=seconds)
-        said = self.log.read_text()
-        assert code == 0, said[-4000:]
-        return said
-
-
-def assert_each_once(trainer: Trainer, workdir: str, epochs: int) -> None:
-    """Every step is there once, and stage 0 takes every training Example once an epoch."""
-    records = trainer.read(workdir, "examples.jsonl")
-    assert [record["step"] for record in records] == list(range(1, len(records) + 1))
-    train = 2 * (DIALOGUES - round(0.2 * DIALOGUES))
-    taken = [one for record in records if record["stage"] == 0 for one in record["examples"]]
-    for epoch in range(epochs):
-        assert len(set(taken[epoch * train : (epoch + 1) * train])) == train
 
 
 def kill_at_random(trainer: Trainer, workdir: str, processes: int, kills: int, rng, last: int, devices: int) -> str:
@@ -112,7 +52,7 @@ def test_two_kills_under_the_supervisor_leave_the_curve_of_one_process(whole, se
 
 @pytest.mark.parametrize("processes, devices", [(2, 1), (4, 1)])
 def test_twenty_kills_then_go_on_with_one_two_and_four_processes(tmp_path, seed, processes, devices):
-    trainer = Trainer(tmp_path, TEXT.replace('"0": StageConfig(epochs=50', '"0": StageConfig(epochs=40'))
+    trainer = Trainer(tmp_path, epochs=40)
     name, rng = f"twenty-{processes}", np.random.default_rng([seed, processes])
     # Rows for the devices of each: a mesh of 4 and of 2 take the same batch.
     rows = ("--data.rows", "4", "--checkpoint-every", "5")

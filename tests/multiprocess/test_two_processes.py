@@ -6,13 +6,12 @@ import signal
 import numpy as np
 import pytest
 from pair import Pair
-from trainer import ALL_STAGES, DIALOGUES, TEXT, Trainer, assert_same_run
+from trainer import ALL_STAGES, DIALOGUES, Trainer, assert_same_run
 
 
 @pytest.fixture(scope="module")
 def pair(tmp_path_factory):
-    short = TEXT.replace('"0": StageConfig(epochs=50', '"0": StageConfig(epochs=12')
-    made = Pair(Trainer(tmp_path_factory.mktemp("pair"), short))
+    made = Pair(Trainer(tmp_path_factory.mktemp("pair"), epochs=12))
     made.run("whole", 1)
     return made
 

@@ -108,19 +108,26 @@ HLO = """HloModule jit_step, is_scheduled=true
 "b":"several lines"
 }}, metadata={op_name="a kernel"}
   %alone = f32[4]{0} all-reduce(%z), replica_groups={{0},{1},{2},{3},{4},{5},{6},{7}}, to_apply=%sum
-  ROOT %tuple = (s32[], bf16[4,8]{1,0}) tuple(%t)
+  %i = s32[]{:T(128)} get-tuple-element(%t), index=0
+  %by = s32[]{:T(128)} constant(2)
+  %i.1 = s32[]{:T(128)S(6)} add(%by, %i), metadata={op_name="jit(step)/while"}
+  ROOT %tuple = (s32[], bf16[4,8]{1,0}) tuple(%i.1, %x)
 }
 
 %condition (t: (s32[], bf16[4,8])) -> pred[] {
   %t.1 = (s32[], bf16[4,8]{1,0}) parameter(0)
-  %limit = s32[]{:T(128)} constant(6)
-  ROOT %less = pred[] compare(%i, %limit), direction=LT
+  %i.2 = s32[]{:T(128)} get-tuple-element(%t.1), index=0
+  %limit = s32[]{:T(128)} constant(12)
+  ROOT %less = pred[] compare(%i.2, %limit), direction=LT
 }
 
 ENTRY %main (a: bf16[4,8]) -> f32[4] {
   %a = bf16[4,8]{1,0} parameter(0)
   %all-reduce-start.1 = (f32[4]{0}, f32[2]{0}) all-reduce-start(%b, %c), channel_id=3, replica_groups=GROUPS, to_apply=%sum
   %all-reduce-done.1 = (f32[4]{0}, f32[2]{0}) all-reduce-done(%all-reduce-start.1)
+  %zero = s32[] constant(1)
+  %begin = s32[]{:T(128)S(6)} copy(%zero)
+  %tuple.3 = (s32[], bf16[4,8]{1,0}) tuple(%begin, %a)
   %while.1 = (s32[], bf16[4,8]{1,0}) while(%tuple.3), condition=%condition, body=%body
   %permute = (bf16[4,8]{1,0}, bf16[4,8]{1,0}, u32[], u32[]) collective-permute-start(%d), channel_id=5, source_target_pairs={{0,0},{1,0},{0,1}}
   ROOT %r = f32[4]{0} get-tuple-element(%all-reduce-done.1), index=0
@@ -133,7 +140,8 @@ GROUPS = (
 
 
 @pytest.mark.parametrize("groups", GROUPS[:3])
-def test_pairs_count_once_and_loops_as_often_as_their_condition_says(groups):
+def test_pairs_count_once_and_loops_as_often_as_their_counter_goes_to_its_limit(groups):
+    """From 1 by 2 up to 12, as libtpu writes a loop that it has unrolled: 6 turns."""
     found = {one.kind: one for one in find_collectives(HLO.replace("GROUPS", groups), MESH)}
     found_kinds = ("all-gather", "reduce-scatter", "all-reduce", "collective-permute")
     assert set(found) == set(found_kinds)
@@ -168,17 +176,23 @@ TRAVELLING = """HloModule jit_step, is_scheduled=true
 
 %inner_body (t: (bf16[8,8], u32[])) -> (bf16[8,8], u32[]) {
   %t = (bf16[8,8]{0,1}, u32[]) parameter(0)
+  %i = u32[] get-tuple-element(%t), index=1
+  %by = u32[] constant(1)
+  %next = u32[] add(%i, %by)
   %more = pred[] compare(%next, %turns), direction=LT
   %on = (bf16[8,8]{0,1}) conditional(%more, %x, %x), true_computation=%window_collective_permute, false_computation=%last_iteration_noop
   ROOT %r = (bf16[8,8]{0,1}, u32[]) tuple(%y, %next)
 }
 
 %inner_condition (t.1: (bf16[8,8], u32[])) -> pred[] {
+  %i.1 = u32[] get-tuple-element(%t.1), index=1
   %turns.1 = u32[]{:T(128)} constant(4)
-  ROOT %less = pred[] compare(%i, %turns.1), direction=LT
+  ROOT %less = pred[] compare(%i.1, %turns.1), direction=LT
 }
 
 %body (t.2: (s32[])) -> (s32[]) {
+  %zero = u32[] constant(0)
+  %z = (bf16[8,8]{0,1}, u32[]) tuple(%w, %zero)
   %while.2 = (bf16[8,8]{0,1}, u32[]) while(%z), condition=%inner_condition, body=%inner_body
   ROOT %r.1 = (s32[]) tuple(%j)
 }
@@ -236,8 +250,11 @@ def test_a_collective_that_runs_beside_products_counts_once():
 def test_what_is_not_understood_is_an_error():
     with pytest.raises(HloError, match="unknown form: somehow"):
         find_collectives(HLO.replace("GROUPS", "somehow"), MESH)
-    with pytest.raises(HloError, match="while.1: its number of turns"):
-        find_collectives(HLO.replace("GROUPS", "{}").replace("constant(6)", "add(%l, %m)"), MESH)
+    for known, unknown in (("constant(12)", "add(%l, %m)"), ("constant(2)", "add(%l, %m)"), ("copy(%zero)", "add(%l)"),
+                           ("direction=LT", "direction=GT"), ("add(%by, %i)", "multiply(%by, %i)")):  # fmt: skip
+        assert known in HLO
+        with pytest.raises(HloError, match="while.1: its number of turns"):
+            find_collectives(HLO.replace("GROUPS", "{}").replace(known, unknown), MESH)
     with pytest.raises(HloError, match="the text has 5 collectives, 4 of them were read"):
         find_collectives(HLO.replace("GROUPS", "{}").replace('"b":"several lines"', "}"), MESH)
     with pytest.raises(HloError, match="no ENTRY"):

@@ -46,6 +46,27 @@ for name, changed, stage in (("rows", sub(config, "data", rows=6), 4), ("stage",
 print(json.dumps(found))
 """
 
+SWEEP = """
+import dataclasses, json
+from small_pod import pod_config
+from empatheia_jax.config import MeshConfig
+from empatheia_jax.pods.sweep import candidates, step_rows, sweep_text, try_meshes
+from empatheia_jax.pods.topologies import find_topology
+
+topology = find_topology("gpu:4")
+config = pod_config(MeshConfig(1, 2, 2))
+tried = candidates(config, 4, topology)
+found = try_meshes(config, 4, topology)
+print(json.dumps({
+    "wanted": step_rows(config, 4), "meshes": sorted({tuple(dataclasses.astuple(one.config.mesh)) for one in tried}),
+    "fewest": min(step_rows(one.config, 4) for one in tried), "best_by_hand": max(
+        one.tokens_per_second for one in tried if step_rows(one.config, 4) == step_rows(config, 4)),
+    "found": [{"rows": step_rows(one.config, 4), "flags": one.flags, "fits": one.plan.fits, "mesh": one.plan.mesh,
+               "by_hand": one.tokens_per_second, "rate": one.compiled_rate} for one in found],
+    "text": sweep_text(found, topology),
+}))
+"""
+
 TPUS = """
 import dataclasses, json
 from small_pod import pod_config
@@ -135,6 +156,25 @@ def test_errors_name_what_does_not_divide(gpus):
     assert gpus["rows"] == "data.rows 6 is not divisible by the mesh's data x fsdp, 4"
     assert "has no stage 0" in gpus["stage"]
     assert "k_proj/kernel" in gpus["heads"] and "'kv_heads' of 3" in gpus["heads"]
+
+
+@pytest.mark.slow
+def test_a_sweep_keeps_the_batch_and_says_what_a_larger_one_would_give():
+    sweep = run(SWEEP)
+    assert sweep["meshes"] == [[1, 1, 4], [1, 2, 2], [1, 4, 1], [2, 1, 2], [2, 2, 1], [4, 1, 1]]
+    assert sweep["fewest"] == sweep["wanted"]
+    same = [one for one in sweep["found"] if one["rows"] == sweep["wanted"]]
+    larger = sweep["found"][len(same) :]
+    assert len(same) == 3 and max(one["by_hand"] for one in same) == sweep["best_by_hand"]
+    assert [one["rate"] for one in same] == sorted((one["rate"] for one in same), reverse=True)
+    assert len(larger) <= 1 and all(one["by_hand"] > sweep["best_by_hand"] for one in larger)
+    assert all(one["fits"] for one in sweep["found"])
+    for one in sweep["found"]:
+        flags = dict(zip(one["flags"][::2], one["flags"][1::2], strict=True))
+        assert {axis: int(flags[f"--mesh.{axis}"]) for axis in one["mesh"]} == one["mesh"]
+    table = sweep["text"].splitlines()
+    assert len(table) == 3 + len(sweep["found"]) + 2
+    assert table[-1] == "fits: " + " ".join(same[0]["flags"])
 
 
 @TPU
