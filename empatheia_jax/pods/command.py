@@ -17,7 +17,7 @@ def plan_topology(config: Config, name: str, number: int, sweep: bool, output: P
     from empatheia_jax.pods.sweep import sweep_text, try_meshes
 
     if sweep:
-        found = try_meshes(config, number, topology)
+        found = try_meshes(config, number, topology, _say)
         text = sweep_text(found, topology)
         saved = [{"flags": one.flags, "predicted_s": one.seconds, **report.facts(one.plan)} for one in found]
         fits = any(one.plan.fits for one in found)

@@ -6,6 +6,8 @@ then replaces the guess.
 
 import dataclasses
 import math
+import time
+from collections.abc import Callable
 
 import jax
 import numpy as np
@@ -18,7 +20,6 @@ from empatheia_jax.pods.memory_model import modelled, shard_bytes
 from empatheia_jax.pods.plan import Plan, batch_of, full_load, incoming, make_plan, moved_to, stage_config
 from empatheia_jax.pods.roofline import estimate
 from empatheia_jax.pods.topologies import Topology
-from empatheia_jax.preparation.progress import Progress
 from empatheia_jax.training.stages import Stage, stage
 
 COMPILED = 3  # of the best with the config's batch that are compiled
@@ -47,31 +48,39 @@ def step_rows(config: Config, number: int) -> int:
     return stage_config(config, number).data.rows * config.optim.accumulate
 
 
-def try_meshes(config: Config, number: int, topology: Topology) -> list[Try]:
+def try_meshes(
+    config: Config, number: int, topology: Topology, say: Callable[[str], None] = lambda text: None
+) -> list[Try]:
     """The best few of `candidates` that learn from as many rows a step as the config does, compiled, best first.
 
     Those that turn out not to fit come last. After them comes the best with a larger batch, where that is quicker: what
     it learns is another matter.
 
+    Args:
+      say: told what begins; compiling takes minutes each.
     Raises:
       ConfigError: nothing fits by hand.
     """
+    say(f"weighing meshes, rows and remat for {topology.name} by hand")
     found = sorted(candidates(config, number, topology), key=lambda one: -one.tokens_per_second)
     if not found:
         raise ConfigError(f"{config.name} on {topology.name}: no mesh and batch fits: take more chips")
     rows = step_rows(config, number)
     same = [one for one in found if step_rows(one.config, number) == rows][:COMPILED]
     larger = [] if found[0] in same else found[: 1 if same else COMPILED]
-    progress = Progress(len(same) + len(larger), len(same) + len(larger), True, "compile", "plans")
+    todo, started = len(same) + len(larger), time.monotonic()
+    say(f"{len(found)} fit, {todo} are compiled")
 
-    def compiled(tries: list[Try]) -> list[Try]:
+    def compiled(tries: list[Try], done: int) -> list[Try]:
         made = []
         for one in tries:
-            made.append(dataclasses.replace(one, plan=make_plan(one.config, number, topology)))
-            progress.advance(1)
+            at = done + len(made)
+            left = f", {(todo - at) * (time.monotonic() - started) / at:.0f} s to go" if at else ""
+            say(f"{at + 1} of {todo}{left}: {' '.join(one.flags)}")
+            made.append(dataclasses.replace(one, plan=make_plan(one.config, number, topology, say)))
         return sorted(made, key=lambda one: (not one.plan.fits, -one.compiled_rate))
 
-    return compiled(same) + compiled(larger)
+    return compiled(same, 0) + compiled(larger, len(same))
 
 
 def candidates(config: Config, number: int, topology: Topology) -> list[Try]:

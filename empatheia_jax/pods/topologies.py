@@ -31,6 +31,7 @@ class Chip:
     links: int  # of a TPU: two for each axis of its torus; 0: GPUs behind one switch
     wraps: int = 0  # an axis of the torus closes to a ring where its length is a multiple of this
     network: float = 0.0  # one way, a GPU's share of what joins nodes
+    slice: str = ""  # a TPU's smallest machine, as Google Cloud names it
 
     @property
     def peak(self) -> float:
@@ -39,10 +40,10 @@ class Chip:
 
 
 CHIPS = {
-    "v4": Chip("TPU v4", 32 * GIB, 1228 * GB, 50 * GB, 6, wraps=4),
-    "v5e": Chip("TPU v5 lite", 16 * GIB, 819 * GB, 50 * GB, 4, wraps=16),
-    "v5p": Chip("TPU v5", 95 * GIB, 2765 * GB, 100 * GB, 6, wraps=4),
-    "v6e": Chip("TPU v6 lite", 32 * GIB, 1638 * GB, 100 * GB, 4, wraps=16),
+    "v4": Chip("TPU v4", 32 * GIB, 1228 * GB, 50 * GB, 6, wraps=4, slice="v4-8"),
+    "v5e": Chip("TPU v5 lite", 16 * GIB, 819 * GB, 50 * GB, 4, wraps=16, slice="v5litepod-4"),
+    "v5p": Chip("TPU v5", 95 * GIB, 2765 * GB, 100 * GB, 6, wraps=4, slice="v5p-8"),
+    "v6e": Chip("TPU v6 lite", 32 * GIB, 1638 * GB, 100 * GB, 4, wraps=16, slice="v6e-4"),
     "a100": Chip("NVIDIA A100", 80 * GB, 2039 * GB, 300 * GB, 0, network=25 * GB),
     "h100": Chip("NVIDIA H100", 80 * GB, 3350 * GB, 450 * GB, 0, network=50 * GB),
     "h200": Chip("NVIDIA H200", 141 * GB, 4800 * GB, 450 * GB, 0, network=50 * GB),
@@ -96,11 +97,15 @@ def find_topology(name: str) -> Topology:
 def _described(name: str, dimensions: int, chip: Chip) -> tuple:
     if dimensions != chip.links // 2:
         raise ConfigError(f"topology {name}: {chip.kind} has {chip.links // 2} dimensions, as 4x4x4 has three")
-    os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")  # else libtpu asks Google Cloud where it is
+    # Else libtpu asks Google Cloud where it is, and says on stderr that it does not know.
+    here = {"TPU_SKIP_MDS_QUERY": "1", "TPU_WORKER_HOSTNAMES": "localhost", "TPU_ACCELERATOR_TYPE": chip.slice}
+    for variable, value in here.items():
+        os.environ.setdefault(variable, value)
     from jax.experimental import topologies
 
+    cores = {"chip_config_name": "megacore"} if chip.kind == "TPU v4" else {}  # its two cores are one device of JAX
     try:
-        return tuple(topologies.get_topology_desc(name, platform="tpu").devices)
+        return tuple(topologies.get_topology_desc(name, platform="tpu", **cores).devices)
     except Exception as error:
         hint = "install the extra `tpu` (libtpu), and let no other process hold it (ALLOW_MULTIPLE_LIBTPU_LOAD=1)"
         raise ConfigError(f"topology {name}: {' '.join(str(error).split())[:300]}; {hint}") from error

@@ -85,6 +85,18 @@ built, _, _ = trace(config, 4, mesh)
 print(json.dumps(report.facts(plan) | {"kernels": built.lowered().as_text().count("tpu_custom_call")}))
 """
 
+MACHINES = """
+import json
+from empatheia_jax.pods.topologies import CHIPS, find_topology
+
+facts = {}
+for kind, chip in CHIPS.items():
+    if chip.links:
+        topology = find_topology(f"{kind}:" + "x".join(["4"] * (chip.links // 2)))
+        facts[kind] = [len(topology.devices), topology.devices[0].device_kind == chip.kind]
+print(json.dumps(facts))
+"""
+
 FITS = """
 import json, os
 from empatheia_jax.config_io import load_config
@@ -98,12 +110,17 @@ print(json.dumps({"peaks": peaks, "memory": topology.memory, "name": config.name
 """
 
 
-def run(program: str, **variables: str) -> dict:
+def env_of(**variables: str) -> dict[str, str]:
     env = os.environ | {
         "JAX_PLATFORMS": "cpu", "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
         "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests"), str(ROOT / "tests" / "pods")]),
     } | variables  # fmt: skip
     env.pop("XLA_FLAGS", None)
+    return env
+
+
+def run(program: str, **variables: str) -> dict:
+    env = env_of(**variables)
     done = subprocess.run([sys.executable, "-c", program], env=env, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr[-3000:]
     return json.loads(done.stdout.splitlines()[-1])
@@ -186,6 +203,13 @@ def test_a_tpu_that_is_not_here_gets_its_own_kernel():
     by_hand, compiled = (plan["memory"][source]["arguments"] for source in ("model", "compiled"))
     assert by_hand < compiled < 4 * by_hand  # arrays so small are padded to tiles of 8 x 128; the 7B ones are not
     assert {axis for one in plan["collectives"] for axis in one["axes"]} == {"fsdp", "tensor"}
+
+
+@TPU
+def test_every_kind_of_tpu_is_a_device_a_chip_of_that_kind_and_nothing_is_said():
+    done = subprocess.run([sys.executable, "-c", MACHINES], env=env_of(), capture_output=True, text=True, timeout=300)
+    assert json.loads(done.stdout) == {"v4": [64, True], "v5e": [16, True], "v5p": [64, True], "v6e": [16, True]}
+    assert done.stderr == ""
 
 
 def check_fits(name: str, stages: str) -> None:
