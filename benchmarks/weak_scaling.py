@@ -76,8 +76,6 @@ def grown(config: Config, number: int, chips: int) -> Config:
 
 def compiled(config: Config, number: int, topology: Topology) -> tuple[dict, str]:
     """(a topology's line, its plan's page)."""
-    import jax
-
     from empatheia_jax.pods import report
     from empatheia_jax.pods.plan import make_plan
 
@@ -95,7 +93,7 @@ def compiled(config: Config, number: int, topology: Topology) -> tuple[dict, str
         "collectives": sum(one.count for one in plan.collectives), "flops_per_chip": plan.model_flops / plan.chips,
         "compiler_flops": plan.compiler_flops, "peak_bytes": plan.peak, "fits": plan.fits,
         "trace_s": round(plan.seconds["lower"], 1), "compile_s": round(plan.seconds["compile"], 1),
-        "device": f"{plan.topology.chip.kind}, compiled for, not run", "versions": {"jax": jax.__version__},
+        "device": f"{plan.topology.chip.kind}, compiled for, not run", "versions": report.versions(plan),
     }  # fmt: skip
     return row, report.text(plan)
 

@@ -1,6 +1,7 @@
 """A plan as a page of text and as JSON."""
 
 import dataclasses
+from importlib import metadata
 
 from empatheia_jax.pods.changes import Change
 from empatheia_jax.pods.memory_model import Memory
@@ -18,6 +19,11 @@ def verdict(plan: Plan, change: Change | None = None) -> str:
         return f"does not fit: {have}; no change of rows, remat or mesh that was tried fits: take more chips"
     would = f"{change.plan.peak / GIB:.2f} GiB, planned again"
     return f"does not fit: {have}; {' '.join(change.flags)} would ({would})"
+
+
+def versions(plan: Plan) -> dict[str, str]:
+    """Of what compiled it: other versions schedule and count otherwise."""
+    return {name: metadata.version(name) for name in ("jax", *(() if plan.topology.simulated else ("libtpu",)))}
 
 
 def facts(plan: Plan, change: Change | None = None) -> dict:
@@ -49,6 +55,7 @@ def facts(plan: Plan, change: Change | None = None) -> dict:
         ],
         "bytes_communicated": plan.moved,
         "seconds": plan.seconds,
+        "versions": versions(plan),
         "estimate": {
             "arithmetic_s": estimate.arithmetic, "memory_s": estimate.memory, "network_s": estimate.network,
             "overlapped_s": estimate.overlapped, "one_by_one_s": estimate.one_by_one,
@@ -77,7 +84,8 @@ def text(plan: Plan, change: Change | None = None) -> str:
         f"  a step: {config.optim.accumulate} x {config.data.rows} rows of {config.data.row_tokens} tokens; attention "
         f"{config.llm.attention}, remat {config.llm.remat}",
         f"  {plan.parameters:,} parameters, {plan.trained:,} trained",
-        f"  traced in {plan.seconds['lower']:.0f} s, compiled in {plan.seconds['compile']:.0f} s",
+        f"  traced in {plan.seconds['lower']:.0f} s, compiled in {plan.seconds['compile']:.0f} s by "
+        + ", ".join(f"{name} {version}" for name, version in versions(plan).items()),
         "",
         f"  {'bytes a chip, GiB':32s} {'compiled':>10s} {'by hand':>10s}",
     ]

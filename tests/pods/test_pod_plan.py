@@ -199,6 +199,7 @@ def test_a_sweep_keeps_the_batch_and_says_what_a_larger_one_would_give():
 def test_a_tpu_that_is_not_here_gets_its_own_kernel():
     plan = run(TPUS)
     assert plan["chip"]["kind"] == "TPU v5 lite" and plan["fits"] and not plan["refused"]
+    assert plan["versions"].keys() == {"jax", "libtpu"}
     assert plan["kernels"] >= 3  # forward, and two of the backward pass: lowered for TPU, not interpreted
     by_hand, compiled = (plan["memory"][source]["arguments"] for source in ("model", "compiled"))
     assert by_hand < compiled < 4 * by_hand  # arrays so small are padded to tiles of 8 x 128; the 7B ones are not
