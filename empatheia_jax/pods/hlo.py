@@ -23,8 +23,8 @@ class Instruction:
 
     @property
     def operands(self) -> list[str]:
-        """Names of its operands, in order."""
-        return re.findall(r"%([\w.\-]+)", self.rest[: closing("(" + self.rest, 0)])
+        """Names of its operands, in order; `name#3` is an element of a tuple."""
+        return re.findall(r"%([\w.\-]+(?:#\d+)?)", self.rest[: closing("(" + self.rest, 0)])
 
     def attribute(self, name: str) -> str:
         """The computation or number that an attribute names; "" where there is none."""

@@ -23,17 +23,18 @@ def trip_count(loop: Instruction, around: list[Instruction], computations: Compu
     condition, body = (computations.get(loop.attribute(name), []) for name in ("condition", "body"))
     try:
         less = _root(condition)
-        counter, limit = (_origin(name, condition) for name in less.operands)
-        place = int(counter.attribute("index"))
-        (start,) = [one for one in around if one.name == loop.operands[0] and one.opcode == "tuple"]
-        first = _constant(_origin(start.operands[place], around))
+        counter, limit = less.operands
+        place = _place(counter, condition)
+        begin = _found(loop.operands[0], around)
         added = _origin(_root(body).operands[place], body)
-        one, step = sorted((_origin(name, body) for name in added.operands), key=lambda part: part.opcode == "constant")
-        counts = less.opcode == "compare" and "direction=LT" in less.rest and added.opcode == "add"
-        if not counts or one.attribute("index") != str(place):
+        one, other = added.operands
+        step = other if _place(one, body) == place else one if _place(other, body) == place else ""
+        opcodes = (less.opcode, added.opcode, begin.opcode)
+        if opcodes != ("compare", "add", "tuple") or "direction=LT" not in less.rest:
             raise ValueError("no counter")
-        return max(0, -(-(_constant(limit) - first) // _constant(step)))
-    except (ValueError, IndexError) as error:
+        first, last = _constant(begin.operands[place], around), _constant(limit, condition)
+        return max(0, -(-(last - first) // _constant(step, body)))
+    except (ValueError, IndexError, TypeError) as error:
         raise HloError(f"loop {loop.name}: its number of turns is not in the program's text") from error
 
 
@@ -42,13 +43,30 @@ def _root(instructions: list[Instruction]) -> Instruction:
     return root
 
 
+def _found(name: str, instructions: list[Instruction]) -> Instruction:
+    (found,) = [one for one in instructions if one.name == name]
+    return found
+
+
 def _origin(name: str, instructions: list[Instruction]) -> Instruction:
     """The instruction that a value comes from, through copies."""
-    (found,) = [one for one in instructions if one.name == name]
+    found = _found(name, instructions)
     return _origin(found.operands[0], instructions) if found.opcode in _SAME else found
 
 
-def _constant(instruction: Instruction) -> int:
-    if instruction.opcode != "constant":
+def _place(name: str, instructions: list[Instruction]) -> int | None:
+    """Which element of a tuple a value is, `get-tuple-element` or `%tuple#3`; None: none."""
+    name, _, number = name.partition("#")
+    if number:
+        return int(number)
+    found = _found(name, instructions)
+    if found.opcode in _SAME:
+        return _place(found.operands[0], instructions)
+    return int(found.attribute("index")) if found.opcode == "get-tuple-element" else None
+
+
+def _constant(name: str, instructions: list[Instruction]) -> int:
+    found = _origin(name, instructions)
+    if found.opcode != "constant":
         raise ValueError("no constant")
-    return int(instruction.rest.partition(")")[0])
+    return int(found.rest.partition(")")[0])

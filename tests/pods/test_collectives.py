@@ -153,6 +153,14 @@ def test_pairs_count_once_and_loops_as_often_as_their_counter_goes_to_its_limit(
     assert (permute.axes, permute.count, permute.payload) == (("tensor",), 1, 64)
 
 
+def test_elements_of_a_tuple_may_be_named_where_they_are_used():
+    """As newer versions of libtpu write them, instead of a `get-tuple-element` each."""
+    text = HLO.replace("GROUPS", GROUPS[0]).replace("add(%by, %i)", "add(%t#0, %by)").replace("(%i.2,", "(%t.1#0,")
+    assert "%t#0" in text and "%t.1#0" in text
+    gather = {one.kind: one for one in find_collectives(text, MESH)}["all-gather"]
+    assert gather.count == 6
+
+
 def test_parts_of_an_axis_and_other_orders_of_devices():
     part = {one.kind: one for one in find_collectives(HLO.replace("GROUPS", GROUPS[3]), MESH)}["all-reduce"]
     assert (part.axes, part.group) == (("data", "fsdp"), 4)  # of 8 = 4 x 2, the first 4
