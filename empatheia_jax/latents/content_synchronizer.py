@@ -45,8 +45,8 @@ class ContentSynchronizer(nnx.Module):
         """
         self.config = config
         width = config.width
-        self.ffn_speech = FeedForward(llm_width, config.mlp_width, width, rngs=rngs, input_axis="features")
-        self.ffn_video = FeedForward(llm_width, config.mlp_width, width, rngs=rngs, input_axis="features")
+        self.ffn_speech = FeedForward(llm_width, config.mlp_width, width, rngs=rngs, input_axis="embed")
+        self.ffn_video = FeedForward(llm_width, config.mlp_width, width, rngs=rngs, input_axis="embed")
         self.speech, self.video = Hourglass(config, rngs=rngs), Hourglass(config, rngs=rngs)
         self.modality = param(rngs.normal((2, width)) * 0.02, "rows", "latent")
         self.phoneme = param(rngs.normal((symbols, width)), "rows", "latent")

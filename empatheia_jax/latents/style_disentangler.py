@@ -40,8 +40,8 @@ class StyleDisentangler(nnx.Module):
         self.config = config
         width = config.width
         self.whitening = Whitening(llm_width) if config.whiten else nnx.data(None)
-        self.ffn_speech = FeedForward(llm_width, config.mlp_width, width, rngs=rngs, input_axis="features")
-        self.ffn_video = FeedForward(llm_width, config.mlp_width, width, rngs=rngs, input_axis="features")
+        self.ffn_speech = FeedForward(llm_width, config.mlp_width, width, rngs=rngs, input_axis="embed")
+        self.ffn_video = FeedForward(llm_width, config.mlp_width, width, rngs=rngs, input_axis="embed")
         self.emotion, self.profile = Hourglass(config, rngs=rngs), Hourglass(config, rngs=rngs)
         # q_e^s, q_e^v, q_p^s, q_p^v
         self.queries = param(rngs.normal((4, 1, width)) * 0.02, "rows", "rows", "latent")

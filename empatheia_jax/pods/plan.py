@@ -35,7 +35,7 @@ from empatheia_jax.training.step import split
 
 STEPS = 1000  # of a stage; only the learning rate's constants depend on it
 SIMULATED = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}  # never run: no polish
-REPLICATED = 10**6  # bytes of a parameter from which on its being everywhere is worth a word
+REPLICATED = 2**20  # bytes of a parameter from which on its being everywhere is worth a word
 _WIDTHS = Widths((1, 1), (1, 1), 1, 1, 1, 1, 1)  # of a model without modalities, as `Run.rows` has them
 
 
@@ -240,14 +240,17 @@ def full_load(config: Config, current: Stage) -> flops.Load:
 
 
 def find_replicated(state: nnx.State, mesh: Mesh) -> list[tuple[str, int]]:
-    """Parameters of over a megabyte that lie whole on every device though a dimension would divide over the mesh."""
+    """Parameters of over a megabyte that lie whole on every device though a dimension would divide over the mesh.
+
+    Adapters are left out: one of their matrices is split over `tensor` alone, and is a thousandth of its kernel.
+    """
     split = [mesh.shape[axis] for axis in ("fsdp", "tensor") if mesh.shape[axis] > 1]
     found = []
     for path, variable in nnx.to_flat_state(state):
         size = int(np.prod(variable.shape)) * np.dtype(variable.dtype).itemsize
         whole = variable.sharding.shard_shape(variable.shape) == tuple(variable.shape)
         divides = any(dimension % count == 0 for dimension in variable.shape for count in split)
-        if whole and divides and size > REPLICATED:
+        if whole and divides and size > REPLICATED and not isinstance(variable, nnx.LoRAParam):
             found.append(("/".join(map(str, path)), size))
     return found
 
