@@ -34,7 +34,7 @@ def trip_count(loop: Instruction, around: list[Instruction], computations: Compu
             raise ValueError("no counter")
         first, last = _constant(begin.operands[place], around), _constant(limit, condition)
         return max(0, -(-(last - first) // _constant(step, body)))
-    except (ValueError, IndexError, TypeError) as error:
+    except (ValueError, IndexError, TypeError, ZeroDivisionError) as error:
         raise HloError(f"loop {loop.name}: its number of turns is not in the program's text") from error
 
 

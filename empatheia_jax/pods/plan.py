@@ -242,7 +242,7 @@ def full_load(config: Config, current: Stage) -> flops.Load:
 def find_replicated(state: nnx.State, mesh: Mesh) -> list[tuple[str, int]]:
     """Parameters of over a megabyte that lie whole on every device though a dimension would divide over the mesh.
 
-    Adapters are left out: one of their matrices is split over `tensor` alone, and is a thousandth of its kernel.
+    Adapters are left out: one of their matrices is split over `tensor` alone, and is a hundredth of its kernel at most.
     """
     split = [mesh.shape[axis] for axis in ("fsdp", "tensor") if mesh.shape[axis] > 1]
     found = []
