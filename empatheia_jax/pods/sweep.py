@@ -22,7 +22,7 @@ from empatheia_jax.pods.roofline import estimate
 from empatheia_jax.pods.topologies import Topology
 from empatheia_jax.training.stages import Stage, stage
 
-MARGIN = 0.88  # of a chip's memory that may be full by hand: compilers took up to 12 % more
+MARGIN = 0.87  # of a chip's memory that may be full by hand: compilers take more
 COMPILED = 3  # of the best with the config's batch that are compiled
 TENSOR = 8  # most devices along `tensor`
 ROWS = (1, 2, 4, 8, 16)  # of a micro-batch on a device along data x fsdp
