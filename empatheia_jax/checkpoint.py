@@ -54,7 +54,7 @@ _background = _Background()
 logging.getLogger("absl").addFilter(_background)
 
 
-def _of_disk(error: BaseException | None) -> bool:
+def _of_disk(error: BaseException) -> bool:
     return isinstance(error, OSError) or bool(_DISK.search(str(error)))
 
 
@@ -240,9 +240,10 @@ class Checkpoints:
         Raises:
           DiskError: it was refused, and the run has several processes.
         """
-        if self._pending is not None and jax.process_count() > 1 and _of_disk(_background.error):
+        error = _background.error
+        if self._pending is not None and error is not None and jax.process_count() > 1 and _of_disk(error):
             (step, _), self._pending = self._pending, None
-            self._refused(step, _background.error)
+            self._refused(step, error)
 
     def _refused(self, step: int, error: Exception) -> None:
         """A save failed: say so and make ready for the next, unless it is no matter of the disk."""

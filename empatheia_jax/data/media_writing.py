@@ -1,7 +1,6 @@
 """Wav and mp4 written: a file is either whole or not there."""
 
 import contextlib
-import os
 from collections.abc import Iterable, Iterator
 from fractions import Fraction
 from pathlib import Path
@@ -10,6 +9,7 @@ import av
 import numpy as np
 import soundfile
 
+from empatheia_jax.atomic import replacing
 from empatheia_jax.data.media import FPS, TAGS, MediaError
 
 AAC_RATES = (8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000)
@@ -121,17 +121,14 @@ def _frame(path, frame, last) -> np.ndarray:
 
 @contextlib.contextmanager
 def _atomic(path) -> Iterator[Path]:
-    """A temporary name beside `path`, moved onto it when all went well and removed otherwise."""
+    """`replacing`, in a folder that is made, with the encoder's errors as MediaError."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        yield temporary
-        temporary.replace(path)
+        with replacing(path) as temporary:
+            yield temporary
     except av.FFmpegError as error:
         raise MediaError(path, f"cannot be encoded ({error})") from error
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _aac_rate(rate: int) -> int:
