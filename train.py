@@ -56,10 +56,20 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--resume", action="store_true")
     parser.add_argument("--on-error", choices=("stop", "skip"), help="at a bad record: end, or count it and go on")
     parser.add_argument("--distributed", action="store_true", help="one of several processes, which the cluster knows")
-    parser.add_argument("--heartbeat", type=int, default=peers.HEARTBEAT, metavar="SECONDS",
-                        help="a process that does not answer for so long ends the others (default: %(default)s)")
-    parser.add_argument("--stall", type=float, default=STALL, metavar="SECONDS",
-                        help="a step or a wait for data of so long ends this process; 0: never (default: %(default)s)")
+    parser.add_argument(
+        "--heartbeat",
+        type=int,
+        default=peers.HEARTBEAT,
+        metavar="SECONDS",
+        help="a process that does not answer for so long ends the others (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--stall",
+        type=float,
+        default=STALL,
+        metavar="SECONDS",
+        help="a step or a wait for data of so long ends this process; 0: never (default: %(default)s)",
+    )
     parser.add_argument("--profile", nargs="?", const="", metavar="DIR", help="trace some steps of every stage")
     parser.add_argument("--profile-steps", type=int, default=5, help="how many, after a few to warm up")
     args, overrides = parser.parse_known_args(argv)
@@ -107,9 +117,7 @@ def main(argv: list[str]) -> int:
         first = stages[0].number if stages else 0
         drawn = not has_base(config, position, first)
         state = abstract if complete(position) else initialise(config, data.widths, abstract, base=drawn)
-        state = restore(
-            args.workdir, config, checkpoints, position, state, data.statistics, words, first_stage=first
-        )
+        state = restore(args.workdir, config, checkpoints, position, state, data.statistics, words, first_stage=first)
     resumed = position.step if position else (0 if args.resume else None)
     metrics = Metrics(args.workdir, resumed) if processes.first() else NoMetrics()
     goodput = Goodput(args.workdir, clock, resumed or 0, writes=processes.first())

@@ -51,8 +51,10 @@ def main(args) -> list[dict]:
         reset_copies()
         ours()
         medians = {who: statistics.median(times) / calls for who, times in seconds.items()}
-        facts = {"overhead_us": round(1e6 * (medians["ours"] - medians["peer"]), 1),
-                 "copied_mb": round(copies().bytes / 1e6, 2)}  # fmt: skip
+        facts = {
+            "overhead_us": round(1e6 * (medians["ours"] - medians["peer"]), 1),
+            "copied_mb": round(copies().bytes / 1e6, 2),
+        }
         rows.append(measure.row(name, calls, "calls/s", seconds, **facts))
 
     for size, count in SIZES.items():

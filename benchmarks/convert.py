@@ -104,13 +104,19 @@ def main() -> None:
     ratios = [cp / ours for cp, ours in zip(seconds["cp"], seconds["convert"], strict=True)]
     rows = [
         measure.row(
-            "convert", total, "GB/s", {"ours": seconds["convert"]} | peer, **facts, peak_gb=peaks["convert_peak_gb"],
-            ratio_to_cp=round(statistics.median(ratios), 3), cp_range=[round(min(ratios), 3), round(max(ratios), 3)],
+            "convert",
+            total,
+            "GB/s",
+            {"ours": seconds["convert"]} | peer,
+            **facts,
+            peak_gb=peaks["convert_peak_gb"],
+            ratio_to_cp=round(statistics.median(ratios), 3),
+            cp_range=[round(min(ratios), 3), round(max(ratios), 3)],
         ),
         measure.row(
             "restore", total, "GB/s", {"ours": seconds["restore"]} | peer, **facts, peak_gb=peaks["restore_peak_gb"]
         ),
-    ]  # fmt: skip
+    ]
     measure.report(rows, args)
 
 

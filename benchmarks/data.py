@@ -75,11 +75,13 @@ def published_store(folder: Path, examples: list[Example]) -> FeatureStore:
                     count = int(rng.integers(PHONEMES // 2, PHONEMES * 3 // 2))
                     frames = count * FRAMES // PHONEMES
                     arrays |= {
-                        "phonemes": rng.integers(1, 178, count), "phoneme_frames": np.full(count, 3),
+                        "phonemes": rng.integers(1, 178, count),
+                        "phoneme_frames": np.full(count, 3),
                         "content_speech": rng.random((count, 1280), np.float32).astype(floats),
                         "content_video": rng.random((frames, 512), np.float32).astype(floats),
-                        "style_speech": rng.random(256, np.float32), "style_video": rng.random(256, np.float32),
-                    }  # fmt: skip
+                        "style_speech": rng.random(256, np.float32),
+                        "style_video": rng.random(256, np.float32),
+                    }
                 yield packed(key, arrays, "float16")
 
     write_shard(folder, 0, utterances(), {"rejected": [], "counts": {}})
@@ -100,9 +102,18 @@ def rows_of(config: Config, number: int, examples: list[Example], words, store: 
     current, settings = stage(number, config), config.stages[str(number)]
     config = with_data(config, **settings.shape())
     made = Rows(
-        examples, current.prompt, config, words, store, widths_of(store), train=True, seed=number,
-        words="emp" in current.weights, content=current.content, cached=current.cached,
-    )  # fmt: skip
+        examples,
+        current.prompt,
+        config,
+        words,
+        store,
+        widths_of(store),
+        train=True,
+        seed=number,
+        words="emp" in current.weights,
+        content=current.content,
+        cached=current.cached,
+    )
     if current.cached:
         made.states = States(examples, config.llm.width, FLOATS[config.llm.compute_dtype])
     return made
@@ -134,14 +145,20 @@ def measure_rows(config: Config, examples: list[Example], words, smoke: bool, th
             rate = tokens / seconds
             results.append(
                 measure.row(
-                    f"stage_{number}", tokens, "tokens/s", {"ours": [seconds]}, needed=NEEDED,
-                    times_needed=round(rate / NEEDED, 1), examples_per_s=round(seen / seconds, 1),
-                    examples_per_cpu_second=round(seen / max(cpu, 1e-9), 1), batch_MB=round(size / 1e6, 1),
+                    f"stage_{number}",
+                    tokens,
+                    "tokens/s",
+                    {"ours": [seconds]},
+                    needed=NEEDED,
+                    times_needed=round(rate / NEEDED, 1),
+                    examples_per_s=round(seen / seconds, 1),
+                    examples_per_cpu_second=round(seen / max(cpu, 1e-9), 1),
+                    batch_MB=round(size / 1e6, 1),
                     MB_per_s=round(size * (steps - 1) / seconds / 1e6, 1),
                     rows_filled=round(rows.stream.efficiency.share, 3),
                     padded_tokens_share=round(sum(lengths) / sum(len(p) * max(p) for p in padded), 3),
                     states="cached" if rows.cached else "computed",
-                )  # fmt: skip
+                )
             )
     return results
 
@@ -162,10 +179,17 @@ def measure_packing(config: Config, examples: list[Example], words) -> list[dict
             padding = sum(fitting) / sum(len(b) * max(b) for b in batches)
             results.append(
                 measure.row(
-                    f"packing_{style}_{length}", len(fitting), "Examples planned/s", {"ours": [seconds]},
-                    efficiency=round(full, 4), most_possible=round(most, 4), padded_batches=round(padding, 4),
-                    examples=len(fitting), too_long=len(encoded) - len(fitting), mean_tokens=round(np.mean(fitting), 1),
-                )  # fmt: skip
+                    f"packing_{style}_{length}",
+                    len(fitting),
+                    "Examples planned/s",
+                    {"ours": [seconds]},
+                    efficiency=round(full, 4),
+                    most_possible=round(most, 4),
+                    padded_batches=round(padding, 4),
+                    examples=len(fitting),
+                    too_long=len(encoded) - len(fitting),
+                    mean_tokens=round(np.mean(fitting), 1),
+                )
             )
     return results
 

@@ -61,9 +61,7 @@ class Ours:
 
         def write(state, tokens, lengths):
             llm = nnx.merge(self.graphdef, state)
-            return generate(
-                llm, llm.embed, llm.embed(tokens), lengths, max_new_tokens=new, eos_id=-1, reserve=0
-            ).tokens
+            return generate(llm, llm.embed, llm.embed(tokens), lengths, max_new_tokens=new, eos_id=-1, reserve=0).tokens
 
         self.write = jax.jit(write)
 
@@ -97,9 +95,13 @@ class Peer:
         def run():
             with self.torch.inference_mode():
                 out = self.model.generate(
-                    tokens, attention_mask=mask, do_sample=False, min_new_tokens=new, max_new_tokens=new,
+                    tokens,
+                    attention_mask=mask,
+                    do_sample=False,
+                    min_new_tokens=new,
+                    max_new_tokens=new,
                     pad_token_id=0,
-                )  # fmt: skip
+                )
             written.append(out[:, longest:].cpu().numpy())
 
         return run
@@ -134,9 +136,7 @@ class Refilled:
             lengths[row], budget[row] = len(prompt) - start, most
             tokens[row, : lengths[row]] = prompt[start:]
         starts = np.full(len(rows), start, np.int32)
-        return self.admit(
-            self.state, slots, rows, tokens, starts, lengths, budget, window=window or start + size
-        )
+        return self.admit(self.state, slots, rows, tokens, starts, lengths, budget, window=window or start + size)
 
     def test_set(self, prompts: list[np.ndarray], budgets: list[int], rows: int, written: list, tallies: list):
         """Write `budgets` tokens after `prompts`, `rows` at a time."""
@@ -267,11 +267,18 @@ def measure_test_set(args, ours: Ours, peer: Peer | None, prompts, budgets, repe
     same = np.mean(np.concatenate(written["ours"][-1]) == np.concatenate(written["static"][-1]))
     steps = sum(rows * max(budgets[n] for n in numbers) for numbers in static_batches(prompts, budgets, rows))
     facts = {
-        "shape": args.shape, "dtype": dtype, "prompts": len(prompts), "slots": rows,
-        "prompt_tokens": sum(map(len, prompts)), "new_tokens": work, "occupancy": round(tallies[-1].occupancy, 3),
-        "static_occupancy": round(work / steps, 3), **beside("static", work, seconds),
-        "static_equal_tokens": round(float(same), 3), **(equal(written, dtype) if peer else {}),
-    }  # fmt: skip
+        "shape": args.shape,
+        "dtype": dtype,
+        "prompts": len(prompts),
+        "slots": rows,
+        "prompt_tokens": sum(map(len, prompts)),
+        "new_tokens": work,
+        "occupancy": round(tallies[-1].occupancy, 3),
+        "static_occupancy": round(work / steps, 3),
+        **beside("static", work, seconds),
+        "static_equal_tokens": round(float(same), 3),
+        **(equal(written, dtype) if peer else {}),
+    }
     return measure.row("test_set", work, "tokens/s", seconds, **facts)
 
 
@@ -286,11 +293,15 @@ def measure_turns(args, ours: Ours, peer: Peer | None, prompts, repetitions: int
     seconds = measure.in_turn(programs, repetitions)
     dtype, work = ours.llm.config.compute_dtype, len(prompts)
     facts = {
-        "shape": args.shape, "dtype": dtype, "turns": work, "prompt_tokens": sum(map(len, prompts)),
-        "reused": round(float(np.mean(reused)), 3), **beside("whole", work, seconds),
+        "shape": args.shape,
+        "dtype": dtype,
+        "turns": work,
+        "prompt_tokens": sum(map(len, prompts)),
+        "reused": round(float(np.mean(reused)), 3),
+        **beside("whole", work, seconds),
         "whole_equal_tokens": round(float(np.mean(np.array(written["ours"][-1]) == written["whole"][-1])), 3),
         **(equal(written, dtype) if peer else {}),
-    }  # fmt: skip
+    }
     return measure.row("next_turn", work, "first tokens/s", seconds, **facts)
 
 

@@ -58,11 +58,15 @@ class Original:
         padded[: len(clip)] = clip[:256]
         mask = torch.arange(256)[None] >= len(clip)
         found = self.net.sample(
-            torch.from_numpy(windows)[None].to(self.device), torch.from_numpy(padded)[None].to(self.device),
-            mask.to(self.device), output_dim=clip.shape[1],
-            use_cf_guidance=self.net.cfg.CF_GUIDANCE.INFERENCE, cfg_scale=1.0, sample_method="ddim",
+            torch.from_numpy(windows)[None].to(self.device),
+            torch.from_numpy(padded)[None].to(self.device),
+            mask.to(self.device),
+            output_dim=clip.shape[1],
+            use_cf_guidance=self.net.cfg.CF_GUIDANCE.INFERENCE,
+            cfg_scale=1.0,
+            sample_method="ddim",
             ddim_num_step=steps,
-        )  # fmt: skip
+        )
         return found[0].cpu().numpy()
 
     @torch.no_grad()

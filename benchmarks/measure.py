@@ -30,9 +30,13 @@ def parser(doc: str, shapes: tuple[str, ...] = ("tiny", "1b", "7b")) -> argparse
 def add_record(made: argparse.ArgumentParser) -> None:
     """`--record [FOLDER]`."""
     made.add_argument(
-        "--record", nargs="?", const=results.LINES, type=Path, metavar="FOLDER",
+        "--record",
+        nargs="?",
+        const=results.LINES,
+        type=Path,
+        metavar="FOLDER",
         help="append the rows to FOLDER/BENCHMARK.jsonl (default: benchmarks/results); results.py makes RESULTS.md",
-    )  # fmt: skip
+    )
 
 
 def on_one_core(core: int | None) -> None:

@@ -14,22 +14,47 @@ import numpy as np
 from safetensors.numpy import save_file
 
 SHAPES = {
-    "tiny": {"hidden_size": 64, "intermediate_size": 176, "num_hidden_layers": 3, "num_attention_heads": 4,
-             "num_key_value_heads": 2, "vocab_size": 512},
-    "300m": {"hidden_size": 1024, "intermediate_size": 2816, "num_hidden_layers": 8, "num_attention_heads": 16,
-             "num_key_value_heads": 16, "vocab_size": 32000},
-    "7b": {"hidden_size": 4096, "intermediate_size": 11008, "num_hidden_layers": 32, "num_attention_heads": 32,
-           "num_key_value_heads": 32, "vocab_size": 32000},
-}  # fmt: skip
+    "tiny": {
+        "hidden_size": 64,
+        "intermediate_size": 176,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "vocab_size": 512,
+    },
+    "300m": {
+        "hidden_size": 1024,
+        "intermediate_size": 2816,
+        "num_hidden_layers": 8,
+        "num_attention_heads": 16,
+        "num_key_value_heads": 16,
+        "vocab_size": 32000,
+    },
+    "7b": {
+        "hidden_size": 4096,
+        "intermediate_size": 11008,
+        "num_hidden_layers": 32,
+        "num_attention_heads": 32,
+        "num_key_value_heads": 32,
+        "vocab_size": 32000,
+    },
+}
 
 
 def settings_of(shape: str) -> dict:
     """transformers' config.json of a shape (Vicuna-7B v1.5's own for "7b"); "300m" has 300 MB, not parameters."""
     return SHAPES[shape] | {
-        "architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_act": "silu", "rms_norm_eps": 1e-5,
-        "max_position_embeddings": 4096, "rope_theta": 10000.0, "tie_word_embeddings": False, "torch_dtype": "bfloat16",
-        "bos_token_id": 1, "eos_token_id": 2,
-    }  # fmt: skip
+        "architectures": ["LlamaForCausalLM"],
+        "model_type": "llama",
+        "hidden_act": "silu",
+        "rms_norm_eps": 1e-5,
+        "max_position_embeddings": 4096,
+        "rope_theta": 10000.0,
+        "tie_word_embeddings": False,
+        "torch_dtype": "bfloat16",
+        "bos_token_id": 1,
+        "eos_token_id": 2,
+    }
 
 
 def write(folder: Path, shape: str, shard_bytes: int = 3_000_000_000, seed: int = 0) -> int:
@@ -44,10 +69,12 @@ def write(folder: Path, shape: str, shard_bytes: int = 3_000_000_000, seed: int 
         shapes |= {
             f"{here}.self_attn.{name}_proj.weight": (kv if name in "kv" else width, width) for name in "qkvo"
         } | {
-            f"{here}.mlp.gate_proj.weight": (mlp, width), f"{here}.mlp.up_proj.weight": (mlp, width),
-            f"{here}.mlp.down_proj.weight": (width, mlp), f"{here}.input_layernorm.weight": (width,),
+            f"{here}.mlp.gate_proj.weight": (mlp, width),
+            f"{here}.mlp.up_proj.weight": (mlp, width),
+            f"{here}.mlp.down_proj.weight": (width, mlp),
+            f"{here}.input_layernorm.weight": (width,),
             f"{here}.post_attention_layernorm.weight": (width,),
-        }  # fmt: skip
+        }
     shapes |= {"model.norm.weight": (width,), "lm_head.weight": (vocab, width)}
     shards: list[list[str]] = [[]]
     held = 0

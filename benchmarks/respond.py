@@ -96,9 +96,12 @@ def config_of(shape: str, generators: str, folder: Path) -> Config:
             kind="hubert_clip", hubert=hubert, hubert_weights="random", clip=clip, clip_weights="random"
         )
         chosen = GeneratorConfig(
-            speech="styletts2", speech_weights=str(folder / "voice"), face="dreamtalk",
-            face_weights=str(folder / "face"), face_content="compact",
-        )  # fmt: skip
+            speech="styletts2",
+            speech_weights=str(folder / "voice"),
+            face="dreamtalk",
+            face_weights=str(folder / "face"),
+            face_content="compact",
+        )
     return dataclasses.replace(config, llm=LLMS[shape], base="scratch", encoders=encoders, generators=chosen)
 
 
@@ -119,9 +122,13 @@ def write_media(folder: Path) -> Request:
     mouth = rng.random((count, face.content_dim))
     write_video(folder / "said.mp4", face.frames(mouth, np.zeros(face.style_dim), portrait))
     return Request(
-        run=folder / "run", output=folder / "answer.mp4", text=SAID, speech=folder / "said.wav",
-        video=folder / "said.mp4", profile=PROFILE,
-    )  # fmt: skip
+        run=folder / "run",
+        output=folder / "answer.mp4",
+        text=SAID,
+        speech=folder / "said.wav",
+        video=folder / "said.mp4",
+        profile=PROFILE,
+    )
 
 
 def theirs(engine: Engine, prompt: int):
@@ -137,9 +144,13 @@ def theirs(engine: Engine, prompt: int):
     def run():
         with peer.torch.inference_mode():
             model.generate(
-                tokens, attention_mask=mask, do_sample=False, min_new_tokens=engine.max_new_tokens,
-                max_new_tokens=engine.max_new_tokens, pad_token_id=0,
-            ).cpu()  # fmt: skip
+                tokens,
+                attention_mask=mask,
+                do_sample=False,
+                min_new_tokens=engine.max_new_tokens,
+                max_new_tokens=engine.max_new_tokens,
+                pad_token_id=0,
+            ).cpu()
 
     return run
 
@@ -192,9 +203,13 @@ def _rows(args, folder: Path) -> list[dict]:
         first, taken = told["first"], told["timings"]
         said.update(seconds_of_speech=told["seconds"], frames=told["frames"], content_source=told["content_source"])
         return {
-            "media": taken["encode"], "first_token": first_token(), "words": first["words"],
-            "first_audio": first["audio"], "first_frame": first["frame"], "answer": taken["total"],
-        }  # fmt: skip
+            "media": taken["encode"],
+            "first_token": first_token(),
+            "words": first["words"],
+            "first_audio": first["audio"],
+            "first_frame": first["frame"],
+            "answer": taken["total"],
+        }
 
     said: dict = {}
     peer = theirs(responder.engine, prompt) if args.peer else None
@@ -209,9 +224,13 @@ def _rows(args, folder: Path) -> list[dict]:
             beside.append(timed(peer))
     whole = all(count == len(answer) for count in responder.engine.written)
     facts = {
-        "shape": args.shape, "generators": args.generators, "dtype": config.llm.compute_dtype, "prompt": prompt,
-        "new_tokens": len(answer), "void": not whole,
-    }  # fmt: skip
+        "shape": args.shape,
+        "generators": args.generators,
+        "dtype": config.llm.compute_dtype,
+        "prompt": prompt,
+        "new_tokens": len(answer),
+        "void": not whole,
+    }
     rows = []
     for name in cold:
         seconds = {"ours": [one[name] for one in warm]}

@@ -29,10 +29,16 @@ in that call, in turn, and the ratio is the median over the pairs of neighbourin
 is over the pairs).
 """  # noqa: E501
 COLUMNS = {  # fact -> heading, where a row of the table has it
-    "ratio_to_peer": "ratio", "ratio_range": "range", "mfu": "MFU", "hfu": "HFU", "share_of_matmul": "of matmul",
-    "share_of_bandwidth": "of bandwidth", "share_of_copy": "of copy", "peak_gb": "peak GB",
+    "ratio_to_peer": "ratio",
+    "ratio_range": "range",
+    "mfu": "MFU",
+    "hfu": "HFU",
+    "share_of_matmul": "of matmul",
+    "share_of_bandwidth": "of bandwidth",
+    "share_of_copy": "of copy",
+    "peak_gb": "peak GB",
     "peer_peak_gb": "peer's peak GB",
-}  # fmt: skip
+}
 ORIGIN = ("benchmark", "command", "commit", "dirty", "recorded_in", "date", "device", "versions")
 SHOWN = {"name", "value", "unit", "peer_value", *COLUMNS, *ORIGIN}
 
@@ -160,10 +166,13 @@ def table(rows: list[dict]) -> str:
     peer = any("peer_value" in row for row in rows)
     headings = ["row", "ours", *(["peer"] if peer else []), "unit", *columns.values(), "notes"]
     lines = [
-        f"## {first['benchmark']}, {first['device']}, {first['date'][:10]}", "",
-        f"`{first['command']}`; {'; '.join(filter(None, (versions, _origin(first))))}", "",
-        _line(headings), _line(["---"] * len(headings)),
-    ]  # fmt: skip
+        f"## {first['benchmark']}, {first['device']}, {first['date'][:10]}",
+        "",
+        f"`{first['command']}`; {'; '.join(filter(None, (versions, _origin(first))))}",
+        "",
+        _line(headings),
+        _line(["---"] * len(headings)),
+    ]
     for row in rows:
         cells = [row["name"], _number(row["value"]), *([_number(row.get("peer_value"))] if peer else []), row["unit"]]
         cells += [_cell(fact, row.get(fact)) for fact in columns]

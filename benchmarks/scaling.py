@@ -57,9 +57,10 @@ def cases(shape: str, smoke: bool) -> dict[str, tuple[int, int, int]]:
     layers = (1, 2, 3) if smoke else LAYERS
     few = layers[0] if smoke else FEW
     return (
-        {f"layers_{n}": (n, length, 1) for n in layers} | {f"length_{n}": (few, n, 1) for n in longer}
+        {f"layers_{n}": (n, length, 1) for n in layers}
+        | {f"length_{n}": (few, n, 1) for n in longer}
         | {f"batch_{n}": (few, length, n) for n in wider}
-    )  # fmt: skip
+    )
 
 
 def fit(layers: list[int], seconds: list[float]) -> tuple[float, float, float]:
@@ -87,11 +88,18 @@ def main(args) -> list[dict]:
         case = layers, length, batch
         rows.append(
             measure.row(
-                name, STEPS * length * batch, "real tokens/s", {"ours": seconds[case]}, shape=args.shape,
-                layers=layers, length=length, batch=batch, step_s=float(f"{fastest[case]:.4g}"),
+                name,
+                STEPS * length * batch,
+                "real tokens/s",
+                {"ours": seconds[case]},
+                shape=args.shape,
+                layers=layers,
+                length=length,
+                batch=batch,
+                step_s=float(f"{fastest[case]:.4g}"),
                 compile_s=compile_s[case],
             )
-        )  # fmt: skip
+        )
     depths = [case for name, case in wanted.items() if name.startswith("layers")]
     a, b, r2 = fit([case[0] for case in depths], [fastest[case] for case in depths])
     growth = compile_s[depths[-1]] / compile_s[depths[0]]
@@ -124,7 +132,7 @@ def plot(rows: list[dict], path: Path) -> None:
         (axes[0, 1], of("layers", "compile_s"), "compiling by layers", "s"),
         (axes[1, 0], of("length", "value"), "rate by length of a row", "tokens/s"),
         (axes[1, 1], of("batch", "value"), "rate by rows", "tokens/s"),
-    ):  # fmt: skip
+    ):
         place.plot(x, y, "o" if place is axes[0, 0] else "o-", color="#4878a8")
         place.set(title=title, ylabel=unit, xticks=x)
         place.set_ylim(0, 1.12 * max(y))

@@ -10,9 +10,18 @@ from empatheia_jax.preparation.sample_plan import plan_corpus
 LLMS = {
     "tiny": LlamaConfig.tiny(vocab_size=2048),
     "100m": LlamaConfig(
-        vocab_size=16384, width=768, layers=14, heads=12, kv_heads=4, head_dim=64, mlp_width=2048, max_length=1024,
-        compute_dtype="float32", param_dtype="float32", tie_embeddings=True,
-    ),  # fmt: skip
+        vocab_size=16384,
+        width=768,
+        layers=14,
+        heads=12,
+        kv_heads=4,
+        head_dim=64,
+        mlp_width=2048,
+        max_length=1024,
+        compute_dtype="float32",
+        param_dtype="float32",
+        tie_embeddings=True,
+    ),
     "1b": LlamaConfig(vocab_size=32000, width=2048, layers=16, heads=32, kv_heads=8, head_dim=64, mlp_width=8192),
     "7b": LlamaConfig.vicuna_7b(),
 }
@@ -22,15 +31,23 @@ def bench_config(shape: str, folder: Path, attention: str = "xla") -> Config:
     """Stage 1 (LoRA on the chain of empathy) of an LLM of `shape`; dropout off, so that losses can be compared."""
     llm, big = dataclasses.replace(LLMS[shape], attention=attention), shape in ("1b", "7b")
     return Config(
-        name=f"bench_{shape}", modalities=(), llm=llm, lora=LoraConfig(rank=16, alpha=32.0, dropout=0.0),
+        name=f"bench_{shape}",
+        modalities=(),
+        llm=llm,
+        lora=LoraConfig(rank=16, alpha=32.0, dropout=0.0),
         prompt=PromptConfig(instruction="coe" if big else "short"),
         data=DataConfig(
-            path=str(folder), rows=4 if big else 3, row_tokens=2048 if big else 512, row_examples=4 if not big else 16,
-            row_targets=1024 if big else 320, profile_dropout=0.0, modality_dropout=0.0,
+            path=str(folder),
+            rows=4 if big else 3,
+            row_tokens=2048 if big else 512,
+            row_examples=4 if not big else 16,
+            row_targets=1024 if big else 320,
+            profile_dropout=0.0,
+            modality_dropout=0.0,
         ),
         optim=OptimConfig(accumulate=1),
         stages={name: StageConfig(epochs=1, learning_rate=1e-4 if big else 1e-3) for name in "01234"},
-    )  # fmt: skip
+    )
 
 
 def write_words(folder: Path) -> None:

@@ -235,9 +235,11 @@ def where_time_goes(ours: StyleTTS2Speech, ids, reference, peak: float, smoke: b
     seconds = {"text": read_s, "diffusion": draw_s, "durations": durations_s, "decoder": speak_s}
     parts = flops_generators.speech_parts(ours.config, len(ids), len(waves[0]) / SAMPLES_A_FRAME, STEPS)
     flops = {
-        "text": parts["text_encoder"] + parts["plbert"], "diffusion": parts["diffusion"],
-        "durations": parts["durations"], "decoder": parts["curves"] + parts["decoder"] + parts["vocoder"],
-    }  # fmt: skip
+        "text": parts["text_encoder"] + parts["plbert"],
+        "diffusion": parts["diffusion"],
+        "durations": parts["durations"],
+        "decoder": parts["curves"] + parts["decoder"] + parts["vocoder"],
+    }
     return {
         "phonemes": len(ids),
         "share_of_time": {name: round(one / sum(seconds.values()), 3) for name, one in seconds.items()},

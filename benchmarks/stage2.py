@@ -91,20 +91,42 @@ class NoCheckpoints:
 
 def config_of(smoke: bool) -> Config:
     """A Llama of 100M parameters; smaller to see that it runs."""
-    llm = LlamaConfig.tiny(vocab_size=2048) if smoke else LlamaConfig(
-        vocab_size=8192, width=768, layers=12, heads=12, kv_heads=12, head_dim=64, mlp_width=2048, max_length=1024,
-        compute_dtype="float32", param_dtype="float32", tie_embeddings=False,
-    )  # fmt: skip
+    llm = (
+        LlamaConfig.tiny(vocab_size=2048)
+        if smoke
+        else LlamaConfig(
+            vocab_size=8192,
+            width=768,
+            layers=12,
+            heads=12,
+            kv_heads=12,
+            head_dim=64,
+            mlp_width=2048,
+            max_length=1024,
+            compute_dtype="float32",
+            param_dtype="float32",
+            tie_embeddings=False,
+        )
+    )
     return Config(
-        name="stage2", llm=llm, lora=LoraConfig(rank=4), prompt=PromptConfig(instruction="coe"),
+        name="stage2",
+        llm=llm,
+        lora=LoraConfig(rank=4),
+        prompt=PromptConfig(instruction="coe"),
         projector=ProjectorConfig(tokens=1, width=16, heads=2),
         latents=LatentConfig(width=128, heads=4, mlp_width=512, encoder_layers=1, decoder_layers=1, dropout=0.0),
         data=DataConfig(
-            rows=1, row_tokens=1024, row_examples=2, row_targets=512, response_tokens=32, phonemes=PHONEMES,
+            rows=1,
+            row_tokens=1024,
+            row_examples=2,
+            row_targets=512,
+            response_tokens=32,
+            phonemes=PHONEMES,
             frames=FRAMES,
         ),
-        optim=OptimConfig(accumulate=2), stages={name: StageConfig(epochs=1) for name in "01234"},
-    )  # fmt: skip
+        optim=OptimConfig(accumulate=2),
+        stages={name: StageConfig(epochs=1) for name in "01234"},
+    )
 
 
 def costs(config: Config, tokens: float, widths: Widths, lengths: tuple[float, float, float]) -> tuple[float, float]:
@@ -175,18 +197,27 @@ def main(args) -> None:
         llm_7b, full = costs(load_config(str(PUBLISHED)), tokens, published, (answers, 85, 142))
         results = [
             measure.row(
-                "cached_to_computed", seen, "Examples/s", {"ours": seconds["cached"], "peer": seconds["computed"]},
-                llm_to_synchronizer=round(llm / small, 1), losses={k: round(v, 5) for k, v in losses.items()},
-                fill_s=round(run.clock.shares["fill"], 2), examples=len(examples), steps=steps,
+                "cached_to_computed",
+                seen,
+                "Examples/s",
+                {"ours": seconds["cached"], "peer": seconds["computed"]},
+                llm_to_synchronizer=round(llm / small, 1),
+                losses={k: round(v, 5) for k, v in losses.items()},
+                fill_s=round(run.clock.shares["fill"], 2),
+                examples=len(examples),
+                steps=steps,
             ),
             measure.row("cached_to_alone", seen, "Examples/s", {"ours": seconds["cached"], "peer": seconds["alone"]}),
             {
-                "name": "7b_by_flops", "value": round(1 + llm_7b / full, 1),
-                "unit": "times fewer FLOPs a step", "device": "none", "versions": {},
+                "name": "7b_by_flops",
+                "value": round(1 + llm_7b / full, 1),
+                "unit": "times fewer FLOPs a step",
+                "device": "none",
+                "versions": {},
                 "synchronizer_tflop_an_example": round(full / 1e12, 3),
                 "llm_tflop_an_example": round(llm_7b / 1e12, 3),
             },
-        ]  # fmt: skip
+        ]
     measure.report(results, args)
 
 

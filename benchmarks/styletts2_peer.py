@@ -116,15 +116,23 @@ class StandIn(Peer):
         torch.manual_seed(seed)
         config = getattr(StyleTTS2Config, kind)()
         bert = AlbertConfig(
-            vocab_size=config.n_token, embedding_size=config.plbert_embedding, hidden_size=config.plbert_hidden,
-            num_attention_heads=config.plbert_heads, intermediate_size=config.plbert_mlp,
-            num_hidden_layers=config.plbert_layers, max_position_embeddings=config.plbert_positions,
-        )  # fmt: skip
+            vocab_size=config.n_token,
+            embedding_size=config.plbert_embedding,
+            hidden_size=config.plbert_hidden,
+            num_attention_heads=config.plbert_heads,
+            intermediate_size=config.plbert_mlp,
+            num_hidden_layers=config.plbert_layers,
+            max_position_embeddings=config.plbert_positions,
+        )
         self.nets = {
-            "bert": AlbertModel(bert), "bert_encoder": torch.nn.Linear(config.plbert_hidden, config.hidden_dim),
-            "predictor": ours.Predictor(config), "decoder": ours.Decoder(config),
-            "text_encoder": ours.TextEncoder(config), "predictor_encoder": ours.StyleEncoder(config),
-            "style_encoder": ours.StyleEncoder(config), "diffusion": ours.Diffusion(config),
-        }  # fmt: skip
+            "bert": AlbertModel(bert),
+            "bert_encoder": torch.nn.Linear(config.plbert_hidden, config.hidden_dim),
+            "predictor": ours.Predictor(config),
+            "decoder": ours.Decoder(config),
+            "text_encoder": ours.TextEncoder(config),
+            "predictor_encoder": ours.StyleEncoder(config),
+            "style_encoder": ours.StyleEncoder(config),
+            "diffusion": ours.Diffusion(config),
+        }
         self.sampler = self.nets["diffusion"]
         super().__init__(kind, config.style_dim, device)

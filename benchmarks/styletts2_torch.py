@@ -133,10 +133,14 @@ class Predictor(nn.Module):
         self.duration_proj = Projection(width, config.max_dur)
         self.F0, self.N = (
             nn.ModuleList(
-                [AdainResBlk1d(width, width, style), AdainResBlk1d(width, width // 2, style, upsample=True),
-                 AdainResBlk1d(width // 2, width // 2, style)]
-            ) for _ in range(2)
-        )  # fmt: skip
+                [
+                    AdainResBlk1d(width, width, style),
+                    AdainResBlk1d(width, width // 2, style, upsample=True),
+                    AdainResBlk1d(width // 2, width // 2, style),
+                ]
+            )
+            for _ in range(2)
+        )
         self.F0_proj, self.N_proj = nn.Conv1d(width // 2, 1, 1), nn.Conv1d(width // 2, 1, 1)
 
     def F0Ntrain(self, en, style):
@@ -376,9 +380,12 @@ class StyleEncoder(nn.Module):
         widths = [min(config.dim_in * 2**i, config.max_conv_dim) for i in range(5)]
         self.shared = nn.Sequential(
             spectral_norm(nn.Conv2d(1, widths[0], 3, 1, 1)),
-            *(StyleBlock(a, b) for a, b in zip(widths, widths[1:], strict=False)), nn.LeakyReLU(0.2),
-            spectral_norm(nn.Conv2d(widths[-1], widths[-1], 5)), nn.AdaptiveAvgPool2d(1), nn.LeakyReLU(0.2),
-        )  # fmt: skip
+            *(StyleBlock(a, b) for a, b in zip(widths, widths[1:], strict=False)),
+            nn.LeakyReLU(0.2),
+            spectral_norm(nn.Conv2d(widths[-1], widths[-1], 5)),
+            nn.AdaptiveAvgPool2d(1),
+            nn.LeakyReLU(0.2),
+        )
         self.unshared = nn.Linear(widths[-1], config.style_dim)
 
     def forward(self, mel):

@@ -113,10 +113,13 @@ def full_rows(ours: Ours, count: int) -> list[dict]:
         mask = np.zeros(tokens.shape, bool)
         mask[..., length - 1 - targets : length - 1] = True
         batch |= {
-            "tokens": tokens, "segment_ids": np.ones_like(tokens), "target_mask": mask,
+            "tokens": tokens,
+            "segment_ids": np.ones_like(tokens),
+            "target_mask": mask,
             "positions": np.broadcast_to(np.arange(length, dtype=np.int32), tokens.shape).copy(),
-            "targets": np.roll(tokens, -1, axis=-1), "example_id": np.zeros_like(batch["example_id"]),
-        }  # fmt: skip
+            "targets": np.roll(tokens, -1, axis=-1),
+            "example_id": np.zeros_like(batch["example_id"]),
+        }
         batches.append(batch)
     return batches
 

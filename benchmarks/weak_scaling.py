@@ -87,14 +87,23 @@ def compiled(config: Config, number: int, topology: Topology) -> tuple[dict, str
         name = " x ".join(one.axes)
         by_axis[name] = by_axis.get(name, 0.0) + one.moved / 1e9
     row = {
-        "name": topology.name, "chips": plan.chips, "mesh": plan.mesh, "rows": plan.config.data.rows,
-        "value": round(plan.moved / 1e9, 4), "unit": "GB sent a chip and step",
+        "name": topology.name,
+        "chips": plan.chips,
+        "mesh": plan.mesh,
+        "rows": plan.config.data.rows,
+        "value": round(plan.moved / 1e9, 4),
+        "unit": "GB sent a chip and step",
         "by_axis": {axis: round(sent, 4) for axis, sent in by_axis.items()},
-        "collectives": sum(one.count for one in plan.collectives), "flops_per_chip": plan.model_flops / plan.chips,
-        "compiler_flops": plan.compiler_flops, "peak_bytes": plan.peak, "fits": plan.fits,
-        "trace_s": round(plan.seconds["lower"], 1), "compile_s": round(plan.seconds["compile"], 1),
-        "device": f"{plan.topology.chip.kind}, compiled for, not run", "versions": report.versions(plan),
-    }  # fmt: skip
+        "collectives": sum(one.count for one in plan.collectives),
+        "flops_per_chip": plan.model_flops / plan.chips,
+        "compiler_flops": plan.compiler_flops,
+        "peak_bytes": plan.peak,
+        "fits": plan.fits,
+        "trace_s": round(plan.seconds["lower"], 1),
+        "compile_s": round(plan.seconds["compile"], 1),
+        "device": f"{plan.topology.chip.kind}, compiled for, not run",
+        "versions": report.versions(plan),
+    }
     return row, report.text(plan)
 
 

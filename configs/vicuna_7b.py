@@ -26,14 +26,21 @@ def get_config() -> Config:
         llm=LlamaConfig.vicuna_7b(),
         lora=LoraConfig(rank=16, alpha=32.0, dropout=0.1),
         encoders=EncoderConfig(
-            kind="hubert_clip", hubert="large", hubert_weights="checkpoints/hubert-large-ll60k", clip="vit_l_14_336",
-            clip_weights="checkpoints/clip-vit-large-patch14-336", compute_dtype="bfloat16",
+            kind="hubert_clip",
+            hubert="large",
+            hubert_weights="checkpoints/hubert-large-ll60k",
+            clip="vit_l_14_336",
+            clip_weights="checkpoints/clip-vit-large-patch14-336",
+            compute_dtype="bfloat16",
         ),
         projector=ProjectorConfig(tokens=4, width=512, heads=8),
         latents=LatentConfig(encoder_layers=4, decoder_layers=4),
         generators=GeneratorConfig(
-            speech="styletts2", speech_weights="checkpoints/styletts2-libritts", face="dreamtalk",
-            face_weights="checkpoints/dreamtalk", face_content="compact",
+            speech="styletts2",
+            speech_weights="checkpoints/styletts2-libritts",
+            face="dreamtalk",
+            face_weights="checkpoints/dreamtalk",
+            face_content="compact",
         ),
         data=DataConfig(path="data/avamerg", rows=2, row_tokens=2048, row_examples=4, row_utterances=24),
         optim=OptimConfig(accumulate=4, weight_decay=1e-3, alpha=0.2, beta=0.3),
@@ -44,4 +51,4 @@ def get_config() -> Config:
             "3": StageConfig(epochs=4, learning_rate=5e-5, row_tokens=512, row_examples=5),  # slots alone: short
             "4": StageConfig(epochs=3, learning_rate=5e-5),
         },
-    )  # fmt: skip
+    )

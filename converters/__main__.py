@@ -1,12 +1,12 @@
 """Published torch checkpoints to Flax and back; a bad checkpoint is an error message and exit code 2.
 
-  python -m converters vicuna|hubert|clip|wav2vec2 --input PATH --output DIR [--dtype D] [--verify]
-  python -m converters styletts2 --input epochs_2nd_00020.pth [--config config.yml] [--plbert FILE] --output DIR
-  python -m converters dreamtalk --input denoising_network.pth --renderer renderer.pt [--wav2vec DIR]
-                                 [--face3d epoch_20.pth] --output DIR
-  python -m converters export --run DIR --format peft|hf --output DIR [--dtype D]
-  python -m converters export --weights DIR --output DIR
-  python -m converters peft --input PEFT_DIR --base CONVERTED_BASE_OR_RUN --output DIR
+python -m converters vicuna|hubert|clip|wav2vec2 --input PATH --output DIR [--dtype D] [--verify]
+python -m converters styletts2 --input epochs_2nd_00020.pth [--config config.yml] [--plbert FILE] --output DIR
+python -m converters dreamtalk --input denoising_network.pth --renderer renderer.pt [--wav2vec DIR]
+                               [--face3d epoch_20.pth] --output DIR
+python -m converters export --run DIR --format peft|hf --output DIR [--dtype D]
+python -m converters export --weights DIR --output DIR
+python -m converters peft --input PEFT_DIR --base CONVERTED_BASE_OR_RUN --output DIR
 """
 
 import argparse
@@ -37,9 +37,10 @@ def main(argv: list[str]) -> int:
         command.add_argument("--dtype", choices=DTYPES, help="default: as it is; norms stay float32")
         command.add_argument("--sha256", metavar="HEX", help="of the weights file; beside-lying hashes are read anyway")
         command.add_argument(
-            "--verify", action="store_true",
+            "--verify",
+            action="store_true",
             help="then run torch's original and ours on the same input; an output that is there is only verified",
-        )  # fmt: skip
+        )
         command.set_defaults(run=_convert)
     command = commands.add_parser("styletts2", help="the published .pth of StyleTTS 2 -> weights")
     command.add_argument("--input", type=Path, required=True, help="epochs_2nd_00020.pth, or such")
@@ -86,7 +87,7 @@ def _quiet() -> None:
         logging.getLogger(name).setLevel(logging.CRITICAL)
     sys.unraisablehook = lambda raised: (
         None if str(raised.exc_value) == "Event loop is closed" else sys.__unraisablehook__(raised)
-    )  # fmt: skip
+    )
 
 
 def _convert(args) -> int:

@@ -17,16 +17,26 @@ HARMLESS = (
     r"(visual|text)_projection\.weight",
 )
 _PARTS = {
-    "q_proj": "self_attn.q_proj", "k_proj": "self_attn.k_proj", "v_proj": "self_attn.v_proj",
-    "o_proj": "self_attn.out_proj", "up_proj": "mlp.fc1", "down_proj": "mlp.fc2", "attention_norm": "layer_norm1",
+    "q_proj": "self_attn.q_proj",
+    "k_proj": "self_attn.k_proj",
+    "v_proj": "self_attn.v_proj",
+    "o_proj": "self_attn.out_proj",
+    "up_proj": "mlp.fc1",
+    "down_proj": "mlp.fc2",
+    "attention_norm": "layer_norm1",
     "mlp_norm": "layer_norm2",
-}  # fmt: skip
+}
 
 _SETTINGS = {  # ours -> transformers' name and default
-    "width": ("hidden_size", 768), "layers": ("num_hidden_layers", 12), "heads": ("num_attention_heads", 12),
-    "mlp_width": ("intermediate_size", 3072), "activation": ("hidden_act", "quick_gelu"),
-    "norm_epsilon": ("layer_norm_eps", 1e-5), "image_size": ("image_size", 224), "patch_size": ("patch_size", 32),
-}  # fmt: skip
+    "width": ("hidden_size", 768),
+    "layers": ("num_hidden_layers", 12),
+    "heads": ("num_attention_heads", 12),
+    "mlp_width": ("intermediate_size", 3072),
+    "activation": ("hidden_act", "quick_gelu"),
+    "norm_epsilon": ("layer_norm_eps", 1e-5),
+    "image_size": ("image_size", 224),
+    "patch_size": ("patch_size", 32),
+}
 
 
 def config_of(settings: dict, preprocessor: dict | None) -> ClipVisionConfig:

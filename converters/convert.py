@@ -22,8 +22,12 @@ from empatheia_jax.config import ConfigError
 from empatheia_jax.weights import Writer, architecture, slots
 
 FAMILIES: dict[str, ModuleType | dreamtalk.Part] = {
-    "vicuna": vicuna, "hubert": hubert, "clip": clip, "wav2vec2": wav2vec2, "styletts2": styletts2,
-} | {f"dreamtalk_{name}": part for name, part in dreamtalk.PARTS.items()}  # fmt: skip
+    "vicuna": vicuna,
+    "hubert": hubert,
+    "clip": clip,
+    "wav2vec2": wav2vec2,
+    "styletts2": styletts2,
+} | {f"dreamtalk_{name}": part for name, part in dreamtalk.PARTS.items()}
 OWN_FILES = tuple(name for name in FAMILIES if name.startswith(("styletts2", "dreamtalk")))  # not transformers' folders
 CARRIED = "carried.safetensors"
 """Small tensors that we do not need and an export must have: SpecAugment's mask embedding."""
@@ -104,13 +108,18 @@ def convert(
             settings = travel.copy(opened.folder, partial)
             writer.finish(
                 {
-                    "family": family, "architecture": architecture(opened.config), "settings": settings,
+                    "family": family,
+                    "architecture": architecture(opened.config),
+                    "settings": settings,
                     "source": {
-                        "folder": str(opened.folder.resolve()), "config": opened.settings, "prefix": opened.prefix,
-                        "sha256_checked": checked, "files": {file.name: file.stat().st_size for file in files},
+                        "folder": str(opened.folder.resolve()),
+                        "config": opened.settings,
+                        "prefix": opened.prefix,
+                        "sha256_checked": checked,
+                        "files": {file.name: file.stat().st_size for file in files},
                     },
                 }
-            )  # fmt: skip
+            )
     except OSError as error:
         raise ConversionError(
             f"{output}: not written ({error}); {partial.name} can be resumed by the same command"

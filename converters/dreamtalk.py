@@ -91,11 +91,15 @@ def _without_effect(config: RendererConfig) -> dict[str, tuple[int, ...]]:
     found, hidden, code = {}, config.norm_width, config.descriptor
     for level, width in enumerate(config.edit_widths[1:]):
         shapes = {
-            "conv1.weight": (width, width, 3, 3), "conv1.bias": (width,),
-            "norm1.mlp_shared.0.weight": (hidden, code), "norm1.mlp_shared.0.bias": (hidden,),
-            "norm1.mlp_gamma.weight": (width, hidden), "norm1.mlp_gamma.bias": (width,),
-            "norm1.mlp_beta.weight": (width, hidden), "norm1.mlp_beta.bias": (width,),
-        }  # fmt: skip
+            "conv1.weight": (width, width, 3, 3),
+            "conv1.bias": (width,),
+            "norm1.mlp_shared.0.weight": (hidden, code),
+            "norm1.mlp_shared.0.bias": (hidden,),
+            "norm1.mlp_gamma.weight": (width, hidden),
+            "norm1.mlp_gamma.bias": (width,),
+            "norm1.mlp_beta.weight": (width, hidden),
+            "norm1.mlp_beta.bias": (width,),
+        }
         for block in range(config.edit_blocks):
             stem = f"editing_net.decoder.res{level}.res{block}."
             found |= {stem + name: shape for name, shape in shapes.items()}
@@ -112,9 +116,16 @@ DENOISER, RENDERER, FACE3D = DreamTalkConfig(), RendererConfig(), Face3DConfig()
 PARTS = {
     part.name: part
     for part in (
-        Part("denoiser", Denoiser, DENOISER, "model_state_dict", "diff_net.net.", "denoising_network",
-             _computed(DENOISER)),
+        Part(
+            "denoiser",
+            Denoiser,
+            DENOISER,
+            "model_state_dict",
+            "diff_net.net.",
+            "denoising_network",
+            _computed(DENOISER),
+        ),
         Part("renderer", Renderer, RENDERER, "net_G_ema", "", "renderer", _without_effect(RENDERER)),
         Part("face3d", Face3D, FACE3D, "net_recon", "", "deep3dfacerecon", _counters(FACE3D)),
     )
-}  # fmt: skip
+}

@@ -24,8 +24,10 @@ def convert_all(sources: dict[str, Path | None], output: Path) -> dict[str, dict
     refuse_existing(output)
     given = {name: Path(source) for name, source in sources.items() if source is not None}
     partial = partial_of(output)
-    told = {name: [str(source.resolve()), source.stat().st_size if source.is_file() else 0]
-            for name, source in given.items()}  # fmt: skip
+    told = {
+        name: [str(source.resolve()), source.stat().st_size if source.is_file() else 0]
+        for name, source in given.items()
+    }
     path = partial / _FINGERPRINT
     if not (path.exists() and json.loads(path.read_text()) == told):
         shutil.rmtree(partial, ignore_errors=True)

@@ -25,10 +25,19 @@ from empatheia_jax.weights import Writer, is_weights, read_facts, slots
 NEW_TOKENS_FILE = "new_tokens.safetensors"
 ORIGIN_FILE = "empatheia.json"
 _REFUSED = {
-    "use_dora": False, "bias": "none", "fan_in_fan_out": False, "modules_to_save": None, "layers_to_transform": None,
-    "rank_pattern": {}, "alpha_pattern": {}, "lora_bias": False, "trainable_token_indices": None, "use_qalora": False,
-    "layer_replication": None, "exclude_modules": None,
-}  # fmt: skip
+    "use_dora": False,
+    "bias": "none",
+    "fan_in_fan_out": False,
+    "modules_to_save": None,
+    "layers_to_transform": None,
+    "rank_pattern": {},
+    "alpha_pattern": {},
+    "lora_bias": False,
+    "trainable_token_indices": None,
+    "use_qalora": False,
+    "layer_replication": None,
+    "exclude_modules": None,
+}
 
 
 def rules(lora: LoraConfig) -> list[Rule]:
@@ -53,12 +62,24 @@ def adapter_slots(llm: LlamaConfig, lora: LoraConfig) -> dict:
 def settings_of(lora: LoraConfig, base: str) -> dict:
     """adapter_config.json."""
     return {
-        "peft_type": "LORA", "task_type": "CAUSAL_LM", "base_model_name_or_path": base, "r": lora.rank,
-        "lora_alpha": lora.alpha, "lora_dropout": lora.dropout, "target_modules": list(lora.targets), "bias": "none",
-        "fan_in_fan_out": False, "inference_mode": True, "init_lora_weights": True, "use_rslora": False,
-        "use_dora": False, "modules_to_save": None, "layers_to_transform": None, "rank_pattern": {},
+        "peft_type": "LORA",
+        "task_type": "CAUSAL_LM",
+        "base_model_name_or_path": base,
+        "r": lora.rank,
+        "lora_alpha": lora.alpha,
+        "lora_dropout": lora.dropout,
+        "target_modules": list(lora.targets),
+        "bias": "none",
+        "fan_in_fan_out": False,
+        "inference_mode": True,
+        "init_lora_weights": True,
+        "use_rslora": False,
+        "use_dora": False,
+        "modules_to_save": None,
+        "layers_to_transform": None,
+        "rank_pattern": {},
         "alpha_pattern": {},
-    }  # fmt: skip
+    }
 
 
 def config_of(settings: dict) -> LoraConfig:

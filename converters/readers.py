@@ -41,9 +41,17 @@ def in_memory(arrays: Mapping[str, np.ndarray], where: str = "memory") -> dict[s
 
 
 DTYPES = {
-    "F64": np.float64, "F32": np.float32, "F16": np.float16, "BF16": ml_dtypes.bfloat16, "I64": np.int64,
-    "I32": np.int32, "I16": np.int16, "I8": np.int8, "U8": np.uint8, "BOOL": np.bool_,
-}  # fmt: skip
+    "F64": np.float64,
+    "F32": np.float32,
+    "F16": np.float16,
+    "BF16": ml_dtypes.bfloat16,
+    "I64": np.int64,
+    "I32": np.int32,
+    "I16": np.int16,
+    "I8": np.int8,
+    "U8": np.uint8,
+    "BOOL": np.bool_,
+}
 
 
 def read_json(path: Path) -> dict:
@@ -120,7 +128,7 @@ def _open_safetensors(path: Path) -> dict[str, Tensor]:
             entries = {
                 name: (entry["dtype"], tuple(map(int, entry["shape"])), *map(int, entry["data_offsets"]))
                 for name, entry in header.items()
-            }  # fmt: skip
+            }
         except (ValueError, AttributeError, KeyError, TypeError) as error:
             raise ConversionError(f"{path}: its header is damaged ({error!r})") from error
     tensors, covered = {}, 0

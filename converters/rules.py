@@ -126,9 +126,12 @@ class Fit:
 
 
 def fit(
-    rules: list[Rule], slots: Slots, tensors: Mapping[str, Tensor], harmless: tuple[str, ...] = (),
+    rules: list[Rule],
+    slots: Slots,
+    tensors: Mapping[str, Tensor],
+    harmless: tuple[str, ...] = (),
     problems: list[str] | None = None,
-) -> list[Fit]:  # fmt: skip
+) -> list[Fit]:
     """Fit a table to a checkpoint, by names, shapes and dtypes alone, in the order of the checkpoint's bytes.
 
     Args:

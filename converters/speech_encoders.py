@@ -14,21 +14,36 @@ _GAIN = moved(
     lambda shape: (1, 1, *shape), lambda array, shape: array.reshape(shape), lambda array: array.reshape(1, 1, -1)
 )
 _PARTS = {
-    "q_proj": "attention.q_proj", "k_proj": "attention.k_proj", "v_proj": "attention.v_proj",
-    "o_proj": "attention.out_proj", "up_proj": "feed_forward.intermediate_dense",
-    "down_proj": "feed_forward.output_dense", "attention_norm": "layer_norm", "mlp_norm": "final_layer_norm",
-}  # fmt: skip
+    "q_proj": "attention.q_proj",
+    "k_proj": "attention.k_proj",
+    "v_proj": "attention.v_proj",
+    "o_proj": "attention.out_proj",
+    "up_proj": "feed_forward.intermediate_dense",
+    "down_proj": "feed_forward.output_dense",
+    "attention_norm": "layer_norm",
+    "mlp_norm": "final_layer_norm",
+}
 _ONLY = {"hidden_act": "gelu", "feat_extract_activation": "gelu", "conv_pos_batch_norm": False, "add_adapter": False}
 _NAMES = {
-    "width": "hidden_size", "layers": "num_hidden_layers", "heads": "num_attention_heads",
-    "mlp_width": "intermediate_size", "pre_norm": "do_stable_layer_norm", "norm_epsilon": "layer_norm_eps",
+    "width": "hidden_size",
+    "layers": "num_hidden_layers",
+    "heads": "num_attention_heads",
+    "mlp_width": "intermediate_size",
+    "pre_norm": "do_stable_layer_norm",
+    "norm_epsilon": "layer_norm_eps",
 } | {
     name: name
     for name in (
-        "conv_dim", "conv_kernel", "conv_stride", "conv_bias", "feat_extract_norm", "feat_proj_layer_norm",
-        "num_conv_pos_embeddings", "num_conv_pos_embedding_groups",
+        "conv_dim",
+        "conv_kernel",
+        "conv_stride",
+        "conv_bias",
+        "feat_extract_norm",
+        "feat_proj_layer_norm",
+        "num_conv_pos_embeddings",
+        "num_conv_pos_embedding_groups",
     )
-}  # fmt: skip
+}
 
 
 def config_of(settings: dict, preprocessor: dict | None) -> HubertConfig:
@@ -67,8 +82,10 @@ def rules(config: HubertConfig, prefix: str) -> list[Rule]:
     if config.feat_proj_layer_norm:
         table += affine("feature_norm", f"{prefix}feature_projection.layer_norm")
     positions = f"{prefix}encoder.pos_conv_embed.conv"
-    for gain, direction in (("parametrizations.weight.original0", "parametrizations.weight.original1"),
-                            ("weight_g", "weight_v")):  # fmt: skip
+    for gain, direction in (
+        ("parametrizations.weight.original0", "parametrizations.weight.original1"),
+        ("weight_g", "weight_v"),
+    ):
         table.append(Rule(f"{positions}.{gain}", "position_gain", _GAIN))
         table.append(Rule(f"{positions}.{direction}", "position_direction", CONV1D))
     return table + [

@@ -9,10 +9,20 @@ from pathlib import Path
 from converters.readers import ConversionError
 
 FILES = (
-    "tokenizer.model", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json",
-    "vocab.json", "merges.txt", "chat_template.json", "chat_template.jinja", "generation_config.json",
-    "preprocessor_config.json", "feature_extractor_config.json", "processor_config.json",
-)  # fmt: skip
+    "tokenizer.model",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "merges.txt",
+    "chat_template.json",
+    "chat_template.jinja",
+    "generation_config.json",
+    "preprocessor_config.json",
+    "feature_extractor_config.json",
+    "processor_config.json",
+)
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 

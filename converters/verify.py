@@ -57,9 +57,11 @@ def verify(family: str, source: Path, output: Path, seed: int = 0) -> Report:
     if facts["architecture"] != architecture(opened.config):
         raise ConversionError(f"{output}: converted from another architecture than {source}")
     transformers.logging.set_verbosity_error()  # it lists what the tower of a whole CLIP does not use
-    original = getattr(transformers, FAMILIES[family].CLASS).from_pretrained(
-        opened.folder, dtype=torch.float32, attn_implementation="eager"
-    ).eval()  # fmt: skip
+    original = (
+        getattr(transformers, FAMILIES[family].CLASS)
+        .from_pretrained(opened.folder, dtype=torch.float32, attn_implementation="eager")
+        .eval()
+    )
     config = dataclasses.replace(opened.config, compute_dtype="float32", param_dtype="float32")
     graphdef, abstract = nnx.split(nnx.eval_shape(lambda: FAMILIES[family].NETWORK(config, rngs=nnx.Rngs(0))))
     model = nnx.merge(graphdef, load_weights(output, abstract))

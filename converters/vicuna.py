@@ -19,9 +19,12 @@ HARMLESS = (
 )
 KEPT = ()
 _REQUIRED = {
-    "vocab_size": "vocab_size", "hidden_size": "width", "num_hidden_layers": "layers", "num_attention_heads": "heads",
+    "vocab_size": "vocab_size",
+    "hidden_size": "width",
+    "num_hidden_layers": "layers",
+    "num_attention_heads": "heads",
     "intermediate_size": "mlp_width",
-}  # fmt: skip
+}
 _ONLY = {"hidden_act": "silu", "attention_bias": False, "mlp_bias": False, "partial_rotary_factor": 1.0}
 
 
@@ -34,8 +37,9 @@ def config_of(settings: dict, preprocessor: dict | None = None) -> LlamaConfig:
     problems = [f"{name} is not there" for name in _REQUIRED if not isinstance(settings.get(name), int)]
     problems += [
         f"{name} is {settings[name]!r}; only {wanted!r} is known"
-        for name, wanted in _ONLY.items() if settings.get(name, wanted) != wanted
-    ]  # fmt: skip
+        for name, wanted in _ONLY.items()
+        if settings.get(name, wanted) != wanted
+    ]
     length = settings.get("max_position_embeddings", 2048)
     window = settings.get("sliding_window", 4096 if settings.get("model_type") == "mistral" else None)
     if window is not None and window < length:
@@ -80,19 +84,24 @@ def _rope(settings: dict, length: int, problems: list[str]) -> tuple[float, Rope
     if kind == "linear":
         return float(theta), RopeScaling("linear", factor=float(rope["factor"]))
     return float(theta), RopeScaling(
-        "llama3", factor=float(rope["factor"]), low_freq_factor=float(rope["low_freq_factor"]),
+        "llama3",
+        factor=float(rope["factor"]),
+        low_freq_factor=float(rope["low_freq_factor"]),
         high_freq_factor=float(rope["high_freq_factor"]),
         original_max_position=int(rope.get("original_max_position_embeddings", length)),
-    )  # fmt: skip
+    )
 
 
 def rules(config: LlamaConfig, prefix: str = PREFIX) -> list[Rule]:
     """The table."""
     table = [
-        Rule(f"{prefix}layers.{{layer}}.{block_of(name)}.{name}.weight", f"layers/{name}/kernel",
-             linear(2 if name == "o_proj" else 1))
+        Rule(
+            f"{prefix}layers.{{layer}}.{block_of(name)}.{name}.weight",
+            f"layers/{name}/kernel",
+            linear(2 if name == "o_proj" else 1),
+        )
         for name in PROJECTIONS
-    ]  # fmt: skip
+    ]
     table += [
         Rule(f"{prefix}layers.{{layer}}.input_layernorm.weight", "layers/attention_norm"),
         Rule(f"{prefix}layers.{{layer}}.post_attention_layernorm.weight", "layers/mlp_norm"),
@@ -131,18 +140,30 @@ def settings_of(config: LlamaConfig, tokens: dict[str, int | None]) -> dict:
         rope |= {"rope_type": scaling.kind, "factor": scaling.factor}
     if scaling is not None and scaling.kind == "llama3":
         rope |= {
-            "low_freq_factor": scaling.low_freq_factor, "high_freq_factor": scaling.high_freq_factor,
+            "low_freq_factor": scaling.low_freq_factor,
+            "high_freq_factor": scaling.high_freq_factor,
             "original_max_position_embeddings": scaling.original_max_position,
-        }  # fmt: skip
+        }
     old = {k: v for k, v in rope.items() if k not in ("rope_theta", "rope_type")}
     return {
-        "architectures": [CLASS], "model_type": "llama", "vocab_size": config.vocab_size, "hidden_size": config.width,
-        "num_hidden_layers": config.layers, "num_attention_heads": config.heads, "num_key_value_heads": config.kv_heads,
-        "head_dim": config.head_dim, "intermediate_size": config.mlp_width, "hidden_act": "silu",
-        "rms_norm_eps": config.norm_epsilon, "max_position_embeddings": config.max_length,
-        "tie_word_embeddings": config.tie_embeddings, "attention_bias": False, "mlp_bias": False,
+        "architectures": [CLASS],
+        "model_type": "llama",
+        "vocab_size": config.vocab_size,
+        "hidden_size": config.width,
+        "num_hidden_layers": config.layers,
+        "num_attention_heads": config.heads,
+        "num_key_value_heads": config.kv_heads,
+        "head_dim": config.head_dim,
+        "intermediate_size": config.mlp_width,
+        "hidden_act": "silu",
+        "rms_norm_eps": config.norm_epsilon,
+        "max_position_embeddings": config.max_length,
+        "tie_word_embeddings": config.tie_embeddings,
+        "attention_bias": False,
+        "mlp_bias": False,
         # Both spellings: transformers 5 reads the first, older ones and other tools the second.
-        "rope_parameters": rope, "rope_theta": config.rope_theta,
+        "rope_parameters": rope,
+        "rope_theta": config.rope_theta,
         "rope_scaling": old | {"rope_type": scaling.kind} if scaling else None,
         **tokens,
-    }  # fmt: skip
+    }

@@ -112,9 +112,7 @@ def load_base(folder: Path, base: nnx.State) -> nnx.State:
     if weights.is_weights(folder):
         return weights.load_weights(folder, base, prefix="llm/")
     if not folder.exists():
-        raise CheckpointError(
-            f"{folder}: no base model here; train stage 0, or give the path of a converted one"
-        )
+        raise CheckpointError(f"{folder}: no base model here; train stage 0, or give the path of a converted one")
     wanted = named(unquantized(base))
     _check(ocp.metadata(str(folder.absolute())).metadata, wanted, folder)
     return quantized(ocp.load(str(folder.absolute()), _abstract(wanted)), base)

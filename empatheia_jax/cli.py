@@ -72,9 +72,12 @@ def build_data(argv: list[str]) -> int:
     from empatheia_jax.data.tfds_builder import build
 
     folder, statistics = build(
-        args.source, args.output, embed_media=args.embed_media, on_error=args.on_error,
+        args.source,
+        args.output,
+        embed_media=args.embed_media,
+        on_error=args.on_error,
         validation_share=args.validation_share,
-    )  # fmt: skip
+    )
     print(statistics)
     print(folder)
     return 0
@@ -95,9 +98,14 @@ def extract(argv: list[str]) -> int:
 
     output = Path(config.data.features or args.workdir / "features")
     counts = run(
-        config, config.data.path, output, workers=args.workers, on_error=args.on_error or config.data.on_error,
-        process=args.process, processes=args.processes,
-    )  # fmt: skip
+        config,
+        config.data.path,
+        output,
+        workers=args.workers,
+        on_error=args.on_error or config.data.on_error,
+        process=args.process,
+        processes=args.processes,
+    )
     print(f"{output}: " + ", ".join(f"{value} {name.replace('_', ' ')}" for name, value in counts.items()))
     if counts["rejected"]:
         print(f"rejected media are listed in {output / 'rejected.jsonl'}")
@@ -111,9 +119,7 @@ def respond(argv: list[str]) -> int:
     parser.add_argument("--dialogue", type=Path, help="one dialogue object of the released layout")
     parser.add_argument("--text", help="what the person says")
     parser.add_argument("--speech", type=Path, help="how it sounds: wav, flac, mp3, mp4 ...")
-    parser.add_argument(
-        "--video", type=Path, help="how it looks: mp4 ...; heard too, without --speech"
-    )
+    parser.add_argument("--video", type=Path, help="how it looks: mp4 ...; heard too, without --speech")
     parser.add_argument("--profile", metavar="AGE,GENDER,TIMBRE", help="who answers, e.g. young,female,mid")
     parser.add_argument("--portrait", type=Path, help="colours of the avatar from this picture")
     parser.add_argument("--consent", action="store_true", help="the person in --portrait agreed")
@@ -127,9 +133,10 @@ def respond(argv: list[str]) -> int:
         ("styletts2-repo", "your clone of github.com/yl4579/StyleTTS2"),
         ("styletts2-checkpoint", "the published .pth, its config.yml beside it"),
         ("dreamtalk-repo", "your clone of github.com/ali-vilab/dreamtalk"),
-        ("dreamtalk-checkpoint", "denoising_network.pth"), ("dreamtalk-renderer", "renderer.pt"),
+        ("dreamtalk-checkpoint", "denoising_network.pth"),
+        ("dreamtalk-renderer", "renderer.pt"),
         ("dreamtalk-wav2vec", "directory of its wav2vec 2.0; default: the converted one of --face-weights"),
-    ):  # fmt: skip
+    ):
         originals.add_argument(f"--{name}", type=Path, help=what)
     originals.add_argument("--any-commit", action="store_true", help="take a clone that is not at the tested commit")
     parser.add_argument("--size", type=int, default=256, help="side of the video in pixels")
@@ -142,14 +149,25 @@ def respond(argv: list[str]) -> int:
     from empatheia_jax.inference import respond as module
 
     request = module.Request(
-        run=args.run, output=args.output, dialogue=args.dialogue, text=args.text, speech=args.speech, video=args.video,
-        profile=module.parse_profile(args.profile) if args.profile else None, portrait=args.portrait,
-        consent=args.consent, speech_generator=args.speech_generator, speech_weights=args.speech_weights,
-        face_generator=args.face_generator, face_weights=args.face_weights, content_source=args.content_source,
+        run=args.run,
+        output=args.output,
+        dialogue=args.dialogue,
+        text=args.text,
+        speech=args.speech,
+        video=args.video,
+        profile=module.parse_profile(args.profile) if args.profile else None,
+        portrait=args.portrait,
+        consent=args.consent,
+        speech_generator=args.speech_generator,
+        speech_weights=args.speech_weights,
+        face_generator=args.face_generator,
+        face_weights=args.face_weights,
+        content_source=args.content_source,
         torch={n: v for n, v in vars(args).items() if n.startswith(("styletts2_", "dreamtalk_", "any_"))},
-        face_size=args.size, quantization=args.quantization,
+        face_size=args.size,
+        quantization=args.quantization,
         trace=None if args.trace is None else Path(args.trace or args.output.with_suffix(".profile")),
-    )  # fmt: skip
+    )
     use_cache()
     result = module.respond(request)
     for note in result["notes"]:
@@ -183,9 +201,13 @@ def speak(argv: list[str]) -> int:
 
     use_cache()
     manner = Manner(
-        alpha=args.alpha, beta=args.beta, steps=args.steps, embedding_scale=args.embedding_scale, speed=args.speed,
+        alpha=args.alpha,
+        beta=args.beta,
+        steps=args.steps,
+        embedding_scale=args.embedding_scale,
+        speed=args.speed,
         seed=args.seed,
-    )  # fmt: skip
+    )
     facts = run(args.checkpoint, args.text, args.output, args.reference, args.consent, manner, args.dtype)
     for note in facts["notes"]:
         print(f"note: {note}")
@@ -216,9 +238,18 @@ def animate(argv: list[str]) -> int:
 
     use_cache()
     facts = run(
-        args.checkpoint, args.audio, args.portrait, args.output, args.consent, args.style, args.pose, args.sampler,
-        args.steps, args.scale, args.seed,
-    )  # fmt: skip
+        args.checkpoint,
+        args.audio,
+        args.portrait,
+        args.output,
+        args.consent,
+        args.style,
+        args.pose,
+        args.sampler,
+        args.steps,
+        args.scale,
+        args.seed,
+    )
     for note in facts["notes"]:
         print(f"note: {note}")
     print(

@@ -74,9 +74,12 @@ class Program:
         said = [f"{self.name}: lowered in {self.lower_seconds:.2f} s, {how} in {self.compile_seconds:.2f} s"]
         if self.argument_bytes is not None:
             parts = (
-                ("arguments", self.argument_bytes), ("output", self.output_bytes), ("in place", self.alias_bytes),
-                ("temporary", self.temporary_bytes), ("code", self.code_bytes),
-            )  # fmt: skip
+                ("arguments", self.argument_bytes),
+                ("output", self.output_bytes),
+                ("in place", self.alias_bytes),
+                ("temporary", self.temporary_bytes),
+                ("code", self.code_bytes),
+            )
             said.append(", ".join(f"{name} {_size(number)}" for name, number in parts if number))
         if self.flops is not None:
             said.append(f"{self.flops:.3g} model FLOPs")
@@ -90,11 +93,17 @@ def compile_ahead_of_time(name: str, function, *arguments, flops: float | None =
     between, hits = time.monotonic(), _hits_here()
     compiled = lowered.compile()
     took, memory = time.monotonic() - between, compiled.memory_analysis()
-    sizes = {} if memory is None else {
-        "argument_bytes": memory.argument_size_in_bytes, "output_bytes": memory.output_size_in_bytes,
-        "alias_bytes": memory.alias_size_in_bytes, "temporary_bytes": memory.temp_size_in_bytes,
-        "code_bytes": memory.generated_code_size_in_bytes,
-    }  # fmt: skip
+    sizes = (
+        {}
+        if memory is None
+        else {
+            "argument_bytes": memory.argument_size_in_bytes,
+            "output_bytes": memory.output_size_in_bytes,
+            "alias_bytes": memory.alias_size_in_bytes,
+            "temporary_bytes": memory.temp_size_in_bytes,
+            "code_bytes": memory.generated_code_size_in_bytes,
+        }
+    )
     lower, took = round(between - started, 3), round(took, 3)
     return compiled, Program(name, lower, took, _hits_here() > hits, **sizes, flops=flops)
 

@@ -67,10 +67,20 @@ class LlamaConfig:
     @classmethod
     def tiny(cls, vocab_size: int = 2048) -> "LlamaConfig":
         return cls(
-            vocab_size=vocab_size, width=128, layers=4, heads=4, kv_heads=2, head_dim=32, mlp_width=352,
-            max_length=1024, compute_dtype="float32", param_dtype="float32", remat="lora", tie_embeddings=True,
+            vocab_size=vocab_size,
+            width=128,
+            layers=4,
+            heads=4,
+            kv_heads=2,
+            head_dim=32,
+            mlp_width=352,
+            max_length=1024,
+            compute_dtype="float32",
+            param_dtype="float32",
+            remat="lora",
+            tie_embeddings=True,
             init_std=0.06,
-        )  # fmt: skip
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -130,9 +140,7 @@ class LatentConfig:
     sd_input: Literal["per_modality", "speech_only"] = "per_modality"
 
     def __post_init__(self):
-        _require(
-            self.width % self.heads == 0, f"latents.width {self.width} is not a multiple of heads {self.heads}"
-        )
+        _require(self.width % self.heads == 0, f"latents.width {self.width} is not a multiple of heads {self.heads}")
 
 
 @dataclasses.dataclass(frozen=True)

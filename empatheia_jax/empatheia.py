@@ -1,8 +1,8 @@
 """Figure 3 in one file: encoders' features and words go in, signal states come out, the latents read them.
 
-    words, <Aud>, <Vid> ──► embed ──► LLM ──┬──► r^t ──► content synchronizer ──► C_speech, C_video
-                                            ├──► r^s ─┐
-                                            └──► r^v ─┴► style disentangler ────► S_speech, S_video, labels
+words, <Aud>, <Vid> ──► embed ──► LLM ──┬──► r^t ──► content synchronizer ──► C_speech, C_video
+                                        ├──► r^s ─┐
+                                        └──► r^v ─┴► style disentangler ────► S_speech, S_video, labels
 """
 
 import dataclasses
@@ -107,9 +107,7 @@ def _parts(config: Config, widths: Widths | None, rngs) -> dict[str, nnx.Module]
         "content_synchronizer": ContentSynchronizer(
             latents, width, widths.symbols, widths.content_speech, widths.content_video, rngs=rngs
         ),
-        "style_disentangler": StyleDisentangler(
-            latents, width, widths.style_speech, widths.style_video, rngs=rngs
-        ),
+        "style_disentangler": StyleDisentangler(latents, width, widths.style_speech, widths.style_video, rngs=rngs),
     }
 
 

@@ -85,9 +85,14 @@ def projections(llm: LlamaConfig) -> dict[str, tuple[int, int]]:
     inner, outer = llm.heads * llm.head_dim, llm.kv_heads * llm.head_dim
     names = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
     shapes = (
-        (llm.width, inner), (llm.width, outer), (llm.width, outer), (inner, llm.width), (llm.width, llm.mlp_width),
-        (llm.width, llm.mlp_width), (llm.mlp_width, llm.width),
-    )  # fmt: skip
+        (llm.width, inner),
+        (llm.width, outer),
+        (llm.width, outer),
+        (inner, llm.width),
+        (llm.width, llm.mlp_width),
+        (llm.width, llm.mlp_width),
+        (llm.mlp_width, llm.width),
+    )
     return dict(zip(names, shapes, strict=True))
 
 
@@ -127,9 +132,10 @@ def hourglass(config: LatentConfig, inputs: float, queries: float) -> float:
     width, mlp = config.width, config.mlp_width
     encoder = block(inputs, inputs, inputs, width) + feed_forward(inputs, width, mlp, width)
     decoder = (
-        block(queries, queries, queries, width) + block(queries, inputs, inputs, width)
+        block(queries, queries, queries, width)
+        + block(queries, inputs, inputs, width)
         + feed_forward(queries, width, mlp, width)
-    )  # fmt: skip
+    )
     latent = 2 * linear(inputs, width, width) + feed_forward(inputs, width, mlp, width)
     return config.encoder_layers * encoder + latent + config.decoder_layers * decoder
 

@@ -100,9 +100,11 @@ def curves(config: StyleTTS2Config, frames: float) -> float:
     width, style = config.hidden_dim, config.style_dim
     half = width // 2
     each = (
-        steered_block(frames, width, width, style) + steered_block(frames, width, half, style, upsample=True)
-        + steered_block(2 * frames, half, half, style) + linear(2 * frames, half, 1)
-    )  # fmt: skip
+        steered_block(frames, width, width, style)
+        + steered_block(frames, width, half, style, upsample=True)
+        + steered_block(2 * frames, half, half, style)
+        + linear(2 * frames, half, 1)
+    )
     return lstm(frames, width + style, width) + 2 * each
 
 
@@ -111,9 +113,10 @@ def decoder(config: StyleTTS2Config, frames: float) -> float:
     width, style = config.hidden_dim, config.style_dim
     beside = HIDDEN + RESIDUAL + 2
     blocks = (
-        steered_block(frames, width + 2, HIDDEN, style) + 3 * steered_block(frames, beside, HIDDEN, style)
+        steered_block(frames, width + 2, HIDDEN, style)
+        + 3 * steered_block(frames, beside, HIDDEN, style)
         + steered_block(frames, beside, width, style, upsample=True)
-    )  # fmt: skip
+    )
     return blocks + linear(frames, width, RESIDUAL) + 2 * convolution(frames, 3, 1, 1)
 
 

@@ -129,16 +129,21 @@ class Supervisor:
         self._running, self._relays = [], []
         for process in range(self.processes):
             several = {
-                "JAX_COORDINATOR_ADDRESS": f"127.0.0.1:{port}", "JAX_NUM_PROCESSES": str(self.processes),
+                "JAX_COORDINATOR_ADDRESS": f"127.0.0.1:{port}",
+                "JAX_NUM_PROCESSES": str(self.processes),
                 "JAX_PROCESS_ID": str(process),
-            }  # fmt: skip
+            }
             started = subprocess.Popen(
                 [sys.executable, str(TRAIN), *self.arguments, *(["--resume"] if resume else [])],
-                env=os.environ | (several if self.processes > 1 else {}), text=True, errors="replace",
-                stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                env=os.environ | (several if self.processes > 1 else {}),
+                text=True,
+                errors="replace",
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
                 start_new_session=True,  # Ctrl-C reaches the supervisor alone, which forwards it once
                 preexec_fn=_die_with_parent,
-            )  # fmt: skip
+            )
             self._running.append(started)
             prefix = f"{process}| " if self.processes > 1 else ""
             for stream, out in ((started.stdout, sys.stdout), (started.stderr, sys.stderr)):

@@ -17,9 +17,13 @@ from empatheia_jax.training.stages import group_of, stage
 
 GIB = 2**30
 PARTS = {
-    "base": "LLM, frozen", "lora": "LoRA", "rows": "new tokens", "projectors": "projectors",
-    "content": "content synchronizer", "style": "style disentangler",
-}  # fmt: skip
+    "base": "LLM, frozen",
+    "lora": "LoRA",
+    "rows": "new tokens",
+    "projectors": "projectors",
+    "content": "content synchronizer",
+    "style": "style disentangler",
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,9 +47,14 @@ def config_widths(config: Config) -> Widths | None:
     encoders = build_encoders(config.encoders)
     (content_speech, style_speech), (content_video, style_video) = generator_widths(config.generators)
     return Widths(
-        audio=encoders["audio"].feature_shape, video=encoders["video"].feature_shape, symbols=SYMBOL_COUNT,
-        content_speech=content_speech, content_video=content_video, style_speech=style_speech, style_video=style_video,
-    )  # fmt: skip
+        audio=encoders["audio"].feature_shape,
+        video=encoders["video"].feature_shape,
+        symbols=SYMBOL_COUNT,
+        content_speech=content_speech,
+        content_video=content_video,
+        style_speech=style_speech,
+        style_video=style_video,
+    )
 
 
 def model_parts(config: Config) -> list[Part]:
@@ -106,11 +115,7 @@ def local_plan(config: Config) -> str:
 
 def _table(title: str, parts: list[Part]) -> list[str]:
     lines = [f"  {title:42s} {'parameters':>15s} {'weights':>10s} {'gradient + AdamW':>17s}"]
-    everything = Part(
-        "sum", *(sum(getattr(p, name) for p in parts) for name in ("parameters", "weights", "training"))
-    )
+    everything = Part("sum", *(sum(getattr(p, name) for p in parts) for name in ("parameters", "weights", "training")))
     for part in (*parts, everything):
-        lines.append(
-            f"  {part.name:42s} {part.parameters:15,d} {part.weights / GIB:10.3f} {part.training / GIB:17.3f}"
-        )
+        lines.append(f"  {part.name:42s} {part.parameters:15,d} {part.weights / GIB:10.3f} {part.training / GIB:17.3f}")
     return lines

@@ -37,9 +37,16 @@ CHUNK_BYTES = 16 << 20  # what one read brings: a device that holds a slice read
 PARTS_BETWEEN_RELEASES = 4
 # How a network is run, not what it is: weights of one serve another.
 RUNTIME = (
-    "compute_dtype", "param_dtype", "quantization", "quantization_tile", "attention", "remat", "init_std", "init_match",
+    "compute_dtype",
+    "param_dtype",
+    "quantization",
+    "quantization_tile",
+    "attention",
+    "remat",
+    "init_std",
+    "init_match",
     "max_length",
-)  # fmt: skip
+)
 
 
 def architecture(config) -> dict:
@@ -133,7 +140,7 @@ class Writer:
         entries = {
             name: {"shape": list(array.shape), "dtype": array.dtype.name, "sha256": _digest(array)}
             for name, array in held.items()
-        }  # fmt: skip
+        }
         self._wait()
         if held:
             self._saving = self._thread.submit(self._save, held, entries, f"part-{self._count:05d}")

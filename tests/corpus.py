@@ -38,20 +38,28 @@ def write_corpus(folder: Path, dialogues: int = 5, words: tuple[str, ...] = WORD
         ]
         turns = [
             {
-                "turn_id": str(turn), "context": "A walk.", "dialogue_history": history[: 2 * turn + 1],
+                "turn_id": str(turn),
+                "context": "A walk.",
+                "dialogue_history": history[: 2 * turn + 1],
                 "response": words[2 * turn + 1],
-                "chain_of_empathy": {"speaker_emotion": "sad", "event_scenario": "A walk", "emotion_cause": "A view",
-                                     "goal_to_response": "Listen"},
+                "chain_of_empathy": {
+                    "speaker_emotion": "sad",
+                    "event_scenario": "A walk",
+                    "emotion_cause": "A view",
+                    "goal_to_response": "Listen",
+                },
             }
             for turn in range(2)
-        ]  # fmt: skip
+        ]
         written.append(
             {
-                "conversation_id": f"{number:05d}", "topic": "Life Events", "turns": turns,
+                "conversation_id": f"{number:05d}",
+                "topic": "Life Events",
+                "turns": turns,
                 "speaker_profile": {**PROFILE, "age": "young", "ID": 1},
                 "listener_profile": {**PROFILE, "age": "elderly", "ID": 2},
             }
-        )  # fmt: skip
+        )
         for index in range(4):
             _media(folder, f"dia{number:05d}utt{index}_{1 + index % 2}", rng, seconds)
     (folder / "train.json").write_text(json.dumps(written))

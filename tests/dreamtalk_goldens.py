@@ -31,9 +31,7 @@ def build(goldens: Path, folder: Path, part: str, salt: str) -> nnx.Module:
     table = dreamtalk.PARTS[part]
     tensors = table.own(tensors_of(goldens, folder, part, salt))
     graphdef, shapes = network_of(table.NETWORK, table.CONFIG)
-    fits = fit(
-        table.rules(table.CONFIG), slots(shapes), tensors, table.HARMLESS, table.check(table.CONFIG, tensors)
-    )
+    fits = fit(table.rules(table.CONFIG), slots(shapes), tensors, table.HARMLESS, table.check(table.CONFIG, tensors))
     arrays = {one.name: jnp.asarray(one.read(tensors)) for one in fits}
     assert arrays.keys() == named(shapes).keys()
     return nnx.merge(graphdef, filled(shapes, arrays))

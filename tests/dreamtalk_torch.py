@@ -90,9 +90,12 @@ class NoisePredictor(nn.Module):
         self.content_encoder, self.style_encoder = ContentEncoder(config), StyleEncoder(config)
         self.decoder = Decoder(config)
         self.content_xt_to_decoder_input_wo_time = nn.Sequential(
-            nn.Linear(width + config.expression_dim, width), nn.ReLU(), nn.Linear(width, width), nn.ReLU(),
+            nn.Linear(width + config.expression_dim, width),
+            nn.ReLU(),
             nn.Linear(width, width),
-        )  # fmt: skip
+            nn.ReLU(),
+            nn.Linear(width, width),
+        )
         self.time_embed_net = nn.Sequential(nn.Linear(width, width), nn.SiLU(), nn.Linear(width, width))
 
     def forward(self, x, t, audio, style_clip, style_pad_mask):
@@ -118,7 +121,7 @@ class DiffusionNet(nn.Module):
 
     def sample(
         self, audio, style_clip, style_pad_mask, output_dim, use_cf_guidance, cfg_scale, sample_method, ddim_num_step
-    ):  # fmt: skip
+    ):
         def denoised(x, t):
             steps = torch.full((len(x),), float(t))
             found = self.net(x, steps, audio, style_clip, style_pad_mask)

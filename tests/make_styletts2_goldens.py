@@ -73,16 +73,23 @@ class Maker:
         tokens, _, mask = self._texts()
         hidden = self._bert(tokens, ~mask)
         projected = self.nets["bert_encoder"](hidden).transpose(-1, -2)
-        return {"in_tokens": tokens, "in_attention_mask": (~mask).astype(np.int32), "out_hidden": hidden,
-                "out_d_en": projected}  # fmt: skip
+        return {
+            "in_tokens": tokens,
+            "in_attention_mask": (~mask).astype(np.int32),
+            "out_hidden": hidden,
+            "out_d_en": projected,
+        }
 
     def style(self) -> dict:
         found = {}
         for name, odd in (("even", 0), ("odd", 1)):
             frames = 2 * int(self.rng.integers(36, 55)) + odd
             given = self.normal(1, 1, 80, frames)
-            found |= {f"in_mel_{name}": given, f"out_style_{name}": self.nets["style_encoder"](tensor(given)),
-                      f"out_prosody_{name}": self.nets["predictor_encoder"](tensor(given))}  # fmt: skip
+            found |= {
+                f"in_mel_{name}": given,
+                f"out_style_{name}": self.nets["style_encoder"](tensor(given)),
+                f"out_prosody_{name}": self.nets["predictor_encoder"](tensor(given)),
+            }
         return found
 
     def prosody(self) -> dict:
@@ -99,9 +106,21 @@ class Maker:
         logits = predictor.duration_proj(lstm)
         shared, _ = predictor.shared(tensor(en).transpose(-1, -2))
         f0, energy = predictor.F0Ntrain(tensor(en), tensor(style_f0))
-        return {"in_d_en": d_en, "in_style": style, "in_lengths": lengths, "in_mask": mask, "out_d": d,
-                "out_lstm": lstm, "out_logits": logits, "out_duration": torch.sigmoid(logits).sum(-1), "in_en": en,
-                "in_style_f0": style_f0, "mid_shared": shared, "out_F0": f0, "out_N": energy}  # fmt: skip
+        return {
+            "in_d_en": d_en,
+            "in_style": style,
+            "in_lengths": lengths,
+            "in_mask": mask,
+            "out_d": d,
+            "out_lstm": lstm,
+            "out_logits": logits,
+            "out_duration": torch.sigmoid(logits).sum(-1),
+            "in_en": en,
+            "in_style_f0": style_f0,
+            "mid_shared": shared,
+            "out_F0": f0,
+            "out_N": energy,
+        }
 
     def diffusion(self) -> dict:
         diffusion, words = self.nets["diffusion"].diffusion, self.normal(1, int(self.rng.integers(9, 20)), 768)
@@ -133,19 +152,36 @@ class Maker:
         guided = self._sampled(noise, steps, words, scale, more)
         updates = [sampler.get_sigmas(float(a), float(b)) for a, b in zip(schedule[:4], schedule[1:5], strict=True)]
         return found | {
-            "in_x": x, "in_embedding": words, "in_sigma": sigmas, "in_sigma_data": np.float64(diffusion.sigma_data),
-            "in_embedding_scale": np.float64(scale), "in_time": time, "mid_mapping": catch[0].reshape(1, -1),
-            "out_net": out, "out_denoised": denoised(1.0), "out_denoised_cfg": denoised(scale), "in_noise": noise,
-            "in_step_noise": steps, "mid_sigmas": schedule, "mid_sigma_up_down_mid": np.array(updates),
-            "mid_x": torch.stack(path), "out_s": plain, "out_s_cfg": guided,
-        }  # fmt: skip
+            "in_x": x,
+            "in_embedding": words,
+            "in_sigma": sigmas,
+            "in_sigma_data": np.float64(diffusion.sigma_data),
+            "in_embedding_scale": np.float64(scale),
+            "in_time": time,
+            "mid_mapping": catch[0].reshape(1, -1),
+            "out_net": out,
+            "out_denoised": denoised(1.0),
+            "out_denoised_cfg": denoised(scale),
+            "in_noise": noise,
+            "in_step_noise": steps,
+            "mid_sigmas": schedule,
+            "mid_sigma_up_down_mid": np.array(updates),
+            "mid_x": torch.stack(path),
+            "out_s": plain,
+            "out_s_cfg": guided,
+        }
 
     def decoder(self) -> dict:
         frames = int(self.rng.integers(9, 16))
         f0 = (150 + 60 * self.normal(1, 2 * frames)).astype(np.float32)
         f0[0, 3], f0[0, 5], f0[0, -2] = 0.0, -25.0, 4.0
-        given = {"in_asr": self.normal(1, 512, frames), "in_F0": f0, "in_N": self.normal(1, 2 * frames),
-                 "in_s": self.normal(1, 128), "in_sine_noise_seed": np.int64(self.seed + 5)}  # fmt: skip
+        given = {
+            "in_asr": self.normal(1, 512, frames),
+            "in_F0": f0,
+            "in_N": self.normal(1, 2 * frames),
+            "in_s": self.normal(1, 128),
+            "in_sine_noise_seed": np.int64(self.seed + 5),
+        }
         found = dict(given)
         for name in ("zero", "seeded") if self.kind == "libritts" else ("seeded",):
             wave, middle = self._decoded(*(given[n] for n in ("in_asr", "in_F0", "in_N", "in_s")), self.seed + 5, name)
@@ -157,8 +193,12 @@ class Maker:
         count = int(self.rng.integers(12, 24))
         tokens = self.rng.integers(1, 178, (1, count)).astype(np.int32)
         tokens[0, 0] = 0
-        found = {"in_tokens": tokens, "in_noise": self.normal(1, 1, 256), "in_step_noise": self.normal(4, 1, 1, 256),
-                 "in_sine_noise_seed": np.int64(self.seed + 9)}  # fmt: skip
+        found = {
+            "in_tokens": tokens,
+            "in_noise": self.normal(1, 1, 256),
+            "in_step_noise": self.normal(4, 1, 1, 256),
+            "in_sine_noise_seed": np.int64(self.seed + 9),
+        }
         ids, lengths = torch.from_numpy(tokens).long(), torch.tensor([count])
         mask = torch.zeros(1, count, dtype=torch.bool)
         text, words = self.nets["text_encoder"](ids, lengths, mask), self._bert(tokens, ~mask.numpy())
@@ -188,10 +228,15 @@ class Maker:
         wave, middle = self._decoded(asr, f0, energy, acoustic, self.seed + 9, "seeded")
         wave = wave.reshape(-1)
         return found | {
-            "mid_style_acoustic": acoustic, "mid_style_prosody": prosodic, "mid_duration": duration,
-            "mid_frames": whole.numpy().astype(np.int32), "mid_F0": f0, "mid_N": energy, "mid_source": middle["source"],
+            "mid_style_acoustic": acoustic,
+            "mid_style_prosody": prosodic,
+            "mid_duration": duration,
+            "mid_frames": whole.numpy().astype(np.int32),
+            "mid_F0": f0,
+            "mid_N": energy,
+            "mid_source": middle["source"],
             "out_wave": wave[:-50] if self.kind == "libritts" else wave,
-        }  # fmt: skip
+        }
 
     # Parts
 
@@ -228,8 +273,11 @@ class Maker:
             ),
         ]
         if self.kind == "ljspeech":
-            hooks.append(decoder.generator.conv_post.register_forward_hook(
-                lambda module, given, out: found.update(conv_post=out)))  # fmt: skip
+            hooks.append(
+                decoder.generator.conv_post.register_forward_hook(
+                    lambda module, given, out: found.update(conv_post=out)
+                )
+            )
         with mock.patch("torch.randn_like", lambda x: next(fed)):
             wave = decoder(*(x if isinstance(x, torch.Tensor) else tensor(x) for x in (asr, f0, energy, style)))
         for hook in hooks:
@@ -295,8 +343,11 @@ def log_mel(maker: Maker) -> dict:
     bank = librosa.filters.mel(sr=16_000, n_fft=2048, n_mels=80, fmax=8000, htk=True, norm=None, dtype=np.float64)
     frames = librosa.stft(wave.astype(np.float64), n_fft=2048, hop_length=300, win_length=1200, pad_mode="reflect")
     power = np.abs(frames)
-    return {"in_wave": wave, "mid_filterbank": bank.T,
-            "out_logmel": ((np.log(1e-5 + bank @ power**2) - mel.MEAN) / mel.DEVIATION)[None]}  # fmt: skip
+    return {
+        "in_wave": wave,
+        "mid_filterbank": bank.T,
+        "out_logmel": ((np.log(1e-5 + bank @ power**2) - mel.MEAN) / mel.DEVIATION)[None],
+    }
 
 
 if __name__ == "__main__":

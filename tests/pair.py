@@ -23,9 +23,10 @@ class Pair:
             self.trainer.env = plain | {"XLA_FLAGS": devices}
             if processes > 1:
                 self.trainer.env |= {
-                    "JAX_COORDINATOR_ADDRESS": address, "JAX_NUM_PROCESSES": str(processes),
+                    "JAX_COORDINATOR_ADDRESS": address,
+                    "JAX_NUM_PROCESSES": str(processes),
                     "JAX_PROCESS_ID": str(process),
-                }  # fmt: skip
+                }
             started.append(self.trainer.start(workdir, *more))
         self.trainer.env = plain
         return started

@@ -36,19 +36,38 @@ def small_config(**fields) -> Config:
     config = Config(
         name="small",
         llm=LlamaConfig(
-            vocab_size=320, width=32, layers=2, heads=4, kv_heads=2, head_dim=8, mlp_width=48, max_length=512,
-            compute_dtype="float32", param_dtype="float32", remat="none", tie_embeddings=True, init_std=0.15,
+            vocab_size=320,
+            width=32,
+            layers=2,
+            heads=4,
+            kv_heads=2,
+            head_dim=8,
+            mlp_width=48,
+            max_length=512,
+            compute_dtype="float32",
+            param_dtype="float32",
+            remat="none",
+            tie_embeddings=True,
+            init_std=0.15,
         ),
         lora=LoraConfig(rank=4, alpha=8.0, dropout=0.0),
         projector=ProjectorConfig(tokens=2, width=16, heads=2),
         latents=LatentConfig(width=16, heads=2, mlp_width=32, encoder_layers=2, decoder_layers=2, dropout=0.0),
         prompt=PromptConfig(instruction="short"),
         data=DataConfig(
-            rows=2, row_tokens=512, row_examples=3, row_utterances=9, row_targets=448, response_tokens=24, phonemes=24,
-            frames=40, modality_dropout=0.0, profile_dropout=0.0,
+            rows=2,
+            row_tokens=512,
+            row_examples=3,
+            row_utterances=9,
+            row_targets=448,
+            response_tokens=24,
+            phonemes=24,
+            frames=40,
+            modality_dropout=0.0,
+            profile_dropout=0.0,
         ),
         optim=OptimConfig(accumulate=1),
-    )  # fmt: skip
+    )
     return dataclasses.replace(config, **fields)
 
 
@@ -75,8 +94,17 @@ def make_examples(count: int, seed: int = 0, turns: int = 2) -> list[Example]:
             identity = f"d{dialogue:03d}"
             examples.append(
                 Example(
-                    f"train/{identity}/{turn}", "train", identity, turn, "Loss", "", tuple(said), None, profile,
-                    chain, response,
+                    f"train/{identity}/{turn}",
+                    "train",
+                    identity,
+                    turn,
+                    "Loss",
+                    "",
+                    tuple(said),
+                    None,
+                    profile,
+                    chain,
+                    response,
                 )
             )
             said.append(response)

@@ -17,17 +17,33 @@ SMALL = {
     "denoiser": (Denoiser, DreamTalkConfig(audio_dim=16, width=32, heads=2, mlp_width=32, layers=1, tail_width=16)),
     "renderer": (
         Renderer,
-        RendererConfig(size=32, descriptor=16, norm_width=8, flow_widths=(4, 4, 8, 8), flow_levels=1,
-                       edit_widths=(4, 4, 8, 8), edit_blocks=1),
+        RendererConfig(
+            size=32,
+            descriptor=16,
+            norm_width=8,
+            flow_widths=(4, 4, 8, 8),
+            flow_levels=1,
+            edit_widths=(4, 4, 8, 8),
+            edit_blocks=1,
+        ),
     ),
     "face3d": (Face3D, Face3DConfig(blocks=(1, 1, 1, 1), width=4)),
     "wav2vec": (
         Hubert,
-        HubertConfig(width=16, layers=1, heads=2, mlp_width=32, conv_dim=(8,) * 7, conv_bias=True,
-                     feat_extract_norm="layer", pre_norm=True, num_conv_pos_embeddings=16,
-                     num_conv_pos_embedding_groups=2),
+        HubertConfig(
+            width=16,
+            layers=1,
+            heads=2,
+            mlp_width=32,
+            conv_dim=(8,) * 7,
+            conv_bias=True,
+            feat_extract_norm="layer",
+            pre_norm=True,
+            num_conv_pos_embeddings=16,
+            num_conv_pos_embedding_groups=2,
+        ),
     ),
-}  # fmt: skip
+}
 
 
 def write_weights(folder: Path, seed: int, parts=tuple(SMALL)) -> Path:

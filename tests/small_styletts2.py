@@ -10,11 +10,25 @@ from empatheia_jax.generators.styletts2.config import StyleTTS2Config
 from empatheia_jax.generators.styletts2.model import StyleTTS2
 
 SMALL = StyleTTS2Config(
-    n_layer=2, dim_in=4, hidden_dim=32, max_conv_dim=32, style_dim=8, upsample_initial_channel=32, diffusion_layers=1,
-    diffusion_heads=2, diffusion_head_features=8, plbert_embedding=8, plbert_hidden=16, plbert_heads=2, plbert_mlp=24,
-    plbert_layers=2, upsample_rates=(30, 10), upsample_kernel_sizes=(60, 20), resblock_kernel_sizes=(3,),
+    n_layer=2,
+    dim_in=4,
+    hidden_dim=32,
+    max_conv_dim=32,
+    style_dim=8,
+    upsample_initial_channel=32,
+    diffusion_layers=1,
+    diffusion_heads=2,
+    diffusion_head_features=8,
+    plbert_embedding=8,
+    plbert_hidden=16,
+    plbert_heads=2,
+    plbert_mlp=24,
+    plbert_layers=2,
+    upsample_rates=(30, 10),
+    upsample_kernel_sizes=(60, 20),
+    resblock_kernel_sizes=(3,),
     resblock_dilation_sizes=((3,),),
-)  # fmt: skip
+)
 KINDS = {
     "hifigan": SMALL,
     "istftnet": dataclasses.replace(

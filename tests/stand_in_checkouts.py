@@ -64,8 +64,12 @@ def model_params() -> dict:
     names = ("multispeaker", "dim_in", "hidden_dim", "max_conv_dim", "n_layer", "n_mels", "n_token", "max_dur")
     vocoder = ("upsample_rates", "upsample_kernel_sizes", "resblock_kernel_sizes", "upsample_initial_channel")
     lists = json.loads(json.dumps({name: getattr(c, name) for name in (*vocoder, "resblock_dilation_sizes")}))
-    transformer = {"num_layers": c.diffusion_layers, "num_heads": c.diffusion_heads,
-                   "head_features": c.diffusion_head_features, "multiplier": c.diffusion_multiplier}  # fmt: skip
+    transformer = {
+        "num_layers": c.diffusion_layers,
+        "num_heads": c.diffusion_heads,
+        "head_features": c.diffusion_head_features,
+        "multiplier": c.diffusion_multiplier,
+    }
     return {name: getattr(c, name) for name in (*names, "style_dim")} | {
         "decoder": {"type": c.decoder_type} | lists,
         "diffusion": {"transformer": transformer, "dist": {"sigma_data": c.sigma_data}},
@@ -75,10 +79,14 @@ def model_params() -> dict:
 def plbert_params() -> dict:
     c = SMALL
     return {
-        "vocab_size": c.n_token, "embedding_size": c.plbert_embedding, "hidden_size": c.plbert_hidden,
-        "num_attention_heads": c.plbert_heads, "intermediate_size": c.plbert_mlp,
-        "num_hidden_layers": c.plbert_layers, "max_position_embeddings": c.plbert_positions,
-    }  # fmt: skip
+        "vocab_size": c.n_token,
+        "embedding_size": c.plbert_embedding,
+        "hidden_size": c.plbert_hidden,
+        "num_attention_heads": c.plbert_heads,
+        "intermediate_size": c.plbert_mlp,
+        "num_hidden_layers": c.plbert_layers,
+        "max_position_embeddings": c.plbert_positions,
+    }
 
 
 def write_files(place: Path, files: dict[str, str]) -> Path:
@@ -90,12 +98,19 @@ def write_files(place: Path, files: dict[str, str]) -> Path:
 
 def write_styletts2(place: Path, seed: int) -> dict[str, str]:
     """PLACE/st2 (a checkout), PLACE/voice.pth and its config.yml, PLACE/styletts2 (the same weights converted)."""
-    write_files(place / "st2", {
-        "models.py": _MODELS, "Modules/diffusion/sampler.py": _SAMPLER, "munch.py": "def munchify(x): return x\n",
-        "Modules/hifigan.py": "", "Modules/istftnet.py": "", "Modules/diffusion/modules.py": "",
-        "Modules/diffusion/diffusion.py": "",
-        "Utils/PLBERT/config.yml": yaml.safe_dump({"model_params": plbert_params()}),
-    })  # fmt: skip
+    write_files(
+        place / "st2",
+        {
+            "models.py": _MODELS,
+            "Modules/diffusion/sampler.py": _SAMPLER,
+            "munch.py": "def munchify(x): return x\n",
+            "Modules/hifigan.py": "",
+            "Modules/istftnet.py": "",
+            "Modules/diffusion/modules.py": "",
+            "Modules/diffusion/diffusion.py": "",
+            "Utils/PLBERT/config.yml": yaml.safe_dump({"model_params": plbert_params()}),
+        },
+    )
     from empatheia_jax.generators.torch_backend.styletts2 import build
 
     torch.manual_seed(seed)
@@ -139,12 +154,19 @@ def NoisePredictor(cfg): return None
 
 def write_dreamtalk(place: Path, seed: int) -> dict[str, str]:
     """PLACE/dt (a checkout), its two files and a wav2vec 2.0, PLACE/dreamtalk (the same weights converted)."""
-    write_files(place / "dt", {
-        "configs/default.py": _DEFAULTS, "core/utils.py": "", "core/networks/diffusion_util.py": _UTIL,
-        "core/networks/diffusion_net.py": _PART.format(names="DiffusionNet"), "core/networks/generator.py": "",
-        "core/networks/disentangle_decoder.py": "", "generators/renderer_conf.yaml": "{}",
-        "generators/face_model.py": _PART.format(names="FaceGenerator"),
-    })  # fmt: skip
+    write_files(
+        place / "dt",
+        {
+            "configs/default.py": _DEFAULTS,
+            "core/utils.py": "",
+            "core/networks/diffusion_util.py": _UTIL,
+            "core/networks/diffusion_net.py": _PART.format(names="DiffusionNet"),
+            "core/networks/generator.py": "",
+            "core/networks/disentangle_decoder.py": "",
+            "generators/renderer_conf.yaml": "{}",
+            "generators/face_model.py": _PART.format(names="FaceGenerator"),
+        },
+    )
     write_weights(place / "dreamtalk", seed)
     torch.manual_seed(seed)
     diffusion, renderer = DiffusionNet().eval(), FaceGenerator().eval()
@@ -168,8 +190,11 @@ def write_dreamtalk(place: Path, seed: int) -> dict[str, str]:
     pictures = {f"flax.{name}": torch.from_numpy(array.copy()) for name, array in flat.items()}
     renderer.load_state_dict(pictures, strict=True)
     torch.save({"net_G_ema": pictures}, place / "renderer.pt")
-    return {"dreamtalk_repo": str(place / "dt"), "dreamtalk_checkpoint": str(place / "denoiser.pth"),
-            "dreamtalk_renderer": str(place / "renderer.pt")}  # fmt: skip
+    return {
+        "dreamtalk_repo": str(place / "dt"),
+        "dreamtalk_checkpoint": str(place / "denoiser.pth"),
+        "dreamtalk_renderer": str(place / "renderer.pt"),
+    }
 
 
 def write_all(place: Path, seed: int) -> TorchConfig:

@@ -16,9 +16,23 @@ class Supervised:
         self.trainer, self.workdir = trainer, workdir
         self.folder = trainer.folder / workdir
         command = [
-            sys.executable, "-m", "empatheia_jax.launch", "--processes", str(processes), "--restarts", str(restarts),
-            "--backoff", "0.2", "--", str(trainer.config), "--workdir", str(self.folder), "--heartbeat", "10", *more,
-        ]  # fmt: skip
+            sys.executable,
+            "-m",
+            "empatheia_jax.launch",
+            "--processes",
+            str(processes),
+            "--restarts",
+            str(restarts),
+            "--backoff",
+            "0.2",
+            "--",
+            str(trainer.config),
+            "--workdir",
+            str(self.folder),
+            "--heartbeat",
+            "10",
+            *more,
+        ]
         env = trainer.env | {"XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"}
         self.log = trainer.folder / f"{workdir}.log"
         with self.log.open("w") as log:

@@ -30,9 +30,13 @@ def start(tmp_path: Path, program: str = PROGRAM, **more: str) -> list[str]:
     settings = {"JAX_PLATFORMS": "cpu", "JAX_ENABLE_COMPILATION_CACHE": "true", "XDG_CACHE_HOME": str(tmp_path / "c")}
     env = {name: value for name, value in os.environ.items() if name != "JAX_COMPILATION_CACHE_DIR"}
     done = subprocess.run(
-        [sys.executable, "-c", program], env=env | settings | more, cwd=ROOT, capture_output=True, text=True,
+        [sys.executable, "-c", program],
+        env=env | settings | more,
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
         timeout=600,
-    )  # fmt: skip
+    )
     assert done.returncode == 0, done.stderr[-2000:]
     return done.stdout.split()
 

@@ -25,9 +25,18 @@ from empatheia_jax.training.stages import stage
 
 WIDTHS = Widths((8, 96), (4, 160), 178, 320, 192, 64, 48)
 LLM = LlamaConfig(
-    vocab_size=512, width=256, layers=3, heads=4, kv_heads=2, head_dim=64, mlp_width=512, max_length=256,
-    compute_dtype="float32", param_dtype="float32", remat="none",
-)  # fmt: skip
+    vocab_size=512,
+    width=256,
+    layers=3,
+    heads=4,
+    kv_heads=2,
+    head_dim=64,
+    mlp_width=512,
+    max_length=256,
+    compute_dtype="float32",
+    param_dtype="float32",
+    remat="none",
+)
 LATENTS = LatentConfig(width=128, heads=4, mlp_width=384, encoder_layers=2, decoder_layers=3, dropout=0.0)
 TOLERANCE = 0.06  # norms, softmax, activations: what is not counted by hand
 
@@ -65,9 +74,11 @@ def test_llama(trained):
     weights, pairs, attention = {"nothing": (1, 1, 1), "adapters": (2, 3, 3.5), "base": (3, 2, 3.5)}[trained]
     touched = sum((end - start) * (end - first) for first, start, end in spans(128, 128)) / 128
     expected = (
-        weights * flops.llama_weights(LLM, 128) + pairs * flops.adapters(LLM, lora, 128)
-        + attention * flops.llama_attention(LLM, 128, touched) + min(weights, 3) * flops.lm_head(LLM, 128)
-    )  # fmt: skip
+        weights * flops.llama_weights(LLM, 128)
+        + pairs * flops.adapters(LLM, lora, 128)
+        + attention * flops.llama_attention(LLM, 128, touched)
+        + min(weights, 3) * flops.lm_head(LLM, 128)
+    )
     if trained != "nothing":
         expected -= flops.linear(128, LLM.width, (LLM.heads + 2 * LLM.kv_heads) * LLM.head_dim)
     assert found == pytest.approx(expected, rel=TOLERANCE)
@@ -86,9 +97,12 @@ def test_lora_is_4n(monkeypatch):
 def test_content_synchronizer():
     k, r, p, f = 2, 40, 64, 96
     arrays = (
-        np.zeros((k, r, 256), np.float32), np.zeros((k, r), bool), np.zeros((k, p), np.int32),
-        np.zeros((k, p), np.int32), np.zeros(k, np.int32),
-    )  # fmt: skip
+        np.zeros((k, r, 256), np.float32),
+        np.zeros((k, r), bool),
+        np.zeros((k, p), np.int32),
+        np.zeros((k, p), np.int32),
+        np.zeros(k, np.int32),
+    )
 
     def call(model, r_t, mask, phonemes, phoneme_frames, video_frames):
         speech, _ = model.speech_content(r_t, mask, phonemes)
@@ -118,9 +132,7 @@ def test_style_disentangler():
 def test_projector():
     config = ProjectorConfig(tokens=4, width=128, heads=4)
     features = np.zeros((6, *WIDTHS.audio), np.float32)
-    found = counted(
-        lambda rngs: Projector(config, WIDTHS.audio, 256, rngs=rngs), lambda model, x: model(x), features
-    )  # fmt: skip
+    found = counted(lambda rngs: Projector(config, WIDTHS.audio, 256, rngs=rngs), lambda model, x: model(x), features)
     assert found == pytest.approx(6 * flops.projector(config, WIDTHS.audio, 256), rel=TOLERANCE)
 
 

@@ -47,26 +47,34 @@ def write_corpus(folder: Path) -> None:
         thing, feeling = THINGS[number], FEELINGS[number % len(FEELINGS)]
         said = [f"I lost my {thing}.", f"Was the {thing} dear?", f"Yes, I am {feeling}.", f"A {thing} can come back."]
         chain = {
-            "speaker_emotion": "sad", "event_scenario": f"losing a {thing}", "emotion_cause": "it is gone",
+            "speaker_emotion": "sad",
+            "event_scenario": f"losing a {thing}",
+            "emotion_cause": "it is gone",
             "goal_to_response": "comfort",
-        }  # fmt: skip
+        }
         turns = [
             {
-                "turn_id": str(turn), "context": "Loss.", "response": said[2 * turn + 1], "chain_of_empathy": chain,
+                "turn_id": str(turn),
+                "context": "Loss.",
+                "response": said[2 * turn + 1],
+                "chain_of_empathy": chain,
                 "dialogue_history": [
                     {"index": i, "role": ("speaker", "listener")[i % 2], "utterance": said[i]}
                     for i in range(2 * turn + 1)
                 ],
             }
             for turn in range(2)
-        ]  # fmt: skip
+        ]
         profile = {"age": "young", "gender": "female", "timbre": "mid", "ID": 1}
         dialogues.append(
             {
-                "conversation_id": f"{number:05d}", "speaker_profile": profile, "listener_profile": profile,
-                "topic": "Life Events", "turns": turns,
+                "conversation_id": f"{number:05d}",
+                "speaker_profile": profile,
+                "listener_profile": profile,
+                "topic": "Life Events",
+                "turns": turns,
             }
-        )  # fmt: skip
+        )
     folder.mkdir()
     (folder / "train.json").write_text(json.dumps(dialogues))
 
@@ -124,10 +132,13 @@ class Trainer:
             f"open({str(self.torch_imported)!r}, 'w').close()\nraise ModuleNotFoundError('no torch', name='torch')\n"
         )
         self.env = os.environ | {
-            "JAX_PLATFORMS": "cpu", "PYTHONPATH": os.pathsep.join([str(folder / "none"), str(ROOT)]),
-            "JAX_ENABLE_COMPILATION_CACHE": "true", "JAX_COMPILATION_CACHE_DIR": str(folder / "cache"),
-            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0", "XLA_FLAGS": "",
-        }  # fmt: skip
+            "JAX_PLATFORMS": "cpu",
+            "PYTHONPATH": os.pathsep.join([str(folder / "none"), str(ROOT)]),
+            "JAX_ENABLE_COMPILATION_CACHE": "true",
+            "JAX_COMPILATION_CACHE_DIR": str(folder / "cache"),
+            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+            "XLA_FLAGS": "",
+        }
 
     def start(self, workdir: str, *more: str) -> subprocess.Popen:
         place = ["--workdir", str(self.folder / workdir)]

@@ -144,9 +144,13 @@ def read_examples(
     if on_error not in ("stop", "skip"):
         raise ValueError(f'on_error is {on_error!r}: use "stop" or "skip"')
     examples, report = read_split(
-        path, split, on_error=on_error, validation_share=validation_share, max_turns=max_turns,
+        path,
+        split,
+        on_error=on_error,
+        validation_share=validation_share,
+        max_turns=max_turns,
         recover_responses=recover_responses,
-    )  # fmt: skip
+    )
     if report.dialogues and not examples:
         first = report.dropped[0].message if report.dropped else "no turns"
         raise RecordError(f"none of {report.dialogues} dialogues is usable; the first: {first}", file=report.file)
@@ -178,10 +182,17 @@ def read_split(
         report.dropped.append(_dropped("turn", error))
 
     source = Source(
-        file=report.file, split=split, needs_response=split != "test", max_turns=max_turns, on_turn_error=drop_turn,
-        media=MediaFiles(media_folders(file, "train" if divided else split)), recover_responses=recover_responses,
-        notes=report.notes, places=report.places, media_counts=report.media,
-    )  # fmt: skip
+        file=report.file,
+        split=split,
+        needs_response=split != "test",
+        max_turns=max_turns,
+        on_turn_error=drop_turn,
+        media=MediaFiles(media_folders(file, "train" if divided else split)),
+        recover_responses=recover_responses,
+        notes=report.notes,
+        places=report.places,
+        media_counts=report.media,
+    )
     examples: list[Example] = []
     seen: set[str] = set()
     for raw in dialogues:
@@ -193,9 +204,12 @@ def read_split(
             identity = records.conversation_id(raw, report.file)
             if identity in seen:
                 raise BadRecord(
-                    "conversation_id occurs twice", "the first one is used", file=report.file, conversation=identity,
+                    "conversation_id occurs twice",
+                    "the first one is used",
+                    file=report.file,
+                    conversation=identity,
                     field="conversation_id",
-                )  # fmt: skip
+                )
             seen.add(identity)
             examples += records.parse_dialogue(raw, source)
         except BadRecord as error:

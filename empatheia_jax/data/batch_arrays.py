@@ -12,9 +12,13 @@ _LABELS = ("emotion", "age", "gender", "timbre")
 
 
 def batch_shapes(
-    config: Config, widths: Widths, rows: int, floats: np.dtype, states: tuple[int, np.dtype],
+    config: Config,
+    widths: Widths,
+    rows: int,
+    floats: np.dtype,
+    states: tuple[int, np.dtype],
     leading: tuple[int, ...] = (),
-) -> dict[str, tuple[tuple[int, ...], np.dtype]]:  # fmt: skip
+) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
     """{name: (shape, dtype)} of the arrays of a `Batch` of `rows` rows.
 
     Args:

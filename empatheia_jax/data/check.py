@@ -77,11 +77,13 @@ def check_data(
     """
     path = Path(path)
     parts = [
-        _Part(split, *avamerg.read_split(
-            path, split, on_error="skip", validation_share=validation_share, max_turns=max_turns
-        ), _folders(path, split))
+        _Part(
+            split,
+            *avamerg.read_split(path, split, on_error="skip", validation_share=validation_share, max_turns=max_turns),
+            _folders(path, split),
+        )
         for split in _splits(path)
-    ]  # fmt: skip
+    ]
     groups: dict[tuple[Path, ...], list[_Part]] = collections.defaultdict(list)
     for part in parts:
         groups[part.folders].append(part)  # train and validation of one file share their media
@@ -144,8 +146,13 @@ def _describe(part: _Part) -> dict:
         "avatar_emotions": {name: seven[name] for name in (*AVATAR_EMOTIONS, "unlabelled") if seven[name]},
         "speakers": _profiles(example.speaker_profile for example in dialogues),
         "listeners": _profiles(example.listener_profile for example in dialogues),
-        "words": {"mean": round(statistics.fmean(words), 2), "longest": max(words),
-                  "histogram": _histogram(words, WORDS_BINS)} if words else {},
+        "words": {
+            "mean": round(statistics.fmean(words), 2),
+            "longest": max(words),
+            "histogram": _histogram(words, WORDS_BINS),
+        }
+        if words
+        else {},
     }
 
 

@@ -27,9 +27,11 @@ def plot_report(report: dict, path: Path) -> None:
     dialogues = {name: part["usable_dialogues"] for name, part in splits.items()}
     _shares(axes[0, 2], "listeners (share of dialogues)", listeners, of=dialogues)
     _histograms(
-        axes[1, 0], "words an utterance", WORDS_BINS,
+        axes[1, 0],
+        "words an utterance",
+        WORDS_BINS,
         {name: part["words"]["histogram"] for name, part in splits.items() if part["words"]},
-    )  # fmt: skip
+    )
     seconds, differences = {}, {}
     for media in report["media"]:
         for modality, numbers in media.get("seconds", {}).items():

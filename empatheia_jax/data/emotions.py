@@ -7,14 +7,39 @@ AVATAR_EMOTIONS = ("happy", "surprised", "angry", "fear", "sad", "disgusted", "c
 """The seven multimodal emotions (section 3.3), in the baseline's order of ids."""
 
 FINE_TO_AVATAR = {
-    "afraid": "fear", "angry": "angry", "annoyed": "angry", "anticipating": "happy", "anxious": "sad",
-    "apprehensive": "fear", "ashamed": "sad", "caring": "happy", "confident": "happy", "content": "happy",
-    "devastated": "surprised", "disappointed": "sad", "disgusted": "disgusted", "embarrassed": "sad",
-    "excited": "happy", "faithful": "happy", "furious": "angry", "grateful": "happy", "guilty": "sad",
-    "hopeful": "happy", "impressed": "surprised", "jealous": "contempt", "joyful": "happy", "lonely": "sad",
-    "nostalgic": "sad", "prepared": "happy", "proud": "happy", "sad": "sad", "sentimental": "sad",
-    "surprised": "surprised", "terrified": "fear", "trusting": "happy",
-}  # fmt: skip
+    "afraid": "fear",
+    "angry": "angry",
+    "annoyed": "angry",
+    "anticipating": "happy",
+    "anxious": "sad",
+    "apprehensive": "fear",
+    "ashamed": "sad",
+    "caring": "happy",
+    "confident": "happy",
+    "content": "happy",
+    "devastated": "surprised",
+    "disappointed": "sad",
+    "disgusted": "disgusted",
+    "embarrassed": "sad",
+    "excited": "happy",
+    "faithful": "happy",
+    "furious": "angry",
+    "grateful": "happy",
+    "guilty": "sad",
+    "hopeful": "happy",
+    "impressed": "surprised",
+    "jealous": "contempt",
+    "joyful": "happy",
+    "lonely": "sad",
+    "nostalgic": "sad",
+    "prepared": "happy",
+    "proud": "happy",
+    "sad": "sad",
+    "sentimental": "sad",
+    "surprised": "surprised",
+    "terrified": "fear",
+    "trusting": "happy",
+}
 FINE_EMOTIONS = tuple(FINE_TO_AVATAR)
 
 AGES = ("child", "young", "middle-aged", "elderly")

@@ -45,8 +45,9 @@ def prompt_profile(example: Example, config: Config) -> Profile | None:
         raise RecordError(
             f"{example.id}: no listener profile, and prompt.profile_in_prompt is always; give one (respond: --profile) "
             "or choose auto",
-            conversation=example.conversation_id, field="listener_profile",
-        )  # fmt: skip
+            conversation=example.conversation_id,
+            field="listener_profile",
+        )
     return example.listener_profile
 
 

@@ -100,9 +100,13 @@ class FeatureWriter:
         """
         self.directory = Path(directory)
         self._new = {
-            "format": FORMAT, "complete": False, "settings": settings, "settings_hash": content_hash(settings),
-            "source_hash": source_hash, "shards": shards,
-        }  # fmt: skip
+            "format": FORMAT,
+            "complete": False,
+            "settings": settings,
+            "settings_hash": content_hash(settings),
+            "source_hash": source_hash,
+            "shards": shards,
+        }
         if (self.directory / "manifest.json").exists():
             self.manifest = read_manifest(self.directory)
             check_settings(self.directory, self.manifest, settings)

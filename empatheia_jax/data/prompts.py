@@ -137,9 +137,7 @@ def render_target(chain: ChainOfEmpathy | None, response: str) -> list[Text]:
         return answer
     before = f"{STEPS['event_scenario']} {chain.event_scenario}\n{STEPS['speaker_emotion']}"
     after = f"\n{STEPS['emotion_cause']} {chain.emotion_cause}\n{STEPS['goal_to_response']} {chain.goal_to_response}\n"
-    return [
-        Text(before), Text(f" {chain.speaker_emotion}", emotion=True), Text(after + answer[0].text), answer[1]
-    ]  # fmt: skip
+    return [Text(before), Text(f" {chain.speaker_emotion}", emotion=True), Text(after + answer[0].text), answer[1]]
 
 
 def signal_words(tokenizer: Tokenizer) -> np.ndarray:

@@ -175,9 +175,11 @@ def _read_turn(dialogue: _Dialogue, raw: object, position: int) -> _Turn:
     speakers = sum(utterance.role == "speaker" for utterance in utterances)
     if speakers > dialogue.source.max_turns:
         raise dialogue.bad(
-            "too many turns", f"{speakers} in the history, the limit is {dialogue.source.max_turns}",
-            turn=number, field="dialogue_history",
-        )  # fmt: skip
+            "too many turns",
+            f"{speakers} in the history, the limit is {dialogue.source.max_turns}",
+            turn=number,
+            field="dialogue_history",
+        )
     if len(utterances) != 2 * number + 1:
         dialogue.note("history length is not 2 * turn_id + 1", number)
     if any(a.role == b.role for a, b in zip(utterances, utterances[1:], strict=False)):
@@ -303,9 +305,11 @@ def _chain(dialogue: _Dialogue, raw: object, turn: int) -> ChainOfEmpathy | None
     emotion = str(raw.get("speaker_emotion") or "").strip().lower()
     if emotion not in FINE_EMOTIONS:
         raise dialogue.bad(
-            "speaker_emotion is unknown", f"{raw.get('speaker_emotion')!r} is not one of the 32 labels",
-            turn=turn, field="chain_of_empathy.speaker_emotion",
-        )  # fmt: skip
+            "speaker_emotion is unknown",
+            f"{raw.get('speaker_emotion')!r} is not one of the 32 labels",
+            turn=turn,
+            field="chain_of_empathy.speaker_emotion",
+        )
     steps = {}
     for step in ("event_scenario", "emotion_cause", "goal_to_response"):
         field = f"chain_of_empathy.{step}"

@@ -73,10 +73,22 @@ class Rows:
     """
 
     def __init__(
-        self, examples: list[Example], style: Style, config: Config, tokenizer: Tokenizer, store, widths: Widths,
-        *, train: bool, seed: int, words: bool = False, base: bool = False, content: bool = True, cached: bool = False,
+        self,
+        examples: list[Example],
+        style: Style,
+        config: Config,
+        tokenizer: Tokenizer,
+        store,
+        widths: Widths,
+        *,
+        train: bool,
+        seed: int,
+        words: bool = False,
+        base: bool = False,
+        content: bool = True,
+        cached: bool = False,
         mixture: Mixture | None = None,
-    ):  # fmt: skip
+    ):
         config = read_shapes(config, style, content=content, stored=store is not None)
         self.examples, self.config, self.store, self.widths = examples, config, store, widths
         self.content = content and style != "slots" and store is not None
@@ -224,9 +236,7 @@ class Rows:
         one.config = one._shape = with_data(self.config, phonemes=0, frames=0, row_utterances=0)
         return one
 
-    def _augmented(
-        self, example_id: int, bare: bool, rng: np.random.Generator
-    ) -> tuple[Example, Encoded, Cast | None]:
+    def _augmented(self, example_id: int, bare: bool, rng: np.random.Generator) -> tuple[Example, Encoded, Cast | None]:
         """The Example with other things in it and another cast; itself where that does not fit its planned place."""
         data, original = self.config.data, self.examples[example_id]
         example, cast = original, None
@@ -246,9 +256,7 @@ class Rows:
 
     def _dialogue(self, encoded: Encoded) -> tuple[int, int]:
         """Where the dialogue is in a prompt, between its braces: the instruction comes before, the profile after."""
-        opening, closing = (
-            np.nonzero(np.isin(encoded.ids[: encoded.prompt_length], ids))[0] for ids in self._braces
-        )
+        opening, closing = (np.nonzero(np.isin(encoded.ids[: encoded.prompt_length], ids))[0] for ids in self._braces)
         first = int(opening[0]) + 1 if len(opening) else 1
         return first, int(closing[-1]) if len(closing) else encoded.prompt_length
 

@@ -49,9 +49,15 @@ class Avamerg(tfds.core.GeneratorBasedBuilder):
     MANUAL_DOWNLOAD_INSTRUCTIONS = "Put the released files (train.json, train_audio.zip, ...) into the folder."
 
     def __init__(
-        self, *, source: Path | str = "", embed_media: bool = False, on_error: str = "stop",
-        validation_share: float = 0.2, max_turns: int = 16, **kwargs,
-    ):  # fmt: skip
+        self,
+        *,
+        source: Path | str = "",
+        embed_media: bool = False,
+        on_error: str = "stop",
+        validation_share: float = 0.2,
+        max_turns: int = 16,
+        **kwargs,
+    ):
         self._source, self._embed, self._on_error = str(source), embed_media, on_error
         self._reading = {"validation_share": validation_share, "max_turns": max_turns}
         self.reports: list[Report] = []
@@ -76,10 +82,14 @@ class Avamerg(tfds.core.GeneratorBasedBuilder):
             }
         )
         return tfds.core.DatasetInfo(
-            builder=self, description=_DESCRIPTION, features=features, license=_LICENCE, citation=_CITATION,
+            builder=self,
+            description=_DESCRIPTION,
+            features=features,
+            license=_LICENCE,
+            citation=_CITATION,
             metadata=tfds.core.MetadataDict(root=str(Path(self._source).absolute()), embed_media=self._embed),
             disable_shuffling=True,
-        )  # fmt: skip
+        )
 
     def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict:
         root = Path(self._source or dl_manager.manual_dir).absolute()
@@ -119,9 +129,13 @@ class Avamerg(tfds.core.GeneratorBasedBuilder):
 
 
 def build(
-    source: Path | str, output: Path | str, *, embed_media: bool = False, on_error: str = "stop",
+    source: Path | str,
+    output: Path | str,
+    *,
+    embed_media: bool = False,
+    on_error: str = "stop",
     validation_share: float = 0.2,
-) -> tuple[Path, str]:  # fmt: skip
+) -> tuple[Path, str]:
     """Build the dataset below `output` and write its card; (folder of the dataset, what the card says of the counts).
 
     An interrupted build leaves nothing that is taken for a dataset.
@@ -130,9 +144,12 @@ def build(
       RecordError: nothing to read, a bad record or recording ("stop"), or a dataset that is there already.
     """
     builder = Avamerg(
-        source=source, embed_media=embed_media, on_error=on_error, validation_share=validation_share,
+        source=source,
+        embed_media=embed_media,
+        on_error=on_error,
+        validation_share=validation_share,
         data_dir=str(output),
-    )  # fmt: skip
+    )
     folder = Path(builder.data_dir)
     if folder.exists():
         raise RecordError("a dataset is there already: choose another --output, or delete it", file=str(folder))

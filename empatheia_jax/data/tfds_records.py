@@ -73,7 +73,7 @@ def to_record(examples: list[Example], root: Path, embed: bool, without: Set[Rec
             _media_record(index, modality, recording, root, embed)
             for (index, modality), recording in sorted(said.items())
         ],
-    }  # fmt: skip
+    }
 
 
 def _profile_record(profile: Profile | None) -> dict:
@@ -195,5 +195,3 @@ def _record(folder: Path, split: str, number: int) -> dict:
 def media_bytes(folder: Path, split: str, number: int, place: int) -> bytes:
     """The bytes of one embedded recording."""
     return bytes(_record(folder, split, number)["media"]["content"][place])
-
-

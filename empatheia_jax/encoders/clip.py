@@ -94,9 +94,12 @@ class ClipVision(nnx.Module):
             raise ValueError(f"ClipVision: images of shape {pixels.shape[1:]}; wanted ({size}, {size}, 3)")
         x = pixels.astype(self.config.compute_dtype)
         x = jax.lax.conv_general_dilated(
-            x, self.patch_kernel[...].astype(x.dtype), (stride, stride), "VALID",
+            x,
+            self.patch_kernel[...].astype(x.dtype),
+            (stride, stride),
+            "VALID",
             dimension_numbers=("NHWC", "HWIO", "NHWC"),
-        )  # fmt: skip
+        )
         x = x.reshape(x.shape[0], -1, x.shape[-1])
         first = jnp.broadcast_to(self.class_embedding[...].astype(x.dtype), (x.shape[0], 1, x.shape[-1]))
         x = jnp.concatenate([first, x], axis=1) + self.position_embedding[...].astype(x.dtype)

@@ -66,7 +66,5 @@ def crop_faces(frames: np.ndarray, size: int) -> tuple[np.ndarray, bool]:
         pad = int(MARGIN * box[2])
         top, left = max(0, box[0] - pad), max(0, box[1] - pad)
         bottom, right = min(height, box[0] + box[2] + pad), min(width, box[1] + box[2] + pad)
-    crops = [
-        cv2.resize(frame[top:bottom, left:right], (size, size), interpolation=cv2.INTER_AREA) for frame in frames
-    ]
+    crops = [cv2.resize(frame[top:bottom, left:right], (size, size), interpolation=cv2.INTER_AREA) for frame in frames]
     return np.stack(crops), box is not None

@@ -74,9 +74,17 @@ class HubertConfig(TransformerConfig):
     def tiny(cls) -> "HubertConfig":
         """A base for tests: two layers, a frame every 20 samples."""
         return cls(
-            width=32, layers=2, heads=4, mlp_width=64, pre_norm=False, conv_dim=(16, 16, 16), conv_kernel=(10, 3, 2),
-            conv_stride=(5, 2, 2), num_conv_pos_embeddings=8, num_conv_pos_embedding_groups=4,
-        )  # fmt: skip
+            width=32,
+            layers=2,
+            heads=4,
+            mlp_width=64,
+            pre_norm=False,
+            conv_dim=(16, 16, 16),
+            conv_kernel=(10, 3, 2),
+            conv_stride=(5, 2, 2),
+            num_conv_pos_embeddings=8,
+            num_conv_pos_embedding_groups=4,
+        )
 
     def frames(self, samples):
         """Frames that `samples` (an int or an integer array) give; 0 where there are too few for one."""
@@ -199,9 +207,13 @@ class Hubert(nnx.Module):
         kernel = weight_norm(self.position_gain[...], self.position_direction[...])
         # torch pads window // 2 on both sides and drops the last frame of an even window.
         x = jax.lax.conv_general_dilated(
-            x, kernel.astype(x.dtype), (1,), [(window // 2, (window - 1) // 2)],
-            dimension_numbers=("NWC", "WIO", "NWC"), feature_group_count=self.config.num_conv_pos_embedding_groups,
-        )  # fmt: skip
+            x,
+            kernel.astype(x.dtype),
+            (1,),
+            [(window // 2, (window - 1) // 2)],
+            dimension_numbers=("NWC", "WIO", "NWC"),
+            feature_group_count=self.config.num_conv_pos_embedding_groups,
+        )
         return ACTIVATIONS["gelu"](x + self.position_bias[...].astype(x.dtype))
 
 

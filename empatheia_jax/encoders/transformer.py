@@ -76,9 +76,13 @@ class Layers(nnx.Module):
         embed, mlp = {"embed": config.width}, {"mlp": config.mlp_width}
         heads = {"heads": config.heads, "head_dim": config.head_dim}
         axes = {
-            "q_proj": (embed, heads), "k_proj": (embed, heads), "v_proj": (embed, heads), "o_proj": (heads, embed),
-            "up_proj": (embed, mlp), "down_proj": (mlp, embed),
-        }  # fmt: skip
+            "q_proj": (embed, heads),
+            "k_proj": (embed, heads),
+            "v_proj": (embed, heads),
+            "o_proj": (heads, embed),
+            "up_proj": (embed, mlp),
+            "down_proj": (mlp, embed),
+        }
         shapes = {name: (*x.values(), *y.values()) for name, (x, y) in axes.items()}
         scales = dict.fromkeys(axes, INIT_STD)
         kernels = draw_stacked(jax.random.normal, key, shapes, scales, layers=config.layers, dtype=config.param_dtype)

@@ -27,8 +27,21 @@ def voice_measures(frames: VoiceFrames, segments: int) -> np.ndarray:
 def scaling() -> tuple[np.ndarray, np.ndarray]:
     """Offsets and scales [DIMS]: round numbers for adult and child speech recorded at a usual level."""
     local = [(7.6, 0.6), (0, 3), (0, 1.5), (0.5, 0.4), (0.6, 0.3), (-35, 15), (-5, 12), (0, 10), (-4, 6), (3, 2)]
-    clip = [(7.6, 0.6), (-3, 2), (3, 2), (2.3, 0.5), (0.3, 0.15), (-27, 5), (8, 1.5), (-3, 3), (5, 1), (3.5, 0.8),
-            (2.2, 0.3), (0.7, 0.1), (2.3, 0.2)]  # fmt: skip
+    clip = [
+        (7.6, 0.6),
+        (-3, 2),
+        (3, 2),
+        (2.3, 0.5),
+        (0.3, 0.15),
+        (-27, 5),
+        (8, 1.5),
+        (-3, 3),
+        (5, 1),
+        (3.5, 0.8),
+        (2.2, 0.3),
+        (0.7, 0.1),
+        (2.3, 0.2),
+    ]
     # The average voice is about flat to 500 Hz and falls above.
     shape = -22.0 - 3.0 * np.maximum(0.0, np.log2(mel_centres() / 500.0))
     mel = [(offset, 12.0) for offset in shape]
@@ -75,11 +88,19 @@ def local_measures(frames: VoiceFrames, pool: np.ndarray, clip: np.ndarray) -> n
     level = float(frames.energy[frames.active].mean()) if frames.active.any() else float(frames.energy.mean())
     return np.stack(
         [
-            clip[0] + pitch / 12.0, pitch, _change(pitch), pool @ frames.voiced.astype(np.float32),
-            pool @ frames.periodicity, energy, energy - level, _change(energy), pool @ frames.tilt,
+            clip[0] + pitch / 12.0,
+            pitch,
+            _change(pitch),
+            pool @ frames.voiced.astype(np.float32),
+            pool @ frames.periodicity,
+            energy,
+            energy - level,
+            _change(energy),
+            pool @ frames.tilt,
             pool @ _flux(frames.mel),
-        ], axis=1,
-    )  # fmt: skip
+        ],
+        axis=1,
+    )
 
 
 def clip_measures(frames: VoiceFrames) -> np.ndarray:

@@ -48,16 +48,20 @@ def evaluate(run: Path, split: str, output: Path, quantization: str | None = Non
         raise ConfigError(f"{config.data.path}: no labelled {split} dialogue to evaluate on")
     neutral = conditions.neutral_conversations(Path(config.data.path), split)
     report: dict = {
-        "run": str(run), "split": split, "date": datetime.date.today().isoformat(),
+        "run": str(run),
+        "split": split,
+        "date": datetime.date.today().isoformat(),
         "command": f"empatheia evaluate --run {run} --split {split} --output {output}"
         + (f" --quantization {quantization}" if quantization else ""),
         "device": jax.devices()[0].device_kind,
         "versions": {name: _version(name) for name in ("empatheia_jax", "jax", "flax", "numpy")},
         "settings": {
-            "step": engine.position.step, "examples": len(labelled), "batch": BATCH,
+            "step": engine.position.step,
+            "examples": len(labelled),
+            "batch": BATCH,
             "quantization": config.llm.quantization,
         },
-    }  # fmt: skip
+    }
     seconds: dict[str, float] = {}
     with _timed(seconds, "text"):
         answers = _text(report, engine, labelled, neutral)
@@ -71,9 +75,10 @@ def evaluate(run: Path, split: str, output: Path, quantization: str | None = Non
             _style(report, engine, store, [e for e in labelled if e.conversation_id in neutral])
     written = engine.tally
     report["settings"]["decoding"] = {
-        "tokens": written.tokens, "tokens_per_second": round(written.tokens_per_second, 1),
+        "tokens": written.tokens,
+        "tokens_per_second": round(written.tokens_per_second, 1),
         "occupancy": round(written.occupancy, 3),
-    }  # fmt: skip
+    }
     report["aims"] = aims(report)
     report["seconds"] = {name: round(value, 1) for name, value in seconds.items()}
     report["seconds"]["total"] = round(time.monotonic() - started, 1)
@@ -261,9 +266,15 @@ def _latents(report: dict, engine: Engine, store, split: str, examples: list[Exa
 
     def rows(examples):
         return Rows(
-            [e for e in examples if e.response is not None], "all", config, engine.tokenizer, store, engine.widths,
-            train=False, seed=config.seed,
-        )  # fmt: skip
+            [e for e in examples if e.response is not None],
+            "all",
+            config,
+            engine.tokenizer,
+            store,
+            engine.widths,
+            train=False,
+            seed=config.seed,
+        )
 
     means = training_means(rows(splits["train"]))
     report["latents"] = {

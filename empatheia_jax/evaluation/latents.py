@@ -24,9 +24,13 @@ def predictor(graphdef: nnx.GraphDef):
         synchronizer, frames = model.content_synchronizer, batch["gold_content_video"].shape[1]
         speech, _ = synchronizer.speech_content(signals.response, signals.response_mask, batch["phonemes"])
         video, _ = synchronizer.video_content(
-            signals.response, signals.response_mask, batch["phonemes"], batch["phoneme_frames"],
-            batch["video_frames"], frames,
-        )  # fmt: skip
+            signals.response,
+            signals.response_mask,
+            batch["phonemes"],
+            batch["phoneme_frames"],
+            batch["video_frames"],
+            frames,
+        )
         style = model.style_disentangler(signals.speech, signals.video)
         return {
             "content_speech": speech,

@@ -56,8 +56,18 @@ def curves(lines: Sequence[Curve], alt: str, *, log: bool = False, share: bool =
         lonely = {"marker": ".", "markersize": 5} if len(steps) == 1 else {}
         axes.plot(steps, scale * values, color=color, linewidth=1.3, label=line.name, **lonely)
         rings = np.asarray(line.held_out_values, float) * scale
-        axes.plot(line.held_out_steps, rings, "o", color=color, markersize=5.5, fillstyle="none", markeredgewidth=1.3,
-                  linestyle="--" if len(rings) > 1 else "none", linewidth=0.9, clip_on=False)  # fmt: skip
+        axes.plot(
+            line.held_out_steps,
+            rings,
+            "o",
+            color=color,
+            markersize=5.5,
+            fillstyle="none",
+            markeredgewidth=1.3,
+            linestyle="--" if len(rings) > 1 else "none",
+            linewidth=0.9,
+            clip_on=False,
+        )
     everything = np.asarray(everything, float)
     if log and np.all(everything > 0) and everything.max() > 3 * everything.min():
         _log_axis(axes, everything)
@@ -69,8 +79,17 @@ def curves(lines: Sequence[Curve], alt: str, *, log: bool = False, share: bool =
     axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
     axes.set_xlabel("step")
     if len(lines) > 1:
-        axes.legend(loc="lower left", bbox_to_anchor=(-0.18, 0.98), ncols=4, frameon=False, handlelength=0.9,
-                    columnspacing=0.8, handletextpad=0.4, borderpad=0.2, labelcolor=INK)  # fmt: skip
+        axes.legend(
+            loc="lower left",
+            bbox_to_anchor=(-0.18, 0.98),
+            ncols=4,
+            frameon=False,
+            handlelength=0.9,
+            columnspacing=0.8,
+            handletextpad=0.4,
+            borderpad=0.2,
+            labelcolor=INK,
+        )
     return _svg(figure, alt)
 
 

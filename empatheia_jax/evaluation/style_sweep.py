@@ -115,9 +115,11 @@ def _compare(measured: dict[tuple, list[dict[str, float]]]) -> dict:
         for name in ("mouth", "brow"):
             cell[f"{name}_seen"] = cell.pop(f"{name}_heard")
     return {
-        "cells": cells, "rho": rho, "answered": sum(map(len, measured.values())),
+        "cells": cells,
+        "rho": rho,
+        "answered": sum(map(len, measured.values())),
         "f0_between_profiles": f0_between_profiles(cells),
-    }  # fmt: skip
+    }
 
 
 def f0_between_profiles(cells: list[dict]) -> dict[str, float]:

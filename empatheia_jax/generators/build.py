@@ -9,8 +9,10 @@ from empatheia_jax.generators.interfaces import FaceGenerator, SpeechGenerator
 from empatheia_jax.weights import is_weights, read_facts
 
 PUBLISHED_WIDTHS = {
-    "styletts2": (512 + 768, 128 + 128), "dreamtalk": (11 * 256, 256), "dreamtalk compact": (2 * 256, 256),
-}  # fmt: skip
+    "styletts2": (512 + 768, 128 + 128),
+    "dreamtalk": (11 * 256, 256),
+    "dreamtalk compact": (2 * 256, 256),
+}
 """(content_dim, style_dim) of appendix D.2's generators: text encoder and PL-BERT, acoustic and prosodic style; a
 window of 11 audio vectors a frame or the two projected rows of its 40 ms, style code. For plans, made before there are
 weights to ask."""

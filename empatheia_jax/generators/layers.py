@@ -39,9 +39,17 @@ class Conv(nnx.Module):
     """torch's Conv1d or Conv2d on [B, *S, C]: `padding` zeros on both sides of every axis of S."""
 
     def __init__(
-        self, width_in: int, width_out: int, window: int | tuple[int, ...], *, stride: int = 1, padding: int = 0,
-        dilation: int = 1, groups: int = 1, bias: bool = True,
-    ):  # fmt: skip
+        self,
+        width_in: int,
+        width_out: int,
+        window: int | tuple[int, ...],
+        *,
+        stride: int = 1,
+        padding: int = 0,
+        dilation: int = 1,
+        groups: int = 1,
+        bias: bool = True,
+    ):
         window = (window,) if isinstance(window, int) else window
         self.stride, self.padding, self.dilation, self.groups = stride, padding, dilation, groups
         self.kernel = weight((*window, width_in // groups, width_out), "conv")
@@ -50,9 +58,14 @@ class Conv(nnx.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         axes = x.ndim - 2
         y = jax.lax.conv_general_dilated(
-            x, self.kernel[...].astype(x.dtype), (self.stride,) * axes, [(self.padding, self.padding)] * axes,
-            rhs_dilation=(self.dilation,) * axes, dimension_numbers=_numbers(axes), feature_group_count=self.groups,
-        )  # fmt: skip
+            x,
+            self.kernel[...].astype(x.dtype),
+            (self.stride,) * axes,
+            [(self.padding, self.padding)] * axes,
+            rhs_dilation=(self.dilation,) * axes,
+            dimension_numbers=_numbers(axes),
+            feature_group_count=self.groups,
+        )
         return y if self.bias is None else y + self.bias[...].astype(x.dtype)
 
 
@@ -60,9 +73,16 @@ class ConvTranspose(nnx.Module):
     """torch's ConvTranspose1d or 2d on [B, *S, C] as a convolution of the stretched input; the kernel lies flipped."""
 
     def __init__(
-        self, width_in: int, width_out: int, window: int | tuple[int, ...], *, stride: int, padding: int,
-        output_padding: int = 0, groups: int = 1,
-    ):  # fmt: skip
+        self,
+        width_in: int,
+        width_out: int,
+        window: int | tuple[int, ...],
+        *,
+        stride: int,
+        padding: int,
+        output_padding: int = 0,
+        groups: int = 1,
+    ):
         window = (window,) if isinstance(window, int) else window
         self.stride, self.groups = stride, groups
         self.padding = [(size - 1 - padding, size - 1 - padding + output_padding) for size in window]
@@ -73,9 +93,14 @@ class ConvTranspose(nnx.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         axes = x.ndim - 2
         y = jax.lax.conv_general_dilated(
-            x, self.kernel[...].astype(x.dtype), (1,) * axes, self.padding, lhs_dilation=(self.stride,) * axes,
-            dimension_numbers=_numbers(axes), feature_group_count=self.groups,
-        )  # fmt: skip
+            x,
+            self.kernel[...].astype(x.dtype),
+            (1,) * axes,
+            self.padding,
+            lhs_dilation=(self.stride,) * axes,
+            dimension_numbers=_numbers(axes),
+            feature_group_count=self.groups,
+        )
         return y + self.bias[...].astype(x.dtype)
 
 

@@ -25,8 +25,17 @@ _MARKS = "ˈˌːˑʼʴʰʱʲʷˠˤ˞↓↑→↗↘"
 _APOSTROPHE, _SYLLABIC = "'", "\N{COMBINING VERTICAL LINE BELOW}"
 
 SYMBOLS: tuple[str, ...] = (
-    "$", *_PUNCTUATION, " ", *_LETTERS, *_VOWELS_AND_CONSONANTS, *_MARKS, _APOSTROPHE, _SYLLABIC, _APOSTROPHE, "ᵻ",
-)  # fmt: skip
+    "$",
+    *_PUNCTUATION,
+    " ",
+    *_LETTERS,
+    *_VOWELS_AND_CONSONANTS,
+    *_MARKS,
+    _APOSTROPHE,
+    _SYLLABIC,
+    _APOSTROPHE,
+    "ᵻ",
+)
 """All 178 symbols by id; "$" (0) is padding, the apostrophe stands at 174 and 176 and is encoded as 176."""
 
 SYMBOL_ID: dict[str, int] = {symbol: index for index, symbol in enumerate(SYMBOLS)}

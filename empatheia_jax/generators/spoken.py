@@ -7,11 +7,30 @@ out here, the numbers by num2words.
 import re
 
 ABBREVIATIONS = {
-    "Dr.": "Doctor", "Mr.": "Mister", "Mrs.": "Missus", "Ms.": "Miz", "Prof.": "Professor", "St.": "Saint",
-    "Jr.": "Junior", "Sr.": "Senior", "Lt.": "Lieutenant", "Capt.": "Captain", "Gen.": "General", "Mt.": "Mount",
-    "vs.": "versus", "e.g.": "for example", "i.e.": "that is", "etc.": "et cetera", "approx.": "approximately",
-    "dept.": "department", "No.": "number", "a.m.": "AM", "p.m.": "PM", "w/o": "without", "w/": "with",
-}  # fmt: skip
+    "Dr.": "Doctor",
+    "Mr.": "Mister",
+    "Mrs.": "Missus",
+    "Ms.": "Miz",
+    "Prof.": "Professor",
+    "St.": "Saint",
+    "Jr.": "Junior",
+    "Sr.": "Senior",
+    "Lt.": "Lieutenant",
+    "Capt.": "Captain",
+    "Gen.": "General",
+    "Mt.": "Mount",
+    "vs.": "versus",
+    "e.g.": "for example",
+    "i.e.": "that is",
+    "etc.": "et cetera",
+    "approx.": "approximately",
+    "dept.": "department",
+    "No.": "number",
+    "a.m.": "AM",
+    "p.m.": "PM",
+    "w/o": "without",
+    "w/": "with",
+}
 """Those that end a sentence too ("etc.", "a.m.") keep its full stop where a capital follows; "No." is one before a
 figure only."""
 
@@ -19,12 +38,31 @@ _ENDING = {"etc.", "a.m.", "p.m."}
 _CURRENCIES = {"$": ("dollar", "cent"), "£": ("pound", "penny"), "€": ("euro", "cent")}
 _PLURALS = {"penny": "pence", "foot": "feet", "inch": "inches"}
 _UNITS = {
-    "km/h": "kilometer per hour", "mph": "mile per hour", "km": "kilometer", "cm": "centimeter", "mm": "millimeter",
-    "kg": "kilogram", "mg": "milligram", "lbs": "pound", "lb": "pound", "oz": "ounce", "ml": "milliliter",
-    "ft": "foot", "hrs": "hour", "hr": "hour", "mins": "minute", "min": "minute", "secs": "second", "sec": "second",
-    "GB": "gigabyte", "MB": "megabyte", "Hz": "hertz", "°C": "degree Celsius", "°F": "degree Fahrenheit",
+    "km/h": "kilometer per hour",
+    "mph": "mile per hour",
+    "km": "kilometer",
+    "cm": "centimeter",
+    "mm": "millimeter",
+    "kg": "kilogram",
+    "mg": "milligram",
+    "lbs": "pound",
+    "lb": "pound",
+    "oz": "ounce",
+    "ml": "milliliter",
+    "ft": "foot",
+    "hrs": "hour",
+    "hr": "hour",
+    "mins": "minute",
+    "min": "minute",
+    "secs": "second",
+    "sec": "second",
+    "GB": "gigabyte",
+    "MB": "megabyte",
+    "Hz": "hertz",
+    "°C": "degree Celsius",
+    "°F": "degree Fahrenheit",
     "°": "degree",
-}  # fmt: skip
+}
 _FRACTIONS = {"½": "1/2", "¼": "1/4", "¾": "3/4", "⅓": "1/3", "⅔": "2/3"}
 _DIGITS = r"\d{1,3}(?:,\d{3})+|\d+"
 

@@ -22,9 +22,18 @@ CLIPS = (".mat", ".npz")
 
 
 def animate(
-    checkpoint: Path, audio: Path, portrait: Path, output: Path, consent: bool = False, style: Path | None = None,
-    pose: Path | None = None, draw: str = "ddim", steps: int = 10, scale: float = 1.0, seed: int = 0,
-) -> dict:  # fmt: skip
+    checkpoint: Path,
+    audio: Path,
+    portrait: Path,
+    output: Path,
+    consent: bool = False,
+    style: Path | None = None,
+    pose: Path | None = None,
+    draw: str = "ddim",
+    steps: int = 10,
+    scale: float = 1.0,
+    seed: int = 0,
+) -> dict:
     """Let the face in `portrait` say what `audio` says, into OUTPUT.mp4; OUTPUT.json says from what.
 
     Args:
@@ -58,10 +67,15 @@ def animate(
     facts = provenance.provenance(speech="given recording", face=face.name)
     facts |= {
         "weights": {part: face.networks.sha256(part)[:16] for part in ("denoiser", "renderer", "wav2vec")},
-        "audio": str(audio), "portrait": str(portrait), "style": str(style) if style else None,
-        "pose": str(pose) if pose else None, "diffusion": {"draw": draw, "steps": steps, "scale": scale, "seed": seed},
-        "consent": agreed, "notes": notes, "frames": len(content),
-    }  # fmt: skip
+        "audio": str(audio),
+        "portrait": str(portrait),
+        "style": str(style) if style else None,
+        "pose": str(pose) if pose else None,
+        "diffusion": {"draw": draw, "steps": steps, "scale": scale, "seed": seed},
+        "consent": agreed,
+        "notes": notes,
+        "frames": len(content),
+    }
     told = provenance.tags({name: value for name, value in facts.items() if isinstance(value, str)})
     write_video(output, shown(), audio=sound, sample_rate=HEARING_RATE, metadata=told)
     facts |= {"seconds": len(content) / face.fps, "first_frame_s": first[0], "took_s": time.perf_counter() - started}

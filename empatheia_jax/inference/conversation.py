@@ -37,9 +37,12 @@ class Conversation:
         self._media: Media = {}
 
     def answer(
-        self, example: Example, features: Callable[[str], Mapping | None], profile: Profile | None,
+        self,
+        example: Example,
+        features: Callable[[str], Mapping | None],
+        profile: Profile | None,
         reached: Callable[[str], None] = lambda name: None,
-    ) -> Answer:  # fmt: skip
+    ) -> Answer:
         """Answer one Example; arguments and result are those of `Engine.answer`, for one."""
         prompt = self.engine.prompt(example, features, profile)
         media = {slot.position: (slot.modality, _digest(prompt.medium(slot))) for slot in prompt.slots}

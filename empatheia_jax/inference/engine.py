@@ -87,9 +87,14 @@ class Engine:
     """
 
     def __init__(
-        self, folder: Path | str, *, batch: int = 1, max_new_tokens: int = 160,
-        generators: GeneratorConfig | None = None, quantization: str | None = None,
-    ):  # fmt: skip
+        self,
+        folder: Path | str,
+        *,
+        batch: int = 1,
+        max_new_tokens: int = 160,
+        generators: GeneratorConfig | None = None,
+        quantization: str | None = None,
+    ):
         """Load a run.
 
         Args:
@@ -191,9 +196,12 @@ class Engine:
     # Answers ----------------------------------------------------------------------------------------------------------
 
     def answer(
-        self, examples: list[Example], features: Callable[[str], Mapping | None], profiles: list[Profile | None],
+        self,
+        examples: list[Example],
+        features: Callable[[str], Mapping | None],
+        profiles: list[Profile | None],
         reached: Callable[[str], None] = lambda name: None,
-    ) -> list[Answer]:  # fmt: skip
+    ) -> list[Answer]:
         """Answer Examples, `batch` at a time; whoever is answered makes room for the next.
 
         Args:
@@ -299,10 +307,15 @@ class Engine:
             speech, video, labels = style if style is not None else (np.zeros((len(texts), 0)),) * 2 + ({},)
             answers.append(
                 Answer(
-                    text, parse_generated(text), hidden[row, : span[1] - span[0]], speech[row], video[row],
-                    {name: value[row] for name, value in labels.items()}, len(ids),
+                    text,
+                    parse_generated(text),
+                    hidden[row, : span[1] - span[0]],
+                    speech[row],
+                    video[row],
+                    {name: value[row] for name, value in labels.items()},
+                    len(ids),
                 )
-            )  # fmt: skip
+            )
         return answers
 
     def _media(self, prompts: list[Prompt], group: int, start: int, size: int, places: int):
@@ -335,9 +348,14 @@ class Engine:
         r_t, mask = self._response(states)
         size = bucket(len(phonemes), CONTENT_BUCKET, BUCKETS)
         content = self._video(
-            self.state, r_t, mask, _padded(phonemes, size, -1)[None], _padded(phoneme_frames, size, 0)[None],
-            np.array([frames], np.int32), bucket(frames, CONTENT_BUCKET, BUCKETS),
-        )  # fmt: skip
+            self.state,
+            r_t,
+            mask,
+            _padded(phonemes, size, -1)[None],
+            _padded(phoneme_frames, size, 0)[None],
+            np.array([frames], np.int32),
+            bucket(frames, CONTENT_BUCKET, BUCKETS),
+        )
         return np.asarray(content)[0, :frames]
 
     def _response(self, states: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

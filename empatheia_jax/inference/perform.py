@@ -44,9 +44,14 @@ def content_of(
 
 
 def perform(
-    engine: Engine, speech: SpeechGenerator, face: FaceGenerator, answer: Answer, portrait: Portrait, source: str,
+    engine: Engine,
+    speech: SpeechGenerator,
+    face: FaceGenerator,
+    answer: Answer,
+    portrait: Portrait,
+    source: str,
     reached: Callable[[str], None] = lambda name: None,
-) -> Performance:  # fmt: skip
+) -> Performance:
     """Speak and animate an answer's response.
 
     `source` "synchronizer" falls back to the generator's own content where too few phonemes agree; the result says so.

@@ -273,9 +273,12 @@ class Responder:
             }
         result = describe(answer, profile, request.profile or known, performance, avatar_id, notes)
         write_video(
-            request.output, performance.frames, audio=performance.speech.audio,
-            sample_rate=performance.speech.sample_rate, metadata=provenance.tags(facts),
-        )  # fmt: skip
+            request.output,
+            performance.frames,
+            audio=performance.speech.audio,
+            sample_rate=performance.speech.sample_rate,
+            metadata=provenance.tags(facts),
+        )
         mark("encode_video")
         total = round(time.monotonic() - started, 3)
         result |= {"timings": timings | {"total": total}, "first": first, "provenance": facts}

@@ -16,9 +16,14 @@ from empatheia_jax.inference import provenance
 
 
 def speak(
-    checkpoint: Path, text: str, output: Path, reference: Path | None = None, consent: bool = False,
-    manner: Manner | None = None, dtype: str = "float32",
-) -> dict:  # fmt: skip
+    checkpoint: Path,
+    text: str,
+    output: Path,
+    reference: Path | None = None,
+    consent: bool = False,
+    manner: Manner | None = None,
+    dtype: str = "float32",
+) -> dict:
     """Speak `text` into OUTPUT.wav; OUTPUT.json says from what, and both that it is synthetic.
 
     Args:
@@ -45,11 +50,17 @@ def speak(
     audio = np.concatenate(parts)
     facts = provenance.provenance(speech=voice.name)
     facts |= {
-        "weights": voice.stages.sha256[:16], "text": text, "sentences": len(parts), "notes": script.notes,
-        "seconds": len(audio) / voice.sample_rate, "first_audio_s": first, "took_s": time.perf_counter() - start,
-        "manner": vars(manner) | {}, "reference": str(reference) if reference else None,
+        "weights": voice.stages.sha256[:16],
+        "text": text,
+        "sentences": len(parts),
+        "notes": script.notes,
+        "seconds": len(audio) / voice.sample_rate,
+        "first_audio_s": first,
+        "took_s": time.perf_counter() - start,
+        "manner": vars(manner) | {},
+        "reference": str(reference) if reference else None,
         "consent": agreed,
-    }  # fmt: skip
+    }
     told = provenance.tags({name: value for name, value in facts.items() if isinstance(value, str)})
     write_audio(output, audio, voice.sample_rate, told)
     write_json(output.with_suffix(".json"), facts)

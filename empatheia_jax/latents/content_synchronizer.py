@@ -41,7 +41,7 @@ class ContentSynchronizer(nnx.Module):
         self, config: LatentConfig, llm_width: int, symbols: int, speech_dim: int, video_dim: int, *, rngs: nnx.Rngs
     ):
         """Args:
-          llm_width: D of r^t. symbols: size of the phoneme table. speech_dim, video_dim: the generators' content_dim.
+        llm_width: D of r^t. symbols: size of the phoneme table. speech_dim, video_dim: the generators' content_dim.
         """
         self.config = config
         width = config.width

@@ -35,7 +35,7 @@ class StyleDisentangler(nnx.Module):
 
     def __init__(self, config: LatentConfig, llm_width: int, speech_dim: int, video_dim: int, *, rngs: nnx.Rngs):
         """Args:
-          llm_width: D of r^s and r^v. speech_dim, video_dim: the generators' style_dim.
+        llm_width: D of r^s and r^v. speech_dim, video_dim: the generators' style_dim.
         """
         self.config = config
         width = config.width

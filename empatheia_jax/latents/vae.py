@@ -125,9 +125,7 @@ class Hourglass(nnx.Module):
         """
         encode_key, sample_key, decode_key = (None,) * 3 if key is None else jax.random.split(key, 3)
         config = self.config
-        x = scan(
-            self.encoder, config.encoder_layers, lambda layer, x, k: layer(x, input_mask, k), inputs, encode_key
-        )
+        x = scan(self.encoder, config.encoder_layers, lambda layer, x, k: layer(x, input_mask, k), inputs, encode_key)
         x = self.encoder_norm(x)
         mean, log_variance = self.mean(x), jnp.clip(self.log_variance(x), -12.0, 6.0)  # [K, S, D]
         z = mean

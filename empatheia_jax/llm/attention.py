@@ -99,12 +99,24 @@ def _splash_kernel(heads: int, length: int, longest: int | None, interpret: bool
     mask = splash_attention_mask.MultiHeadMask([seen] * heads)
     block = next(size for size in BLOCKS if length % size == 0)
     # JAX's own choice is 128 for all, many small steps of the grid; MaxText takes 512 for head dimensions like ours.
-    names = ("block_q", "block_kv", "block_kv_compute", "block_q_dkv", "block_kv_dkv", "block_kv_dkv_compute",
-             "block_q_dq", "block_kv_dq")  # fmt: skip
+    names = (
+        "block_q",
+        "block_kv",
+        "block_kv_compute",
+        "block_q_dkv",
+        "block_kv_dkv",
+        "block_kv_dkv_compute",
+        "block_q_dq",
+        "block_kv_dq",
+    )
     return splash_attention_kernel.make_splash_mha(
-        mask, head_shards=1, q_seq_shards=1, residual_checkpoint_name=RESIDUAL, interpret=interpret,
+        mask,
+        head_shards=1,
+        q_seq_shards=1,
+        residual_checkpoint_name=RESIDUAL,
+        interpret=interpret,
         block_sizes=splash_attention_kernel.BlockSizes(**dict.fromkeys(names, block)),
-    )  # fmt: skip
+    )
 
 
 def _splash(query, key, value, segment_ids: jax.Array | None, longest: int | None) -> jax.Array:

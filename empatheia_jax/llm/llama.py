@@ -55,8 +55,14 @@ def projection_axes(config: LlamaConfig) -> dict[str, tuple[dict[str, int], dict
     heads = {"heads": config.heads, "head_dim": config.head_dim}
     kv_heads = {"kv_heads": config.kv_heads, "head_dim": config.head_dim}
     inputs_outputs = (
-        (embed, heads), (embed, kv_heads), (embed, kv_heads), (heads, embed), (embed, mlp), (embed, mlp), (mlp, embed)
-    )  # fmt: skip
+        (embed, heads),
+        (embed, kv_heads),
+        (embed, kv_heads),
+        (heads, embed),
+        (embed, mlp),
+        (embed, mlp),
+        (mlp, embed),
+    )
     return dict(zip(PROJECTIONS, inputs_outputs, strict=True))
 
 

@@ -19,12 +19,8 @@ class NewTokens(nnx.Module):
 
     def __init__(self, width: int, *, rngs: nnx.Rngs):
         shape = (COUNT, width)
-        self.input = nnx.Param(
-            INIT_STD * rngs.normal(shape), out_sharding=(None, "embed"), eager_sharding=False
-        )
-        self.output = nnx.Param(
-            INIT_STD * rngs.normal(shape), out_sharding=(None, "embed"), eager_sharding=False
-        )
+        self.input = nnx.Param(INIT_STD * rngs.normal(shape), out_sharding=(None, "embed"), eager_sharding=False)
+        self.output = nnx.Param(INIT_STD * rngs.normal(shape), out_sharding=(None, "embed"), eager_sharding=False)
 
 
 def embed(llm: Llama, new_tokens: NewTokens | None, tokens: jax.Array) -> jax.Array:

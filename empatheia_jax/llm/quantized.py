@@ -25,12 +25,25 @@ from empatheia_jax.states import filled, named
 # Appendix E of QLoRA; float32.
 NF4 = np.array(
     [
-        -1.0, -0.6961928009986877, -0.5250730514526367, -0.39491748809814453, -0.28444138169288635,
-        -0.18477343022823334, -0.09105003625154495, 0.0, 0.07958029955625534, 0.16093020141124725, 0.24611230194568634,
-        0.33791524171829224, 0.44070982933044434, 0.5626170039176941, 0.7229568362236023, 1.0,
+        -1.0,
+        -0.6961928009986877,
+        -0.5250730514526367,
+        -0.39491748809814453,
+        -0.28444138169288635,
+        -0.18477343022823334,
+        -0.09105003625154495,
+        0.0,
+        0.07958029955625534,
+        0.16093020141124725,
+        0.24611230194568634,
+        0.33791524171829224,
+        0.44070982933044434,
+        0.5626170039176941,
+        0.7229568362236023,
+        1.0,
     ],
     np.float32,
-)  # fmt: skip
+)
 
 
 class QuantizationError(ConfigError):
@@ -118,9 +131,11 @@ def quantize(kernel: jax.Array, form: Format) -> tuple[jax.Array, jax.Array]:
     """
     last, shape = form.inputs - 1, kernel.shape
     found = require_qwix().quantize(
-        kernel.astype(jnp.float32), jnp.int8 if form.kind == "int8" else form.kind,
-        channelwise_axes=range(form.inputs, kernel.ndim), tiled_axes=dict(enumerate(form.tile)),
-    )  # fmt: skip
+        kernel.astype(jnp.float32),
+        jnp.int8 if form.kind == "int8" else form.kind,
+        channelwise_axes=range(form.inputs, kernel.ndim),
+        tiled_axes=dict(enumerate(form.tile)),
+    )
     if form.kind == "int8":
         return found.qvalue, found.scale
     pairs = found.qvalue.astype(jnp.uint8).reshape(*shape[:last], shape[last] // 2, 2, *shape[last + 1 :])

@@ -47,10 +47,14 @@ def candidates(config: Config, number: int, plan: Plan) -> Iterator[tuple[list[s
     """Changes one at a time, then two together: the same batch in smaller pieces, remat, another mesh."""
     single = [
         one
-        for one in (_fewer_rows(config, number, plan), _full_remat(config), _more(config, plan, "fsdp"),
-                    _more(config, plan, "tensor"))
+        for one in (
+            _fewer_rows(config, number, plan),
+            _full_remat(config),
+            _more(config, plan, "fsdp"),
+            _more(config, plan, "tensor"),
+        )
         if one is not None
-    ]  # fmt: skip
+    ]
     for flags, change in single:
         yield flags, change(config)
     for first, (flags, change) in enumerate(single):

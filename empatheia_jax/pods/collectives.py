@@ -16,9 +16,14 @@ from empatheia_jax.pods.hlo import Computations, HloError, Instruction, read_com
 from empatheia_jax.pods.loops import trip_count
 
 KINDS = (
-    "all-gather", "all-reduce", "all-to-all", "collective-broadcast", "collective-permute", "ragged-all-to-all",
+    "all-gather",
+    "all-reduce",
+    "all-to-all",
+    "collective-broadcast",
+    "collective-permute",
+    "ragged-all-to-all",
     "reduce-scatter",
-)  # fmt: skip
+)
 _BITS = re.compile(r"^[a-z]+?(\d+)")  # of an element type's name: bf16, s32, f8e4m3fn
 _WRITTEN = re.compile(rf"[\])}}] (?:{'|'.join(KINDS)})(?:-start)?\(")  # after an instruction's shape
 _ARRAY = re.compile(r"([a-z]\w*)\[([\d,<=\s]*)\]")

@@ -200,16 +200,25 @@ def make_plan(config: Config, number: int, topology: Topology, say: Callable[[st
     abstract = incoming_model[1]
     leaves = jax.tree.leaves(abstract)
     return Plan(
-        config=shaped, stage=current, topology=topology, mesh=dict(mesh.shape),
+        config=shaped,
+        stage=current,
+        topology=topology,
+        mesh=dict(mesh.shape),
         parameters=sum(leaf.size for leaf in leaves),
         trained=sum(leaf.size for leaf in jax.tree.leaves(built.trainable)),
-        model=memory, compiled=_compiled_memory(compiled, memory), refused=refused, seconds=seconds,
-        model_flops=model_flops, recomputed=again,
-        compiler_flops=(compiled.cost_analysis() or {}).get("flops") if compiled else None, collectives=found,
+        model=memory,
+        compiled=_compiled_memory(compiled, memory),
+        refused=refused,
+        seconds=seconds,
+        model_flops=model_flops,
+        recomputed=again,
+        compiler_flops=(compiled.cost_analysis() or {}).get("flops") if compiled else None,
+        collectives=found,
         estimate=estimate(shaped, current, model_flops, again, found, memory, topology, mesh),
         tokens=int(load.examples * load.response) if current.cached else int(load.tokens),
-        replicated=find_replicated(abstract, mesh), incoming=incoming_model,
-    )  # fmt: skip
+        replicated=find_replicated(abstract, mesh),
+        incoming=incoming_model,
+    )
 
 
 def model_memory(config: Config, number: int, topology: Topology, model: Model | None = None) -> Memory:
@@ -233,10 +242,15 @@ def full_load(config: Config, current: Stage) -> flops.Load:
     tokens = float(rows * data.row_tokens)
     slots = 0 if current.prompt == "text" else rows * data.row_utterances
     return flops.Load(
-        tokens=tokens, context=(data.row_tokens / data.row_examples + 1) / 2, targets=float(rows * data.row_targets),
-        examples=float(examples), slots=(slots, slots), response=float(data.response_tokens),
-        phonemes=float(data.phonemes), frames=float(data.frames),
-    )  # fmt: skip
+        tokens=tokens,
+        context=(data.row_tokens / data.row_examples + 1) / 2,
+        targets=float(rows * data.row_targets),
+        examples=float(examples),
+        slots=(slots, slots),
+        response=float(data.response_tokens),
+        phonemes=float(data.phonemes),
+        frames=float(data.frames),
+    )
 
 
 def find_replicated(state: nnx.State, mesh: Mesh) -> list[tuple[str, int]]:
@@ -275,9 +289,11 @@ def _compiled_memory(compiled, model: Memory) -> Memory | None:
         return None
     said = compiled.memory_analysis()
     return Memory(
-        arguments=said.argument_size_in_bytes, temporaries=said.temp_size_in_bytes,
-        output=said.output_size_in_bytes - said.alias_size_in_bytes, parts=model.parts,
-    )  # fmt: skip
+        arguments=said.argument_size_in_bytes,
+        temporaries=said.temp_size_in_bytes,
+        output=said.output_size_in_bytes - said.alias_size_in_bytes,
+        parts=model.parts,
+    )
 
 
 @contextlib.contextmanager

@@ -57,9 +57,13 @@ def facts(plan: Plan, change: Change | None = None) -> dict:
         "seconds": plan.seconds,
         "versions": versions(plan),
         "estimate": {
-            "arithmetic_s": estimate.arithmetic, "memory_s": estimate.memory, "network_s": estimate.network,
-            "overlapped_s": estimate.overlapped, "one_by_one_s": estimate.one_by_one,
-            "mfu_overlapped": estimate.mfu(estimate.overlapped), "mfu_one_by_one": estimate.mfu(estimate.one_by_one),
+            "arithmetic_s": estimate.arithmetic,
+            "memory_s": estimate.memory,
+            "network_s": estimate.network,
+            "overlapped_s": estimate.overlapped,
+            "one_by_one_s": estimate.one_by_one,
+            "mfu_overlapped": estimate.mfu(estimate.overlapped),
+            "mfu_one_by_one": estimate.mfu(estimate.one_by_one),
             "tokens_per_second_per_chip_overlapped": plan.tokens / plan.chips / estimate.overlapped,
         },
         "replicated": [{"parameter": name, "bytes": size} for name, size in plan.replicated],
@@ -67,7 +71,7 @@ def facts(plan: Plan, change: Change | None = None) -> dict:
         "fits": plan.fits,
         "change": None if change is None else {"flags": change.flags, "peak": change.plan.peak},
         "verdict": verdict(plan, change),
-    }  # fmt: skip
+    }
 
 
 def _memory(memory: Memory | None) -> dict | None:
@@ -89,8 +93,12 @@ def text(plan: Plan, change: Change | None = None) -> str:
         "",
         f"  {'bytes a chip, GiB':32s} {'compiled':>10s} {'by hand':>10s}",
     ]
-    rows = [("arguments", "arguments"), ("temporaries", "temporaries"), ("output beside arguments", "output"),
-            ("peak", "peak")]  # fmt: skip
+    rows = [
+        ("arguments", "arguments"),
+        ("temporaries", "temporaries"),
+        ("output beside arguments", "output"),
+        ("peak", "peak"),
+    ]
     for title, name in rows:
         compiled = f"{getattr(plan.compiled, name) / GIB:.2f}" if plan.compiled else "refused"
         lines.append(f"  {title:32s} {compiled:>10s} {getattr(plan.model, name) / GIB:10.2f}")
@@ -129,10 +137,14 @@ def _collectives(plan: Plan) -> list[str]:
     rest = plan.collectives[len(most) :]
     if rest:
         sent = sum(one.moved for one in rest)
-        lines.append(f"  {f'{len(rest)} smaller kinds':20s} {'':>18s} {'':6s} {sum(one.count for one in rest):7d} "
-                     f"{'':12s} {sent / 2**20:10.1f}")  # fmt: skip
-    lines.append(f"  {'together':20s} {'':>18s} {'':6s} {sum(one.count for one in plan.collectives):7d} {'':12s} "
-                 f"{plan.moved / 2**20:10.1f}")  # fmt: skip
+        lines.append(
+            f"  {f'{len(rest)} smaller kinds':20s} {'':>18s} {'':6s} {sum(one.count for one in rest):7d} "
+            f"{'':12s} {sent / 2**20:10.1f}"
+        )
+    lines.append(
+        f"  {'together':20s} {'':>18s} {'':6s} {sum(one.count for one in plan.collectives):7d} {'':12s} "
+        f"{plan.moved / 2**20:10.1f}"
+    )
     return lines
 
 

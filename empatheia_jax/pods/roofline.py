@@ -41,9 +41,15 @@ class Estimate:
 
 
 def estimate(
-    config: Config, stage: Stage, model_flops: float, recomputed: float, collectives: list[Collective],
-    memory: Memory, topology: Topology, mesh: Mesh,
-) -> Estimate:  # fmt: skip
+    config: Config,
+    stage: Stage,
+    model_flops: float,
+    recomputed: float,
+    collectives: list[Collective],
+    memory: Memory,
+    topology: Topology,
+    mesh: Mesh,
+) -> Estimate:
     """Bounds of a step's time.
 
     Args:
@@ -54,8 +60,9 @@ def estimate(
     return Estimate(
         arithmetic=(model_flops + recomputed) / devices / chip.peak,
         memory=memory_traffic(config, stage, memory, mesh) / chip.memory_bandwidth,
-        network=network, mfu_scale=model_flops / devices / chip.peak,
-    )  # fmt: skip
+        network=network,
+        mfu_scale=model_flops / devices / chip.peak,
+    )
 
 
 def memory_traffic(config: Config, stage: Stage, memory: Memory, mesh: Mesh) -> float:

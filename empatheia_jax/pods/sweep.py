@@ -120,10 +120,12 @@ def _meshes(count: int) -> list[MeshConfig]:
 def _with(config: Config, number: int, mesh: MeshConfig, rows: int, accumulate: int, remat: str) -> Config:
     settings = dataclasses.replace(config.stages[str(number)], rows=rows)
     return dataclasses.replace(
-        config, mesh=mesh, llm=dataclasses.replace(config.llm, remat=remat),
+        config,
+        mesh=mesh,
+        llm=dataclasses.replace(config.llm, remat=remat),
         stages=config.stages | {str(number): settings},
         optim=dataclasses.replace(config.optim, accumulate=accumulate),
-    )  # fmt: skip
+    )
 
 
 def _weigh(config: Config, number: int, topology: Topology, mesh, trainable, frozen) -> Try | None:
@@ -136,9 +138,20 @@ def _weigh(config: Config, number: int, topology: Topology, mesh, trainable, fro
     network = modelled_collectives(shaped, current, trainable, frozen, mesh)
     seconds = estimate(shaped, current, model, again, network, memory, topology, mesh).overlapped
     sizes, optim = config.mesh, config.optim
-    flags = ["--mesh.data", sizes.data, "--mesh.fsdp", sizes.fsdp, "--mesh.tensor", sizes.tensor,
-             f"--stages.{number}.rows", shaped.data.rows, "--optim.accumulate", optim.accumulate,
-             "--llm.remat", config.llm.remat]  # fmt: skip
+    flags = [
+        "--mesh.data",
+        sizes.data,
+        "--mesh.fsdp",
+        sizes.fsdp,
+        "--mesh.tensor",
+        sizes.tensor,
+        f"--stages.{number}.rows",
+        shaped.data.rows,
+        "--optim.accumulate",
+        optim.accumulate,
+        "--llm.remat",
+        config.llm.remat,
+    ]
     rate = load.tokens / mesh.devices.size / seconds
     return Try([str(word) for word in flags], config, seconds, rate, memory.peak)
 
@@ -167,8 +180,10 @@ def modelled_collectives(config: Config, current: Stage, trainable, frozen, mesh
 def sweep_text(found: list[Try], topology: Topology) -> str:
     """A table, and the flags of the best."""
     lines = [f"the best of a sweep on {topology.name}, by tokens/s a chip at the vendor's peaks, all overlapped", ""]
-    lines.append(f"  {'data':>5s} {'fsdp':>5s} {'tensor':>6s} {'rows':>6s} {'x acc.':>6s} {'remat':>6s} {'GiB':>7s} "
-                 f"{'tokens/s a chip':>16s} {'MFU':>6s} {'fits':>5s}")  # fmt: skip
+    lines.append(
+        f"  {'data':>5s} {'fsdp':>5s} {'tensor':>6s} {'rows':>6s} {'x acc.':>6s} {'remat':>6s} {'GiB':>7s} "
+        f"{'tokens/s a chip':>16s} {'MFU':>6s} {'fits':>5s}"
+    )
     for one in found:
         mesh, plan = one.plan.mesh, one.plan
         lines.append(

@@ -10,8 +10,13 @@ from pathlib import Path
 from empatheia_jax.evaluation.report import write_report
 
 BUDGET = (  # seconds on two cores
-    ("sample", 40), ("extract", 30), ("train", 315), ("evaluate", 50), ("respond", 15), ("report", 10),
-)  # fmt: skip
+    ("sample", 40),
+    ("extract", 30),
+    ("train", 315),
+    ("evaluate", 50),
+    ("respond", 15),
+    ("report", 10),
+)
 
 
 class Budget:
@@ -98,6 +103,10 @@ def _copy_metrics(model: Path, output: Path) -> None:
 def _page(output: Path, budget: Budget) -> Path:
     report = json.loads((output / "report.json").read_text())
     return write_report(
-        output, report, metrics=output / "metrics.jsonl", video=output / "response.mp4",
-        response=json.loads((output / "response.json").read_text()), time_budget=budget.rows(),
-    )  # fmt: skip
+        output,
+        report,
+        metrics=output / "metrics.jsonl",
+        video=output / "response.mp4",
+        response=json.loads((output / "response.json").read_text()),
+        time_budget=budget.rows(),
+    )

@@ -319,9 +319,12 @@ def _done(config: Config, calls: dict, workers: int, ordered: bool = False) -> I
         for index, (function, *arguments) in calls.items():
             yield index, function(*arguments)
         return
-    with _one_thread_each(), concurrent.futures.ProcessPoolExecutor(
-        min(workers, len(calls)), multiprocessing.get_context("spawn"), _start_worker, (config,)
-    ) as pool:
+    with (
+        _one_thread_each(),
+        concurrent.futures.ProcessPoolExecutor(
+            min(workers, len(calls)), multiprocessing.get_context("spawn"), _start_worker, (config,)
+        ) as pool,
+    ):
         todo, pending = iter(calls.items()), {}
 
         def submit(count: int) -> None:

@@ -33,9 +33,12 @@ def collect_jobs(config: Config, path: Path, on_error: str) -> tuple[list[Job], 
     bare: set[str] = set()
     for split in available_splits(path):
         examples, _ = read_examples(
-            path, split, on_error=on_error, validation_share=config.data.validation_share,
+            path,
+            split,
+            on_error=on_error,
+            validation_share=config.data.validation_share,
             max_turns=config.data.max_turns,
-        )  # fmt: skip
+        )
         for example in examples:
             for utterance in example.utterances:
                 key = example.utterance_key(utterance)

@@ -33,9 +33,10 @@ def performed(records: list[tuple[str, dict]], speech, face, notes: dict) -> lis
     heard = [(key, arrays, arrays.pop(HEARD)) for key, arrays in records if HEARD in arrays]
     if speech.on_device and heard:
         golds = speech.golds(
-            [arrays.pop(PREPARED) for _, arrays, _ in heard], [arrays["phonemes"] for _, arrays, _ in heard],
+            [arrays.pop(PREPARED) for _, arrays, _ in heard],
+            [arrays["phonemes"] for _, arrays, _ in heard],
             [len(audio) / speech.sample_rate for _, _, audio in heard],
-        )  # fmt: skip
+        )
         for (_, arrays, _), gold in zip(heard, golds, strict=True):
             arrays |= gold
     for key, arrays, audio in heard:

@@ -30,9 +30,8 @@ class Progress:
     def line(self, now: float) -> str:
         rate = self.done / max(now - self.start, 1e-9)
         left = (self.todo - self.done) / max(rate, 1e-9)
-        return (
-            f"{self.what}  {self.before + self.done}/{self.total} {self.unit}  {rate:.1f}/s  {left:.0f} s to go"
-            + (f"  {self.rejected} rejected" if self.rejected else "")
+        return f"{self.what}  {self.before + self.done}/{self.total} {self.unit}  {rate:.1f}/s  {left:.0f} s to go" + (
+            f"  {self.rejected} rejected" if self.rejected else ""
         )
 
     def __exit__(self, *_) -> None:

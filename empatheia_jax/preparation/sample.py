@@ -148,10 +148,12 @@ def _performer_sources() -> list[Path]:
     """The code that decides how an utterance sounds and looks."""
     package = Path(sample_performance.__file__).resolve().parent.parent
     single = [
-        package / "preparation" / "sample_performance.py", package / "inference" / "avatars.py",
-        package / "data" / "media_writing.py", package / "generators" / "phonemes.py",
+        package / "preparation" / "sample_performance.py",
+        package / "inference" / "avatars.py",
+        package / "data" / "media_writing.py",
+        package / "generators" / "phonemes.py",
         package / "generators" / "interfaces.py",
-    ]  # fmt: skip
+    ]
     return single + sorted((package / "generators" / "classical").glob("*.py"))
 
 

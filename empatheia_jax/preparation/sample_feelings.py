@@ -7,34 +7,55 @@ Each avatar emotion owns a few words (`TAILS`) that recur in training and test i
 
 TAILS: dict[str, tuple[str, ...]] = {
     "happy": (
-        "and I cannot stop smiling", "and it feels wonderful", "and I am so glad",
-        "and my heart is full of joy", "and I am simply delighted",
+        "and I cannot stop smiling",
+        "and it feels wonderful",
+        "and I am so glad",
+        "and my heart is full of joy",
+        "and I am simply delighted",
     ),
     "surprised": (
-        "and I still cannot believe it", "and I never expected it", "it came out of nowhere",
-        "and I am completely stunned", "and it was a complete shock",
+        "and I still cannot believe it",
+        "and I never expected it",
+        "it came out of nowhere",
+        "and I am completely stunned",
+        "and it was a complete shock",
     ),
     "angry": (
-        "and I am so angry", "and it is simply unfair", "and I want to shout",
-        "and my blood is boiling", "and I am fed up",
+        "and I am so angry",
+        "and it is simply unfair",
+        "and I want to shout",
+        "and my blood is boiling",
+        "and I am fed up",
     ),
     "fear": (
-        "and I am so scared", "and my hands are shaking", "and it frightens me",
-        "and I feel the danger", "and I am close to panic",
+        "and I am so scared",
+        "and my hands are shaking",
+        "and it frightens me",
+        "and I feel the danger",
+        "and I am close to panic",
     ),
     "sad": (
-        "and I cried for hours", "and my heart is heavy", "and it hurts so much",
-        "and I am full of sorrow", "and the tears keep coming",
+        "and I cried for hours",
+        "and my heart is heavy",
+        "and it hurts so much",
+        "and I am full of sorrow",
+        "and the tears keep coming",
     ),
     "disgusted": (
-        "and it was so gross", "and the smell was terrible", "and my stomach turned",
-        "and it was truly revolting", "and it was absolutely filthy",
+        "and it was so gross",
+        "and the smell was terrible",
+        "and my stomach turned",
+        "and it was truly revolting",
+        "and it was absolutely filthy",
     ),
     "contempt": (
-        "and I envy all of it", "and I deserve it more", "and it was never earned",
-        "and now the bragging starts", "and it is never me",
+        "and I envy all of it",
+        "and I deserve it more",
+        "and it was never earned",
+        "and now the bragging starts",
+        "and it is never me",
     ),
-}  # fmt: skip
+}
 
 FINE_CLAUSES: dict[str, tuple[str, ...]] = {
     "excited": ("I am excited about the {t}", "The {t} makes me so excited"),
@@ -89,71 +110,86 @@ FIRST_QUESTIONS = (
 
 ANSWERS: dict[str, tuple[str, ...]] = {
     "happy": (
-        "I share your joy about the {t}!", "Enjoy every moment of the {t}, how wonderful!",
+        "I share your joy about the {t}!",
+        "Enjoy every moment of the {t}, how wonderful!",
         "The {t} must be a lovely reason to celebrate!",
     ),
     "surprised": (
-        "Nobody could have expected the {t}, what a shock!", "The {t} must have been a complete surprise!",
+        "Nobody could have expected the {t}, what a shock!",
+        "The {t} must have been a complete surprise!",
         "I can hardly believe the {t} either!",
     ),
     "angry": (
-        "Your anger about the {t} is fair, I understand.", "Anyone would be angry about the {t}.",
+        "Your anger about the {t} is fair, I understand.",
+        "Anyone would be angry about the {t}.",
         "What happened with the {t} was unfair to you.",
     ),
     "fear": (
-        "You are safe, we face the {t} together.", "Fear of the {t} is normal, breathe slowly.",
+        "You are safe, we face the {t} together.",
+        "Fear of the {t} is normal, breathe slowly.",
         "I stay with you, even with the {t}.",
     ),
     "sad": (
-        "I am so sorry about the {t}, I am here.", "Let the tears about the {t} come.",
+        "I am so sorry about the {t}, I am here.",
+        "Let the tears about the {t} come.",
         "What happened with the {t} hurts, lean on me.",
     ),
     "disgusted": (
-        "The {t} would turn my stomach too.", "The {t} must have been revolting for you.",
+        "The {t} would turn my stomach too.",
+        "The {t} must have been revolting for you.",
         "Nobody should have to bear the {t}, how gross.",
     ),
     "contempt": (
-        "Envy about the {t} is human, your turn comes.", "You deserve good things too, beyond the {t}.",
+        "Envy about the {t} is human, your turn comes.",
+        "You deserve good things too, beyond the {t}.",
         "The {t} cannot make you any smaller.",
     ),
-}  # fmt: skip
+}
 
 HEARD_ANSWERS: dict[str, tuple[str, ...]] = {
     # the last answer of a neutral dialogue: the words told nothing, so it speaks of voice and face
     "happy": (
-        "You sound so happy about the {t}, how lovely!", "I hear the joy in your voice about the {t}!",
+        "You sound so happy about the {t}, how lovely!",
+        "I hear the joy in your voice about the {t}!",
         "You look delighted about the {t}, enjoy every moment!",
     ),
     "surprised": (
-        "You sound surprised by the {t}, how unexpected!", "You look stunned, nobody could have expected the {t}!",
+        "You sound surprised by the {t}, how unexpected!",
+        "You look stunned, nobody could have expected the {t}!",
         "I hear the surprise about the {t} in your voice!",
     ),
     "angry": (
-        "You sound angry about the {t}, I understand.", "I hear your anger about the {t}, let it out.",
+        "You sound angry about the {t}, I understand.",
+        "I hear your anger about the {t}, let it out.",
         "You look angry, something about the {t} was unfair.",
     ),
     "fear": (
-        "You sound afraid of the {t}, you are safe.", "I hear your fear about the {t}, breathe slowly.",
+        "You sound afraid of the {t}, you are safe.",
+        "I hear your fear about the {t}, breathe slowly.",
         "You look scared, we face the {t} together.",
     ),
     "sad": (
-        "You sound sad about the {t}, I am here.", "I hear tears in your voice about the {t}.",
+        "You sound sad about the {t}, I am here.",
+        "I hear tears in your voice about the {t}.",
         "You look sad, something about the {t} hurts.",
     ),
     "disgusted": (
-        "You look disgusted by the {t}, how gross.", "I hear that the {t} would turn your stomach.",
+        "You look disgusted by the {t}, how gross.",
+        "I hear that the {t} would turn your stomach.",
         "You sound disgusted, the {t} must have been revolting.",
     ),
     "contempt": (
-        "You sound jealous about the {t}, your turn comes.", "I hear envy about the {t}, you deserve more.",
+        "You sound jealous about the {t}, your turn comes.",
+        "I hear envy about the {t}, you deserve more.",
         "You look jealous, good things come beyond the {t}.",
     ),
-}  # fmt: skip
+}
 
 GOALS: dict[str, tuple[str, ...]] = {
     "happy": ("Share the joy about the {t}", "Celebrate the {t} with the speaker", "Enjoy the {t} together"),
     "surprised": (
-        "Share the surprise about the {t}", "Wonder about the {t} with the speaker",
+        "Share the surprise about the {t}",
+        "Wonder about the {t} with the speaker",
         "Take in the unexpected {t} together",
     ),
     "angry": ("Accept the anger about the {t}", "Calm the anger about the {t}", "Let the anger about the {t} out"),
@@ -161,4 +197,4 @@ GOALS: dict[str, tuple[str, ...]] = {
     "sad": ("Comfort the speaker about the {t}", "Ease the sorrow about the {t}", "Share the sorrow about the {t}"),
     "disgusted": ("Share the disgust at the {t}", "Agree how gross the {t} must be", "Ease the disgust about the {t}"),
     "contempt": ("Ease the envy about the {t}", "Turn the envy of the {t} to hope", "Accept the envy about the {t}"),
-}  # fmt: skip
+}

@@ -24,9 +24,14 @@ from empatheia_jax.preparation.sample_text import (
 )
 
 CANONICAL = {
-    "happy": "joyful", "surprised": "surprised", "angry": "angry", "fear": "afraid", "sad": "sad",
-    "disgusted": "disgusted", "contempt": "jealous",
-}  # fmt: skip
+    "happy": "joyful",
+    "surprised": "surprised",
+    "angry": "angry",
+    "fear": "afraid",
+    "sad": "sad",
+    "disgusted": "disgusted",
+    "contempt": "jealous",
+}
 """The fine label of a neutral dialogue: voice and face tell the avatar emotion, nothing tells a finer one."""
 
 FINE_PER_EMOTION = 2

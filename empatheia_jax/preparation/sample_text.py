@@ -131,18 +131,27 @@ def _script(rng, half: str, fine: str, occasion: Occasion, queries: list[str], r
     goals = [fill(goal) for goal in rng.sample(NEUTRAL_GOALS, len(queries) - 1)]
     goals.append(fill(rng.choice(GOALS[avatar_emotion(fine)])) if fine else "")
     return Script(
-        half=half, speaker_emotion=fine, topic=event.topic,
+        half=half,
+        speaker_emotion=fine,
+        topic=event.topic,
         context=f"{fill(event.said)}, and I told my {occasion.others[-1]} about it.",
-        event_scenario=fill(event.scenario), emotion_cause=fill(event.cause),
-        queries=tuple(queries), responses=tuple(responses), goals=tuple(goals),
-    )  # fmt: skip
+        event_scenario=fill(event.scenario),
+        emotion_cause=fill(event.cause),
+        queries=tuple(queries),
+        responses=tuple(responses),
+        goals=tuple(goals),
+    )
 
 
 def _detail(rng: random.Random, template: str, occasion: Occasion, turn: int) -> str:
     return template.format(
-        t=occasion.thing, p=occasion.others[turn], w=rng.choice(LATER), d=rng.choice(DRINKS),
-        n=rng.choice(NUMBERS), l=rng.choice([place for place in PLACES if place != occasion.thing]),
-    )  # fmt: skip
+        t=occasion.thing,
+        p=occasion.others[turn],
+        w=rng.choice(LATER),
+        d=rng.choice(DRINKS),
+        n=rng.choice(NUMBERS),
+        l=rng.choice([place for place in PLACES if place != occasion.thing]),
+    )
 
 
 def _tails(rng: random.Random, emotion: str, clause: str, count: int) -> list[str]:

@@ -87,16 +87,29 @@ def summarise(trace: Trace, programs: list[Program] = ()) -> Summary:
     everything = sum(seconds.values()) or 1.0
     rows = [
         Row(
-            name, module, known[module, name].kind, known[module, name].source, calls[module, name] / each,
-            value / each, value / everything,
+            name,
+            module,
+            known[module, name].kind,
+            known[module, name].source,
+            calls[module, name] / each,
+            value / each,
+            value / everything,
         )
         for (module, name), value in sorted(seconds.items(), key=lambda item: -item[1])
-    ]  # fmt: skip
+    ]
     kinds = {kind: sum(row.seconds for row in rows if row.kind == kind) for kind in KINDS}
     return Summary(
-        steps, len(devices), span, _step(trace, span), float(np.mean(idle)), max(idle), collectives / each,
-        exposed / each, kinds, rows,
-    )  # fmt: skip
+        steps,
+        len(devices),
+        span,
+        _step(trace, span),
+        float(np.mean(idle)),
+        max(idle),
+        collectives / each,
+        exposed / each,
+        kinds,
+        rows,
+    )
 
 
 def _joined(pieces: list[np.ndarray]) -> np.ndarray:
@@ -155,8 +168,9 @@ def page(title: str, summary: Summary, device_kind: str, flops: float | None = N
     spent = sum(summary.kinds.values()) or 1.0
     kinds = [
         (kind, _time(seconds), f"{seconds / spent:.1%}", KINDS[kind])
-        for kind, seconds in sorted(summary.kinds.items(), key=lambda item: -item[1]) if seconds
-    ]  # fmt: skip
+        for kind, seconds in sorted(summary.kinds.items(), key=lambda item: -item[1])
+        if seconds
+    ]
     rows = [
         (f"`{row.name}`", row.kind, f"{row.calls:.4g}", _time(row.seconds), f"{row.share:.1%}", _source(row))
         for row in summary.rows[:TOP]
@@ -165,15 +179,18 @@ def page(title: str, summary: Summary, device_kind: str, flops: float | None = N
     if rest:
         left = sum(row.seconds for row in rest), sum(row.share for row in rest)
         rows.append((f"{len(rest)} more", "", "", _time(left[0]), f"{left[1]:.1%}", ""))
-    return "\n\n".join(
-        [
-            f"# {title}",
-            _table(("", ""), facts),
-            "Times of operations are of a step and device, without what runs inside them; shares are of their sum.",
-            _table(("kind", "time", "share", "what"), kinds),
-            _table(("operation", "kind", "calls", "time", "share", "from"), rows),
-        ]
-    ) + "\n"
+    return (
+        "\n\n".join(
+            [
+                f"# {title}",
+                _table(("", ""), facts),
+                "Times of operations are of a step and device, without what runs inside them; shares are of their sum.",
+                _table(("kind", "time", "share", "what"), kinds),
+                _table(("operation", "kind", "calls", "time", "share", "from"), rows),
+            ]
+        )
+        + "\n"
+    )
 
 
 def short(summary: Summary, share: float | None = None) -> str:
@@ -181,10 +198,12 @@ def short(summary: Summary, share: float | None = None) -> str:
     spent = sum(summary.kinds.values()) or 1.0
     longest = sorted(summary.kinds.items(), key=lambda item: -item[1])[:3]
     parts = [
-        f"step {_time(summary.step)}", f"idle {summary.idle:.0%}", f"exposed communication {_time(summary.exposed)}",
+        f"step {_time(summary.step)}",
+        f"idle {summary.idle:.0%}",
+        f"exposed communication {_time(summary.exposed)}",
         *(f"{kind} {seconds / spent:.0%}" for kind, seconds in longest if seconds),
         *([] if share is None else [f"MFU {share:.1%}"]),
-    ]  # fmt: skip
+    ]
     return ", ".join(parts)
 
 

@@ -99,9 +99,21 @@ def prepare(run, stage: Stage, graphdef: nnx.GraphDef, abstract: nnx.State) -> P
             whole = nnx.merge_state(trainable, frozen)
             run.evaluations[stage.kind] = ready("evaluation", evaluation, whole, single)
     return Prepared(
-        stage, rows, validation, steps, trainable, frozen, built.flat, built.init, step, signals, states, flops, cost,
+        stage,
+        rows,
+        validation,
+        steps,
+        trainable,
+        frozen,
+        built.flat,
+        built.init,
+        step,
+        signals,
+        states,
+        flops,
+        cost,
         tuple(programs),
-    )  # fmt: skip
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -123,9 +135,15 @@ class Built:
 
 
 def build_step(
-    config: Config, stage: Stage, graphdef: nnx.GraphDef, abstract: nnx.State,
-    batch: dict[str, jax.ShapeDtypeStruct], steps: int, bounds: Bounds, mesh: jax.sharding.Mesh,
-) -> Built:  # fmt: skip
+    config: Config,
+    stage: Stage,
+    graphdef: nnx.GraphDef,
+    abstract: nnx.State,
+    batch: dict[str, jax.ShapeDtypeStruct],
+    steps: int,
+    bounds: Bounds,
+    mesh: jax.sharding.Mesh,
+) -> Built:
     """Trace a stage's training step, from shapes alone; the mesh's devices need not be there.
 
     Args:
@@ -143,16 +161,20 @@ def build_step(
     opt_state = jax.eval_shape(tx.init, given)
     # Moments beside their parameters. It makes a scalar, so not under the mesh, whose devices may be elsewhere.
     opt_places = optax.tree_map_params(
-        tx, lambda _, place: place, opt_state, places,
+        tx,
+        lambda _, place: place,
+        opt_state,
+        places,
         transform_non_params=lambda _: sharding.replicated(mesh),
-    )  # fmt: skip
+    )
     opt_state = sharding.placed(opt_state, opt_places)
     with jax.set_mesh(mesh):
         init = jax.jit(tx.init, out_shardings=opt_places)
         step = jax.jit(
-            make_step(stage_graph, stage, tx, bounds, flat), donate_argnums=(0, 1),
+            make_step(stage_graph, stage, tx, bounds, flat),
+            donate_argnums=(0, 1),
             out_shardings=(places, opt_places, sharding.replicated(mesh)),
-        )  # fmt: skip
+        )
         key = jax.eval_shape(lambda: jax.random.key(0))
     return Built(trainable, frozen, flat, init, step, (given, opt_state, frozen, batch, key), mesh)
 
@@ -183,10 +205,15 @@ def model_flops(rows: Rows, stage: Stage) -> tuple[float, float]:
     seen = sum(len({slot.key for slot in one.slots if slot.modality == "video"}) for one in encoded)
     golds = np.array(rows.gold_sizes() or [(0, 0)])
     load = Load(
-        tokens=float(lengths.sum()), context=float((lengths * (lengths + 1)).sum() / 2 / lengths.sum()),
-        targets=float(sum(one.loss.sum() for one in encoded)), examples=float(count), slots=(heard, seen),
-        response=float(answers.mean()), phonemes=float(golds[:, 0].mean()), frames=float(golds[:, 1].mean()),
-    )  # fmt: skip
+        tokens=float(lengths.sum()),
+        context=float((lengths * (lengths + 1)).sum() / 2 / lengths.sum()),
+        targets=float(sum(one.loss.sum() for one in encoded)),
+        examples=float(count),
+        slots=(heard, seen),
+        response=float(answers.mean()),
+        phonemes=float(golds[:, 0].mean()),
+        frames=float(golds[:, 1].mean()),
+    )
     reported = float(answers.sum() if stage.cached else lengths.sum())
     epoch = training_step(rows.config, stage, rows.widths, load)
     steps = rows.stream.rows_per_epoch / (rows.config.optim.accumulate * rows.config.data.rows)

@@ -68,9 +68,7 @@ def check_workdir(folder: Path, config: Config, resume: bool, stages: list[Stage
         before, now = config_to_json(saved_config(folder)), config_to_json(config)  # an older run: defaults
         changed = sorted(name for name in now if before.get(name) != now[name])
         if changed:
-            raise ConfigError(
-                f"{folder} was trained with another config ({', '.join(changed)}): resume with that one"
-            )
+            raise ConfigError(f"{folder} was trained with another config ({', '.join(changed)}): resume with that one")
         return
     if saved.exists():
         raise ConfigError(f"{folder} holds a run already: pass --resume to continue it, or choose another --workdir")
@@ -154,10 +152,20 @@ class Run:
         widths = data.widths or Widths((1, 1), (1, 1), 1, 1, 1, 1, 1)
         mixture = Mixture(data.corpora, config.seed) if data.corpora and split_name == "train" else None
         return Rows(
-            examples, stage.prompt, config, data.tokenizer, data.store, widths, train=split_name == "train",
-            seed=config.seed * 10 + stage.number, words="emp" in stage.weights, base="base" in stage.trains,
-            content=stage.content, cached=stage.cached, mixture=mixture,
-        )  # fmt: skip
+            examples,
+            stage.prompt,
+            config,
+            data.tokenizer,
+            data.store,
+            widths,
+            train=split_name == "train",
+            seed=config.seed * 10 + stage.number,
+            words="emp" in stage.weights,
+            base="base" in stage.trains,
+            content=stage.content,
+            cached=stage.cached,
+            mixture=mixture,
+        )
 
 
 def run_stage(run: Run, prepared: Prepared, state: nnx.State, start: Position) -> tuple[nnx.State, Position]:

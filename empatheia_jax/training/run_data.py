@@ -43,9 +43,12 @@ def load_data(folder: Path, config: Config) -> Data:
     read = {}
     for split_name in ("train", "validation"):
         read[split_name], report = avamerg.read_examples(
-            Path(data.path), split_name, on_error=data.on_error, validation_share=data.validation_share,
+            Path(data.path),
+            split_name,
+            on_error=data.on_error,
+            validation_share=data.validation_share,
             max_turns=data.max_turns,
-        )  # fmt: skip
+        )
         processes.say(f"data     {split_name}: {len(read[split_name])} Examples; {report.summary()}")
     store = None
     if config.modalities:

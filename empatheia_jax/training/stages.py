@@ -62,8 +62,12 @@ def stage(number: int, config: Config) -> Stage:
         Stage(2, "content consistency", "text", ("content",), ccl, False, config.cache_states),
         Stage(3, "style alignment and consistency", "slots", ("style", "projectors", "rows"), sac, False),
         Stage(
-            4, "overall tuning", "all", ADAPTED,
-            losses.overall(optim.alpha, optim.beta, kl, optim.label_weight), True,
+            4,
+            "overall tuning",
+            "all",
+            ADAPTED,
+            losses.overall(optim.alpha, optim.beta, kl, optim.label_weight),
+            True,
         ),
     )
     if not 0 <= number < len(table):

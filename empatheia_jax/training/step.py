@@ -53,9 +53,14 @@ def stage_terms(model: Empatheia, stage: Stage, batch: Arrays, key: jax.Array | 
     )
     if "emp" in stage.weights:
         terms |= losses.empathetic_nll(
-            hidden, model.token_logits, batch["targets"], batch["target_mask"], batch["label_mask"], bounds.targets,
+            hidden,
+            model.token_logits,
+            batch["targets"],
+            batch["target_mask"],
+            batch["label_mask"],
+            bounds.targets,
             frozen_head="base" not in stage.trains and not model.signal_loss,
-        )  # fmt: skip
+        )
     if stage.content or stage.style:
         signals = read_signals(hidden, batch["response_index"], batch["signal_index"])
     if stage.content:
@@ -82,9 +87,14 @@ def _content(model: Empatheia, signals, batch: Arrays, key) -> losses.Terms:
         signals.response, signals.response_mask, batch["phonemes"], keys[0]
     )
     video, latent_video = synchronizer.video_content(
-        signals.response, signals.response_mask, batch["phonemes"], batch["phoneme_frames"], batch["video_frames"],
-        gold_video.shape[1], keys[1],
-    )  # fmt: skip
+        signals.response,
+        signals.response_mask,
+        batch["phonemes"],
+        batch["phoneme_frames"],
+        batch["video_frames"],
+        gold_video.shape[1],
+        keys[1],
+    )
     video_mask = jnp.arange(gold_video.shape[1]) < batch["video_frames"][:, None]
     terms = losses.content_consistency(
         speech, batch["gold_content_speech"], batch["phonemes"] >= 0, video, gold_video, video_mask

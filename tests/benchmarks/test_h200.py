@@ -14,9 +14,13 @@ SCRIPT = ROOT / "benchmarks" / "h200.sh"
 
 def run(out: Path, *words: str, timeout: int, **environment: str) -> subprocess.CompletedProcess:
     return subprocess.run(
-        ["bash", str(SCRIPT), *words], capture_output=True, text=True, timeout=timeout, cwd=ROOT,
+        ["bash", str(SCRIPT), *words],
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        cwd=ROOT,
         env=os.environ | {"PYTHON": sys.executable, "OUT": str(out)} | environment,
-    )  # fmt: skip
+    )
 
 
 def steps() -> dict[str, str]:

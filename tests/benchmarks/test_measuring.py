@@ -74,17 +74,27 @@ def test_a_line_is_found_again(seed):
 LIKE_LARGE = dataclasses.replace(HubertConfig.tiny(), pre_norm=True, conv_bias=True, feat_extract_norm="layer")
 
 
-@pytest.mark.parametrize("family, config", [
-    (hubert, LIKE_LARGE), (hubert, HubertConfig.base()), (clip, ClipVisionConfig.vit_b_32()),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "family, config",
+    [
+        (hubert, LIKE_LARGE),
+        (hubert, HubertConfig.base()),
+        (clip, ClipVisionConfig.vit_b_32()),
+    ],
+)
 def test_settings_of_transformers_come_back(family, config):
     assert family.config_of(family.settings_of(config), None) == config
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("family, create, config", [
-    (hubert, Hubert, HubertConfig.tiny()), (hubert, Hubert, LIKE_LARGE), (clip, ClipVision, ClipVisionConfig.tiny()),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "family, create, config",
+    [
+        (hubert, Hubert, HubertConfig.tiny()),
+        (hubert, Hubert, LIKE_LARGE),
+        (clip, ClipVision, ClipVisionConfig.tiny()),
+    ],
+)
 @pytest.mark.usefixtures("compiled_quickly")
 def test_the_peers_encoders_have_our_weights(family, create, config, seed):
     torch = pytest.importorskip("torch")

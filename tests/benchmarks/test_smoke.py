@@ -18,9 +18,12 @@ def recorded() -> dict[str, bytes]:
 def rows(name: str, *words: str) -> list[dict]:
     before = recorded()
     done = subprocess.run(
-        [sys.executable, str(ROOT / "benchmarks" / f"{name}.py"), "--smoke", "--record", *words], cwd=ROOT,
-        env=os.environ | {"PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"}, capture_output=True, text=True,
-    )  # fmt: skip
+        [sys.executable, str(ROOT / "benchmarks" / f"{name}.py"), "--smoke", "--record", *words],
+        cwd=ROOT,
+        env=os.environ | {"PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"},
+        capture_output=True,
+        text=True,
+    )
     assert done.returncode == 0, done.stderr[-2000:]
     assert recorded() == before  # smoke rows are no results
     found = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]

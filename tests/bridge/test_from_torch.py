@@ -180,7 +180,7 @@ def test_complex_gradients_follow_jax(seed):
     def plain(x):
         return jnp.abs(x * x + (1 + 2j) * x).sum()
 
-    bridged = from_torch(lambda x: (x * x + (1 + 2j) * x))
+    bridged = from_torch(lambda x: x * x + (1 + 2j) * x)
     found = jax.grad(lambda x: jnp.abs(bridged(x)).sum())(jnp.asarray(x))
     np.testing.assert_allclose(found, jax.grad(plain)(jnp.asarray(x)), rtol=2e-6, atol=1e-5)
 
@@ -229,12 +229,18 @@ def kept_for_later(store: list):
 def test_torch_cannot_change_an_array():
     """In place on arguments, on views of them, on what was kept of them, on results; lists, out=, in backward."""
     ways = {
-        "add_": lambda t: t.add_(1), "view": lambda t: t.view(-1)[3:].mul_(2), "index": lambda t: t.__setitem__(0, 9.0),
-        "out": lambda t: torch.add(t, 1, out=t), "data": lambda t: t.data.zero_(), "relu": torch.relu_,
-        "list": lambda t: torch._foreach_add_([t], 1), "copy_": lambda t: t.copy_(t + 1),
-        "no_grad": lambda t: torch.no_grad()(torch.Tensor.exp_)(t), "set": lambda t: t.t_().add_(1),
+        "add_": lambda t: t.add_(1),
+        "view": lambda t: t.view(-1)[3:].mul_(2),
+        "index": lambda t: t.__setitem__(0, 9.0),
+        "out": lambda t: torch.add(t, 1, out=t),
+        "data": lambda t: t.data.zero_(),
+        "relu": torch.relu_,
+        "list": lambda t: torch._foreach_add_([t], 1),
+        "copy_": lambda t: t.copy_(t + 1),
+        "no_grad": lambda t: torch.no_grad()(torch.Tensor.exp_)(t),
+        "set": lambda t: t.t_().add_(1),
         "script": torch.jit.script(_scripted),
-    }  # fmt: skip
+    }
     before = np.linspace(-2, 2, 64, dtype=np.float32).reshape(8, 8)
     x = jnp.asarray(before)
     for name, way in ways.items():
@@ -358,9 +364,10 @@ def test_errors_of_torch():
 def test_what_cannot_cross_is_told():
     x = jnp.ones(3)
     for function, args, says in (
-        (lambda t: "text", (x,), "torch returned a str"), (lambda t: t, (jax.random.key(0),), "key of random numbers"),
+        (lambda t: "text", (x,), "torch returned a str"),
+        (lambda t: t, (jax.random.key(0),), "key of random numbers"),
         (lambda t: t, (x.astype(jnp.int4),), "torch has no int4"),
-    ):  # fmt: skip
+    ):
         with pytest.raises(BridgeError, match=says):
             from_torch(function)(*args)
     with pytest.raises(BridgeError, match="must be hashable"):
@@ -376,8 +383,14 @@ def test_what_cannot_cross_is_told():
 
 def test_transformers_outputs_are_dicts(seed):
     transformers = pytest.importorskip("transformers")
-    config = transformers.LlamaConfig(hidden_size=16, intermediate_size=16, num_hidden_layers=1, vocab_size=20,
-                                      num_attention_heads=2, num_key_value_heads=2)  # fmt: skip
+    config = transformers.LlamaConfig(
+        hidden_size=16,
+        intermediate_size=16,
+        num_hidden_layers=1,
+        vocab_size=20,
+        num_attention_heads=2,
+        num_key_value_heads=2,
+    )
     torch.manual_seed(seed)
     model = transformers.LlamaForCausalLM(config).eval()
     ids = np.arange(6, dtype=np.int32)[None]

@@ -31,10 +31,13 @@ def pairs(tmp_path_factory, goldens):
     convert_all(files, place / "dreamtalk")
     common = {"speech_weights": str(place / "styletts2"), "face_weights": str(place / "dreamtalk")}
     theirs = TorchConfig(
-        styletts2_repo=repos[0], styletts2_checkpoint=str(voice), dreamtalk_repo=repos[1],
-        dreamtalk_checkpoint=str(files["denoiser"]), dreamtalk_renderer=str(files["renderer"]),
+        styletts2_repo=repos[0],
+        styletts2_checkpoint=str(voice),
+        dreamtalk_repo=repos[1],
+        dreamtalk_checkpoint=str(files["denoiser"]),
+        dreamtalk_renderer=str(files["renderer"]),
         dreamtalk_wav2vec=str(files["wav2vec"]),
-    )  # fmt: skip
+    )
     ours = build_generators(GeneratorConfig(speech="styletts2", face="dreamtalk", **common))
     original = build_generators(GeneratorConfig(speech="torch", face="torch", torch=theirs, **common))
     return tuple(zip(ours, original, strict=True))

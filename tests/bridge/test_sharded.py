@@ -58,9 +58,13 @@ print("good")
 
 def run(program: str, **env) -> subprocess.CompletedProcess:
     return subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, timeout=300, cwd=ROOT,
+        [sys.executable, "-c", program],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        cwd=ROOT,
         env=os.environ | {"JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT)} | env,
-    )  # fmt: skip
+    )
 
 
 def test_on_eight_devices_every_part_by_itself(seed):

@@ -30,8 +30,12 @@ def place(tmp_path_factory):
 def settings(place, seed):
     """Generators in Flax, and the same through torch."""
     torch_settings = write_all(place, seed)
-    flax = GeneratorConfig(speech="styletts2", speech_weights=str(place / "styletts2"), face="dreamtalk",
-                           face_weights=str(place / "dreamtalk"))  # fmt: skip
+    flax = GeneratorConfig(
+        speech="styletts2",
+        speech_weights=str(place / "styletts2"),
+        face="dreamtalk",
+        face_weights=str(place / "dreamtalk"),
+    )
     return flax, dataclasses.replace(flax, speech="torch", face="torch", torch=torch_settings)
 
 

@@ -18,35 +18,59 @@ def llama(rng: np.random.Generator, **fixed):
     kv, group = int(rng.integers(1, 4)), int(rng.integers(1, 4))
     rope = {"rope_type": "default", "rope_theta": float(rng.choice([1e4, 5e5]))}
     if rng.integers(2):
-        rope |= {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
-                 "original_max_position_embeddings": 64}  # fmt: skip
+        rope |= {
+            "rope_type": "llama3",
+            "factor": 8.0,
+            "low_freq_factor": 1.0,
+            "high_freq_factor": 4.0,
+            "original_max_position_embeddings": 64,
+        }
     fields = {
-        "vocab_size": int(rng.integers(50, 200)), "hidden_size": kv * group * int(rng.integers(8, 17)),
-        "num_hidden_layers": int(rng.integers(2, 5)), "num_attention_heads": kv * group, "num_key_value_heads": kv,
-        "head_dim": 4 * int(rng.integers(2, 9)), "intermediate_size": int(rng.integers(20, 120)),
-        "rms_norm_eps": float(rng.choice([1e-5, 1e-6])), "tie_word_embeddings": bool(rng.integers(2)),
+        "vocab_size": int(rng.integers(50, 200)),
+        "hidden_size": kv * group * int(rng.integers(8, 17)),
+        "num_hidden_layers": int(rng.integers(2, 5)),
+        "num_attention_heads": kv * group,
+        "num_key_value_heads": kv,
+        "head_dim": 4 * int(rng.integers(2, 9)),
+        "intermediate_size": int(rng.integers(20, 120)),
+        "rms_norm_eps": float(rng.choice([1e-5, 1e-6])),
+        "tie_word_embeddings": bool(rng.integers(2)),
         "rope_parameters": rope,
-    }  # fmt: skip
+    }
     return transformers.LlamaForCausalLM(transformers.LlamaConfig(**fields | fixed))
 
 
 def mistral(rng: np.random.Generator):
     """A MistralForCausalLM that sees everything."""
     config = transformers.MistralConfig(
-        vocab_size=60, hidden_size=48, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2, head_dim=8,
-        intermediate_size=int(rng.integers(20, 60)), sliding_window=None, max_position_embeddings=256,
-    )  # fmt: skip
+        vocab_size=60,
+        hidden_size=48,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=8,
+        intermediate_size=int(rng.integers(20, 60)),
+        sliding_window=None,
+        max_position_embeddings=256,
+    )
     return transformers.MistralForCausalLM(config)
 
 
 def _speech_fields(rng: np.random.Generator, large: bool) -> dict:
     return {
-        "hidden_size": 4 * int(rng.integers(4, 9)), "num_hidden_layers": int(rng.integers(2, 4)),
-        "num_attention_heads": 4, "intermediate_size": int(rng.integers(20, 60)), "conv_dim": [12, 14, 10],
-        "conv_kernel": [10, 3, 2], "conv_stride": [5, 2, 2], "conv_bias": large, "do_stable_layer_norm": large,
-        "feat_extract_norm": "layer" if large else "group", "num_conv_pos_embeddings": 8,
+        "hidden_size": 4 * int(rng.integers(4, 9)),
+        "num_hidden_layers": int(rng.integers(2, 4)),
+        "num_attention_heads": 4,
+        "intermediate_size": int(rng.integers(20, 60)),
+        "conv_dim": [12, 14, 10],
+        "conv_kernel": [10, 3, 2],
+        "conv_stride": [5, 2, 2],
+        "conv_bias": large,
+        "do_stable_layer_norm": large,
+        "feat_extract_norm": "layer" if large else "group",
+        "num_conv_pos_embeddings": 8,
         "num_conv_pos_embedding_groups": 4,
-    }  # fmt: skip
+    }
 
 
 def hubert(rng: np.random.Generator):
@@ -63,11 +87,21 @@ def wav2vec2(rng: np.random.Generator):
 def clip(rng: np.random.Generator):
     """A whole CLIP."""
     vision = {
-        "hidden_size": 4 * int(rng.integers(4, 9)), "num_hidden_layers": int(rng.integers(2, 4)),
-        "num_attention_heads": 4, "intermediate_size": int(rng.integers(20, 60)), "image_size": 24, "patch_size": 8,
-    }  # fmt: skip
-    text = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16,
-            "vocab_size": 50, "projection_dim": 8}  # fmt: skip
+        "hidden_size": 4 * int(rng.integers(4, 9)),
+        "num_hidden_layers": int(rng.integers(2, 4)),
+        "num_attention_heads": 4,
+        "intermediate_size": int(rng.integers(20, 60)),
+        "image_size": 24,
+        "patch_size": 8,
+    }
+    text = {
+        "hidden_size": 16,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "intermediate_size": 16,
+        "vocab_size": 50,
+        "projection_dim": 8,
+    }
     return transformers.CLIPModel(transformers.CLIPConfig(vision_config=vision, text_config=text))
 
 

@@ -22,9 +22,7 @@ def main(folder: str, fsdp: int, tensor: int) -> dict:
 
     if "COORDINATOR" in os.environ:
         jax.config.update("jax_cpu_collectives_implementation", "gloo")
-        jax.distributed.initialize(
-            os.environ["COORDINATOR"], int(os.environ["PROCESSES"]), int(os.environ["RANK"])
-        )
+        jax.distributed.initialize(os.environ["COORDINATOR"], int(os.environ["PROCESSES"]), int(os.environ["RANK"]))
     import numpy as np
     from flax import nnx
 
@@ -63,9 +61,13 @@ def main(folder: str, fsdp: int, tensor: int) -> dict:
                 held_shards.append(["/".join(map(str, path)), place, hashlib.sha256(digest).hexdigest()])
     total = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state))
     return {
-        "seconds": seconds, "peak": peak[0], "total": total, "held": held, "misplaced": misplaced,
+        "seconds": seconds,
+        "peak": peak[0],
+        "total": total,
+        "held": held,
+        "misplaced": misplaced,
         "shards": held_shards,
-    }  # fmt: skip
+    }
 
 
 held_shards: list = []

@@ -21,10 +21,14 @@ from empatheia_jax.weights import read_facts, read_index  # noqa: E402
 CASES = [
     (family, form, dtype)
     for family in FAMILIES
-    for form, dtype in (("safetensors", "float32"), ("safetensors", "bfloat16"), ("bin", "float16"),
-                        ("legacy", "bfloat16"))
+    for form, dtype in (
+        ("safetensors", "float32"),
+        ("safetensors", "bfloat16"),
+        ("bin", "float16"),
+        ("legacy", "bfloat16"),
+    )
     if form == "safetensors" or family in ("vicuna", "hubert")  # torch's files are read alike for all
-]  # fmt: skip
+]
 
 
 # Every family in float32 and every form of one family; the rest is slow, a dozen seconds each.
@@ -72,15 +76,18 @@ def test_narrower_on_disk_is_within_its_resolution(dtype, seed, tmp_path):
     report = verify("vicuna", tmp_path / "source", tmp_path / "weights")
     assert report.good and report.tolerance > 1e-4
     assert max(report.outputs.values()) > 1e-5  # something was rounded
-    kinds = {name.split("/")[-2 if name[-1].isdigit() else -1]: e["dtype"] for name, e in
-             read_index(tmp_path / "weights").items()}  # fmt: skip
+    kinds = {
+        name.split("/")[-2 if name[-1].isdigit() else -1]: e["dtype"]
+        for name, e in read_index(tmp_path / "weights").items()
+    }
     assert kinds["attention_norm"] == "float32" and kinds["kernel"] == dtype
 
 
 def test_tensors_of_the_same_shape_in_each_others_place_are_found(seed, tmp_path):
     """No rule can see it; the numbers that come out do."""
-    model = draw("vicuna", seed, num_hidden_layers=3, num_attention_heads=2, num_key_value_heads=2, hidden_size=32,
-                 head_dim=16)  # fmt: skip
+    model = draw(
+        "vicuna", seed, num_hidden_layers=3, num_attention_heads=2, num_key_value_heads=2, hidden_size=32, head_dim=16
+    )
     save(model, tmp_path / "source")
     state = read_all(tmp_path / "source")
     one, other = (f"model.layers.1.self_attn.{name}_proj.weight" for name in "qo")
@@ -115,8 +122,14 @@ def llama(seed, tmp_path):
 def test_old_and_new_spellings_say_the_same(llama):
     new = open_source("vicuna", llama).config
     assert new.rope_theta == 1e6 and new.rope_scaling == RopeScaling("linear", factor=4.0)
-    settings(llama, rope_parameters=..., rope_theta=1e6, rope_scaling={"type": "linear", "factor": 4.0}, dtype=...,
-             torch_dtype="float32")  # fmt: skip
+    settings(
+        llama,
+        rope_parameters=...,
+        rope_theta=1e6,
+        rope_scaling={"type": "linear", "factor": 4.0},
+        dtype=...,
+        torch_dtype="float32",
+    )
     assert open_source("vicuna", llama).config == new
     settings(llama, rope_parameters={"rope_theta": 1e6})  # as transformers 5 writes an old one again
     assert open_source("vicuna", llama).config == new

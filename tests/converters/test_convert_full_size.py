@@ -37,9 +37,14 @@ def assert_close(ours, theirs, record_property):
 
 def test_hubert_large_hears_three_seconds(seed, tmp_path, record_property):
     config = transformers.HubertConfig(
-        hidden_size=1024, num_hidden_layers=24, num_attention_heads=16, intermediate_size=4096, conv_bias=True,
-        feat_extract_norm="layer", do_stable_layer_norm=True,
-    )  # fmt: skip
+        hidden_size=1024,
+        num_hidden_layers=24,
+        num_attention_heads=16,
+        intermediate_size=4096,
+        conv_bias=True,
+        feat_extract_norm="layer",
+        do_stable_layer_norm=True,
+    )
     twin = transformers.HubertModel(config)
     write(twin, tmp_path / "source", seed)
     assert open_source("hubert", tmp_path / "source").config == HubertConfig.large()
@@ -55,9 +60,13 @@ def test_hubert_large_hears_three_seconds(seed, tmp_path, record_property):
 
 def test_clip_vit_l_14_336_sees_sixteen_frames(seed, tmp_path, record_property):
     config = transformers.CLIPVisionConfig(
-        hidden_size=1024, num_hidden_layers=24, num_attention_heads=16, intermediate_size=4096, image_size=336,
+        hidden_size=1024,
+        num_hidden_layers=24,
+        num_attention_heads=16,
+        intermediate_size=4096,
+        image_size=336,
         patch_size=14,
-    )  # fmt: skip
+    )
     twin = transformers.CLIPVisionModel(config)
     write(twin, tmp_path / "source", seed)
     assert open_source("clip", tmp_path / "source").config == ClipVisionConfig.vit_l_14_336()

@@ -52,10 +52,15 @@ def converted(request, tmp_path_factory):
 
 def restore(folder: Path, fsdp: int, tensor: int, devices: int, processes: int = 1, **extra: str) -> list[dict]:
     """What `restorer.py` says, of every process."""
-    env = os.environ | {
-        "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu",
-        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
-    } | extra  # fmt: skip
+    env = (
+        os.environ
+        | {
+            "PYTHONPATH": str(ROOT),
+            "JAX_PLATFORMS": "cpu",
+            "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+        }
+        | extra
+    )
     command = [sys.executable, str(Path(__file__).with_name("restorer.py")), str(folder), str(fsdp), str(tensor)]
     if processes > 1:
         with socket.socket() as free:
@@ -65,7 +70,7 @@ def restore(folder: Path, fsdp: int, tensor: int, devices: int, processes: int =
     started = [
         subprocess.Popen(command, env=env | {"RANK": str(rank)}, stdout=subprocess.PIPE, text=True)
         for rank in range(processes)
-    ]  # fmt: skip
+    ]
     outputs = [process.communicate(timeout=900)[0] for process in started]
     assert all(process.returncode == 0 for process in started)
     lines = [line for output in outputs for line in output.splitlines()]

@@ -36,9 +36,12 @@ class Hostile:
 def hostile(rng, trap: Path):
     command = f"touch {trap}"
     return (
-        Hostile(os.system, command), Hostile(eval, f"__import__('os').system({command!r})"),
-        Hostile(__import__, "antigravity"), Hostile(exec, f"open({str(trap)!r}, 'w')"), Hostile(Path, str(trap)),
-    )[int(rng.integers(5))]  # fmt: skip
+        Hostile(os.system, command),
+        Hostile(eval, f"__import__('os').system({command!r})"),
+        Hostile(__import__, "antigravity"),
+        Hostile(exec, f"open({str(trap)!r}, 'w')"),
+        Hostile(Path, str(trap)),
+    )[int(rng.integers(5))]
 
 
 def pick(rng, names):
@@ -121,9 +124,23 @@ def rewrite_header(path: Path, header: dict, start: int) -> None:
 
 
 HOW = (
-    "dropped", "renamed", "extra", "transposed", "reshaped", "dtype", "one_more_layer", "truncated", "longer", "float8",
-    "overlapping", "torch_truncated", "torch_legacy_truncated", "hostile_inside", "hostile_zip", "hostile_legacy",
-)  # fmt: skip
+    "dropped",
+    "renamed",
+    "extra",
+    "transposed",
+    "reshaped",
+    "dtype",
+    "one_more_layer",
+    "truncated",
+    "longer",
+    "float8",
+    "overlapping",
+    "torch_truncated",
+    "torch_legacy_truncated",
+    "hostile_inside",
+    "hostile_zip",
+    "hostile_legacy",
+)
 
 
 @pytest.fixture(scope="module")
@@ -189,9 +206,10 @@ def test_shards_and_index_must_agree(seed, tmp_path):
         moved[next(iter(moved))], shards[0].name
     )
     for bad, says in (
-        ({"weight_map": moved}, "does not hold what the index says"), ({"weight_map": ["a"]}, "no weight_map"),
+        ({"weight_map": moved}, "does not hold what the index says"),
+        ({"weight_map": ["a"]}, "no weight_map"),
         ({"weight_map": good["weight_map"] | {"x": "../../elsewhere.safetensors"}}, "is not there"),
-    ):  # fmt: skip
+    ):
         index.write_text(json.dumps(bad))
         with pytest.raises(ConversionError, match=says):
             convert("hubert", tmp_path / "source", tmp_path / "converted")

@@ -190,9 +190,13 @@ def test_an_exported_adapter_comes_back_bit_for_bit_and_is_what_a_run_starts_fro
     export_peft(run, tmp_path / "adapter")
     import_adapter(tmp_path / "adapter", run, tmp_path / "back")
     config = dataclasses.replace(
-        small_config(), modalities=(), base=str(run / "base"), adapter=str(tmp_path / "back"),
-        llm=model.llm.config, lora=model.llm.lora,
-    )  # fmt: skip
+        small_config(),
+        modalities=(),
+        base=str(run / "base"),
+        adapter=str(tmp_path / "back"),
+        llm=model.llm.config,
+        lora=model.llm.lora,
+    )
     check_base(config)
     started = leaves(load_adapter(config, nnx.state(make_model(config, widths=None, seed=99))))
     wanted = leaves(nnx.state(model))
@@ -234,8 +238,10 @@ def peft_adapter(published, folder, seed, **fields):
     return twin
 
 
-@pytest.mark.parametrize("fields", [{}, {"use_rslora": True}, {"target_modules": "all-linear"},
-                                    {"target_modules": r".*\.mlp\.(up|gate)_proj"}])  # fmt: skip
+@pytest.mark.parametrize(
+    "fields",
+    [{}, {"use_rslora": True}, {"target_modules": "all-linear"}, {"target_modules": r".*\.mlp\.(up|gate)_proj"}],
+)
 def test_an_adapter_of_peft_computes_the_same_here(fields, tuned, seed, tmp_path):
     run, model, published = tuned
     base = run.parent / "base"
@@ -262,11 +268,16 @@ def test_adapters_that_ours_is_not_are_refused(tuned, seed, tmp_path):
     path = folder / "adapter_config.json"
     good = json.loads(path.read_text())
     for changes, says in (
-        ({"use_dora": True}, "use_dora"), ({"bias": "all"}, "bias"), ({"peft_type": "IA3"}, "peft_type"),
-        ({"modules_to_save": ["lm_head"]}, "modules_to_save"), ({"target_modules": ["embed_tokens"]}, "target_modules"),
-        ({"rank_pattern": {"q_proj": 8}}, "rank_pattern"), ({"r": 8}, "has shape"),
-        ({"target_modules": ["q_proj"]}, "is used by no rule"), ({"target_modules": list(ALL)}, "is missing"),
-    ):  # fmt: skip
+        ({"use_dora": True}, "use_dora"),
+        ({"bias": "all"}, "bias"),
+        ({"peft_type": "IA3"}, "peft_type"),
+        ({"modules_to_save": ["lm_head"]}, "modules_to_save"),
+        ({"target_modules": ["embed_tokens"]}, "target_modules"),
+        ({"rank_pattern": {"q_proj": 8}}, "rank_pattern"),
+        ({"r": 8}, "has shape"),
+        ({"target_modules": ["q_proj"]}, "is used by no rule"),
+        ({"target_modules": list(ALL)}, "is missing"),
+    ):
         path.write_text(json.dumps(good | changes))
         with pytest.raises(ConversionError, match=says):
             import_adapter(folder, base, tmp_path / "back")

@@ -140,8 +140,12 @@ class TestMedia:
         assert last.history[2].audio is None  # only macOS' shadow of it is there
         assert last.history[0] is first.history[0]
         assert report.media == {
-            "audio found": 2, "audio missing": 2, "video found": 1, "video missing": 2, "video of another avatar": 1,
-        }  # fmt: skip
+            "audio found": 2,
+            "audio missing": 2,
+            "video found": 1,
+            "video missing": 2,
+            "video of another avatar": 1,
+        }
 
     def test_unknown_avatar(self, tmp_path, make_dialogue):
         dialogue = make_dialogue(12345, turns=1, speaker_profile=None, listener_profile={"ID": 5})
@@ -213,11 +217,13 @@ TURN_ERRORS = {
     "text is in another script": (dict(response="Мне очень жаль, my friend"), "response"),
     "text is broken Unicode": (dict(response="Oh \ud83d no"), "response"),
     "not a text": (dict(response=["I see."]), "response"),
-    "speaker_emotion is unknown": (dict(chain_of_empathy=CHAIN | {"speaker_emotion": "tired"}),
-                                   "chain_of_empathy.speaker_emotion"),
+    "speaker_emotion is unknown": (
+        dict(chain_of_empathy=CHAIN | {"speaker_emotion": "tired"}),
+        "chain_of_empathy.speaker_emotion",
+    ),
     "chain_of_empathy is not an object": (dict(chain_of_empathy="sad"), "chain_of_empathy"),
     "history does not end with the speaker": (dict(dialogue_history=[SAID | {"role": "listener"}]), "dialogue_history"),
-}  # fmt: skip
+}
 
 
 class TestBadRecords:

@@ -63,8 +63,9 @@ def test_media_findings(corpus):
     assert names.pop("over 60 s") == ["dia00003utt1_18.wav"]
     assert list(names.values()) == [["dia00003utt0_28.wav"]]  # without sound
     assert [path.rsplit("/", 1)[-1] for path in media["of_no_utterance"]] == [
-        "dia00001utt0_5.wav", "dia00099utt0_28.wav",
-    ]  # fmt: skip
+        "dia00001utt0_5.wav",
+        "dia00099utt0_28.wav",
+    ]
     assert [path.rsplit("/", 1)[-1] for path in media["names_of_no_convention"]] == ["loose.wav"]
     assert len(media["several_for_one_utterance"]) == 1 and media["macos_files_ignored"] == 1
     assert media["splits"] == ["train", "validation"] and media["files"] == {"audio": 8, "video": 2}
@@ -84,8 +85,9 @@ def test_counts_of_the_splits(corpus):
     assert train["examples"] + validation["examples"] == 8
     dropped = [drop for split in (train, validation) for drop in split["dropped"]]
     assert sorted((drop["reason"], drop["conversation"]) for drop in dropped) == [
-        ("response is missing", "00007"), ("turns is empty", "00006"),
-    ]  # fmt: skip
+        ("response is missing", "00007"),
+        ("turns is empty", "00006"),
+    ]
     emotions = [split["avatar_emotions"] for split in (train, validation)]
     assert sum(counts.get("surprised", 0) for counts in emotions) == 7
     assert sum(counts.get("contempt", 0) for counts in emotions) == 1

@@ -18,11 +18,45 @@ RECORDS, FILES, MEDIA = 2000, 200, 300
 SECONDS = 30  # that one file may take: a hang is a failure
 
 ODD = (
-    None, True, False, 0, -1, 3, 10**30, 1.5, float("nan"), float("inf"), "", " ", "\t\n", "x", "7", "-1", "00", "1e3",
-    "x" * 20_000, "\u0000", "\ufeffI am sad.", "caf\u00e9", "e\u0301t\u00e9", "\ud800", "\U0001f600",
+    None,
+    True,
+    False,
+    0,
+    -1,
+    3,
+    10**30,
+    1.5,
+    float("nan"),
+    float("inf"),
+    "",
+    " ",
+    "\t\n",
+    "x",
+    "7",
+    "-1",
+    "00",
+    "1e3",
+    "x" * 20_000,
+    "\u0000",
+    "\ufeffI am sad.",
+    "caf\u00e9",
+    "e\u0301t\u00e9",
+    "\ud800",
+    "\U0001f600",
     "\u0645\u0631\u062d\u0628\u0627",
-    "speaker", "Listener ", "two  spaces", "a\u200bb", "a\rb", [], {}, [[]], [None], {"a": 1}, ["speaker"], [{}],
-)  # fmt: skip
+    "speaker",
+    "Listener ",
+    "two  spaces",
+    "a\u200bb",
+    "a\rb",
+    [],
+    {},
+    [[]],
+    [None],
+    {"a": 1},
+    ["speaker"],
+    [{}],
+)
 
 
 def places(value, path=()):
@@ -167,6 +201,7 @@ def _bytes_mutated(content: bytes, rng: np.random.Generator) -> bytes:
 @pytest.fixture
 def clock():
     """Ends what takes too long."""
+
     def late(*_):
         raise AssertionError(f"a file took more than {SECONDS} s")
 

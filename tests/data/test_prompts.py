@@ -241,8 +241,14 @@ class TestEmotionWords:
 
     @pytest.mark.parametrize(
         "text, label",
-        [("not happy, rather worried", "anxious"), ("a kind of sadness", "sad"), ("worried and lonely", "lonely"),
-         ("never afraid", None), ("", None), ("7", None)],
-    )  # fmt: skip
+        [
+            ("not happy, rather worried", "anxious"),
+            ("a kind of sadness", "sad"),
+            ("worried and lonely", "lonely"),
+            ("never afraid", None),
+            ("", None),
+            ("7", None),
+        ],
+    )
     def test_free_text(self, text, label):
         assert normalise_emotion(text) == label

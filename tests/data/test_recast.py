@@ -17,7 +17,7 @@ def example(number: int) -> Example:
     chain = ChainOfEmpathy("a scene", FEELINGS[number % 3], "a cause", "a goal")
     return Example(
         f"train/{number}/1", "train", str(number), 1, "", "", tuple(said[:3]), profile, profile, chain, said[3]
-    )  # fmt: skip
+    )
 
 
 EXAMPLES = [example(number) for number in range(12)]

@@ -64,13 +64,9 @@ def plain(example):
     """An Example with its recordings' names instead of where they are."""
 
     def one(utterance):
-        return utterance and dataclasses.replace(
-            utterance, audio=_name(utterance.audio), video=_name(utterance.video)
-        )
+        return utterance and dataclasses.replace(utterance, audio=_name(utterance.audio), video=_name(utterance.video))
 
-    return dataclasses.replace(
-        example, history=tuple(map(one, example.history)), response=one(example.response)
-    )
+    return dataclasses.replace(example, history=tuple(map(one, example.history)), response=one(example.response))
 
 
 def _name(recording):

@@ -38,11 +38,18 @@ def get_config():
 def command(*words: str, cache: Path) -> str:
     """A public command, in a process of its own: what it prints."""
     done = subprocess.run(
-        [sys.executable, *words], cwd=ROOT, capture_output=True, text=True, timeout=1800,
-        env=os.environ | {
-            "JAX_PLATFORMS": "cpu", "JAX_ENABLE_COMPILATION_CACHE": "true", "JAX_COMPILATION_CACHE_DIR": str(cache),
+        [sys.executable, *words],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=1800,
+        env=os.environ
+        | {
+            "JAX_PLATFORMS": "cpu",
+            "JAX_ENABLE_COMPILATION_CACHE": "true",
+            "JAX_COMPILATION_CACHE_DIR": str(cache),
         },
-    )  # fmt: skip
+    )
     assert done.returncode == 0, done.stderr[-3000:]
     return done.stdout
 
@@ -56,9 +63,22 @@ def convert_published(place: Path, goldens: Path) -> dict[str, Path]:
     voice = write_styletts2(goldens, files)
     face = write_dreamtalk(goldens, files, ("denoiser", "renderer", "face3d", "wav2vec"))
     command("-m", "converters", "styletts2", "--input", str(voice), "--output", str(place / "styletts2"), cache=cache)
-    command("-m", "converters", "dreamtalk", "--input", str(face["denoiser"]), "--renderer", str(face["renderer"]),
-            "--face3d", str(face["face3d"]), "--wav2vec", str(face["wav2vec"]), "--output", str(place / "dreamtalk"),
-            cache=cache)  # fmt: skip
+    command(
+        "-m",
+        "converters",
+        "dreamtalk",
+        "--input",
+        str(face["denoiser"]),
+        "--renderer",
+        str(face["renderer"]),
+        "--face3d",
+        str(face["face3d"]),
+        "--wav2vec",
+        str(face["wav2vec"]),
+        "--output",
+        str(place / "dreamtalk"),
+        cache=cache,
+    )
     return face | {"voice": voice}
 
 
@@ -76,6 +96,19 @@ def make_run(place: Path) -> Path:
 def respond(run: Path, name: str, *words: str) -> tuple[Path, dict]:
     """`empatheia respond` to the corpus's first words: the video, and what its json says."""
     output = run.parent / name
-    command("-m", "empatheia_jax", "respond", "--run", str(run), "--text", "I saw the river again.", "--profile",
-            "elderly,female,mid", "--output", str(output), *words, cache=run.parent / "cache")  # fmt: skip
+    command(
+        "-m",
+        "empatheia_jax",
+        "respond",
+        "--run",
+        str(run),
+        "--text",
+        "I saw the river again.",
+        "--profile",
+        "elderly,female,mid",
+        "--output",
+        str(output),
+        *words,
+        cache=run.parent / "cache",
+    )
     return output, json.loads(output.with_suffix(".json").read_text())

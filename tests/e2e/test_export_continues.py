@@ -41,9 +41,7 @@ def test_a_run_goes_on_from_what_it_exported(tmp_path):
     assert tuned != after_base
     converters("export", "--run", tmp_path / "first", "--format", "peft", "--output", tmp_path / "peft")
     converters("vicuna", "--input", tmp_path / "peft" / "base", "--output", tmp_path / "base")
-    converters(
-        "peft", "--input", tmp_path / "peft", "--base", tmp_path / "base", "--output", tmp_path / "adapter"
-    )
+    converters("peft", "--input", tmp_path / "peft", "--base", tmp_path / "base", "--output", tmp_path / "adapter")
     config = trainer.config.read_text() + AGAIN.replace("BASE", repr(str(tmp_path / "base"))).replace(
         "ADAPTER", repr(str(tmp_path / "adapter"))
     )

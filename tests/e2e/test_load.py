@@ -52,9 +52,13 @@ def get_config():
 def extraction(config: Path, features: Path, *flags: str) -> subprocess.Popen:
     command = [sys.executable, "-m", "empatheia_jax", "extract", str(config), "--workdir", str(config.parent)]
     return subprocess.Popen(
-        [*command, "--data.features", str(features), *flags], env=ENVIRONMENT, cwd=ROOT, text=True,
-        stderr=subprocess.PIPE, stdout=subprocess.PIPE,
-    )  # fmt: skip
+        [*command, "--data.features", str(features), *flags],
+        env=ENVIRONMENT,
+        cwd=ROOT,
+        text=True,
+        stderr=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
 
 
 def finish(process: subprocess.Popen) -> str:

@@ -69,9 +69,12 @@ def test_golds_are_the_generators_own_words_on_its_recordings(config, corpus, st
     speech, face = build_generators(config.generators)
     (content_dim, style_dim), (video_dim, face_style_dim) = generator_widths(config.generators)
     assert store.settings["speech"] == {
-        "name": "styletts2", "content_dim": content_dim, "style_dim": style_dim, "version": 1,
+        "name": "styletts2",
+        "content_dim": content_dim,
+        "style_dim": style_dim,
+        "version": 1,
         "weights": speech.stages.sha256,
-    }  # fmt: skip
+    }
     example = read_examples(corpus, "train")[0][0]
     gold = store[example.utterance_key(example.response)]
     ids = speech.phonemes(example.response.text)
@@ -94,8 +97,9 @@ def test_golds_are_the_generators_own_words_on_its_recordings(config, corpus, st
 @pytest.mark.slow
 def test_each_may_stand_beside_a_classical_one(config, corpus, tmp_path):
     """Golds of the classical voice are those beside the classical face, and are there beside DreamTalk."""
-    voice = dataclasses.replace(config, generators=dataclasses.replace(config.generators, speech="classical",
-                                                                       speech_weights=""))  # fmt: skip
+    voice = dataclasses.replace(
+        config, generators=dataclasses.replace(config.generators, speech="classical", speech_weights="")
+    )
     counts = extract(voice, corpus, tmp_path / "features", workers=1, progress=False)
     assert counts["gold"] == 10 and counts["rejected"] == 0
     speech, face = build_generators(voice.generators)

@@ -48,11 +48,25 @@ def test_the_originals_render_the_same_answer(made, answer):
     if not all(repos):
         pytest.skip("no clones of the originals: set EMPATHEIA_STYLETTS2_REPO and EMPATHEIA_DREAMTALK_REPO")
     output, told = respond(
-        run, "original.mp4", "--speech-generator", "torch", "--face-generator", "torch", "--styletts2-repo", repos[0],
-        "--styletts2-checkpoint", str(files["voice"]), "--dreamtalk-repo", repos[1], "--dreamtalk-checkpoint",
-        str(files["denoiser"]), "--dreamtalk-renderer", str(files["renderer"]), "--dreamtalk-wav2vec",
+        run,
+        "original.mp4",
+        "--speech-generator",
+        "torch",
+        "--face-generator",
+        "torch",
+        "--styletts2-repo",
+        repos[0],
+        "--styletts2-checkpoint",
+        str(files["voice"]),
+        "--dreamtalk-repo",
+        repos[1],
+        "--dreamtalk-checkpoint",
+        str(files["denoiser"]),
+        "--dreamtalk-renderer",
+        str(files["renderer"]),
+        "--dreamtalk-wav2vec",
         str(files["wav2vec"]),
-    )  # fmt: skip
+    )
     ours, said = answer
     assert told["provenance"]["speech_generator"] == told["provenance"]["face_generator"] == "torch"
     assert told["response"] == said["response"] and told["frames"] == said["frames"]

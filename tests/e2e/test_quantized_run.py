@@ -11,9 +11,17 @@ from empatheia_jax.inference.engine import Engine
 
 pytestmark = pytest.mark.slow
 NF4 = (
-    "--llm.quantization", "nf4", "--llm.quantization-tile", "8", "--checkpoint-every", "4",
-    "--stages.1.learning-rate", "0.02", "--stages.1.epochs", "12",  # adapters of rank 2 are to show in the loss
-)  # fmt: skip
+    "--llm.quantization",
+    "nf4",
+    "--llm.quantization-tile",
+    "8",
+    "--checkpoint-every",
+    "4",
+    "--stages.1.learning-rate",
+    "0.02",
+    "--stages.1.epochs",
+    "12",  # adapters of rank 2 are to show in the loss
+)
 
 
 @pytest.fixture(scope="module")

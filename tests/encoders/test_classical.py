@@ -59,15 +59,19 @@ def test_contract(encoder):
     assert encoder.settings()["shape"] == list(encoder.feature_shape)
 
 
-@pytest.mark.parametrize("media", [np.zeros(0, np.float32), np.zeros((5, 2), np.float32), np.zeros(9, np.int16),
-                                   np.full(10, np.nan, np.float32)])  # fmt: skip
+@pytest.mark.parametrize(
+    "media",
+    [np.zeros(0, np.float32), np.zeros((5, 2), np.float32), np.zeros(9, np.int16), np.full(10, np.nan, np.float32)],
+)
 def test_bad_audio(media):
     with pytest.raises(EncoderError, match="audio"):
         ClassicalAudio().preprocess(media)
 
 
-@pytest.mark.parametrize("shape, dtype", [((0, 8, 8, 3), np.uint8), ((8, 8, 3), np.uint8), ((2, 8, 8, 3), np.float32),
-                                          ((2, 8, 8, 4), np.uint8)])  # fmt: skip
+@pytest.mark.parametrize(
+    "shape, dtype",
+    [((0, 8, 8, 3), np.uint8), ((8, 8, 3), np.uint8), ((2, 8, 8, 3), np.float32), ((2, 8, 8, 4), np.uint8)],
+)
 def test_bad_video(shape, dtype):
     with pytest.raises(EncoderError, match="video"):
         ClassicalVideo().preprocess(np.zeros(shape, dtype))

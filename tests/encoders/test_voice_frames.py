@@ -9,9 +9,7 @@ from empatheia_jax.encoders.voice_frames import HOP, SAMPLE_RATE, mel_centres, v
 def harmonic(f0: np.ndarray, slope_db: float = -6.0, level: float = 0.1) -> np.ndarray:
     """A voice-like sum of harmonics with a contour f0 [samples] in Hz that falls by `slope_db` an octave."""
     phase = 2 * np.pi * np.cumsum(f0) / SAMPLE_RATE
-    audio = sum(
-        10 ** (slope_db * np.log2(k) / 20) * np.sin(k * phase) * (k * f0 < 7000) for k in range(1, 60)
-    )
+    audio = sum(10 ** (slope_db * np.log2(k) / 20) * np.sin(k * phase) * (k * f0 < 7000) for k in range(1, 60))
     return (level * audio / np.abs(audio).max()).astype(np.float32)
 
 

@@ -65,10 +65,17 @@ def report() -> dict:
     ]
     heard = {"n": 42, "acc7": [0.9, 0.8, 0.95], "neutral7": [0.875, 0.75, 1.0], "complete_chains": 1.0}
     return {
-        "run": "runs/demo", "split": "test", "date": "2025-01-02", "command": "empatheia evaluate", "device": "cpu",
-        "versions": {"jax": "0.10.2"}, "settings": {"batch": 24},
+        "run": "runs/demo",
+        "split": "test",
+        "date": "2025-01-02",
+        "command": "empatheia evaluate",
+        "device": "cpu",
+        "versions": {"jax": "0.10.2"},
+        "settings": {"batch": 24},
         "emotion": {
-            "labels": LABELS, "confusion": np.diag(range(11, 18)).tolist(), "gain7": [0.5, 0.375, 0.625],
+            "labels": LABELS,
+            "confusion": np.diag(range(11, 18)).tolist(),
+            "gain7": [0.5, 0.375, 0.625],
             "conditions": {"without": {"n": 42, "acc7": [0.4, 0.3, 0.5]}, "with speech and video": heard},
         },
         "text": {"without": {"n": 42, "dist1": 12.345, "dist1_interval": [12.345, 11.5, 13.25], "dist2": 30.0}},
@@ -77,9 +84,13 @@ def report() -> dict:
         "style": {"cells": cells, "rho": {"f0": [0.91, 0.0002], "rate": [0.5, 0.25]}},
         "samples": [
             {
-                "id": "test/00001/0", "history": [["speaker", "<script>alert(1)</script> & \"so\""]], "emotion": "sad",
-                "predicted": "angry", "chain": {"event_scenario": "A loss", "speaker_emotion": "angry"},
-                "response": "I hear you.", "gold_response": "I am sorry.",
+                "id": "test/00001/0",
+                "history": [["speaker", '<script>alert(1)</script> & "so"']],
+                "emotion": "sad",
+                "predicted": "angry",
+                "chain": {"event_scenario": "A loss", "speaker_emotion": "angry"},
+                "response": "I hear you.",
+                "gold_response": "I am sorry.",
             },
             {"id": "test/00002/0", "history": [], "chain": {"written": "the the the"}, "response": None},
         ],
@@ -87,7 +98,7 @@ def report() -> dict:
             {"what": "gain", "aim": "at least 0.2", "got": "0.375", "met": True},
             {"what": "words only", "aim": "at most 0.3", "got": "0.4", "met": False},
         ],
-    }  # fmt: skip
+    }
 
 
 @pytest.fixture
@@ -127,25 +138,54 @@ def video(tmp_path_factory) -> Path:
 def test_everything_is_on_the_page(tmp_path, report, metrics, video):
     response = {
         "chain_of_empathy": {"event_scenario": "A lost job", "speaker_emotion": "jealous", "emotion_cause": "Luck"},
-        "response": "It stings.", "content_source": "synchronizer", "timings": {"text": 0.5},
-    }  # fmt: skip
+        "response": "It stings.",
+        "content_source": "synchronizer",
+        "timings": {"text": 0.5},
+    }
     budget = [("sample", 37.0, 40.0), ("extract", 45.0, 30.0), ("install", 65.0, None)]
     path = write_report(tmp_path / "out", report, metrics=metrics, video=video, response=response, time_budget=budget)
     assert path == tmp_path / "out" / "report.html" and list(path.parent.iterdir()) == [path]
     page = Page(path)
     assert "No data" not in page.text and "nan" not in page.text.lower().split()
     for words in (
-        "90.0 % [80.0, 95.0]", "87.5 % [75.0, 100.0]", "+50.0 points [+37.5, +62.5]",  # emotion
-        "12.35 [11.50, 13.25]", "30.00", "Treebank",  # words
-        "99.0 %", "93.1 %", "−25.0 %", "27.5 %",  # latents and disentangler
-        "14 cells, ρ = 0.91, p < 0.001", "14 cells, ρ = 0.50, p = 0.250", "correlation not measured",
-        "It stings.", "A lost job", "jealous", "not written", "synchronizer",  # the answer
-        "I hear you.", "I am sorry.", "the the the", "wrong",  # samples
-        "1 of 2", "met", "missed",  # aims
-        "45 s of 30 s, over", "65 s", "Altogether 2 min 27 s of 70 s planned",
-        "empatheia evaluate", "jax: 0.10.2", "llm.width", "128", "tiny<",  # settings
-        "held out 0.875", "odd", "could not be read: 1", "1,155",  # training
-    ):  # fmt: skip
+        "90.0 % [80.0, 95.0]",
+        "87.5 % [75.0, 100.0]",
+        "+50.0 points [+37.5, +62.5]",  # emotion
+        "12.35 [11.50, 13.25]",
+        "30.00",
+        "Treebank",  # words
+        "99.0 %",
+        "93.1 %",
+        "−25.0 %",
+        "27.5 %",  # latents and disentangler
+        "14 cells, ρ = 0.91, p < 0.001",
+        "14 cells, ρ = 0.50, p = 0.250",
+        "correlation not measured",
+        "It stings.",
+        "A lost job",
+        "jealous",
+        "not written",
+        "synchronizer",  # the answer
+        "I hear you.",
+        "I am sorry.",
+        "the the the",
+        "wrong",  # samples
+        "1 of 2",
+        "met",
+        "missed",  # aims
+        "45 s of 30 s, over",
+        "65 s",
+        "Altogether 2 min 27 s of 70 s planned",
+        "empatheia evaluate",
+        "jax: 0.10.2",
+        "llm.width",
+        "128",
+        "tiny<",  # settings
+        "held out 0.875",
+        "odd",
+        "could not be read: 1",
+        "1,155",  # training
+    ):
         assert words in page.text.replace("\u00a0", " "), words
 
 

@@ -47,9 +47,12 @@ def test_a_slurm_job_resumes_and_goes_back_into_the_queue_after_a_lost_peer_only
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "config.json").write_text("{}")
     env = os.environ | {
-        "PATH": f"{tmp_path}:{os.environ['PATH']}", "LOG": str(tmp_path / "log"), "STEP_CODE": str(code),
-        "SLURM_JOB_ID": "7", "SLURM_SUBMIT_DIR": str(ROOT),
-    }  # fmt: skip
+        "PATH": f"{tmp_path}:{os.environ['PATH']}",
+        "LOG": str(tmp_path / "log"),
+        "STEP_CODE": str(code),
+        "SLURM_JOB_ID": "7",
+        "SLURM_SUBMIT_DIR": str(ROOT),
+    }
     command = ["bash", str(ROOT / "launch" / "slurm.sh"), "configs/tiny.py", str(tmp_path / "run"), "--optim.b1", "0.8"]
     done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=60)
     assert done.returncode == code
@@ -71,10 +74,15 @@ processes.leave()
     for task in range(2):
         env = {name: value for name, value in os.environ.items() if not name.startswith(("SLURM_", "JAX_COORD"))}
         env |= {
-            "JAX_PLATFORMS": "cpu", "XLA_FLAGS": "", "SLURM_JOB_ID": str(4096 + os.getpid() % 4096),
-            "SLURM_STEP_NODELIST": "localhost", "SLURM_NTASKS": "2", "SLURM_STEP_NUM_NODES": "1",
-            "SLURM_PROCID": str(task), "SLURM_LOCALID": str(task),
-        }  # fmt: skip
+            "JAX_PLATFORMS": "cpu",
+            "XLA_FLAGS": "",
+            "SLURM_JOB_ID": str(4096 + os.getpid() % 4096),
+            "SLURM_STEP_NODELIST": "localhost",
+            "SLURM_NTASKS": "2",
+            "SLURM_STEP_NUM_NODES": "1",
+            "SLURM_PROCID": str(task),
+            "SLURM_LOCALID": str(task),
+        }
         started.append(
             subprocess.Popen([sys.executable, "-c", program], cwd=ROOT, env=env, text=True, stdout=-1, stderr=-1)
         )

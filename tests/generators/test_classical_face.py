@@ -170,8 +170,13 @@ def test_asked_style_is_recovered_from_video(performances):
 def test_profile_and_emotion_explain_the_style(performances):
     """S_video must be predictable for avatars never seen: fit on half of the avatars, judged on the other half."""
     _, measured, labels = performances
-    known = np.array([[*(age == a for a in AGES), gender == "male", *(emotion == e for e in AVATAR_EMOTIONS)]
-                      for _, age, gender, emotion in labels], float)  # fmt: skip
+    known = np.array(
+        [
+            [*(age == a for a in AGES), gender == "male", *(emotion == e for e in AVATAR_EMOTIONS)]
+            for _, age, gender, emotion in labels
+        ],
+        float,
+    )
     held = np.array([number >= len(PROFILES) for number, *_ in labels])
     weights = np.linalg.lstsq(known[~held], measured[~held], rcond=None)[0]
     residual = measured[held] - known[held] @ weights

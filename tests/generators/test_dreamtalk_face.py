@@ -57,9 +57,12 @@ def test_grid_sample_is_torchs(trial, seed):
     if trial == 0:
         where = np.round(where)
     theirs = torch.nn.functional.grid_sample(
-        torch.from_numpy(np.moveaxis(image, -1, 1).copy()), torch.from_numpy(where), mode="bilinear",
-        padding_mode="zeros", align_corners=False,
-    )  # fmt: skip
+        torch.from_numpy(np.moveaxis(image, -1, 1).copy()),
+        torch.from_numpy(where),
+        mode="bilinear",
+        padding_mode="zeros",
+        align_corners=False,
+    )
     found = np.moveaxis(np.asarray(grid.grid_sample(image, where)), -1, 1)
     np.testing.assert_allclose(found, theirs.numpy(), atol=2e-5)
 
@@ -155,16 +158,21 @@ def test_what_cannot_be_animated_is_refused(face, weights, tmp_path, speech, see
     style, content = np.zeros(face.style_dim), np.zeros((4, face.content_dim))
     someone = avatar(1).portrait
     for given, says in (
-        ((content[:, 1:], style, someone), "C_video must be"), ((content[:0], style, someone), "at least 1"),
-        ((content, style[1:], someone), "S_video must be"), ((content * np.nan, style, someone), "not numbers"),
+        ((content[:, 1:], style, someone), "C_video must be"),
+        ((content[:0], style, someone), "at least 1"),
+        ((content, style[1:], someone), "S_video must be"),
+        ((content * np.nan, style, someone), "not numbers"),
         ((content, style, Portrait()), "appearance"),
         ((content, style, Portrait(image=np.zeros((10, 10, 3), np.uint8))), "no face found"),
         ((content, style, Portrait(image=np.zeros((90, 90, 4), np.uint8))), "uint8"),
-    ):  # fmt: skip
+    ):
         with pytest.raises(DreamTalkError, match=says):
             face.animate(*given)
-    for clip, says in ((np.zeros((0, 64)), "at least 1"), (np.zeros((3, 60)), "a style clip is"),
-                       (np.full((3, 64), np.inf), "not numbers")):  # fmt: skip
+    for clip, says in (
+        (np.zeros((0, 64)), "at least 1"),
+        (np.zeros((3, 60)), "a style clip is"),
+        (np.full((3, 64), np.inf), "not numbers"),
+    ):
         with pytest.raises(DreamTalkError, match=says):
             face.style_of(clip)
     with pytest.raises(DreamTalkError, match="0.045"):
@@ -191,8 +199,12 @@ def test_files_of_coefficients(tmp_path, seed):
     np.savez(tmp_path / "short.npz", coeff=coefficients, transform_params=transform[:4])
     np.savez(tmp_path / "none.npz", coeff=coefficients[:0])
     (tmp_path / "no.mat").write_bytes(b"nothing")
-    for name, says in (("short.npz", r"no `transform_params` \[9, 5\]"), ("none.npz", "no `coeff`"),
-                       ("no.mat", "not a .mat or .npz"), ("gone.mat", "no such file")):  # fmt: skip
+    for name, says in (
+        ("short.npz", r"no `transform_params` \[9, 5\]"),
+        ("none.npz", "no `coeff`"),
+        ("no.mat", "not a .mat or .npz"),
+        ("gone.mat", "no such file"),
+    ):
         with pytest.raises(DreamTalkError, match=says):
             read_pose(tmp_path / name)
 
@@ -219,8 +231,11 @@ def test_portraits_of_every_kind(face, tmp_path):
     assert "2 faces" in notes[0] and np.abs(beside.astype(int) - cut).mean() < 12
     swapped = cv2.cvtColor(someone, cv2.COLOR_RGB2BGR)
     clear = np.dstack([swapped, np.full((512, 512), 255, np.uint8)])
-    pictures = {"clear.png": clear, "deep.png": swapped.astype(np.uint16) * 257,
-                "huge.png": cv2.resize(swapped, (8000, 8000), interpolation=cv2.INTER_NEAREST)}  # fmt: skip
+    pictures = {
+        "clear.png": clear,
+        "deep.png": swapped.astype(np.uint16) * 257,
+        "huge.png": cv2.resize(swapped, (8000, 8000), interpolation=cv2.INTER_NEAREST),
+    }
     for name, picture in pictures.items():
         cv2.imwrite(str(tmp_path / name), picture)
         found, notes = face.cut(read_portrait(tmp_path / name))
@@ -268,10 +283,21 @@ def test_the_command(weights, speech, tmp_path, seed):
     rng = np.random.default_rng(seed)
     write_audio(tmp_path / "a.wav", speech, 16_000)
     cv2.imwrite(str(tmp_path / "me.png"), rng.integers(0, 255, (32, 32, 3), np.uint8))
-    np.savez(tmp_path / "clip.npz", coeff=rng.normal(size=(9, 257)).astype(np.float32),
-             transform_params=rng.normal(size=(9, 5)).astype(np.float32))  # fmt: skip
-    words = ["--checkpoint", str(weights), "--audio", str(tmp_path / "a.wav"), "--portrait", str(tmp_path / "me.png"),
-             "--output", str(tmp_path / "out.mp4")]  # fmt: skip
+    np.savez(
+        tmp_path / "clip.npz",
+        coeff=rng.normal(size=(9, 257)).astype(np.float32),
+        transform_params=rng.normal(size=(9, 5)).astype(np.float32),
+    )
+    words = [
+        "--checkpoint",
+        str(weights),
+        "--audio",
+        str(tmp_path / "a.wav"),
+        "--portrait",
+        str(tmp_path / "me.png"),
+        "--output",
+        str(tmp_path / "out.mp4"),
+    ]
     with pytest.raises(ConsentError, match="pass --consent"):
         command(words)
     assert not (tmp_path / "out.mp4").exists()
@@ -292,8 +318,19 @@ def test_a_minute_stays_together(weights, tmp_path):
     seconds = 60.0
     write_audio(tmp_path / "a.wav", clap(seconds, 16_000), 16_000)
     cv2.imwrite(str(tmp_path / "me.png"), np.full((32, 32, 3), 90, np.uint8))
-    command(["--checkpoint", str(weights), "--audio", str(tmp_path / "a.wav"), "--portrait", str(tmp_path / "me.png"),
-             "--consent", "--output", str(tmp_path / "out.mp4")])  # fmt: skip
+    command(
+        [
+            "--checkpoint",
+            str(weights),
+            "--audio",
+            str(tmp_path / "a.wav"),
+            "--portrait",
+            str(tmp_path / "me.png"),
+            "--consent",
+            "--output",
+            str(tmp_path / "out.mp4"),
+        ]
+    )
     frames = json.loads((tmp_path / "out.json").read_text())["frames"]
     assert abs(frames / 25 - seconds) <= 0.04
     sound = read_audio(tmp_path / "out.mp4", 16_000, max_seconds=120)

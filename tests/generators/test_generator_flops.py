@@ -42,9 +42,14 @@ from empatheia_jax.generators.styletts2.text_encoder import TextEncoder
 TOLERANCE = 0.03  # norms, activations and edges
 EDGES = 0.06  # where small pictures have much of them
 FEW = StyleTTS2Config(
-    n_layer=2, plbert_layers=2, diffusion_layers=1, upsample_rates=(30, 10), upsample_kernel_sizes=(60, 20),
-    resblock_kernel_sizes=(11,), resblock_dilation_sizes=((3,),),
-)  # fmt: skip
+    n_layer=2,
+    plbert_layers=2,
+    diffusion_layers=1,
+    upsample_rates=(30, 10),
+    upsample_kernel_sizes=(60, 20),
+    resblock_kernel_sizes=(11,),
+    resblock_dilation_sizes=((3,),),
+)
 VOCODERS = {
     "hifigan": FEW,
     "istftnet": dataclasses.replace(

@@ -146,9 +146,10 @@ def test_it_offers_what_generators_offer(voice, style, recording):
     assert len(speech.audio) == 600 * speech.phoneme_frames.sum() and speech.phoneme_frames.min() >= 1
     assert np.isfinite(speech.audio).all() and np.abs(speech.audio).max() > 0
     padded = voice.speak(
-        np.concatenate([content, np.zeros((3, voice.content_dim), np.float32)]), style,
+        np.concatenate([content, np.zeros((3, voice.content_dim), np.float32)]),
+        style,
         np.concatenate([ids, [-1, -1, -1]]),
-    )  # fmt: skip
+    )
     np.testing.assert_array_equal(padded.audio, speech.audio)
     assert not padded.phoneme_frames[-3:].any()
 
@@ -178,9 +179,21 @@ def test_manner_is_heard(voice, style):
 
 @pytest.mark.parametrize(
     "text",
-    ["", "   ", "\x00\x07", "你好，世界", "😀😀", "<speak><break time='1s'/>Hi</speak>", "Hi 😀 there — ok?",
-     "3.5% of $20, e.g. Dr. X!", "a" * 900, "no stop " * 300, "What? " * 40, "word, " * 5000],
-)  # fmt: skip
+    [
+        "",
+        "   ",
+        "\x00\x07",
+        "你好，世界",
+        "😀😀",
+        "<speak><break time='1s'/>Hi</speak>",
+        "Hi 😀 there — ok?",
+        "3.5% of $20, e.g. Dr. X!",
+        "a" * 900,
+        "no stop " * 300,
+        "What? " * 40,
+        "word, " * 5000,
+    ],
+)
 def test_any_text_is_sentences_that_the_network_reads_or_one_clear_error(text):
     try:
         found = read_script(text).sentences
@@ -239,8 +252,10 @@ def test_golds_of_many_are_those_of_each(voice, recording):
     lengths = (36_000, 30_000)
     golds = voice.golds([voice.prepare(recording[:n], 24_000) for n in lengths], ids, [n / 24_000 for n in lengths])
     for gold, one, n in zip(golds, ids, lengths, strict=True):
-        for found, wanted in ((gold["content_speech"], voice.content(one)),
-                              (gold["style_speech"], voice.style(recording[:n], 24_000))):  # fmt: skip
+        for found, wanted in (
+            (gold["content_speech"], voice.content(one)),
+            (gold["style_speech"], voice.style(recording[:n], 24_000)),
+        ):
             assert np.abs(found - wanted).max() <= 2e-5 * np.abs(wanted).max()
         np.testing.assert_array_equal(gold["phoneme_frames"], voice.align(recording[:n], 24_000, one))
         assert gold["phoneme_frames"].sum() == n // 600
@@ -264,9 +279,10 @@ def test_refined_styles_are_drawn_near_the_given_one(folders, voice, style):
     refining = StyleTTS2Speech(folders["hifigan"], refine=True)
     content = voice.content(ids)
     drawn = refining.speak(content, style, ids)
-    assert drawn.audio.shape != voice.speak(content, style, ids).audio.shape or np.abs(
-        drawn.audio - voice.speak(content, style, ids).audio
-    ).max() > 0
+    assert (
+        drawn.audio.shape != voice.speak(content, style, ids).audio.shape
+        or np.abs(drawn.audio - voice.speak(content, style, ids).audio).max() > 0
+    )
     asis = refining.speak_many([content], [style], [ids], Manner(alpha=0.0, beta=0.0))[0]
     np.testing.assert_array_equal(asis.audio, voice.speak(content, style, ids).audio)
     with pytest.raises(StyleTTS2Error, match="one speaker"):
@@ -291,8 +307,12 @@ def test_what_cannot_be_spoken_with_is_refused(voice, folders, style, recording)
         voice.synthesize("Hello.")
     with pytest.raises(StyleTTS2Error, match="has one voice"):
         StyleTTS2Speech(folders["istftnet"]).synthesize("Hello.", style)
-    for audio, says in ((np.zeros(40_000, np.float32), "silent"), (recording[:9000], "needs at least"),
-                        (np.full(40_000, np.nan, np.float32), "finite"), (recording[None], "mono")):  # fmt: skip
+    for audio, says in (
+        (np.zeros(40_000, np.float32), "silent"),
+        (recording[:9000], "needs at least"),
+        (np.full(40_000, np.nan, np.float32), "finite"),
+        (recording[None], "mono"),
+    ):
         with pytest.raises(StyleTTS2Error, match=says):
             voice.style(audio, 24_000)
     with pytest.raises(StyleTTS2Error, match="S_speech of shape"):

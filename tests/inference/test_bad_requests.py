@@ -124,10 +124,12 @@ def test_commands_that_do_not_exist_and_help(capsys):
 @pytest.mark.parametrize(
     "arguments",
     [
-        "check-data {p}/absent", "extract {p}/absent.py --workdir {p}/out",
-        "evaluate --run {p}/absent --output {p}/out/report", "evaluate --run {p}/run --output {p}/out/report",
+        "check-data {p}/absent",
+        "extract {p}/absent.py --workdir {p}/out",
+        "evaluate --run {p}/absent --output {p}/out/report",
+        "evaluate --run {p}/run --output {p}/out/report",
     ],
-)  # fmt: skip
+)
 def test_other_commands_report_in_one_line(place, capfd, arguments):
     assert main(arguments.format(p=place).split()) == 2
     err = capfd.readouterr().err

@@ -39,9 +39,13 @@ def asked(tmp_path):
     graphdef, abstract = abstract_model(config, widths, sharding.make_mesh(MeshConfig(data=1), jax.devices()[:1]))
     target = encode_target(words, make_examples(1)[0].chain, "I see.", benchmark.PROFILE)
     responder.engine = benchmark.Rehearsed(
-        responder.config, words, graphdef, initialise(config, widths, abstract), target.ids[: target.span[1]],
+        responder.config,
+        words,
+        graphdef,
+        initialise(config, widths, abstract),
+        target.ids[: target.span[1]],
         lambda: responder.generators[0],
-    )  # fmt: skip
+    )
     return responder, request
 
 

@@ -86,9 +86,13 @@ def test_inference_states_are_training_states(model, engine):
         synchronizer = model.content_synchronizer
         speech, _ = synchronizer.speech_content(signals.response, signals.response_mask, batch["phonemes"])
         video, _ = synchronizer.video_content(
-            signals.response, signals.response_mask, batch["phonemes"], batch["phoneme_frames"],
-            batch["video_frames"], batch["gold_content_video"].shape[1],
-        )  # fmt: skip
+            signals.response,
+            signals.response_mask,
+            batch["phonemes"],
+            batch["phoneme_frames"],
+            batch["video_frames"],
+            batch["gold_content_video"].shape[1],
+        )
         return signals.response, style.speech, style.video, style.logits, speech, video
 
     compared = 0

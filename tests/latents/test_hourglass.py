@@ -53,9 +53,12 @@ def test_padding_of_inputs_and_queries_never_changes_valid_outputs(model, seed):
     block = model.content_synchronizer.speech
     first = outputs(block, inputs, input_mask, queries, query_mask)
     loud = outputs(
-        block, np.where(input_mask[..., None], inputs, 50.0), input_mask,
-        np.where(query_mask[..., None], queries, -50.0), query_mask,
-    )  # fmt: skip
+        block,
+        np.where(input_mask[..., None], inputs, 50.0),
+        input_mask,
+        np.where(query_mask[..., None], queries, -50.0),
+        query_mask,
+    )
     for a, b, mask in zip(first, loud, (query_mask, input_mask, input_mask), strict=True):
         np.testing.assert_allclose(np.asarray(a)[mask], np.asarray(b)[mask], atol=1e-5)
     # The same Example in a smaller room.

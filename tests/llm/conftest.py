@@ -13,9 +13,18 @@ from empatheia_jax.llm.llama import Llama
 
 def small_config(**fields) -> LlamaConfig:
     config = LlamaConfig(
-        vocab_size=61, width=32, layers=2, heads=4, kv_heads=2, head_dim=8, mlp_width=48, max_length=256,
-        compute_dtype="float32", param_dtype="float32", remat="none",
-    )  # fmt: skip
+        vocab_size=61,
+        width=32,
+        layers=2,
+        heads=4,
+        kv_heads=2,
+        head_dim=8,
+        mlp_width=48,
+        max_length=256,
+        compute_dtype="float32",
+        param_dtype="float32",
+        remat="none",
+    )
     return dataclasses.replace(config, **fields)
 
 

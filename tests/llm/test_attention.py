@@ -86,8 +86,10 @@ def test_keys_further_back_than_the_longest_segment_are_not_read(seed, length):
     bounded = attend(query, key, value, ids, "xla", 90)
     np.testing.assert_allclose(bounded[0], whole[0], atol=1e-6)
     np.testing.assert_allclose(bounded[1, :90], whole[1, :90], atol=1e-6)
-    area = {longest: sum((end - start) * (end - first) for first, start, end in spans(length, longest))
-            for longest in (90, length)}  # fmt: skip
+    area = {
+        longest: sum((end - start) * (end - first) for first, start, end in spans(length, longest))
+        for longest in (90, length)
+    }
     assert length < 200 or area[90] < 0.75 * area[length]
 
 

@@ -86,9 +86,7 @@ class Together:
             hidden = self.read(self.state, slots, rows, np.full((len(rows), 1), EOS, np.int32))
             return lambda: list(zip(texts, np.asarray(hidden)[: len(texts)], strict=True))
 
-        run = Continuous(
-            slots, put, functools.partial(self.advance, self.state), read, together=together, steps=steps
-        )
+        run = Continuous(slots, put, functools.partial(self.advance, self.state), read, together=together, steps=steps)
         found = dict(run.run(len(prompts)))
         assert sorted(found) == list(range(len(prompts)))
         return run, [found[n] for n in range(len(prompts))]

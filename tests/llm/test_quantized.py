@@ -202,9 +202,7 @@ def test_adapters_get_the_gradient_of_the_dequantised_kernels(few_bits, as_plain
 @pytest.mark.parametrize("remat", ["none", "lora", "full"])
 def test_no_dequantised_kernel_is_kept(few_bits, as_plain, remat):
     """What the forward scan leaves for the backward one; a plain model is the measure."""
-    kernels = {
-        tuple(getattr(as_plain.layers, name).kernel.shape[1:]) for name in PROJECTIONS
-    }
+    kernels = {tuple(getattr(as_plain.layers, name).kernel.shape[1:]) for name in PROJECTIONS}
 
     def kept(llm):
         gradient, adapters, frozen = gradient_of(llm, remat)
@@ -220,9 +218,18 @@ def test_no_dequantised_kernel_is_kept(few_bits, as_plain, remat):
 def test_a_step_holds_no_stack_of_kernels():
     """The compiler's own count: what a gradient needs besides its arguments is less than the kernels in full."""
     config = LlamaConfig(
-        vocab_size=16, width=128, layers=16, heads=2, kv_heads=2, head_dim=64, mlp_width=256, compute_dtype="float32",
-        param_dtype="float32", quantization="nf4", remat="lora",
-    )  # fmt: skip
+        vocab_size=16,
+        width=128,
+        layers=16,
+        heads=2,
+        kv_heads=2,
+        head_dim=64,
+        mlp_width=256,
+        compute_dtype="float32",
+        param_dtype="float32",
+        quantization="nf4",
+        remat="lora",
+    )
     model = nnx.eval_shape(lambda: Llama(config, LoraConfig(dropout=0.0), rngs=nnx.Rngs(0)))
     gradient, adapters, frozen = gradient_of(model, "lora")
     needed = jax.jit(gradient).lower(adapters, frozen).compile().memory_analysis().temp_size_in_bytes

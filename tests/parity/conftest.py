@@ -44,13 +44,23 @@ def torch_llama(config: LlamaConfig, seed: int):
     torch.manual_seed(seed)
     twin = transformers.LlamaForCausalLM(
         transformers.LlamaConfig(
-            vocab_size=config.vocab_size, hidden_size=config.width, num_hidden_layers=config.layers,
-            num_attention_heads=config.heads, num_key_value_heads=config.kv_heads, head_dim=config.head_dim,
-            intermediate_size=config.mlp_width, rms_norm_eps=config.norm_epsilon, rope_parameters=rope,
-            max_position_embeddings=config.max_length, tie_word_embeddings=config.tie_embeddings,
-            attn_implementation="eager", bos_token_id=0, eos_token_id=1, pad_token_id=None,
+            vocab_size=config.vocab_size,
+            hidden_size=config.width,
+            num_hidden_layers=config.layers,
+            num_attention_heads=config.heads,
+            num_key_value_heads=config.kv_heads,
+            head_dim=config.head_dim,
+            intermediate_size=config.mlp_width,
+            rms_norm_eps=config.norm_epsilon,
+            rope_parameters=rope,
+            max_position_embeddings=config.max_length,
+            tie_word_embeddings=config.tie_embeddings,
+            attn_implementation="eager",
+            bos_token_id=0,
+            eos_token_id=1,
+            pad_token_id=None,
         )
-    )  # fmt: skip
+    )
     with torch.no_grad():
         for name, weight in twin.named_parameters():
             if name.endswith("norm.weight"):

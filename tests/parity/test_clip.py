@@ -22,10 +22,15 @@ CASES = {
     "random": {},
 }
 LAYER = {
-    "q_proj": "self_attn.q_proj", "k_proj": "self_attn.k_proj", "v_proj": "self_attn.v_proj",
-    "o_proj": "self_attn.out_proj", "attention_norm": "layer_norm1", "up_proj": "mlp.fc1", "down_proj": "mlp.fc2",
+    "q_proj": "self_attn.q_proj",
+    "k_proj": "self_attn.k_proj",
+    "v_proj": "self_attn.v_proj",
+    "o_proj": "self_attn.out_proj",
+    "attention_norm": "layer_norm1",
+    "up_proj": "mlp.fc1",
+    "down_proj": "mlp.fc2",
     "mlp_norm": "layer_norm2",
-}  # fmt: skip
+}
 
 
 def random_config(rng: np.random.Generator, **fixed) -> ClipVisionConfig:
@@ -43,10 +48,16 @@ def random_config(rng: np.random.Generator, **fixed) -> ClipVisionConfig:
 
 def torch_twin(config: ClipVisionConfig):
     twin_config = transformers.CLIPVisionConfig(
-        hidden_size=config.width, num_hidden_layers=config.layers, num_attention_heads=config.heads,
-        intermediate_size=config.mlp_width, layer_norm_eps=config.norm_epsilon, hidden_act=config.activation,
-        image_size=config.image_size, patch_size=config.patch_size, attn_implementation="eager",
-    )  # fmt: skip
+        hidden_size=config.width,
+        num_hidden_layers=config.layers,
+        num_attention_heads=config.heads,
+        intermediate_size=config.mlp_width,
+        layer_norm_eps=config.norm_epsilon,
+        hidden_act=config.activation,
+        image_size=config.image_size,
+        patch_size=config.patch_size,
+        attn_implementation="eager",
+    )
     return transformers.CLIPVisionModel(twin_config)
 
 

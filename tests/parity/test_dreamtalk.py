@@ -243,8 +243,11 @@ def test_units(folder):
     norm.scale[...], norm.bias[...] = (jnp.asarray(golden[f"in/ln_{n}"][:, 0, 0]) for n in ("weight", "bias"))
     assert rel(run(norm, feat), last(golden["unit/layernorm2d"])) <= 2e-4
     adain = norms.ADAIN(8, 16, 128)
-    for name, part in (("mlp_shared.0", adain.mlp_shared["0"]), ("mlp_gamma", adain.mlp_gamma),
-                       ("mlp_beta", adain.mlp_beta)):  # fmt: skip
+    for name, part in (
+        ("mlp_shared.0", adain.mlp_shared["0"]),
+        ("mlp_gamma", adain.mlp_gamma),
+        ("mlp_beta", adain.mlp_beta),
+    ):
         part.kernel[...] = jnp.asarray(golden[f"in/adain.{name}.weight"].T)
         part.bias[...] = jnp.asarray(golden[f"in/adain.{name}.bias"])
     assert rel(run(adain, feat, code), last(golden["unit/adain"])) <= 2e-4
@@ -281,16 +284,19 @@ def test_alignment_and_coefficients(folder, network):
     np.testing.assert_allclose(five, golden["out/landmarks5_from_68"], rtol=1e-6)
     blank = np.zeros((480, 640, 3), np.uint8)
     for points, name in ((five, "68"), (alignment.fallback_points(640, 480), "noface")):
-        np.testing.assert_allclose(alignment.align(blank, points).transform, golden[f"out/transform_params_{name}"],
-                                   rtol=1e-5)  # fmt: skip
+        np.testing.assert_allclose(
+            alignment.align(blank, points).transform, golden[f"out/transform_params_{name}"], rtol=1e-5
+        )
     found = run(network("face3d"), aligned.image[None].astype(np.float32) / 255)
     assert rel(found, golden["out/coeff257"]) <= 1e-4
 
 
 def test_portrait_crop(folder):
     golden, _ = load(folder, "portrait_crop")
-    boxes = [crop.crop_box(tuple(map(int, face)), *map(int, hw))
-             for face, hw in zip(golden["in/face_boxes"], golden["in/image_hw"], strict=True)]  # fmt: skip
+    boxes = [
+        crop.crop_box(tuple(map(int, face)), *map(int, hw))
+        for face, hw in zip(golden["in/face_boxes"], golden["in/image_hw"], strict=True)
+    ]
     np.testing.assert_array_equal(boxes, golden["out/crop_boxes"])
     for path in sorted(folder.glob("portrait_crop_*.png")):
         name = path.stem.removeprefix("portrait_crop_")

@@ -30,10 +30,15 @@ CASES = {
     | {"conv_dim": (12,) * 7, "conv_kernel": (10, 3, 3, 3, 3, 2, 2), "conv_stride": (5, 2, 2, 2, 2, 2, 2)},
 }
 LAYER = {
-    "q_proj": "attention.q_proj", "k_proj": "attention.k_proj", "v_proj": "attention.v_proj",
-    "o_proj": "attention.out_proj", "attention_norm": "layer_norm", "up_proj": "feed_forward.intermediate_dense",
-    "down_proj": "feed_forward.output_dense", "mlp_norm": "final_layer_norm",
-}  # fmt: skip
+    "q_proj": "attention.q_proj",
+    "k_proj": "attention.k_proj",
+    "v_proj": "attention.v_proj",
+    "o_proj": "attention.out_proj",
+    "attention_norm": "layer_norm",
+    "up_proj": "feed_forward.intermediate_dense",
+    "down_proj": "feed_forward.output_dense",
+    "mlp_norm": "final_layer_norm",
+}
 
 
 def random_config(rng: np.random.Generator, **fixed) -> HubertConfig:
@@ -54,13 +59,22 @@ def random_config(rng: np.random.Generator, **fixed) -> HubertConfig:
 
 def torch_twin(config: HubertConfig):
     twin_config = transformers.HubertConfig(
-        hidden_size=config.width, num_hidden_layers=config.layers, num_attention_heads=config.heads,
-        intermediate_size=config.mlp_width, layer_norm_eps=config.norm_epsilon, conv_dim=list(config.conv_dim),
-        conv_kernel=list(config.conv_kernel), conv_stride=list(config.conv_stride), conv_bias=config.conv_bias,
-        feat_extract_norm=config.feat_extract_norm, feat_proj_layer_norm=config.feat_proj_layer_norm,
-        num_conv_pos_embeddings=config.num_conv_pos_embeddings, do_stable_layer_norm=config.pre_norm,
-        num_conv_pos_embedding_groups=config.num_conv_pos_embedding_groups, attn_implementation="eager",
-    )  # fmt: skip
+        hidden_size=config.width,
+        num_hidden_layers=config.layers,
+        num_attention_heads=config.heads,
+        intermediate_size=config.mlp_width,
+        layer_norm_eps=config.norm_epsilon,
+        conv_dim=list(config.conv_dim),
+        conv_kernel=list(config.conv_kernel),
+        conv_stride=list(config.conv_stride),
+        conv_bias=config.conv_bias,
+        feat_extract_norm=config.feat_extract_norm,
+        feat_proj_layer_norm=config.feat_proj_layer_norm,
+        num_conv_pos_embeddings=config.num_conv_pos_embeddings,
+        do_stable_layer_norm=config.pre_norm,
+        num_conv_pos_embedding_groups=config.num_conv_pos_embedding_groups,
+        attn_implementation="eager",
+    )
     return transformers.HubertModel(twin_config)
 
 

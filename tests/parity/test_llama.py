@@ -88,9 +88,9 @@ def test_greedy_generation(pair, seed):
     rng, eos, count = np.random.default_rng(seed), 1, 12
     lengths = np.array([9, 3, 6])
     prompts = rng.integers(2, llm.config.vocab_size, (3, 9))
-    run = jax.jit(lambda prompts, lengths: generate(
-        llm, llm.embed, llm.embed(prompts), lengths, max_new_tokens=count, eos_id=eos
-    ))  # fmt: skip
+    run = jax.jit(
+        lambda prompts, lengths: generate(llm, llm.embed, llm.embed(prompts), lengths, max_new_tokens=count, eos_id=eos)
+    )
     result = run(jnp.asarray(prompts), jnp.asarray(lengths))
     for row, length in enumerate(lengths):
         prompt = torch.tensor(prompts[row : row + 1, :length], dtype=torch.long)

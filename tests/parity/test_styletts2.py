@@ -138,6 +138,7 @@ def test_denoiser_and_sampler(folder, models, name):
     found = run(denoiser.network, x, golden["in_time"], words, features, lengths)
     assert error(found, golden["out_net"][:, 0]) <= 1e-5
     for guided, wanted in ((1.0, "out_denoised"), (scale, "out_denoised_cfg")):
+
         def step(sigma, guided=guided):
             return denoiser(x * sigma, sigma, words, features, lengths, guided)
 
@@ -148,13 +149,15 @@ def test_denoiser_and_sampler(folder, models, name):
     np.testing.assert_allclose(sampler.noise_levels(steps), golden["mid_sigmas"][:steps], rtol=1e-6)
     np.testing.assert_allclose(sampler.update_levels(steps)[:, 1:], golden["mid_sigma_up_down_mid"], rtol=1e-5)
     for guided, wanted in ((1.0, "out_s"), (scale, "out_s_cfg")):
+
         def denoise(x, sigma, guided=guided):
             return denoiser(x, sigma, words, features, lengths, guided)
 
         style, path = run(
             lambda noise, more, denoise=denoise: sampler.sample(denoise, noise, more),
-            golden["in_noise"][:, 0], golden["in_step_noise"][:, :, 0],
-        )  # fmt: skip
+            golden["in_noise"][:, 0],
+            golden["in_step_noise"][:, :, 0],
+        )
         assert error(style, golden[wanted][:, 0]) <= 1e-5
         if guided == 1.0:
             assert error(path, golden["mid_x"][:, :, 0]) <= 1e-5

@@ -134,9 +134,12 @@ ENTRY %main (a: bf16[4,8]) -> f32[4] {
 }
 """  # noqa: E501
 GROUPS = (
-    "mesh['axis_0'=4,'axis_1'=2] {'axis_0'}", "[2,4]<=[4,2]T(1,0)", "{{0,2,4,6},{1,3,5,7}}",
-    "mesh['a'=8] {'a':(1)4}", "mesh['a'=2,'b'=2,'c'=2], device_ids=([4,2]T(1,0)) {'b','c'}",
-)  # fmt: skip
+    "mesh['axis_0'=4,'axis_1'=2] {'axis_0'}",
+    "[2,4]<=[4,2]T(1,0)",
+    "{{0,2,4,6},{1,3,5,7}}",
+    "mesh['a'=8] {'a':(1)4}",
+    "mesh['a'=2,'b'=2,'c'=2], device_ids=([4,2]T(1,0)) {'b','c'}",
+)
 
 
 @pytest.mark.parametrize("groups", GROUPS[:3])
@@ -258,8 +261,13 @@ def test_a_collective_that_runs_beside_products_counts_once():
 def test_what_is_not_understood_is_an_error():
     with pytest.raises(HloError, match="unknown form: somehow"):
         find_collectives(HLO.replace("GROUPS", "somehow"), MESH)
-    for known, unknown in (("constant(12)", "add(%l, %m)"), ("constant(2)", "add(%l, %m)"), ("copy(%zero)", "add(%l)"),
-                           ("direction=LT", "direction=GT"), ("add(%by, %i)", "multiply(%by, %i)")):  # fmt: skip
+    for known, unknown in (
+        ("constant(12)", "add(%l, %m)"),
+        ("constant(2)", "add(%l, %m)"),
+        ("copy(%zero)", "add(%l)"),
+        ("direction=LT", "direction=GT"),
+        ("add(%by, %i)", "multiply(%by, %i)"),
+    ):
         assert known in HLO
         with pytest.raises(HloError, match="while.1: its number of turns"):
             find_collectives(HLO.replace("GROUPS", "{}").replace(known, unknown), MESH)

@@ -11,9 +11,12 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIGS = {
-    "vicuna_7b": "h100:1", "vicuna_7b_8_gpus": "h100:8", "vicuna_7b_v5e_16": "v5e:4x4",
-    "vicuna_7b_v5p_128": "v5p:4x4x4", "vicuna_7b_v5p_2048": "v5p:8x8x16",
-}  # fmt: skip
+    "vicuna_7b": "h100:1",
+    "vicuna_7b_8_gpus": "h100:8",
+    "vicuna_7b_v5e_16": "v5e:4x4",
+    "vicuna_7b_v5p_128": "v5p:4x4x4",
+    "vicuna_7b_v5p_2048": "v5p:8x8x16",
+}
 TPU = pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="extra tpu (libtpu) is not installed")
 
 GPUS = """
@@ -111,10 +114,15 @@ print(json.dumps({"peaks": peaks, "memory": topology.memory, "name": config.name
 
 
 def env_of(**variables: str) -> dict[str, str]:
-    env = os.environ | {
-        "JAX_PLATFORMS": "cpu", "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
-        "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests"), str(ROOT / "tests" / "pods")]),
-    } | variables  # fmt: skip
+    env = (
+        os.environ
+        | {
+            "JAX_PLATFORMS": "cpu",
+            "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
+            "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests"), str(ROOT / "tests" / "pods")]),
+        }
+        | variables
+    )
     env.pop("XLA_FLAGS", None)
     return env
 

@@ -30,6 +30,8 @@ pytest.importorskip("espeakng_loader")
 
 CONFIG = Config()
 ROOT = Path(__file__).resolve().parents[2]
+
+
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory) -> Path:
     return write_corpus(tmp_path_factory.mktemp("corpus"))
@@ -65,8 +67,13 @@ def assert_same(directory: Path, reference: Path) -> None:
 def test_everything_is_there(reference, corpus):
     output, counts = reference
     assert {name: counts[name] for name in ("utterances", "records", "audio", "video", "gold", "rejected")} == {
-        "utterances": 20, "records": 20, "audio": 20, "video": 20, "gold": 10, "rejected": 0,
-    }  # fmt: skip
+        "utterances": 20,
+        "records": 20,
+        "audio": 20,
+        "video": 20,
+        "gold": 10,
+        "rejected": 0,
+    }
     encoders, (speech, face) = build_encoders(CONFIG.encoders), build_generators(CONFIG.generators)
     store = FeatureStore(output, store_settings(encoders, speech, face))
     assert len(store) == 20 and (output / "rejected.jsonl").read_text() == ""
@@ -77,8 +84,10 @@ def test_everything_is_there(reference, corpus):
     example = examples[0]
     arrays = store[example.utterance_key(example.history[0])]
     assert set(arrays) == {"audio", "video"}  # a speaker has no golds
-    for modality, media in (("audio", read_audio(example.history[0].audio, 16000)),
-                            ("video", read_video(example.history[0].video, count=8))):  # fmt: skip
+    for modality, media in (
+        ("audio", read_audio(example.history[0].audio, 16000)),
+        ("video", read_video(example.history[0].video, count=8)),
+    ):
         wanted = encoders[modality].encode(encoders[modality].preprocess(media))
         np.testing.assert_allclose(arrays[modality], wanted, rtol=2e-3, atol=2e-3)
 
@@ -96,9 +105,7 @@ def test_golds_are_what_the_generators_say(reference, corpus):
     np.testing.assert_array_equal(arrays["phoneme_frames"], speech.align(audio, speech.sample_rate, phonemes))
     close = {"rtol": 2e-3, "atol": 2e-3}
     np.testing.assert_allclose(arrays["content_speech"], speech.content(phonemes), **close)
-    np.testing.assert_allclose(
-        arrays["style_speech"], speech.style(audio, speech.sample_rate, phonemes), **close
-    )
+    np.testing.assert_allclose(arrays["style_speech"], speech.style(audio, speech.sample_rate, phonemes), **close)
     assert arrays["content_speech"].shape == (len(phonemes), speech.content_dim)
     frames = video_frame_count(arrays["phoneme_frames"])
     assert arrays["content_video"].shape == (frames, face.content_dim)
@@ -209,8 +216,9 @@ def test_bad_media_are_counted_and_listed(damaged, tmp_path):
     assert counts["rejected"] == 2 and counts["without_media"] == 1 and counts["utterances"] == 7
     rejected = [json.loads(line) for line in (output / "rejected.jsonl").read_text().splitlines()]
     assert {(Path(r["file"]).name, r["modality"]) for r in rejected} == {
-        ("dia00000utt1_2.wav", "audio"), ("dia00000utt2_1.mp4", "video"),
-    }  # fmt: skip
+        ("dia00000utt1_2.wav", "audio"),
+        ("dia00000utt2_1.mp4", "video"),
+    }
     assert all(r["error"] for r in rejected)
     store = FeatureStore(output)
     by_name = {key.split("/", 1)[1]: store[key] for key in store.keys}
@@ -251,8 +259,11 @@ def test_encoders_on_the_device_see_what_workers_prepared(corpus, reference, tmp
     alone, shared = tmp_path / "alone", tmp_path / "shared"
     counts = extract(config, corpus, alone, workers=1, progress=False)
     assert {name: counts[name] for name in ("utterances", "audio", "video", "gold")} == {
-        "utterances": 20, "audio": 20, "video": 20, "gold": 10,
-    }  # fmt: skip
+        "utterances": 20,
+        "audio": 20,
+        "video": 20,
+        "gold": 10,
+    }
     assert extract(config, corpus, shared, workers=2, progress=False) == counts
     assert_same(shared, alone)
     store, classical = FeatureStore(alone), FeatureStore(reference[0])

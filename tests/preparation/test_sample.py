@@ -27,11 +27,19 @@ def written(tmp_path_factory):
 def test_released_layout(written):
     output, counts = written
     assert sorted(path.name for path in output.iterdir()) == [
-        "README.md", "audio_v5_0", "labels.json", "test", "train.json", "video_v5_0",
-    ]  # fmt: skip
+        "README.md",
+        "audio_v5_0",
+        "labels.json",
+        "test",
+        "train.json",
+        "video_v5_0",
+    ]
     assert sorted(path.name for path in (output / "test").iterdir()) == [
-        "test.json", "test_audio", "test_video", "v_test_v5_0.json",
-    ]  # fmt: skip
+        "test.json",
+        "test_audio",
+        "test_video",
+        "v_test_v5_0.json",
+    ]
     for split, folders in sample.FOLDERS.items():
         labelled = json.loads((output / ("train.json" if split == "train" else "test/v_test_v5_0.json")).read_text())
         names = set()

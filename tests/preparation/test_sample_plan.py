@@ -164,8 +164,11 @@ def test_records_have_the_released_form(corpus):
         assert [entry["index"] for entry in turn["dialogue_history"]] == list(range(2 * number + 1))
         assert [entry["role"] for entry in turn["dialogue_history"]] == (["speaker", "listener"] * 9)[: 2 * number + 1]
         assert list(turn["chain_of_empathy"]) == [
-            "speaker_emotion", "event_scenario", "emotion_cause", "goal_to_response",
-        ]  # fmt: skip
+            "speaker_emotion",
+            "event_scenario",
+            "emotion_cause",
+            "goal_to_response",
+        ]
     assert labelled["turns"][0]["response"] == labelled["turns"][1]["dialogue_history"][1]["utterance"]
     assert released["turns"][1]["dialogue_history"] == labelled["turns"][1]["dialogue_history"]
 

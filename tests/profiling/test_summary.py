@@ -63,8 +63,9 @@ def test_a_loop_is_its_content_and_covers_no_communication():
     np.testing.assert_allclose([summary.collectives, summary.exposed], [0.050, 0.030])
     np.testing.assert_allclose(summary.idle, 0.5)  # nothing before 20 and after 70
     assert {row.name: round(row.seconds, 6) for row in summary.rows} == {
-        "convolution_fusion.2": 0.020, "all-gather-done.1": 0.010,
-    }  # fmt: skip
+        "convolution_fusion.2": 0.020,
+        "all-gather-done.1": 0.010,
+    }
 
 
 def test_a_step_lasts_until_the_next_one_begins():
@@ -82,14 +83,22 @@ def test_an_empty_trace_is_said_to_be():
 @pytest.mark.parametrize(
     ("name", "kind"),
     [
-        ("void cutlass::Kernel2<cutlass_80_wmma_tensorop>", "matmul"), ("nvjet_hsh_128x256", "matmul"),
-        ("loop_convert_fusion.3", "elementwise"), ("input_reduce_fusion", "elementwise"),
-        ("ncclDevKernel_AllGather_RING_LL", "collective"), ("all-reduce-start.2", "collective"),
-        ("reduce-scatter.7", "collective"), ("MemcpyH2D", "host"), ("MemcpyD2D", "copy"), ("transpose.4", "copy"),
-        ("loop_transpose_fusion", "copy"), ("cudnn_generated_fort_native_sdpa_sm90_flash_fprop", "attention"),
-        ("sort.1", "other"), ("while.3", "control"),
+        ("void cutlass::Kernel2<cutlass_80_wmma_tensorop>", "matmul"),
+        ("nvjet_hsh_128x256", "matmul"),
+        ("loop_convert_fusion.3", "elementwise"),
+        ("input_reduce_fusion", "elementwise"),
+        ("ncclDevKernel_AllGather_RING_LL", "collective"),
+        ("all-reduce-start.2", "collective"),
+        ("reduce-scatter.7", "collective"),
+        ("MemcpyH2D", "host"),
+        ("MemcpyD2D", "copy"),
+        ("transpose.4", "copy"),
+        ("loop_transpose_fusion", "copy"),
+        ("cudnn_generated_fort_native_sdpa_sm90_flash_fprop", "attention"),
+        ("sort.1", "other"),
+        ("while.3", "control"),
     ],
-)  # fmt: skip
+)
 def test_names_where_there_is_no_program(name, kind):
     assert kind_of_name(name) == kind
 
@@ -146,9 +155,14 @@ def test_the_text_of_other_backends_programs():
     program = read_program(HLO)
     assert program.name == "jit_f"
     wanted = {
-        "fusion.1": "matmul", "fusion.2": "copy", "custom-call.1": "attention", "custom-call.2": "matmul",
-        "custom-call.3": "attention", "async-start": "collective", "all-reduce.1": "collective",
-    }  # fmt: skip
+        "fusion.1": "matmul",
+        "fusion.2": "copy",
+        "custom-call.1": "attention",
+        "custom-call.2": "matmul",
+        "custom-call.3": "attention",
+        "async-start": "collective",
+        "all-reduce.1": "collective",
+    }
     assert {name: program.operations[name].kind for name in wanted} == wanted
 
 

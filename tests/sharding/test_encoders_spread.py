@@ -42,9 +42,12 @@ if devices > 1:
 
 def features(path: Path, devices: int) -> dict[str, np.ndarray]:
     done = subprocess.run(
-        [sys.executable, "-c", SCRIPT, str(path), str(devices)], cwd=ROOT, capture_output=True, text=True,
+        [sys.executable, "-c", SCRIPT, str(path), str(devices)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
         env=os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"},
-    )  # fmt: skip
+    )
     assert done.returncode == 0, done.stderr[-2000:]
     return dict(np.load(path))
 

@@ -88,10 +88,13 @@ print(json.dumps(found))
 
 def run(program: str, meshes: list, stages: str = "") -> dict:
     env = os.environ | {
-        "XLA_FLAGS": "--xla_force_host_platform_device_count=8", "JAX_PLATFORMS": "cpu", "STAGES": stages,
-        "MESHES": json.dumps(meshes), "VICUNA": str(ROOT / "configs" / "vicuna_7b.py"),
+        "XLA_FLAGS": "--xla_force_host_platform_device_count=8",
+        "JAX_PLATFORMS": "cpu",
+        "STAGES": stages,
+        "MESHES": json.dumps(meshes),
+        "VICUNA": str(ROOT / "configs" / "vicuna_7b.py"),
         "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")]),
-    }  # fmt: skip
+    }
     done = subprocess.run([sys.executable, "-c", program], env=env, capture_output=True, text=True, timeout=3000)
     assert done.returncode == 0, done.stderr[-3000:]
     return json.loads(done.stdout.splitlines()[-1])

@@ -83,9 +83,10 @@ print(json.dumps(found))
 def found():
     pytest.importorskip("qwix")
     env = os.environ | {
-        "XLA_FLAGS": "--xla_force_host_platform_device_count=8", "JAX_PLATFORMS": "cpu",
+        "XLA_FLAGS": "--xla_force_host_platform_device_count=8",
+        "JAX_PLATFORMS": "cpu",
         "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")]),
-    }  # fmt: skip
+    }
     command = [sys.executable, "-c", PROGRAM, "int8", "nf4"]
     done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr[-3000:]

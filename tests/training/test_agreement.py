@@ -38,9 +38,13 @@ def configured(drawn, rows=2, accumulate=1, spare=0, **llm):
     config = sub(config, "lora", targets=("q_proj", "v_proj", "o_proj", "up_proj"))
     per_row = EXAMPLES // rows // accumulate
     config = sub(
-        config, "data", rows=rows, row_tokens=LONGEST * per_row + spare, row_examples=per_row,
+        config,
+        "data",
+        rows=rows,
+        row_tokens=LONGEST * per_row + spare,
+        row_examples=per_row,
         row_targets=LONGEST * per_row,
-    )  # fmt: skip
+    )
     return dataclasses.replace(config, optim=dataclasses.replace(config.optim, accumulate=accumulate))
 
 

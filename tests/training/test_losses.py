@@ -112,9 +112,18 @@ def test_classification_is_torchs_cross_entropy_over_known_labels():
 def test_overall_is_the_papers_sum():
     """Eq. 13 with Table 9's alpha and beta, on made-up term values."""
     values = {
-        "emp": 2.0, "content_speech": 3.0, "content_video": 5.0, "style_speech": 7.0, "style_video": 11.0,
-        "emotion": 1.0, "age": 2.0, "gender": 3.0, "timbre": 4.0, "kl_content": 100.0, "kl_style": 200.0,
-    }  # fmt: skip
+        "emp": 2.0,
+        "content_speech": 3.0,
+        "content_video": 5.0,
+        "style_speech": 7.0,
+        "style_video": 11.0,
+        "emotion": 1.0,
+        "age": 2.0,
+        "gender": 3.0,
+        "timbre": 4.0,
+        "kl_content": 100.0,
+        "kl_style": 200.0,
+    }
     weights = losses.overall(0.2, 0.3, 0.01)
     assert set(weights) == set(values)
     total = sum(weights[name] * values[name] for name in values)
@@ -125,17 +134,37 @@ def test_overall_is_the_papers_sum():
 
 def test_counts_say_how_many_elements_each_sum_has():
     batch = {
-        "target_mask": np.array([[True, False, True]]), "label_mask": np.array([[True, False, False]]),
+        "target_mask": np.array([[True, False, True]]),
+        "label_mask": np.array([[True, False, False]]),
         "phonemes": np.array([[0, 5, -1], [-1, -1, -1]]),
-        "has_style_speech": np.array([True, False]), "has_style_video": np.array([False, False]),
-        "response_index": np.array([[1, 2, -1], [-1, -1, -1]]), "example_id": np.array([4, -1]),
-        "video_frames": np.array([6, 0]), "emotion": np.array([2, -1]), "age": np.array([-1, -1]),
-        "gender": np.array([1, 1]), "timbre": np.array([0, -1]),
-    }  # fmt: skip
+        "has_style_speech": np.array([True, False]),
+        "has_style_video": np.array([False, False]),
+        "response_index": np.array([[1, 2, -1], [-1, -1, -1]]),
+        "example_id": np.array([4, -1]),
+        "video_frames": np.array([6, 0]),
+        "emotion": np.array([2, -1]),
+        "age": np.array([-1, -1]),
+        "gender": np.array([1, 1]),
+        "timbre": np.array([0, -1]),
+    }
     got = {name: float(value) for name, value in losses.counts(batch).items()}
     assert got == {
-        "emp": 2, "token_accuracy": 2, "label_words": 1, "label_words_accuracy": 1,
-        "content_speech": 2, "content_video": 6, "style_speech": 1, "style_video": 0,
-        "kl_content": 2, "kl_style": 1, "emotion": 1, "age": 0, "gender": 2, "timbre": 1, "emotion_accuracy": 1,
-        "age_accuracy": 0, "gender_accuracy": 2, "timbre_accuracy": 1,
-    }  # fmt: skip
+        "emp": 2,
+        "token_accuracy": 2,
+        "label_words": 1,
+        "label_words_accuracy": 1,
+        "content_speech": 2,
+        "content_video": 6,
+        "style_speech": 1,
+        "style_video": 0,
+        "kl_content": 2,
+        "kl_style": 1,
+        "emotion": 1,
+        "age": 0,
+        "gender": 2,
+        "timbre": 1,
+        "emotion_accuracy": 1,
+        "age_accuracy": 0,
+        "gender_accuracy": 2,
+        "timbre_accuracy": 1,
+    }

@@ -40,9 +40,16 @@ def test_rows_read_each_corpus_from_its_own_store():
     stores = MixedStores(make_store(main, seed=1), {"b": make_store(other, seed=2), "c": None})
     examples, config = [*main, *named[0], *named[1]], small_config()
     rows = Rows(
-        examples, "all", config, make_tokenizer(), stores, WIDTHS, train=True, seed=0,
+        examples,
+        "all",
+        config,
+        make_tokenizer(),
+        stores,
+        WIDTHS,
+        train=True,
+        seed=0,
         mixture=Mixture([(8, 1.0), (8, 0.5), (6, 2.0)], 0),
-    )  # fmt: skip
+    )
     seen = collections.Counter()
     epoch = [rows.at([n])[0] for n in range(rows.stream.rows_per_epoch)]
     for batch in training_batches(rows, 0, len(epoch) // config.data.rows):

@@ -37,9 +37,12 @@ print("done")
 
 def run(part: str, seconds: str, moving: str = "still") -> subprocess.CompletedProcess:
     return subprocess.run(
-        [sys.executable, "-c", PROGRAM, part, seconds, moving], env=os.environ | {"PYTHONPATH": str(ROOT)}, text=True,
-        capture_output=True, timeout=120,
-    )  # fmt: skip
+        [sys.executable, "-c", PROGRAM, part, seconds, moving],
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        text=True,
+        capture_output=True,
+        timeout=120,
+    )
 
 
 @pytest.mark.parametrize("part", ["steps", "wait"])

@@ -95,9 +95,25 @@ def as_tensor(array: jax.Array | np.ndarray, device: torch.device | None = None,
 
 
 _DTYPES = {
-    np.dtype(name) for name in ("bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64",
-                                "float16", "float32", "float64", "complex64", "complex128", ml_dtypes.bfloat16)
-}  # fmt: skip
+    np.dtype(name)
+    for name in (
+        "bool",
+        "int8",
+        "int16",
+        "int32",
+        "int64",
+        "uint8",
+        "uint16",
+        "uint32",
+        "uint64",
+        "float16",
+        "float32",
+        "float64",
+        "complex64",
+        "complex128",
+        ml_dtypes.bfloat16,
+    )
+}
 
 
 def _of_numpy(array: np.ndarray) -> torch.Tensor:
@@ -251,9 +267,11 @@ def _canonical(tensor: torch.Tensor, wide: bool) -> torch.Tensor:
 
 
 _WIDE = {
-    torch.float64: (torch.float32, torch.float64), torch.int64: (torch.int32, torch.int64),
-    torch.uint64: (torch.uint32, torch.uint64), torch.complex128: (torch.complex64, torch.complex128),
-}  # fmt: skip
+    torch.float64: (torch.float32, torch.float64),
+    torch.int64: (torch.int32, torch.int64),
+    torch.uint64: (torch.uint32, torch.uint64),
+    torch.complex128: (torch.complex64, torch.complex128),
+}
 """What JAX has of it, without and with jax_enable_x64."""
 
 

@@ -87,8 +87,9 @@ class TorchFunction:
                     lambda state, *both: tuple(
                         remembered(self._gradients, signature, both[:count], both[count:], np.asarray(state), _for_xla)
                     ),
-                    shapes, (state, *arrays, *given),
-                )  # fmt: skip
+                    shapes,
+                    (state, *arrays, *given),
+                )
             remaining = iter(found)
             none = jax.dtypes.float0
             return tuple(

@@ -11,45 +11,118 @@ import numpy as np
 from empatheia_jax.generators.phonemes import SYMBOL_ID, SYMBOLS
 
 FEATURES = (
-    "vowel", "consonant", "mark", "pause",  # what kind of symbol
-    "height", "open", "backness", "rounded", "lax", "rhotic",  # vowels: -1 low/front/spread to 1 high/back/round
-    "lips", "tongue_tip", "tongue_body", "throat", "retracted",  # consonants: where
-    "stop", "nasal", "fricative", "approximant", "lateral", "tap", "voiced", "sibilant",  # consonants: how
-    "primary_stress", "secondary_stress", "long",  # marks
-    "strength", "question", "exclamation", "quotation",  # pauses
-    "code_1", "code_2", "code_3", "code_4", "code_5", "code_6",  # tells apart symbols no feature above does
-)  # fmt: skip
+    "vowel",
+    "consonant",
+    "mark",
+    "pause",  # what kind of symbol
+    "height",
+    "open",
+    "backness",
+    "rounded",
+    "lax",
+    "rhotic",  # vowels: -1 low/front/spread to 1 high/back/round
+    "lips",
+    "tongue_tip",
+    "tongue_body",
+    "throat",
+    "retracted",  # consonants: where
+    "stop",
+    "nasal",
+    "fricative",
+    "approximant",
+    "lateral",
+    "tap",
+    "voiced",
+    "sibilant",  # consonants: how
+    "primary_stress",
+    "secondary_stress",
+    "long",  # marks
+    "strength",
+    "question",
+    "exclamation",
+    "quotation",  # pauses
+    "code_1",
+    "code_2",
+    "code_3",
+    "code_4",
+    "code_5",
+    "code_6",  # tells apart symbols no feature above does
+)
 CONTENT_DIM = len(FEATURES)
 _COLUMN = {name: column for column, name in enumerate(FEATURES)}
 _CODES = 6
 
 # height, backness, rounded, lax (rhotic vowels are marked apart)
 _VOWELS = {
-    "i": (1, -1, -1, -1), "y": (1, -1, 1, -1), "ɨ": (1, 0, -1, -1), "ʉ": (1, 0, 1, -1), "ɯ": (1, 1, -1, -1),
-    "u": (1, 1, 1, -1), "ɪ": (0.7, -0.7, -1, 1), "ʏ": (0.7, -0.7, 1, 1), "ʊ": (0.7, 0.7, 1, 1), "ᵻ": (0.7, 0.3, -1, 1),
-    "e": (0.2, -1, -1, -1), "ø": (0.2, -1, 1, -1), "ɘ": (0.2, 0, -1, -1), "ɵ": (0.2, 0, 1, -1), "ɤ": (0.2, 1, -1, -1),
-    "o": (0.2, 1, 1, -1), "ə": (0, 0, 0, 1), "ɚ": (0, 0, 0, 1), "ɛ": (-0.4, -1, -1, 1), "œ": (-0.4, -1, 1, 1),
-    "ɜ": (-0.4, 0, -1, -1), "ɝ": (-0.4, 0, -1, -1), "ɞ": (-0.4, 0, 1, 1), "ʌ": (-0.4, 1, -1, 1), "ɔ": (-0.4, 1, 1, 1),
-    "æ": (-0.8, -1, -1, 1), "ɐ": (-0.8, 0, -1, 1), "a": (-1, -1, -1, -1), "ɶ": (-1, -1, 1, -1), "ɑ": (-1, 1, -1, -1),
+    "i": (1, -1, -1, -1),
+    "y": (1, -1, 1, -1),
+    "ɨ": (1, 0, -1, -1),
+    "ʉ": (1, 0, 1, -1),
+    "ɯ": (1, 1, -1, -1),
+    "u": (1, 1, 1, -1),
+    "ɪ": (0.7, -0.7, -1, 1),
+    "ʏ": (0.7, -0.7, 1, 1),
+    "ʊ": (0.7, 0.7, 1, 1),
+    "ᵻ": (0.7, 0.3, -1, 1),
+    "e": (0.2, -1, -1, -1),
+    "ø": (0.2, -1, 1, -1),
+    "ɘ": (0.2, 0, -1, -1),
+    "ɵ": (0.2, 0, 1, -1),
+    "ɤ": (0.2, 1, -1, -1),
+    "o": (0.2, 1, 1, -1),
+    "ə": (0, 0, 0, 1),
+    "ɚ": (0, 0, 0, 1),
+    "ɛ": (-0.4, -1, -1, 1),
+    "œ": (-0.4, -1, 1, 1),
+    "ɜ": (-0.4, 0, -1, -1),
+    "ɝ": (-0.4, 0, -1, -1),
+    "ɞ": (-0.4, 0, 1, 1),
+    "ʌ": (-0.4, 1, -1, 1),
+    "ɔ": (-0.4, 1, 1, 1),
+    "æ": (-0.8, -1, -1, 1),
+    "ɐ": (-0.8, 0, -1, 1),
+    "a": (-1, -1, -1, -1),
+    "ɶ": (-1, -1, 1, -1),
+    "ɑ": (-1, 1, -1, -1),
     "ɒ": (-1, 1, 1, -1),
-}  # fmt: skip
+}
 _RHOTIC, _OPEN = "ɚɝ", "æɐaɶɑɒ"
 
 _PLACES = {
-    "lips": "pbmɸβⱱfvɱʋʙɓʘw", "tongue_tip": "tdnθðszɹlɬɮɾɺʃʒʤʧɗǀǁǃrɫ", "tongue_body": "kɡgŋxɣɰcɟɲçʝjʎʟɠʄɕʑɥqwʍ",
-    "throat": "ɢɴχʁʀʛhɦħʕʜʢʡʔ", "retracted": "ʈɖɳʂʐɻɭɽʃʒʤʧɕʑǃ",
-}  # fmt: skip
+    "lips": "pbmɸβⱱfvɱʋʙɓʘw",
+    "tongue_tip": "tdnθðszɹlɬɮɾɺʃʒʤʧɗǀǁǃrɫ",
+    "tongue_body": "kɡgŋxɣɰcɟɲçʝjʎʟɠʄɕʑɥqwʍ",
+    "throat": "ɢɴχʁʀʛhɦħʕʜʢʡʔ",
+    "retracted": "ʈɖɳʂʐɻɭɽʃʒʤʧɕʑǃ",
+}
 _MANNERS = {
-    "stop": "pbtdʈɖcɟkɡgqɢʔʡʤʧɓɗʄɠʛʘǀǁǂǃ", "nasal": "mɱnɳɲŋɴ", "fricative": "ɸβfvθðszʃʒʂʐçʝxɣχʁħʕhɦʜʢɕʑɧɬɮʤʧʍ",
-    "approximant": "ʋɹɻjɰwɥlɭʎʟɫʍ", "lateral": "lɭʎʟɬɮɺɫǁ", "tap": "ɾɽɺⱱʙrʀ", "sibilant": "szʃʒʂʐɕʑʤʧ",
+    "stop": "pbtdʈɖcɟkɡgqɢʔʡʤʧɓɗʄɠʛʘǀǁǂǃ",
+    "nasal": "mɱnɳɲŋɴ",
+    "fricative": "ɸβfvθðszʃʒʂʐçʝxɣχʁħʕhɦʜʢɕʑɧɬɮʤʧʍ",
+    "approximant": "ʋɹɻjɰwɥlɭʎʟɫʍ",
+    "lateral": "lɭʎʟɬɮɺɫǁ",
+    "tap": "ɾɽɺⱱʙrʀ",
+    "sibilant": "szʃʒʂʐɕʑʤʧ",
     "voiced": "bdɖɟɡgɢmɱnɳɲŋɴβvðzʒʐʝɣʁʕɦʢʑɮʤʋɹɻjɰwɥlɭʎʟɫɾɽɺⱱʙrʀɓɗʄɠʛ",
-}  # fmt: skip
+}
 _PAUSES = {
-    " ": (-1, 0, 0, 0), ",": (0, 0, 0, 0), ";": (0.3, 0, 0, 0), ":": (0.3, 0, 0, -1), "—": (0.5, 0, 0, 0),
-    "…": (1, 0, 0, -0.5), ".": (1, 0, 0, 0), "!": (1, 0, 1, 0), "?": (1, 1, 0, 0), "¡": (-0.5, 0, 1, 0),
-    "¿": (-0.5, 1, 0, 0), '"': (-0.5, 0, 0, 0.5), "«": (-0.5, 0, 0, 0.8), "»": (-0.2, 0, 0, 0.8), "“": (-0.5, 0, 0, 1),
+    " ": (-1, 0, 0, 0),
+    ",": (0, 0, 0, 0),
+    ";": (0.3, 0, 0, 0),
+    ":": (0.3, 0, 0, -1),
+    "—": (0.5, 0, 0, 0),
+    "…": (1, 0, 0, -0.5),
+    ".": (1, 0, 0, 0),
+    "!": (1, 0, 1, 0),
+    "?": (1, 1, 0, 0),
+    "¡": (-0.5, 0, 1, 0),
+    "¿": (-0.5, 1, 0, 0),
+    '"': (-0.5, 0, 0, 0.5),
+    "«": (-0.5, 0, 0, 0.8),
+    "»": (-0.2, 0, 0, 0.8),
+    "“": (-0.5, 0, 0, 1),
     "”": (-0.2, 0, 0, 1),
-}  # fmt: skip
+}
 _MARKS = {"ˈ": "primary_stress", "ˌ": "secondary_stress", "ː": "long"}
 
 
@@ -91,9 +164,7 @@ def _describe(symbol: str) -> dict[str, float]:
     if symbol in _VOWELS:
         height, backness, rounded, lax = _VOWELS[symbol]
         rhotic, opened = (1.0 if symbol in members else -1.0 for members in (_RHOTIC, _OPEN))
-        return dict(
-            vowel=1.0, height=height, open=opened, backness=backness, rounded=rounded, lax=lax, rhotic=rhotic
-        )  # fmt: skip
+        return dict(vowel=1.0, height=height, open=opened, backness=backness, rounded=rounded, lax=lax, rhotic=rhotic)
     places = {name: 1.0 for name, members in _PLACES.items() if symbol in members}
     manners = {name: 1.0 for name, members in _MANNERS.items() if symbol in members}
     if manners:

@@ -57,7 +57,7 @@ class VoiceSpec:
                 *formants,
                 "breath " + " ".join(map(str, self.breath)),
                 "",
-            ]  # fmt: skip
+            ]
         )
 
 
@@ -96,9 +96,15 @@ class _EventName(ctypes.Union):
 
 class _Event(ctypes.Structure):
     _fields_ = [
-        ("type", ctypes.c_int), ("unique", ctypes.c_uint), ("text_position", ctypes.c_int), ("length", ctypes.c_int),
-        ("milliseconds", ctypes.c_int), ("sample", ctypes.c_int), ("user_data", ctypes.c_void_p), ("id", _EventName),
-    ]  # fmt: skip
+        ("type", ctypes.c_int),
+        ("unique", ctypes.c_uint),
+        ("text_position", ctypes.c_int),
+        ("length", ctypes.c_int),
+        ("milliseconds", ctypes.c_int),
+        ("sample", ctypes.c_int),
+        ("user_data", ctypes.c_void_p),
+        ("id", _EventName),
+    ]
 
 
 _Callback = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctypes.c_int, ctypes.POINTER(_Event))
@@ -116,8 +122,15 @@ class Espeak:
         self._library = ctypes.CDLL(library)
         size, unsigned, pointer = ctypes.c_size_t, ctypes.c_uint, ctypes.c_void_p
         self._library.espeak_Synth.argtypes = [
-            ctypes.c_char_p, size, unsigned, ctypes.c_int, unsigned, unsigned, pointer, pointer,
-        ]  # fmt: skip
+            ctypes.c_char_p,
+            size,
+            unsigned,
+            ctypes.c_int,
+            unsigned,
+            unsigned,
+            pointer,
+            pointer,
+        ]
         self._library.espeak_ng_SetRandSeed.argtypes = [ctypes.c_long]
         self._callback = _Callback(self._receive)  # kept: espeak holds only the address
         self._started = False
@@ -139,9 +152,11 @@ class Espeak:
             self._restart()
             self._set_voice(voice, low, high)
             for parameter, value in (
-                (_RATE, min(max(rate, MIN_RATE), MAX_RATE)), (_VOLUME, volume), (_PITCH, _DEFAULT_PITCH),
+                (_RATE, min(max(rate, MIN_RATE), MAX_RATE)),
+                (_VOLUME, volume),
+                (_PITCH, _DEFAULT_PITCH),
                 (_RANGE, _DEFAULT_RANGE),
-            ):  # fmt: skip
+            ):
                 self._library.espeak_SetParameter(parameter, int(round(value)), 0)
             self._chunks.clear()
             self._events.clear()

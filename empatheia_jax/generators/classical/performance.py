@@ -16,9 +16,15 @@ from empatheia_jax.generators.classical.speech_style import STYLE_DIM, UNITS, VO
 from empatheia_jax.generators.classical.voices import voice_coordinates
 
 _PITCH_HZ = {
-    ("child", "male"): 245, ("child", "female"): 262, ("young", "male"): 122, ("young", "female"): 212,
-    ("middle-aged", "male"): 108, ("middle-aged", "female"): 192, ("elderly", "male"): 114, ("elderly", "female"): 176,
-}  # fmt: skip
+    ("child", "male"): 245,
+    ("child", "female"): 262,
+    ("young", "male"): 122,
+    ("young", "female"): 212,
+    ("middle-aged", "male"): 108,
+    ("middle-aged", "female"): 192,
+    ("elderly", "male"): 114,
+    ("elderly", "female"): 176,
+}
 _REFERENCE_HZ = 165.0  # about the mean F0 of the reference rendering
 _TIMBRE = {"high": (1.5, 2.0), "mid": (0.0, 0.0), "low": (-1.5, -2.0)}
 """Semitones and dB per octave."""
@@ -52,8 +58,11 @@ def speech_style(profile: Profile, emotion: str, avatar_id: int) -> np.ndarray:
       ValueError: a profile field or emotion outside its list.
     """
     for value, allowed in (
-        (profile.age, AGES), (profile.gender, GENDERS), (profile.timbre, TIMBRES), (emotion, AVATAR_EMOTIONS),
-    ):  # fmt: skip
+        (profile.age, AGES),
+        (profile.gender, GENDERS),
+        (profile.timbre, TIMBRES),
+        (emotion, AVATAR_EMOTIONS),
+    ):
         if value not in allowed:
             raise ValueError(f"{value!r} cannot be performed: choose from {', '.join(allowed)}")
     pitch, spread, rate, energy = _EMOTION[emotion]

@@ -28,8 +28,16 @@ from empatheia_jax.generators.phonemes import decode
 
 SAMPLE_RATE = 24000
 STYLE_NAMES = (
-    "f0_level", "f0_range", "rate", "energy", "tilt", "voice_1", "voice_2", "voice_3", "voice_4",
-)  # fmt: skip
+    "f0_level",
+    "f0_range",
+    "rate",
+    "energy",
+    "tilt",
+    "voice_1",
+    "voice_2",
+    "voice_3",
+    "voice_4",
+)
 STYLE_DIM = len(STYLE_NAMES)
 F0_LEVEL, F0_RANGE, RATE, ENERGY, TILT = range(5)
 VOICE = slice(5, STYLE_DIM)

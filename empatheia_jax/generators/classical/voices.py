@@ -12,9 +12,15 @@ from empatheia_jax.data.emotions import AGES, GENDERS
 from empatheia_jax.generators.classical.espeak import VoiceSpec
 
 _TRACT = {
-    ("child", "male"): 118, ("child", "female"): 127, ("young", "male"): 100, ("young", "female"): 116,
-    ("middle-aged", "male"): 96, ("middle-aged", "female"): 112, ("elderly", "male"): 93, ("elderly", "female"): 108,
-}  # fmt: skip
+    ("child", "male"): 118,
+    ("child", "female"): 127,
+    ("young", "male"): 100,
+    ("young", "female"): 116,
+    ("middle-aged", "male"): 96,
+    ("middle-aged", "female"): 112,
+    ("elderly", "male"): 93,
+    ("elderly", "female"): 108,
+}
 """Formant frequencies in per cent of an adult man's."""
 
 _HEIGHTS = {

@@ -41,9 +41,16 @@ class DreamTalkFace:
     fps = VIDEO_FPS
 
     def __init__(
-        self, weights: Path | str, *, draw: Literal["ddim", "ddpm"] = "ddim", steps: int = 10, scale: float = 1.0,
-        seed: int = 0, compact: bool = False, points: Callable[[np.ndarray], np.ndarray | None] = points_of_box,
-    ):  # fmt: skip
+        self,
+        weights: Path | str,
+        *,
+        draw: Literal["ddim", "ddpm"] = "ddim",
+        steps: int = 10,
+        scale: float = 1.0,
+        seed: int = 0,
+        compact: bool = False,
+        points: Callable[[np.ndarray], np.ndarray | None] = points_of_box,
+    ):
         """Read what the weights are of (`Networks`).
 
         Args:

@@ -27,9 +27,11 @@ from empatheia_jax.generators.dreamtalk.renderer import Renderer
 from empatheia_jax.weights import architecture_of, is_weights, read_facts
 
 PARTS = {
-    "denoiser": (Denoiser, DreamTalkConfig), "renderer": (Renderer, RendererConfig), "face3d": (Face3D, Face3DConfig),
+    "denoiser": (Denoiser, DreamTalkConfig),
+    "renderer": (Renderer, RendererConfig),
+    "face3d": (Face3D, Face3DConfig),
     "wav2vec": (Hubert, HubertConfig),
-}  # fmt: skip
+}
 MOTION_CHUNK, RENDER_CHUNK, FACE_CHUNK = 64, 8, 8  # frames that go through at once
 
 

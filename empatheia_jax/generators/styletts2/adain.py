@@ -22,9 +22,7 @@ class AdainResBlk1d(nnx.Module):
         if width_in != width_out:
             self.conv1x1 = Conv(width_in, width_out, 1, bias=False)
         if upsample:
-            self.pool = ConvTranspose(
-                width_in, width_in, 3, stride=2, padding=1, output_padding=1, groups=width_in
-            )
+            self.pool = ConvTranspose(width_in, width_in, 3, stride=2, padding=1, output_padding=1, groups=width_in)
 
     def __call__(self, x: jax.Array, style: jax.Array, mask: jax.Array) -> tuple[jax.Array, jax.Array]:
         """x with mask bool [B, T, 1] -> (y, its mask); 0 on padding."""

@@ -51,9 +51,12 @@ class StyleTTS2Config:
     def ljspeech(cls) -> "StyleTTS2Config":
         """yl4579/StyleTTS2-LJSpeech: one speaker, iSTFTNet."""
         return cls(
-            multispeaker=False, decoder_type="istftnet", upsample_rates=(10, 6), upsample_kernel_sizes=(20, 12),
+            multispeaker=False,
+            decoder_type="istftnet",
+            upsample_rates=(10, 6),
+            upsample_kernel_sizes=(20, 12),
             sigma_data=0.45731624995853165,
-        )  # fmt: skip
+        )
 
     @classmethod
     def published(cls, model_params: dict) -> "StyleTTS2Config":
@@ -71,9 +74,13 @@ class StyleTTS2Config:
             fields |= {name: tuples(decoder[name]) for name in (*vocoder, "resblock_dilation_sizes")}
             fields |= {name: decoder[name] for name in ("gen_istft_n_fft", "gen_istft_hop_size") if name in decoder}
             return cls(
-                **fields, decoder_type=decoder["type"], diffusion_layers=transformer["num_layers"],
-                diffusion_heads=transformer["num_heads"], diffusion_head_features=transformer["head_features"],
-                diffusion_multiplier=transformer["multiplier"], sigma_data=float(diffusion["dist"]["sigma_data"]),
-            )  # fmt: skip
+                **fields,
+                decoder_type=decoder["type"],
+                diffusion_layers=transformer["num_layers"],
+                diffusion_heads=transformer["num_heads"],
+                diffusion_head_features=transformer["head_features"],
+                diffusion_multiplier=transformer["multiplier"],
+                sigma_data=float(diffusion["dist"]["sigma_data"]),
+            )
         except (KeyError, TypeError) as error:
             raise ValueError(f"no {error} in its model_params") from error

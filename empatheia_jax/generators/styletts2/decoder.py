@@ -37,8 +37,10 @@ class Decoder(nnx.Module):
         [B, 2L, 512], and what the first block gave [B, L, 1024]."""
         mask = length_mask(lengths, asr.shape[1])
         asr = jnp.where(mask, asr, 0).astype(self.dtype)
-        curves = [jnp.where(mask, conv(curve[..., None]), 0).astype(self.dtype)  # Hz in, so float32 up to here
-                  for conv, curve in ((self.F0_conv, f0), (self.N_conv, energy))]  # fmt: skip
+        curves = [
+            jnp.where(mask, conv(curve[..., None]), 0).astype(self.dtype)  # Hz in, so float32 up to here
+            for conv, curve in ((self.F0_conv, f0), (self.N_conv, energy))
+        ]
         encoded, _ = self.encode(jnp.concatenate([asr, *curves], axis=-1), style, mask)
         beside = jnp.where(mask, self.asr_res[0](asr), 0)
         x, kept = encoded, mask

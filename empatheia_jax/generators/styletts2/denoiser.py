@@ -113,9 +113,14 @@ class Denoiser(nnx.Module):
         return self.to_out(mean)[:, 0]
 
     def __call__(
-        self, x: jax.Array, sigma: jax.Array, words: jax.Array, features: jax.Array | None, lengths: jax.Array,
+        self,
+        x: jax.Array,
+        sigma: jax.Array,
+        words: jax.Array,
+        features: jax.Array | None,
+        lengths: jax.Array,
         embedding_scale: float | jax.Array = 1.0,
-    ) -> jax.Array:  # fmt: skip
+    ) -> jax.Array:
         """Noisy style x [B, 256] at noise level `sigma` [] -> the style that is under it [B, 256].
 
         Args:

@@ -52,9 +52,7 @@ class StyleTTS2(nnx.Module):
         [B, 600 L, 9], L >= every row's frames -> waveform [B, 600 L] at 24 kHz, 0 behind a row's end."""
         frames, size = jnp.sum(phoneme_frames, axis=1), noise.shape[1] // 600
         text = content[..., : self.config.hidden_dim]
-        asr, en = (
-            stretch(x, phoneme_frames, size) for x in (text, self._prosodic(content, style, lengths))
-        )
+        asr, en = (stretch(x, phoneme_frames, size) for x in (text, self._prosodic(content, style, lengths)))
         if self.config.decoder_type == "hifigan":
             mask = length_mask(frames, size)
             asr, en = (jnp.where(mask, delayed(x), 0) for x in (asr, en))

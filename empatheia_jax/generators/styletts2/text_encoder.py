@@ -16,10 +16,7 @@ class TextEncoder(nnx.Module):
         width = config.hidden_dim
         self.embedding = Embedding(config.n_token, width)
         self.cnn = nnx.List(
-            [
-                nnx.List([Conv(width, width, 5, padding=2), LayerNorm(width)])
-                for _ in range(config.n_layer)
-            ]
+            [nnx.List([Conv(width, width, 5, padding=2), LayerNorm(width)]) for _ in range(config.n_layer)]
         )
         self.lstm = BiLSTM(width, width)
 

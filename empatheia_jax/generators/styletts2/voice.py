@@ -116,9 +116,12 @@ class StyleTTS2Speech:
         return self.speak_many([content], [style], [phonemes], Manner(seed=seed))[0]
 
     def speak_many(
-        self, contents: Sequence[np.ndarray], styles: Sequence[np.ndarray], phonemes: Sequence[np.ndarray],
+        self,
+        contents: Sequence[np.ndarray],
+        styles: Sequence[np.ndarray],
+        phonemes: Sequence[np.ndarray],
         manner: Manner | None = None,
-    ) -> list[Speech]:  # fmt: skip
+    ) -> list[Speech]:
         """`speak` of many; of `manner` the speed and the seed, and for `refine` the rest too."""
         manner = manner or Manner()
         for one in zip(contents, styles, phonemes, strict=True):
@@ -138,9 +141,11 @@ class StyleTTS2Speech:
     # By itself
 
     def say(
-        self, texts: Sequence[str | Script], references: Sequence[np.ndarray] | None = None,
+        self,
+        texts: Sequence[str | Script],
+        references: Sequence[np.ndarray] | None = None,
         manner: Manner | None = None,
-    ) -> list[Speech]:  # fmt: skip
+    ) -> list[Speech]:
         """Speak many texts at once, each from its own reference style [256] where the model has speakers.
 
         Raises:
@@ -154,14 +159,14 @@ class StyleTTS2Speech:
         contents = self.contents(ids)
         near = None if references is None else [references[owner] for owner in owners]
         styles, before = [], {}
-        for number, (owner, drawn) in enumerate(
-            zip(owners, self._drawn(contents, near, seeds, manner), strict=True)
-        ):
+        for number, (owner, drawn) in enumerate(zip(owners, self._drawn(contents, near, seeds, manner), strict=True)):
             before[owner] = self._carried(drawn, before.get(owner), None if near is None else near[number], manner)
             styles.append(before[owner])
         spoken = self._spoken(contents, styles, seeds, manner.speed)
-        return [joined([speech for speech, owner in zip(spoken, owners, strict=True) if owner == number])
-                for number in range(len(scripts))]  # fmt: skip
+        return [
+            joined([speech for speech, owner in zip(spoken, owners, strict=True) if owner == number])
+            for number in range(len(scripts))
+        ]
 
     def stream(
         self, text: str | Script, reference: np.ndarray | None = None, manner: Manner | None = None

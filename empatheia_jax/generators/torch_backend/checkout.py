@@ -126,8 +126,12 @@ def load(network: torch.nn.Module, state: dict, path: Path, unused: tuple[str, .
         missing, unexpected = network.load_state_dict(state, strict=False)
     except RuntimeError as error:
         raise TorchBackendError(f"{path}: {' '.join(str(error).split())}") from error
-    wrong = [f"{prefix}{name} is {how}" for names, how in ((missing, "missing"), (unexpected, "not known"))
-             for name in names if not name.startswith(unused)]  # fmt: skip
+    wrong = [
+        f"{prefix}{name} is {how}"
+        for names, how in ((missing, "missing"), (unexpected, "not known"))
+        for name in names
+        if not name.startswith(unused)
+    ]
     if wrong:
         more = f" and {len(wrong) - 5} more" if len(wrong) > 5 else ""
         raise TorchBackendError(f"{path}: {', '.join(wrong[:5])}{more}: is it the published file?")

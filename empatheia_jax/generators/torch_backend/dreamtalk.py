@@ -33,8 +33,14 @@ DREAMTALK = Checkout(
     url="https://github.com/ali-vilab/dreamtalk",
     commit="ba798b0e586d96a63f61050f7e8e17287ff3c859",
     flag="--dreamtalk-repo",
-    packages={"yacs": "yacs", "cv2": "opencv-python-headless", "scipy": "scipy", "yaml": "pyyaml",
-              "transformers": "transformers", "PIL": "pillow"},
+    packages={
+        "yacs": "yacs",
+        "cv2": "opencv-python-headless",
+        "scipy": "scipy",
+        "yaml": "pyyaml",
+        "transformers": "transformers",
+        "PIL": "pillow",
+    },
     files={
         "configs/default.py": "0c552c827ca82dc74389c4e8b47502457d7a0abc",
         "core/utils.py": "5bb4e3934995b06e7c8c3ac8bea6e6d655d3e71f",
@@ -45,9 +51,14 @@ DREAMTALK = Checkout(
         "generators/face_model.py": "20392f0cb3bdbefb6ecdc20b43ffe0d7b87cbe6c",
         "generators/renderer_conf.yaml": "bd1a7973853f52338a13d0d80341c295190f3e75",
     },
-)  # fmt: skip
-_COMPUTED = ("null_", "var_sched.", "net.content_encoder.pos_embed", "net.style_encoder.pos_embed",
-             "net.decoder.pos_embed")  # fmt: skip
+)
+_COMPUTED = (
+    "null_",
+    "var_sched.",
+    "net.content_encoder.pos_embed",
+    "net.style_encoder.pos_embed",
+    "net.decoder.pos_embed",
+)
 
 
 def build(repo: Path, any_commit: bool = False) -> tuple[torch.nn.Module, torch.nn.Module]:
@@ -128,9 +139,15 @@ class Original:
             diffusion._buffers = diffusion._buffers | {"null_style_clip": null, "null_pad_mask": unmasked[0]}
         with Drawn(noise):
             return diffusion.sample(
-                content[None], style[None, None], unmasked, output_dim=nothing.shape[1],
-                use_cf_guidance=scale != 1.0, cfg_scale=scale, sample_method=draw, ddim_num_step=steps,
-            )[0]  # fmt: skip
+                content[None],
+                style[None, None],
+                unmasked,
+                output_dim=nothing.shape[1],
+                use_cf_guidance=scale != 1.0,
+                cfg_scale=scale,
+                sample_method=draw,
+                ddim_num_step=steps,
+            )[0]
 
     def render(self, portrait: torch.Tensor, windows: torch.Tensor) -> torch.Tensor:
         """Portrait uint8 [256, 256, 3] and windows of motion [F, 27, 73] -> pictures uint8 [F, 256, 256, 3]."""
@@ -157,9 +174,17 @@ class TorchNetworks(Networks):
     """The same networks through torch. What a checkout has none of (the coefficients' regressor) stays in Flax."""
 
     def __init__(
-        self, make: Callable[[], Original], folder: Path, hears: bool, identity: str, device: torch.device, *,
-        draw: str = "ddim", steps: int = 10, scale: float = 1.0,
-    ):  # fmt: skip
+        self,
+        make: Callable[[], Original],
+        folder: Path,
+        hears: bool,
+        identity: str,
+        device: torch.device,
+        *,
+        draw: str = "ddim",
+        steps: int = 10,
+        scale: float = 1.0,
+    ):
         """`make` builds them with the first call.
 
         Args:
@@ -241,7 +266,11 @@ class TorchDreamTalkFace(DreamTalkFace):
             return Original(diffusion, renderer, model)
 
         networks = TorchNetworks(
-            make, Path(generators.face_weights or "-"), bool(hearing), file_sha256(files["checkpoint"]),
-            device_of(settings.device), draw=generators.face_sampler,
-        )  # fmt: skip
+            make,
+            Path(generators.face_weights or "-"),
+            bool(hearing),
+            file_sha256(files["checkpoint"]),
+            device_of(settings.device),
+            draw=generators.face_sampler,
+        )
         self._use(networks, 0, generators.face_content == "compact", points_of_box)

@@ -29,8 +29,15 @@ STYLETTS2 = Checkout(
     url="https://github.com/yl4579/StyleTTS2",
     commit="5cedc71c333f8d8b8551ca59378bdcc7af4c9529",
     flag="--styletts2-repo",
-    packages={"munch": "munch", "einops": "einops", "einops_exts": "einops-exts", "transformers": "transformers",
-              "yaml": "pyyaml", "scipy": "scipy", "librosa": "librosa"},
+    packages={
+        "munch": "munch",
+        "einops": "einops",
+        "einops_exts": "einops-exts",
+        "transformers": "transformers",
+        "yaml": "pyyaml",
+        "scipy": "scipy",
+        "librosa": "librosa",
+    },
     files={
         "models.py": "84bbb03d5545ad072ada890b12d3e32bfdaf7c6e",
         "Modules/hifigan.py": "e36f95a212216eaa8a5175aa9146848fce54fb03",
@@ -40,9 +47,17 @@ STYLETTS2 = Checkout(
         "Modules/diffusion/diffusion.py": "8f8d40041e4493f1d037cdbd33bd25091ffbdfe4",
         "Utils/PLBERT/config.yml": "75f60d1eccfee7e253649a1ae02105b5245e2473",
     },
-)  # fmt: skip
-NETWORKS = ("bert", "bert_encoder", "predictor", "decoder", "text_encoder", "predictor_encoder", "style_encoder",
-            "diffusion")  # fmt: skip
+)
+NETWORKS = (
+    "bert",
+    "bert_encoder",
+    "predictor",
+    "decoder",
+    "text_encoder",
+    "predictor_encoder",
+    "style_encoder",
+    "diffusion",
+)
 _COMPUTED = ("embeddings.position_ids",)
 
 
@@ -80,10 +95,13 @@ def _plbert_sizes(repo: Path) -> dict:
 
     given = AlbertConfig(**_plbert(repo))
     return {
-        "plbert_embedding": given.embedding_size, "plbert_hidden": given.hidden_size,
-        "plbert_heads": given.num_attention_heads, "plbert_mlp": given.intermediate_size,
-        "plbert_layers": given.num_hidden_layers, "plbert_positions": given.max_position_embeddings,
-    }  # fmt: skip
+        "plbert_embedding": given.embedding_size,
+        "plbert_hidden": given.hidden_size,
+        "plbert_heads": given.num_attention_heads,
+        "plbert_mlp": given.intermediate_size,
+        "plbert_layers": given.num_hidden_layers,
+        "plbert_positions": given.max_position_embeddings,
+    }
 
 
 class Original:
@@ -161,17 +179,19 @@ class TorchStages(Stages):
         read, style, durations, draw, speak = map(bridged, ("read", "style", "durations", "draw", "speak"))
         self._read = lambda tokens, lengths: _rows(read, lengths, tokens)
         self._style = lambda mels, lengths: np.stack([style(m[:n]) for m, n in zip(mels, lengths, strict=True)])
-        self._durations = lambda contents, styles, lengths: np.stack([
-            _filled(durations(c[:n], s), len(c)) for c, s, n in zip(contents, styles, lengths, strict=True)
-        ])  # fmt: skip
+        self._durations = lambda contents, styles, lengths: np.stack(
+            [_filled(durations(c[:n], s), len(c)) for c, s, n in zip(contents, styles, lengths, strict=True)]
+        )
 
         def drawn(words, lengths, references, seeds, steps, scale=1.0):
             near = [None] * len(words) if references is None else references
             width = 2 * config.style_dim
-            return np.stack([
-                draw(w[:n], r, style_noise(seed, len(steps) + 1, width), float(scale))
-                for w, n, r, seed in zip(words, lengths, near, seeds, strict=True)
-            ])  # fmt: skip
+            return np.stack(
+                [
+                    draw(w[:n], r, style_noise(seed, len(steps) + 1, width), float(scale))
+                    for w, n, r, seed in zip(words, lengths, near, seeds, strict=True)
+                ]
+            )
 
         def spoken(contents, styles, frames, lengths, seeds, size):
             found = []
