@@ -1,4 +1,4 @@
-"""Train Empatheia: the story of a run, top to bottom.
+"""Train Empatheia: a run from top to bottom.
 
 python train.py configs/tiny.py --workdir runs/tiny [--stages 0,1,2,3,4] [--resume] [--profile] [--data.path DIR ...]
 """
@@ -18,7 +18,7 @@ from empatheia_jax.checkpoint import Checkpoints, Position
 from empatheia_jax.compile_cache import use_cache
 from empatheia_jax.compile_report import compilations
 from empatheia_jax.config_io import load_config
-from empatheia_jax.data.prompts import signal_words
+from empatheia_jax.data.prompts import first_label_tokens
 from empatheia_jax.machine import keep_memory
 from empatheia_jax.manifest import set_aside_damaged
 from empatheia_jax.profiling.capture import Profile
@@ -26,16 +26,16 @@ from empatheia_jax.states import DiskError
 from empatheia_jax.training.clock import Clock
 from empatheia_jax.training.goodput import Goodput, summary
 from empatheia_jax.training.metrics import Metrics, NoMetrics
-from empatheia_jax.training.prepare import Ahead
+from empatheia_jax.training.prepare import StageCompiler
 from empatheia_jax.training.run import (
     Run,
     abstract_model,
     check_workdir,
-    complete,
     describe,
     evaluate,
     has_base,
     initialise,
+    is_complete,
     restore,
     run_stage,
     save_config,
@@ -45,7 +45,7 @@ from empatheia_jax.training.stages import stage
 from empatheia_jax.training.stop import Stop
 from empatheia_jax.training.watchdog import STALL, Watchdog
 
-DISK = 74  # EX_IOERR of sysexits.h: once there is space, start it again
+DISK_FULL = 74  # EX_IOERR of sysexits.h: to be started again once there is space
 
 
 def main(argv: list[str]) -> int:
@@ -54,8 +54,10 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--workdir", type=Path, required=True)
     parser.add_argument("--stages", default="0,1,2,3,4")
     parser.add_argument("--resume", action="store_true")
-    parser.add_argument("--on-error", choices=("stop", "skip"), help="at a bad record: end, or count it and go on")
-    parser.add_argument("--distributed", action="store_true", help="one of several processes, which the cluster knows")
+    parser.add_argument("--on-error", choices=("stop", "skip"), help="at a bad record: end, or count it and continue")
+    parser.add_argument(
+        "--distributed", action="store_true", help="this is one of several processes, which JAX finds from the cluster"
+    )
     parser.add_argument(
         "--heartbeat",
         type=int,
@@ -68,7 +70,7 @@ def main(argv: list[str]) -> int:
         type=float,
         default=STALL,
         metavar="SECONDS",
-        help="a step or a wait for data of so long ends this process; 0: never (default: %(default)s)",
+        help="a step or a wait for data that takes so long ends this process; 0: never (default: %(default)s)",
     )
     parser.add_argument("--profile", nargs="?", const="", metavar="DIR", help="trace some steps of every stage")
     parser.add_argument("--profile-steps", type=int, default=5, help="how many, after a few to warm up")
@@ -90,87 +92,96 @@ def main(argv: list[str]) -> int:
 
     # ── Mesh ──────────────────────────────────────────────────────────────────────────────────────────────────────
     mesh = sharding.make_mesh(config.mesh)
-    processes.say(f"mesh     {dict(mesh.shape)} on {jax.devices()[0].device_kind}")
+    processes.log_on_first(f"mesh     {dict(mesh.shape)} on {jax.devices()[0].device_kind}")
     if jax.default_backend() == "cpu":
         keep_memory()
-    processes.say(f"cache    of compiled programs: {use_cache() or 'off'}")
+    processes.log_on_first(f"cache    of compiled programs: {use_cache() or 'off'}")
 
     # ── Data ──────────────────────────────────────────────────────────────────────────────────────────────────────
     with clock("data"):
         data = load_data(args.workdir, config)
     save_config(args.workdir, config)
 
-    # ── Model (abstract): shapes and shardings before a byte ──────────────────────────────────────────────────────
+    # ── Model (abstract): shapes and shardings, nothing allocated ─────────────────────────────────────────────────
     with clock("load"):
         graphdef, abstract = abstract_model(config, data.widths, mesh)
-    processes.say(f"model    {describe(abstract)}")
+    processes.log_on_first(f"model    {describe(abstract)}")
 
-    # ── Load, sharded: what a checkpoint holds is restored into place, the rest is drawn there ────────────────────
+    # ── Load, sharded: what a checkpoint holds is read onto its devices, the rest is drawn there ──────────────────
     folder = args.workdir / "checkpoints"
     if args.resume:
         with clock("load"):
-            processes.by_first("checkpoints", lambda: set_aside_damaged(folder))
+            processes.run_on_first("checkpoints", lambda: set_aside_damaged(folder))
     checkpoints = Checkpoints(folder, config.checkpoints_kept, config.checkpoints_kept_every)
     position = checkpoints.latest() if args.resume else None
     with clock("load"):
-        words = signal_words(data.tokenizer)
+        label_tokens = first_label_tokens(data.tokenizer)
         first = stages[0].number if stages else 0
-        drawn = not has_base(config, position, first)
-        state = abstract if complete(position) else initialise(config, data.widths, abstract, base=drawn)
-        state = restore(args.workdir, config, checkpoints, position, state, data.statistics, words, first_stage=first)
-    resumed = position.step if position else (0 if args.resume else None)
-    metrics = Metrics(args.workdir, resumed) if processes.first() else NoMetrics()
-    goodput = Goodput(args.workdir, clock, resumed or 0, writes=processes.first())
+        draw_base = not has_base(config, position, first)
+        state = abstract if is_complete(position) else initialise(config, data.widths, abstract, base=draw_base)
+        state = restore(
+            args.workdir,
+            config,
+            checkpoints,
+            position,
+            state=state,
+            statistics=data.statistics,
+            label_tokens=label_tokens,
+            first_stage=first,
+        )
+    resume_step = position.step if position else (0 if args.resume else None)
+    metrics = Metrics(args.workdir, resume_step) if processes.is_first() else NoMetrics()
+    goodput = Goodput(args.workdir, clock, resume_step or 0, writes=processes.is_first())
     run = Run(args.workdir, config, mesh, data, checkpoints, metrics, clock, goodput, Stop(), profile)
     position = position or Position(0, stages[0].number, 0)
-    stages = [s for s in stages if s.number >= position.stage]  # the others were finished before the resume
+    stages = [s for s in stages if s.number >= position.stage]  # the others are finished
 
     # ── Stages ────────────────────────────────────────────────────────────────────────────────────────────────────
-    ahead = Ahead(run, stages, graphdef, abstract)
+    compiler = StageCompiler(run, stages, graphdef, abstract)
     for current in stages:
         start = position if position.stage == current.number else Position(position.step, current.number, 0)
-        prepared = ahead.take()
-        state, position = run_stage(run, prepared, state, start)
+        compiled = compiler.take()
+        state, position = run_stage(run, compiled, state, start)
         if position.stage == current.number:
             break  # stopped inside the stage
         with clock("evaluate"):
-            held_out = evaluate(run, prepared, state)
-        metrics.log(position.step, current.number, held_out)
-        shown = "  ".join(f"{name.removeprefix('validation_')} {value:.3f}" for name, value in held_out.items())
-        processes.say(f"  held out: {shown}")
-        if processes.any_of(run.stop.wanted):
+            validation = evaluate(run, compiled, state)
+        metrics.log(position.step, current.number, validation)
+        terms = "  ".join(f"{name.removeprefix('validation_')} {value:.3f}" for name, value in validation.items())
+        processes.log_on_first(f"  held out: {terms}")
+        if processes.any_process(run.stop.requested):
             break
 
-    ahead.close()
+    compiler.close()
 
     # ── Done ──────────────────────────────────────────────────────────────────────────────────────────────────────
     with clock("checkpoint"):
         checkpoints.close()
     metrics.close()
     watchdog.close()
-    goodput.note(position.step, "done" if not stages or position.stage > stages[-1].number else "stopped")
+    goodput.record(position.step, "done" if not stages or position.stage > stages[-1].number else "stopped")
     processes.leave()
     shares = "  ".join(f"{name} {seconds:.0f} s" for name, seconds in clock.shares.items())
-    processes.say(f"compiled {compilations()}")
-    processes.say(f"goodput  {summary(goodput.sessions)}")
-    processes.say(f"done     step {position.step} in {clock.elapsed:.0f} s ({shares})")
+    processes.log_on_first(f"compiled {compilations()}")
+    processes.log_on_first(f"goodput  {summary(goodput.sessions)}")
+    processes.log_on_first(f"done     step {position.step} in {clock.elapsed:.0f} s ({shares})")
     return 0
 
 
 def run(argv: list[str]) -> int:
-    """`main` with its exit code.
+    """Run `main` and return the exit code.
 
-    2 after a bad input, 74 where the disk takes no more, 75 after the loss of another process, 130 after a second
-    Ctrl-C, 1 after anything else. Whoever read the output may be gone.
+    2 after a bad input, 74 where the disk refuses writes, 75 after the loss of another process, 130 after a second
+    Ctrl-C, 1 after any other error. Output to a closed pipe is no error.
     """
     try:
         return main(argv)
     except KeyboardInterrupt:
         return 130
     except Exception as error:
-        code = _code(error)
-        if code != DISK and jax.distributed.is_initialized() and peers.lost(error):
-            peers.end_lost(error)
+        code = _exit_code(error)
+        if code != DISK_FULL and jax.distributed.is_initialized() and peers.is_peer_loss(error):
+            peers.exit_lost(error)
         with contextlib.suppress(OSError):
             if code == 1 and not isinstance(error, FloatingPointError):
                 traceback.print_exc()
@@ -179,10 +190,10 @@ def run(argv: list[str]) -> int:
         return code
 
 
-def _code(error: Exception) -> int:
+def _exit_code(error: Exception) -> int:
     full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
     if full or isinstance(error, DiskError):
-        return DISK
+        return DISK_FULL
     return 2 if isinstance(error, (ValueError, OSError)) else 1
 
 
@@ -191,6 +202,6 @@ if __name__ == "__main__":
     with contextlib.suppress(OSError):
         sys.stdout.flush()
         sys.stderr.flush()
-    # All is written. A plain exit would wait for a stage that still compiles ahead, and after an error for the other
+    # Everything is written. A plain exit would wait for a compilation under way, and after an error for the other
     # processes, which wait for this one.
     os._exit(exit_code)

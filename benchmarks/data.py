@@ -3,11 +3,11 @@
     python benchmarks/data.py [--smoke] [--record] [--corpus FOLDER] [--only rows,packing] [--threads N]
 
 rows: shapes of `configs/vicuna_7b.py`, a feature store of the published widths (random numbers; utterances of 5.7 s,
-AvaMERG's mean), one process, one reading thread (`--threads`). `needed` is what a 7B step takes from one accelerator
-(20,000 tokens/s), `times_needed` how often the pipeline gives it; 10 is aimed at, 3 in stage 4. `padded_tokens_share`
-is what one Example a row (padded to the longest of a batch of 16) would have of real tokens.
-packing: real tokens among all of a row, beside the most that any packing could have (a lower bound on rows, L2) and
-beside padding. Words are the sample grammar's, or those of --corpus.
+AvaMERG's mean), one process, one reading thread (`--threads`). `needed` is what a 7B step consumes on one accelerator
+(20,000 tokens/s), `times_needed` the pipeline's rate over it; the aim is 10, and 3 in stage 4. `padded_tokens_share` is
+the share of real tokens with one Example a row, padded to the longest of a batch of 16.
+packing: share of real tokens in the rows, beside the most that any packing could have (by a lower bound on rows, L2)
+and beside padding. The texts are the sample grammar's, or those of --corpus.
 """
 
 import os
@@ -20,20 +20,20 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 import measure  # noqa: E402
 import numpy as np  # noqa: E402
 from absl import flags  # noqa: E402
-from shapes import write_words  # noqa: E402
+from shapes import write_text_corpus  # noqa: E402
 
 from empatheia_jax.config import Config  # noqa: E402
 from empatheia_jax.config_io import load_config  # noqa: E402
-from empatheia_jax.data import tokenizer  # noqa: E402
 from empatheia_jax.data.avamerg import read_examples  # noqa: E402
-from empatheia_jax.data.encoded import encode  # noqa: E402
-from empatheia_jax.data.feature_records import FLOATS  # noqa: E402
-from empatheia_jax.data.feature_writer import FeatureWriter, packed, write_shard  # noqa: E402
+from empatheia_jax.data.encoded import encode_example  # noqa: E402
+from empatheia_jax.data.feature_records import FLOAT_DTYPES  # noqa: E402
+from empatheia_jax.data.feature_writer import FeatureWriter, pack_utterance, write_shard  # noqa: E402
 from empatheia_jax.data.features import FeatureStore  # noqa: E402
-from empatheia_jax.data.packing import RowLimits, Size, least_rows, plan_epoch  # noqa: E402
-from empatheia_jax.data.pipeline import training_batches, widths_of  # noqa: E402
-from empatheia_jax.data.rows import Rows, with_data  # noqa: E402
+from empatheia_jax.data.packing import ExampleSize, RowLimits, plan_epoch, rows_lower_bound  # noqa: E402
+from empatheia_jax.data.pipeline import store_widths, training_batches  # noqa: E402
+from empatheia_jax.data.rows import Rows, replace_data_fields  # noqa: E402
 from empatheia_jax.data.schema import Example  # noqa: E402
+from empatheia_jax.data.tokenizer import train_bpe  # noqa: E402
 from empatheia_jax.training.run_data import training_texts  # noqa: E402
 from empatheia_jax.training.stages import stage  # noqa: E402
 
@@ -48,30 +48,30 @@ SETTINGS = {
 }
 
 
-def corpus(folder: str | None, most: int) -> list[Example]:
-    """Training Examples with words only."""
+def read_text_examples(folder: str | None, limit: int) -> list[Example]:
+    """Return the first training Examples of a corpus, without media; None: of the sample grammar."""
     if folder is None:
         folder = tempfile.mkdtemp()
-        write_words(Path(folder))
-    return read_examples(Path(folder), "train", validation_share=0.0)[0][:most]
+        write_text_corpus(Path(folder))
+    return read_examples(Path(folder), "train", validation_share=0.0)[0][:limit]
 
 
 def published_store(folder: Path, examples: list[Example]) -> FeatureStore:
-    """Features and golds of every utterance, random, in the published shapes."""
+    """Write a store of random features and golds of every utterance, in the published shapes."""
     rng = np.random.default_rng(0)
     writer = FeatureWriter(folder, SETTINGS, "benchmark", 1)
-    floats = FLOATS["float16"]
+    floats = FLOAT_DTYPES["float16"]
 
     def utterances():
-        done: set[str] = set()
+        written: set[str] = set()
         for example in examples:
-            for said in (*example.history, example.response):
-                key = example.utterance_key(said)
-                if key in done:
+            for utterance in (*example.history, example.response):
+                key = example.utterance_key(utterance)
+                if key in written:
                     continue
-                done.add(key)
+                written.add(key)
                 arrays = {n: rng.random(SETTINGS["encoders"][n]["shape"], np.float32) for n in ("audio", "video")}
-                if said.role == "listener":
+                if utterance.role == "listener":
                     count = int(rng.integers(PHONEMES // 2, PHONEMES * 3 // 2))
                     frames = count * FRAMES // PHONEMES
                     arrays |= {
@@ -82,80 +82,80 @@ def published_store(folder: Path, examples: list[Example]) -> FeatureStore:
                         "style_speech": rng.random(256, np.float32),
                         "style_video": rng.random(256, np.float32),
                     }
-                yield packed(key, arrays, "float16")
+                yield pack_utterance(key, arrays, "float16")
 
     write_shard(folder, 0, utterances(), {"rejected": [], "counts": {}})
     writer.finish({})
     return FeatureStore(folder)
 
 
-class States(dict):
-    """r^t of every Example in memory: the cache's reading is measured with the features'."""
+class ConstantStates(dict):
+    """The same r^t for every Example, in memory; the cost of reading records is measured with the features."""
 
     def __init__(self, examples: list[Example], width: int, floats: np.dtype):
-        one = np.zeros((24, width), floats)
-        super().__init__({example.id: {"response_states": one} for example in examples})
+        states = np.zeros((24, width), floats)
+        super().__init__({example.id: {"response_states": states} for example in examples})
 
 
-def rows_of(config: Config, number: int, examples: list[Example], words, store: FeatureStore) -> Rows:
-    """Rows of stage `number`, as `training.run.Run.rows` makes them."""
+def build_rows(config: Config, number: int, examples: list[Example], tokenizer, *, store: FeatureStore) -> Rows:
+    """Return the rows of stage `number`, as a run builds them."""
     current, settings = stage(number, config), config.stages[str(number)]
-    config = with_data(config, **settings.shape())
-    made = Rows(
+    config = replace_data_fields(config, **settings.shape())
+    rows = Rows(
         examples,
-        current.prompt,
+        current.prompt_kind,
         config,
-        words,
-        store,
-        widths_of(store),
+        tokenizer,
+        store=store,
+        widths=store_widths(store),
         train=True,
         seed=number,
-        words="emp" in current.weights,
-        content=current.content,
+        learn_text="emp" in current.weights,
+        content=current.has_content,
         cached=current.cached,
     )
     if current.cached:
-        made.states = States(examples, config.llm.width, FLOATS[config.llm.compute_dtype])
-    return made
+        rows.states = ConstantStates(examples, config.llm.width, FLOAT_DTYPES[config.llm.compute_dtype])
+    return rows
 
 
-def tokens_of(rows: Rows, batch: dict[str, np.ndarray]) -> int:
-    """Tokens that a step without a cache would compute for the batch's Examples."""
+def count_tokens(rows: Rows, batch: dict[str, np.ndarray]) -> int:
+    """Count the tokens that a step without a cache would compute for the batch's Examples."""
     return sum(len(rows.encoded[i].ids) for i in batch["example_id"].ravel() if i >= 0)
 
 
-def measure_rows(config: Config, examples: list[Example], words, smoke: bool, threads: int) -> list[dict]:
-    """Batches a second of stages 1 to 4."""
+def measure_rows(config: Config, examples: list[Example], tokenizer, *, smoke: bool, threads: int) -> list[dict]:
+    """Measure the batches a second of stages 1 to 4."""
     results = []
     with tempfile.TemporaryDirectory() as folder:
         store = published_store(Path(folder) / "features", examples)
         for number in (1, 2, 3, 4):
-            rows = rows_of(config, number, examples, words, store)
+            rows = build_rows(config, number, examples, tokenizer, store=store)
             steps = 2 if smoke else 60
             batches = training_batches(rows, 0, steps, threads=threads)
             first = next(batches)  # threads are started, files opened
-            size = sum(array.nbytes for array in first.values())
-            seconds, tokens, seen, cpu = time.perf_counter(), 0, 0, time.process_time()
+            batch_bytes = sum(array.nbytes for array in first.values())
+            seconds, tokens, example_count, cpu = time.perf_counter(), 0, 0, time.process_time()
             for batch in batches:
-                tokens += tokens_of(rows, batch)
-                seen += int((batch["example_id"] >= 0).sum())
+                tokens += count_tokens(rows, batch)
+                example_count += int((batch["example_id"] >= 0).sum())
             seconds, cpu = time.perf_counter() - seconds, time.process_time() - cpu
             lengths = [len(encoded.ids) for encoded in rows.encoded]
             padded = [lengths[i : i + 16] for i in range(0, len(lengths), 16)]
             rate = tokens / seconds
             results.append(
-                measure.row(
+                measure.rate_row(
                     f"stage_{number}",
                     tokens,
                     "tokens/s",
                     {"ours": [seconds]},
                     needed=NEEDED,
                     times_needed=round(rate / NEEDED, 1),
-                    examples_per_s=round(seen / seconds, 1),
-                    examples_per_cpu_second=round(seen / max(cpu, 1e-9), 1),
-                    batch_MB=round(size / 1e6, 1),
-                    MB_per_s=round(size * (steps - 1) / seconds / 1e6, 1),
-                    rows_filled=round(rows.stream.efficiency.share, 3),
+                    examples_per_s=round(example_count / seconds, 1),
+                    examples_per_cpu_second=round(example_count / max(cpu, 1e-9), 1),
+                    batch_MB=round(batch_bytes / 1e6, 1),
+                    MB_per_s=round(batch_bytes * (steps - 1) / seconds / 1e6, 1),
+                    rows_filled=round(rows.stream.efficiency.fill_ratio, 3),
                     padded_tokens_share=round(sum(lengths) / sum(len(p) * max(p) for p in padded), 3),
                     states="cached" if rows.cached else "computed",
                 )
@@ -163,23 +163,25 @@ def measure_rows(config: Config, examples: list[Example], words, smoke: bool, th
     return results
 
 
-def measure_packing(config: Config, examples: list[Example], words) -> list[dict]:
-    """How full rows of T tokens are when nothing else limits them."""
+def measure_packing(config: Config, examples: list[Example], tokenizer) -> list[dict]:
+    """Measure how full rows of T tokens are when nothing else limits them."""
     results = []
-    for style in ("text", "all"):
-        encoded = [len(encode(e, style, config, words, e.listener_profile).ids) for e in examples]
+    for prompt_kind in ("text", "all"):
+        encoded = [
+            len(encode_example(e, prompt_kind, config, tokenizer, profile=e.listener_profile).ids) for e in examples
+        ]
         for length in (1024, 2048, 4096):
             fitting = [n for n in encoded if n <= length]
             start = time.perf_counter()
-            plan = plan_epoch([Size(n, 0, 0) for n in fitting], RowLimits(length, 1, 1, 10**6), 0, 0)
+            plan = plan_epoch([ExampleSize(n, 0, 0) for n in fitting], RowLimits(length, 1, 1, 10**6), 0, 0)
             seconds = time.perf_counter() - start
-            bound = least_rows(fitting, length)
+            bound = rows_lower_bound(fitting, length)
             full, most = (sum(fitting) / (count * length) for count in (len(plan), bound))
             batches = [fitting[i : i + 16] for i in range(0, len(fitting), 16)]
             padding = sum(fitting) / sum(len(b) * max(b) for b in batches)
             results.append(
-                measure.row(
-                    f"packing_{style}_{length}",
+                measure.rate_row(
+                    f"packing_{prompt_kind}_{length}",
                     len(fitting),
                     "Examples planned/s",
                     {"ours": [seconds]},
@@ -195,20 +197,20 @@ def measure_packing(config: Config, examples: list[Example], words) -> list[dict
 
 
 def main() -> None:
-    parser = measure.parser(__doc__)
+    parser = measure.build_parser(__doc__)
     parser.add_argument("--corpus", help="folder of the released layout, for its words; default: the sample grammar's")
     parser.add_argument("--threads", type=int, default=1, help="that read and collate, as in training")
     parser.add_argument("--only", default="rows,packing")
     args = parser.parse_args()
     wanted = args.only.split(",")
-    examples = corpus(args.corpus, 40 if args.smoke else 10**6)
+    examples = read_text_examples(args.corpus, 40 if args.smoke else 10**6)
     config = load_config(str(PUBLISHED))
-    words = tokenizer.train_bpe(list(training_texts(examples, config)), 4096)
+    tokenizer = train_bpe(list(training_texts(examples, config)), 4096)
     rows = []
     if "rows" in wanted:
-        rows += measure_rows(config, examples[:800], words, args.smoke, args.threads)
+        rows += measure_rows(config, examples[:800], tokenizer, smoke=args.smoke, threads=args.threads)
     if "packing" in wanted:
-        rows += measure_packing(config, examples, words)
+        rows += measure_packing(config, examples, tokenizer)
     measure.report(rows, args)
 
 

@@ -1,20 +1,20 @@
 #!/usr/bin/env bash
-# Everything worth running on one H200-class GPU, in order of value, within TOTAL seconds (25 minutes):
+# All benchmarks for one H200-class GPU, the most valuable first, within TOTAL seconds (25 minutes):
 #
 #   PYTHON=/path/to/python OUT=folder bash benchmarks/h200.sh
 #   bash benchmarks/h200.sh --smoke     every script on the CPU with tiny shapes (voice and face have none), nothing
-#                                       recorded: some 17 minutes of one core, within four times the limits
+#                                       recorded: about 17 minutes of one core, within four times the limits
 #
-# Each step has a time limit of its own. Rows are written to OUT/*.jsonl (default: benchmarks/results) as soon as a
-# script has them, what it says to OUT/logs; a step that fails or runs out of time is said and the next one begins.
-# `python benchmarks/results.py --add OUT` takes the rows over from another folder. Exit status: how many steps failed.
+# Each step has its own time limit. A script's rows are written to OUT/*.jsonl (default: benchmarks/results) at its end,
+# its output to OUT/logs; a step that fails or runs out of time is reported and the next one begins.
+# `python benchmarks/results.py --add OUT` adds the rows from another folder. Exit status: the number of failed steps.
 #
-# From the environment, none of it needed:
+# Environment variables, all optional:
 #   STYLETTS2, DREAMTALK  clones of the originals, to measure beside
-#   EMPATHEIA_COMMIT      the commit, where this is a copy without git
-#   TRAIN_XLA_FLAGS       of the training steps alone. Default: matrix products by cuBLAS instead of Triton, loops double
-#                         buffered (MaxText's recipe for 7B). Its other two flags are for several devices: one has no
-#                         collectives to hide, and decoding wants the command buffers. Rows say which flags were set.
+#   EMPATHEIA_COMMIT      the commit, in a copy without git
+#   TRAIN_XLA_FLAGS       of the training steps only. Default: matrix products by cuBLAS instead of Triton, loops double
+#                         buffered (MaxText's recipe for 7B). Its other two flags are left out: a single device has no
+#                         collectives to hide, and decoding needs the command buffers. Rows record the flags.
 #   ONLY                  names of the steps to run, separated by spaces
 set -u
 OUT=${OUT:+$(realpath -m "$OUT")}
@@ -44,7 +44,7 @@ if "$PYTHON" -c "import torch; assert $CUDA True" 2>/dev/null; then
   [ -n "${STYLETTS2:-}" ] && SPEECH=(--peer torch --torch-repo "$STYLETTS2")
   [ -n "${DREAMTALK:-}" ] && FACE=(--peer torch --torch-repo "$DREAMTALK")
 else
-  TORCH='' && echo "torch is not here or sees no GPU: without peers"
+  TORCH='' && echo "torch is not installed or finds no GPU: without peers"
 fi
 
 BEGAN=$SECONDS FAILED=0 SUMMARY=()
@@ -78,7 +78,7 @@ bench() { # NAME LIMIT SCRIPT WORDS...
   step "$name" "$limit" "$PYTHON" "benchmarks/$script" "$@" "${RECORD[@]}"
 }
 
-training() { # XLA takes a value without a flag, a space too, for the name of a file
+training() { # XLA takes a value that is no flag, even a space, for a file name: leave XLA_FLAGS unset where it is empty
   local flags="${XLA_FLAGS:+$XLA_FLAGS }$TRAIN_XLA_FLAGS"
   if [ -n "$flags" ]; then XLA_FLAGS=$flags bench "$@"; else bench "$@"; fi
 }

@@ -1,4 +1,4 @@
-"""What a user would pick instead, given our weights: transformers' LlamaForCausalLM with peft, its encoders."""
+"""The peer, what a user would choose instead, with our weights: transformers' Llama with peft, and its encoders."""
 
 import jax
 import numpy as np
@@ -9,33 +9,38 @@ from flax import nnx
 
 from converters import peft as adapters
 from converters import vicuna
-from converters.rules import Rule, prefix_of, sources
+from converters.rules import Rule, find_prefix, inverse_rules
 from empatheia_jax.config import LlamaConfig, LoraConfig
 from empatheia_jax.llm.llama import Llama
-from empatheia_jax.weights import slots, unstacked
+from empatheia_jax.weights import stored_arrays, unstack_layers
 
 DEVICE = "cuda" if torch.cuda.is_available() and jax.devices()[0].platform != "cpu" else "cpu"
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
 def to_torch(array: np.ndarray) -> torch.Tensor:
-    """A copy, on the device that is measured."""
-    wide = array.dtype.name == "bfloat16"
-    tensor = torch.from_numpy(np.array(array).view(np.int16)).view(torch.bfloat16) if wide else torch.tensor(array)
+    """Return a copy of an array as a tensor, on the device that is measured."""
+    is_bfloat16 = array.dtype.name == "bfloat16"
+    tensor = (
+        torch.from_numpy(np.array(array).view(np.int16)).view(torch.bfloat16) if is_bfloat16 else torch.tensor(array)
+    )
     return tensor.to(DEVICE)
 
 
-def _published(state: nnx.State, rules: list[Rule]) -> dict[str, torch.Tensor]:
-    """Our parameters under the names and in the layout of torch, by the converters' own tables."""
-    back = sources(rules, slots(state))
-    return {back[name][0]: to_torch(back[name][1].invert(array)) for name, array in unstacked(state)}
+def _torch_tensors(state: nnx.State, rules: list[Rule]) -> dict[str, torch.Tensor]:
+    """Return our parameters under the names and in the layout of torch, by the converters' own tables."""
+    sources_by_name = inverse_rules(rules, stored_arrays(state))
+    return {
+        sources_by_name[name][0]: to_torch(sources_by_name[name][1].invert(array))
+        for name, array in unstack_layers(state)
+    }
 
 
 def transformers_llama(llm: Llama) -> transformers.LlamaForCausalLM:
-    """A LlamaForCausalLM with the base weights of `llm`, in its compute dtype, attention by torch's sdpa."""
+    """Return a LlamaForCausalLM with the base weights of `llm`, in its compute dtype, attention by torch's sdpa."""
     config: LlamaConfig = llm.config
     tokens = {"bos_token_id": None, "eos_token_id": None, "pad_token_id": 0}
-    settings = transformers.LlamaConfig(**vicuna.settings_of(config, tokens), attn_implementation="sdpa")
+    settings = transformers.LlamaConfig(**vicuna.export_settings(config, tokens), attn_implementation="sdpa")
     with torch.device("meta"):
         model = transformers.LlamaForCausalLM(settings)
     rotary = type(model.model.rotary_emb)(settings)  # its buffers are computed, not loaded
@@ -43,43 +48,43 @@ def transformers_llama(llm: Llama) -> transformers.LlamaForCausalLM:
     model.model.rotary_emb = rotary.to(DEVICE)
     model.tie_weights()
     base = nnx.filter_state(nnx.state(llm), lambda path, variable: not isinstance(variable, nnx.LoRAParam))
-    _fill(dict(model.named_parameters()), _published(base, vicuna.rules(config)), DTYPES[config.compute_dtype])
+    _fill(dict(model.named_parameters()), _torch_tensors(base, vicuna.rules(config)), DTYPES[config.compute_dtype])
     model.tie_weights()
     return model
 
 
 def transformers_encoder(encoder: nnx.Module, family):
-    """HubertModel or CLIPVisionModel with the weights of `encoder`; `family` is `converters.hubert` or `.clip`."""
+    """Return a HubertModel or CLIPVisionModel with the weights of `encoder`; `family` is the converter's module."""
     config = encoder.config
-    settings = family.settings_of(config) | ({"mask_time_prob": 0.0} if family.CLASS == "HubertModel" else {})
+    settings = family.export_settings(config) | ({"mask_time_prob": 0.0} if family.CLASS == "HubertModel" else {})
     model_class = getattr(transformers, family.CLASS)
     model = model_class(model_class.config_class(**settings, attn_implementation="sdpa")).eval().to(DEVICE)
     weights = dict(model.named_parameters())
-    ours = _published(nnx.state(encoder), family.rules(config, prefix_of(weights, family.PREFIX)))
-    _fill(weights, ours, DTYPES[config.compute_dtype])
+    tensors = _torch_tensors(nnx.state(encoder), family.rules(config, find_prefix(weights, family.PREFIX)))
+    _fill(weights, tensors, DTYPES[config.compute_dtype])
     return model
 
 
 def with_lora(model, llm: Llama, lora: LoraConfig):
-    """peft's adapters on `model`, with those of `llm`."""
+    """Return `model` with peft's adapters, whose weights are those of `llm`'s."""
     settings = peft.LoraConfig(
         r=lora.rank, lora_alpha=lora.alpha, lora_dropout=lora.dropout, target_modules=list(lora.targets), bias="none"
     )
     adapted = peft.get_peft_model(model, settings).train()
     weights = {name: weight for name, weight in adapted.named_parameters() if "lora_" in name}
-    ours = _published(nnx.state(llm, nnx.LoRAParam), adapters.rules(lora))
-    _fill(weights, {name.replace(".weight", ".default.weight"): tensor for name, tensor in ours.items()})
+    tensors = _torch_tensors(nnx.state(llm, nnx.LoRAParam), adapters.rules(lora))
+    _fill(weights, {name.replace(".weight", ".default.weight"): tensor for name, tensor in tensors.items()})
     return adapted
 
 
-def _fill(weights: dict[str, torch.nn.Parameter], ours: dict[str, torch.Tensor], dtype: torch.dtype | None = None):
-    if weights.keys() != ours.keys():
-        raise ValueError(f"peer: not filled or not there: {sorted(weights.keys() ^ ours.keys())[:3]}")
+def _fill(weights: dict[str, torch.nn.Parameter], tensors: dict[str, torch.Tensor], dtype: torch.dtype | None = None):
+    if weights.keys() != tensors.keys():
+        raise ValueError(f"peer: parameters and weights do not match: {sorted(weights.keys() ^ tensors.keys())[:3]}")
     for name, weight in weights.items():
-        weight.data = ours[name].to(dtype or weight.dtype)
+        weight.data = tensors[name].to(dtype or weight.dtype)
 
 
-def wait() -> None:
-    """Until the device has done what it was given."""
+def synchronize() -> None:
+    """Wait until the device has finished its work."""
     if DEVICE == "cuda":
         torch.cuda.synchronize()

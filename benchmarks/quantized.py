@@ -1,23 +1,22 @@
-"""What do int8 and nf4 bases cost and save, in training and in decoding?
+"""Measure what int8 and nf4 bases cost and save, in training and in decoding.
 
 python benchmarks/quantized.py [--shape tiny|1b|7b] [--smoke] [--record]
 
-A LoRA step (one row of full length) and greedy decoding at batch 1, from the same random weights held plain (in the
-shape's own format), in int8 and in nf4, one after the other in this run. Rows: train_plain, decode_plain, and so on.
-`bytes` are the base's at rest, `temporary_bytes` the compiler's own count of what the program needs beside its
-arguments. `loss_difference`, `logit_error` (as a part of the scale) and `equal_tokens` are against the plain base:
-random weights show the arithmetic; what quantisation does to the answers of a trained model is for `empatheia evaluate
---quantization` to say.
+A LoRA step (one full batch row) and greedy decoding at batch 1, from the same random weights stored plain (in the
+shape's own dtype), in int8 and in nf4, one after the other in this run. Rows: train_plain, decode_plain, and so on.
+`bytes` are the stored base's, `temporary_bytes` the compiler's count of what the program needs beside its arguments.
+`loss_difference`, `logit_error` (relative to the largest logit) and `equal_tokens` compare with the plain base. Random
+weights show the arithmetic; `empatheia evaluate --quantization` measures what quantisation does to a trained model.
 """
 
 import measure
 
 if __name__ == "__main__":
-    PARSER = measure.parser(__doc__)
+    PARSER = measure.build_parser(__doc__)
     ARGS = PARSER.parse_args()
     if ARGS.peer:
-        PARSER.error("--peer: this one compares our own bases; decode.py and train_step.py have peers")
-    measure.on_one_core(ARGS.core)
+        PARSER.error("--peer: this benchmark compares our own bases; decode.py and train_step.py have peers")
+    measure.stay_on_one_core(ARGS.core)
 
 import dataclasses  # noqa: E402
 
@@ -30,97 +29,101 @@ from shapes import LLMS  # noqa: E402
 from empatheia_jax.config import LlamaConfig, LoraConfig  # noqa: E402
 from empatheia_jax.llm.decode import generate  # noqa: E402
 from empatheia_jax.llm.llama import Llama  # noqa: E402
-from empatheia_jax.llm.quantized import quantized  # noqa: E402
-from empatheia_jax.states import named  # noqa: E402
+from empatheia_jax.llm.quantized import quantize_arrays  # noqa: E402
+from empatheia_jax.states import named_arrays  # noqa: E402
 
-TILES = {"tiny": 32}  # of nf4; others: the default
-PROMPT, NEW = 128, 128
+TILES = {"tiny": 32}  # of nf4; other shapes have the default
+PROMPT_LENGTH, NEW_TOKENS = 128, 128
 LORA = LoraConfig(rank=16, alpha=32.0, dropout=0.0)
 
 
-class Held:
-    """One LLM whose base is held in one way, its step and its decoding."""
+class QuantizedLlama:
+    """One LLM whose base is stored in one format, with its training step and its decoding."""
 
-    def __init__(self, config: LlamaConfig, new: int):
+    def __init__(self, config: LlamaConfig, max_new_tokens: int):
         self.graphdef, abstract = nnx.split(nnx.eval_shape(lambda: Llama(config, LORA, rngs=nnx.Rngs(0))))
         plain = dataclasses.replace(config, quantization="none")
-        drawn = jax.jit(lambda: nnx.split(Llama(plain, LORA, rngs=nnx.Rngs(0)))[1])()
-        arrays = named(drawn)
-        del drawn  # a projection at a time takes the plain one's place
+        initial = jax.jit(lambda: nnx.split(Llama(plain, LORA, rngs=nnx.Rngs(0)))[1])()
+        arrays = named_arrays(initial)
+        del initial  # so that each quantised projection can free the plain one
         for name in arrays:
-            if name.endswith("lora_b"):  # zeros would hide what passes the adapters
-                noise = jax.random.normal(jax.random.key(len(name)), arrays[name].shape)
-                arrays[name] = 0.02 * noise
-        self.state, self.new = quantized(arrays, abstract), new
+            if name.endswith("lora_b"):  # zeros would hide an error in the adapters
+                arrays[name] = 0.02 * jax.random.normal(jax.random.key(len(name)), arrays[name].shape)
+        self.state, self.max_new_tokens = quantize_arrays(arrays, abstract), max_new_tokens
         _, self.adapters, self.base = nnx.split(nnx.merge(self.graphdef, self.state), nnx.LoRAParam, ...)
         self.bytes = sum(leaf.nbytes for leaf in jax.tree.leaves(self.base))
 
-    def step(self, tokens: np.ndarray):
-        """(compiled: adapters, base, tokens -> loss and adapters after a step of gradient descent, its bytes)."""
+    def compile_step(self, tokens: np.ndarray):
+        """Compile a step of gradient descent: adapters, base, tokens -> loss, adapters. Return it and its bytes."""
 
-        def loss_of(adapters, base, tokens):
+        def mean_loss(adapters, base, tokens):
             llm = nnx.merge(self.graphdef, adapters, base)
             positions = jnp.broadcast_to(jnp.arange(tokens.shape[1]), tokens.shape)
             hidden, _ = llm(llm.embed(tokens), positions)
-            scores = jax.nn.log_softmax(llm.logits(hidden[:, :-1]))
-            return -jnp.mean(jnp.take_along_axis(scores, tokens[:, 1:, None], axis=-1))
+            log_probs = jax.nn.log_softmax(llm.logits(hidden[:, :-1]))
+            return -jnp.mean(jnp.take_along_axis(log_probs, tokens[:, 1:, None], axis=-1))
 
         def step(adapters, base, tokens):
-            loss, gradient = jax.value_and_grad(loss_of)(adapters, base, tokens)
+            loss, gradient = jax.value_and_grad(mean_loss)(adapters, base, tokens)
             return loss, jax.tree.map(lambda p, g: p - 1e-3 * g, adapters, gradient)
 
         compiled = jax.jit(step).lower(self.adapters, self.base, tokens).compile()
         return compiled, compiled.memory_analysis().temp_size_in_bytes
 
-    def write(self, prompt: np.ndarray):
-        """(compiled: state, prompt -> tokens and the logits after the prompt, its bytes)."""
+    def compile_decode(self, prompt: np.ndarray):
+        """Compile decoding: state, prompt -> new tokens, the prompt's logits. Return it and its bytes."""
 
-        def write(state, tokens):
+        def decode(state, tokens):
             llm = nnx.merge(self.graphdef, state)
             lengths = jnp.array([tokens.shape[1]], jnp.int32)
             embeddings = llm.embed(tokens)
-            done = generate(llm, llm.embed, embeddings, lengths, max_new_tokens=self.new, eos_id=-1, reserve=0)
+            generated = generate(
+                llm, llm.embed, embeddings, lengths, max_new_tokens=self.max_new_tokens, eos_id=-1, reserve=0
+            )
             hidden, _ = llm(embeddings, jnp.arange(tokens.shape[1])[None])
-            return done.tokens, llm.logits(hidden)
+            return generated.tokens, llm.logits(hidden)
 
-        compiled = jax.jit(write).lower(self.state, prompt).compile()
+        compiled = jax.jit(decode).lower(self.state, prompt).compile()
         return compiled, compiled.memory_analysis().temp_size_in_bytes
 
 
 def main(args) -> None:
-    prompt, new, length, repetitions = (16, 8, 64, 1) if args.smoke else (PROMPT, NEW, 512, measure.REPETITIONS)
+    prompt_length, max_new_tokens, row_length, repetitions = (
+        (16, 8, 64, 1) if args.smoke else (PROMPT_LENGTH, NEW_TOKENS, 512, measure.REPETITIONS)
+    )
     config, rng = LLMS[args.shape], np.random.default_rng(0)
-    row = rng.integers(0, config.vocab_size, (1, length)).astype(np.int32)
-    asked = rng.integers(0, config.vocab_size, (1, prompt)).astype(np.int32)
+    row = rng.integers(0, config.vocab_size, (1, row_length)).astype(np.int32)
+    prompt = rng.integers(0, config.vocab_size, (1, prompt_length)).astype(np.int32)
     rows, plain = [], {}
     for kind in ("none", "int8", "nf4"):
         tile = TILES.get(args.shape, config.quantization_tile)
-        held = Held(dataclasses.replace(config, quantization=kind, quantization_tile=tile), new)
-        (step, step_bytes), (write, write_bytes) = held.step(row), held.write(asked)
-        found: dict[str, object] = {}
+        llm = QuantizedLlama(dataclasses.replace(config, quantization=kind, quantization_tile=tile), max_new_tokens)
+        (step, step_bytes), (generate_tokens, decode_bytes) = llm.compile_step(row), llm.compile_decode(prompt)
+        outputs: dict[str, object] = {}
 
-        def train(held=held, step=step, found=found):
-            found["loss"] = float(jax.block_until_ready(step(held.adapters, held.base, row))[0])
+        def train(llm=llm, step=step, outputs=outputs):
+            outputs["loss"] = float(jax.block_until_ready(step(llm.adapters, llm.base, row))[0])
 
-        def decode(held=held, write=write, found=found):
-            found["tokens"], found["logits"] = map(np.asarray, write(held.state, asked))
+        def decode(llm=llm, generate_tokens=generate_tokens, outputs=outputs):
+            outputs["tokens"], outputs["logits"] = map(np.asarray, generate_tokens(llm.state, prompt))
 
-        seconds = measure.in_turn({"train": train, "decode": decode}, repetitions)
-        plain = plain or found
+        seconds = measure.time_in_turn({"train": train, "decode": decode}, repetitions)
+        plain = plain or outputs
         name = {"none": "plain"}.get(kind, kind)
-        facts = {"shape": args.shape, "dtype": config.compute_dtype, "bytes": held.bytes}
-        trained = {"loss": round(found["loss"], 5), "loss_difference": round(found["loss"] - plain["loss"], 5)}
+        facts = {"shape": args.shape, "dtype": config.compute_dtype, "bytes": llm.bytes}
+        trained = {"loss": round(outputs["loss"], 5), "loss_difference": round(outputs["loss"] - plain["loss"], 5)}
         scale = np.abs(plain["logits"]).max()
-        wrote = {
-            "logit_error": round(float(np.abs(found["logits"] - plain["logits"]).max() / scale), 5),
-            "equal_tokens": round(float(np.mean(found["tokens"] == plain["tokens"])), 3),
+        decoded = {
+            "logit_error": round(float(np.abs(outputs["logits"] - plain["logits"]).max() / scale), 5),
+            "equal_tokens": round(float(np.mean(outputs["tokens"] == plain["tokens"])), 3),
         }
-        programs = ("train", length, trained, step_bytes), ("decode", new, wrote, write_bytes)
-        for what, work, extra, temporary in programs:
-            ours = {"ours": seconds[what]}
-            facts_here = facts | {"temporary_bytes": temporary} | extra
-            rows.append(measure.row(f"{what}_{name}", work, "tokens/s", ours, **facts_here))
-        del held, step, write, train, decode  # the next one has the memory
+        programs = ("train", row_length, trained, step_bytes), ("decode", max_new_tokens, decoded, decode_bytes)
+        for program, work, results, temporary in programs:
+            row_facts = facts | {"temporary_bytes": temporary} | results
+            rows.append(
+                measure.rate_row(f"{program}_{name}", work, "tokens/s", {"ours": seconds[program]}, **row_facts)
+            )
+        del llm, step, generate_tokens, train, decode  # free their memory for the next base
     measure.report(rows, args)
 
 

@@ -1,4 +1,4 @@
-"""Weights at the published sizes without the published files: by the goldens' recipe, or drawn."""
+"""Weights of the published sizes without the published files: by the goldens' recipe, or random."""
 
 import importlib.util
 import json
@@ -10,23 +10,27 @@ from flax import nnx
 GOLDENS = Path(__file__).resolve().parents[1] / "tests" / "goldens"
 
 
-def manifest(part: str) -> dict:
-    """What is known of a published file: its tensors, and settings where it has some."""
+def read_manifest(part: str) -> dict:
+    """Read the goldens' manifest of a published file of DreamTalk: its tensors, and settings where it has some."""
     return json.loads((GOLDENS / "dreamtalk_synthetic" / f"manifest_{part}.json").read_text())
 
 
-def tensors(part: str) -> dict[str, np.ndarray]:
-    """A published file of DreamTalk: "denoising_network", "renderer" or "deep3dfacerecon"; computed tables are 0."""
+def make_tensors(part: str) -> dict[str, np.ndarray]:
+    """Return the tensors of a published file of DreamTalk, by the goldens' recipe; tables that are computed are 0.
+
+    Args:
+      part: "denoising_network", "renderer" or "deep3dfacerecon".
+    """
     spec = importlib.util.spec_from_file_location("golden_weights", GOLDENS / "weights.py")
     weights = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(weights)
-    listed = manifest(part)
-    arrays = weights.fill(listed["tensors"])
-    return arrays | {name: np.zeros(shape, dtype) for name, shape, dtype, *_ in listed["buffers"]}
+    manifest = read_manifest(part)
+    arrays = weights.fill(manifest["tensors"])
+    return arrays | {name: np.zeros(shape, dtype) for name, shape, dtype, *_ in manifest["buffers"]}
 
 
-def drawn(shapes: nnx.State) -> nnx.State:
-    """Every parameter of an abstract network: matrices that keep the scale of what passes, gains of 1, zeros."""
+def draw_parameters(shapes: nnx.State) -> nnx.State:
+    """Return random parameters of an abstract network: matrices that keep the scale of activations, gains 1, else 0."""
     rng, flat = np.random.default_rng(0), []
     for path, variable in nnx.to_flat_state(shapes):
         shape = variable.shape

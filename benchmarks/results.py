@@ -1,11 +1,11 @@
-"""RESULTS.md from the lines that benchmarks recorded.
+"""RESULTS.md from the rows that benchmarks recorded.
 
 python benchmarks/results.py [--add FOLDER]
 
-`--record` of a benchmark appends to results/BENCHMARK.jsonl, a line a row: what was called, when, on which commit
-(`dirty`: with changes that were not committed), with which XLA flags, device and versions, and every fact. Here the
-newest run of each benchmark, device and settings becomes a table, older ones become lines of the history, and
-READING.md, which is written by hand, ends the page.
+`--record` of a benchmark appends to results/BENCHMARK.jsonl, a line a row: the command with its XLA flags, date, commit
+(`dirty`: with changes that were not committed), device, versions, and every measured fact. This script makes a table of
+the newest run of each benchmark, device and settings, and lines of the history of older ones; READING.md, which is
+written by hand, ends the page.
 """
 
 import argparse
@@ -16,10 +16,10 @@ import subprocess
 from collections.abc import Iterable
 from pathlib import Path
 
-HERE = Path(__file__).resolve().parent
-LINES, PAGE, READING = HERE / "results", HERE / "RESULTS.md", HERE / "READING.md"
-FLAGS = ("XLA_FLAGS", "JAX_OPTIMIZATION_LEVEL")  # of the environment: with them it is another measurement
-# Their values say where, not what.
+BENCHMARKS = Path(__file__).resolve().parent
+RECORDS, PAGE, READING = BENCHMARKS / "results", BENCHMARKS / "RESULTS.md", BENCHMARKS / "READING.md"
+FLAGS = ("XLA_FLAGS", "JAX_OPTIMIZATION_LEVEL")  # environment variables that make it another measurement
+# Flags whose values say where files are, not what is measured.
 PATHS = ("--record", "--torch-repo", "--corpus", "--source", "--weights", "--plans", "--plot")
 HEAD = """# Benchmarks: results
 
@@ -28,7 +28,7 @@ says how to run and what the columns mean. Each table is one call of one script.
 in that call, in turn, and the ratio is the median over the pairs of neighbouring runs (above 1: we are faster; the range
 is over the pairs).
 """  # noqa: E501
-COLUMNS = {  # fact -> heading, where a row of the table has it
+COLUMNS = {  # fact -> heading of its column, in tables with a row that has the fact
     "ratio_to_peer": "ratio",
     "ratio_range": "range",
     "mfu": "MFU",
@@ -43,27 +43,34 @@ ORIGIN = ("benchmark", "command", "commit", "dirty", "recorded_in", "date", "dev
 SHOWN = {"name", "value", "unit", "peer_value", *COLUMNS, *ORIGIN}
 
 
-# Lines ----------------------------------------------------------------------------------------------------------------
+# Records --------------------------------------------------------------------------------------------------------------
 
 
-def commit() -> tuple[str | None, bool | None]:
-    """(commit of the working tree, whether there are changes); of a copy without git what $EMPATHEIA_COMMIT says."""
+def current_commit() -> tuple[str | None, bool | None]:
+    """Return the working tree's commit and whether there are changes; in a copy without git $EMPATHEIA_COMMIT, None."""
     try:
-        head = _git("rev-parse", "HEAD")
-        changes = _git("status", "--porcelain", "--", ".", ":!benchmarks/results", ":!benchmarks/RESULTS.md")
+        head = _run_git("rev-parse", "HEAD")
+        changes = _run_git("status", "--porcelain", "--", ".", ":!benchmarks/results", ":!benchmarks/RESULTS.md")
     except (OSError, subprocess.CalledProcessError):
         return os.environ.get("EMPATHEIA_COMMIT") or None, None
     return head, bool(changes)
 
 
-def _git(*words: str) -> str:
-    done = subprocess.run(["git", *words], cwd=HERE.parent, capture_output=True, text=True, check=True)
-    return done.stdout.strip()
+def _run_git(*arguments: str) -> str:
+    process = subprocess.run(["git", *arguments], cwd=BENCHMARKS.parent, capture_output=True, text=True, check=True)
+    return process.stdout.strip()
 
 
-def append(rows: list[dict], benchmark: str, command: str, folder: Path = LINES) -> Path:
-    """Add one run's rows to FOLDER/BENCHMARK.jsonl, all or none; returns the file."""
-    head, dirty = commit()
+def append_rows(rows: list[dict], benchmark: str, command: str, folder: Path = RECORDS) -> Path:
+    """Add one run's rows to FOLDER/BENCHMARK.jsonl, in one write; returns the file.
+
+    Args:
+      rows: what the benchmark measured.
+      benchmark: its name.
+      command: how it was called, as `command_line` writes it.
+      folder: where the records are.
+    """
+    head, dirty = current_commit()
     date = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
     flags = " ".join(f"{name}='{value.strip()}'" for name in FLAGS if (value := os.environ.get(name, "")).strip())
     command = f"{flags} {command}".strip()
@@ -75,13 +82,13 @@ def append(rows: list[dict], benchmark: str, command: str, folder: Path = LINES)
     return path
 
 
-def add(source: Path, folder: Path = LINES) -> int:
+def add_rows(source: Path, folder: Path = RECORDS) -> int:
     """Append the lines of SOURCE/*.jsonl that FOLDER does not have yet; returns how many.
 
     Raises:
-      ValueError: a line that is no row; nothing is added then.
+      ValueError: SOURCE has no rows, or a line that is not a row; nothing is added then.
     """
-    if not read(source):
+    if not read_runs(source):
         raise ValueError(f"{source}: no recorded rows (*.jsonl) in it")
     added = 0
     for path in sorted(source.glob("*.jsonl")):
@@ -94,15 +101,15 @@ def add(source: Path, folder: Path = LINES) -> int:
     return added
 
 
-def read(folder: Path = LINES) -> list[list[dict]]:
-    """The recorded runs, each a list of rows, file by file in the order of time.
+def read_runs(folder: Path = RECORDS) -> list[list[dict]]:
+    """Return the recorded runs, each a list of rows, file by file in the order of time.
 
     Raises:
-      ValueError: a line that is no row: which, and why.
+      ValueError: a line that is not a row: which, and why.
     """
     runs: list[list[dict]] = []
     for path in sorted(folder.glob("*.jsonl")):
-        found: list[list[dict]] = []
+        file_runs: list[list[dict]] = []
         for number, line in enumerate(path.read_text().splitlines(), 1):
             try:
                 row = json.loads(line)
@@ -111,21 +118,21 @@ def read(folder: Path = LINES) -> list[list[dict]]:
             missing = [name for name in ("name", "value", "unit", *ORIGIN) if name not in row and name != "recorded_in"]
             if missing:
                 raise ValueError(f"{path}:{number} lacks {', '.join(missing)}")
-            if not found or _run(found[-1][0]) != _run(row):
-                found.append([])
-            found[-1].append(row)
-        runs += sorted(found, key=lambda rows: rows[0]["date"])
+            if not file_runs or _run_key(file_runs[-1][0]) != _run_key(row):
+                file_runs.append([])
+            file_runs[-1].append(row)
+        runs += sorted(file_runs, key=lambda rows: rows[0]["date"])
     return runs
 
 
-def _run(row: dict) -> tuple:
+def _run_key(row: dict) -> tuple:
     return row["command"], row["date"], row["commit"]
 
 
-def called(words: Iterable[str]) -> str:
-    """A command's words as they are recorded: folders by their last name, for where they lie is this machine's."""
+def command_line(arguments: Iterable[str]) -> str:
+    """Return a command as it is recorded: of paths only the last part, since the rest is this machine's."""
     kept: list[str] = []
-    for word in words:
+    for word in arguments:
         if not (kept and kept[-1] in PATHS) or word.startswith("--"):
             kept.append(word)
         elif kept[-1] != "--record":
@@ -133,33 +140,35 @@ def called(words: Iterable[str]) -> str:
     return " ".join(kept)
 
 
-def settings(command: str) -> tuple[str, ...]:
-    """The words of a command that make it another measurement: all but where files are."""
-    words = command.split()
-    kept = (w for before, w in zip(["", *words], words, strict=False) if w.startswith("--") or before not in PATHS)
+def command_settings(command: str) -> tuple[str, ...]:
+    """Return the arguments of a command that make it another measurement: all but where files are."""
+    arguments = command.split()
+    kept = (
+        w for before, w in zip(["", *arguments], arguments, strict=False) if w.startswith("--") or before not in PATHS
+    )
     return tuple(word for word in kept if word not in PATHS)
 
 
 # Page -----------------------------------------------------------------------------------------------------------------
 
 
-def page(runs: Iterable[list[dict]], reading: str) -> str:
-    """RESULTS.md: the newest run of each benchmark, device and settings, the history of the others, what to read."""
+def format_page(runs: Iterable[list[dict]], reading: str) -> str:
+    """Return RESULTS.md: the newest run of each benchmark, device and settings, the history of others, READING.md."""
     newest: dict[tuple, list[dict]] = {}
     earlier: list[list[dict]] = []
     for rows in runs:
-        key = rows[0]["benchmark"], rows[0]["device"], settings(rows[0]["command"])
+        key = rows[0]["benchmark"], rows[0]["device"], command_settings(rows[0]["command"])
         if key in newest:
             earlier.append(newest.pop(key))
         newest[key] = rows
-    parts = [HEAD, *(table(rows) for _, rows in sorted(newest.items()))]
+    parts = [HEAD, *(format_table(rows) for _, rows in sorted(newest.items()))]
     if earlier:
-        parts.append(history(earlier))
+        parts.append(format_history(earlier))
     return "\n".join([*parts, reading.strip(), ""])
 
 
-def table(rows: list[dict]) -> str:
-    """One run."""
+def format_table(rows: list[dict]) -> str:
+    """Return the section of one run."""
     first = rows[0]
     versions = ", ".join(f"{name} {version}" for name, version in first["versions"].items())
     columns = {fact: heading for fact, heading in COLUMNS.items() if any(row.get(fact) is not None for row in rows)}
@@ -168,49 +177,61 @@ def table(rows: list[dict]) -> str:
     lines = [
         f"## {first['benchmark']}, {first['device']}, {first['date'][:10]}",
         "",
-        f"`{first['command']}`; {'; '.join(filter(None, (versions, _origin(first))))}",
+        f"`{first['command']}`; {'; '.join(filter(None, (versions, _format_origin(first))))}",
         "",
-        _line(headings),
-        _line(["---"] * len(headings)),
+        _format_line(headings),
+        _format_line(["---"] * len(headings)),
     ]
     for row in rows:
-        cells = [row["name"], _number(row["value"]), *([_number(row.get("peer_value"))] if peer else []), row["unit"]]
-        cells += [_cell(fact, row.get(fact)) for fact in columns]
+        cells = [
+            row["name"],
+            _format_number(row["value"]),
+            *([_format_number(row.get("peer_value"))] if peer else []),
+            row["unit"],
+        ]
+        cells += [_format_cell(fact, row.get(fact)) for fact in columns]
         notes = ", ".join(f"{name} {value}" for name, value in row.items() if name not in SHOWN)
-        lines.append(_line([*cells, notes]))
+        lines.append(_format_line([*cells, notes]))
     return "\n".join([*lines, ""])
 
 
-def history(runs: list[list[dict]]) -> str:
-    """What newer runs of the same benchmark, device and settings have replaced."""
-    lines = ["## Earlier runs", "", _line(["run", "device", "date", "commit", "values"]), _line(["---"] * 5)]
+def format_history(runs: list[list[dict]]) -> str:
+    """Return the section of the runs that newer ones of the same benchmark, device and settings have replaced."""
+    lines = [
+        "## Earlier runs",
+        "",
+        _format_line(["run", "device", "date", "commit", "values"]),
+        _format_line(["---"] * 5),
+    ]
     for rows in runs:
         first = rows[0]
         values = ", ".join(
-            f"{row['name']} {_number(row['value'])} {row['unit']}"
+            f"{row['name']} {_format_number(row['value'])} {row['unit']}"
             + (f" ({row['ratio_to_peer']} of the peer)" if "ratio_to_peer" in row else "")
             for row in rows
         )
-        lines.append(_line([f"`{first['command']}`", first["device"], first["date"][:10], _origin(first), values]))
+        lines.append(
+            _format_line([f"`{first['command']}`", first["device"], first["date"][:10], _format_origin(first), values])
+        )
     return "\n".join([*lines, ""])
 
 
-def _line(cells: list[str]) -> str:
+def _format_line(cells: list[str]) -> str:
     return f"| {' | '.join(cells)} |" if set(cells) != {"---"} else f"|{'|'.join(cells)}|"
 
 
-def _number(value: float | None) -> str:
+def _format_number(value: float | None) -> str:
     return "" if value is None else f"{value:,}"
 
 
-def _cell(fact: str, value) -> str:
+def _format_cell(fact: str, value) -> str:
     if value is None:
         return ""
     return f"{value[0]} to {value[1]}" if fact == "ratio_range" else str(value)
 
 
-def _origin(row: dict) -> str:
-    """The commit, as far as it is known."""
+def _format_origin(row: dict) -> str:
+    """Return the commit, as far as it is known."""
     if row["commit"]:
         return f"commit {row['commit'][:7]}" + (" with changes" if row["dirty"] else "")
     return f"recorded in {row['recorded_in']}" if row.get("recorded_in") else ""
@@ -218,11 +239,13 @@ def _origin(row: dict) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--add", type=Path, metavar="FOLDER", help="first take over what was recorded elsewhere")
+    parser.add_argument(
+        "--add", type=Path, metavar="FOLDER", help="first add the rows that were recorded in another folder"
+    )
     args = parser.parse_args()
     if args.add is not None:
-        print(f"{add(args.add)} new rows of {args.add}")
-    PAGE.write_text(page(read(), READING.read_text()))
+        print(f"{add_rows(args.add)} new rows of {args.add}")
+    PAGE.write_text(format_page(read_runs(), READING.read_text()))
     print(PAGE)
 
 

@@ -1,4 +1,4 @@
-"""LLMs of the sizes that benchmarks ask about, and Examples with words only."""
+"""LLMs of the sizes that benchmarks measure, and a text-only corpus."""
 
 import dataclasses
 import json
@@ -28,30 +28,36 @@ LLMS = {
 
 
 def bench_config(shape: str, folder: Path, attention: str = "xla") -> Config:
-    """Stage 1 (LoRA on the chain of empathy) of an LLM of `shape`; dropout off, so that losses can be compared."""
-    llm, big = dataclasses.replace(LLMS[shape], attention=attention), shape in ("1b", "7b")
+    """Return a config of stage 1 (LoRA, chain of empathy) of an LLM of `shape`; no dropout, so that losses compare.
+
+    Args:
+      shape: a name in `LLMS`.
+      folder: of the corpus.
+      attention: `LlamaConfig.attention`.
+    """
+    llm, is_large = dataclasses.replace(LLMS[shape], attention=attention), shape in ("1b", "7b")
     return Config(
         name=f"bench_{shape}",
         modalities=(),
         llm=llm,
         lora=LoraConfig(rank=16, alpha=32.0, dropout=0.0),
-        prompt=PromptConfig(instruction="coe" if big else "short"),
+        prompt=PromptConfig(instruction="coe" if is_large else "short"),
         data=DataConfig(
             path=str(folder),
-            rows=4 if big else 3,
-            row_tokens=2048 if big else 512,
-            row_examples=4 if not big else 16,
-            row_targets=1024 if big else 320,
+            rows=4 if is_large else 3,
+            row_tokens=2048 if is_large else 512,
+            row_examples=4 if not is_large else 16,
+            row_targets=1024 if is_large else 320,
             profile_dropout=0.0,
             modality_dropout=0.0,
         ),
         optim=OptimConfig(accumulate=1),
-        stages={name: StageConfig(epochs=1, learning_rate=1e-4 if big else 1e-3) for name in "01234"},
+        stages={name: StageConfig(epochs=1, learning_rate=1e-4 if is_large else 1e-3) for name in "01234"},
     )
 
 
-def write_words(folder: Path) -> None:
-    """The sample corpus's words, without its media, in the released layout."""
+def write_text_corpus(folder: Path) -> None:
+    """Write the text of the sample corpus, without its media, to FOLDER/train.json, in the released layout."""
     folder.mkdir(parents=True, exist_ok=True)
     dialogues = [dialogue.labelled() for dialogue in plan_corpus(0, 150)["train"]]
     (folder / "train.json").write_text(json.dumps(dialogues))

@@ -1,12 +1,12 @@
-"""Stage 2 with and without cached states: what a step costs when the LLM has spoken once.
+"""Measure stage 2 with and without cached LLM states.
 
     python benchmarks/stage2.py [--smoke] [--record]
 
 A Llama of 100 million parameters and a small content synchronizer, in float32 on a CPU. `computed` runs the LLM in
-every step (as stage 2 did before it cached), `cached` reads the states from DIR/states: reading, placing and the step
-together. `alone` is the same step on batches that are on the device already: the content synchronizer by itself, what
-`cached` may come near to. `fill` is the one pass that makes the states. `llm_to_synchronizer` compares model FLOPs;
-`7b_by_flops` is the same at the published sizes and AvaMERG's lengths (85 phonemes, 142 frames).
+every step, `cached` reads the states from DIR/states: reading, placing and the step together. `alone` is the same step
+on batches that are on the device already: the content synchronizer alone, the bound for `cached`. `fill` is the pass
+that computes the states. `llm_to_synchronizer` compares model FLOPs; `7b_by_flops` is the same at the published sizes
+and AvaMERG's lengths (85 phonemes, 142 frames).
 """
 
 import dataclasses
@@ -16,13 +16,13 @@ from pathlib import Path
 
 import measure
 
-ARGS = measure.parser(__doc__).parse_args()
-os.environ.setdefault("JAX_PLATFORMS", "cpu")  # all cores: the threads that read are part of what is measured
+ARGS = measure.build_parser(__doc__).parse_args()
+os.environ.setdefault("JAX_PLATFORMS", "cpu")  # all cores: the reading threads are part of the measurement
 
 import absl  # noqa: E402
 import jax  # noqa: E402
 import numpy as np  # noqa: E402
-from shapes import write_words  # noqa: E402
+from shapes import write_text_corpus  # noqa: E402
 
 from empatheia_jax import flops, sharding  # noqa: E402
 from empatheia_jax.checkpoint import Base  # noqa: E402
@@ -44,7 +44,7 @@ from empatheia_jax.data.pipeline import training_batches  # noqa: E402
 from empatheia_jax.data.schema import Widths  # noqa: E402
 from empatheia_jax.processes import global_batch  # noqa: E402
 from empatheia_jax.training.clock import Clock  # noqa: E402
-from empatheia_jax.training.prepare import prepare  # noqa: E402
+from empatheia_jax.training.prepare import compile_stage  # noqa: E402
 from empatheia_jax.training.run import Run, abstract_model, initialise  # noqa: E402
 from empatheia_jax.training.run_data import Data, training_texts  # noqa: E402
 from empatheia_jax.training.stages import stage  # noqa: E402
@@ -56,7 +56,7 @@ PHONEMES, FRAMES = 64, 96
 
 
 class Golds(dict):
-    """Golds of every response, random, in memory: reading them is `benchmarks/data.py`'s question."""
+    """Random gold targets of every response in memory; reading them from disk is measured by `benchmarks/data.py`."""
 
     dtype = np.dtype(np.float16)
 
@@ -75,22 +75,22 @@ class Golds(dict):
         )
 
     def get(self, key, content=True):
-        """As `FeatureStore.get`."""
+        """Do what `FeatureStore.get` does."""
         return super().get(key)
 
-    def sizes(self, key):
-        """As `FeatureStore.sizes`."""
+    def gold_sizes(self, key):
+        """Do what `FeatureStore.gold_sizes` does."""
         return (PHONEMES, FRAMES) if key in self else None
 
 
 class NoCheckpoints:
-    """The base's identity, which the states' manifest asks for."""
+    """A stand-in for `Checkpoints` that has the base's identity, which the states' manifest records."""
 
     base = Base()
 
 
-def config_of(smoke: bool) -> Config:
-    """A Llama of 100M parameters; smaller to see that it runs."""
+def make_config(smoke: bool) -> Config:
+    """Return a config with a Llama of 100M parameters, or a tiny one for a smoke test."""
     llm = (
         LlamaConfig.tiny(vocab_size=2048)
         if smoke
@@ -129,46 +129,52 @@ def config_of(smoke: bool) -> Config:
     )
 
 
-def costs(config: Config, tokens: float, widths: Widths, lengths: tuple[float, float, float]) -> tuple[float, float]:
-    """Model FLOPs an Example: (the LLM forward, the content synchronizer forward and backward)."""
-    llm = flops.llama_weights(config.llm, tokens) + flops.llama_attention(config.llm, tokens, tokens / 2)
-    return llm, 3 * flops.content_synchronizer(config.latents, config.llm.width, widths, *lengths)
+def flops_per_example(
+    config: Config, tokens: float, widths: Widths, lengths: tuple[float, float, float]
+) -> tuple[float, float]:
+    """Return model FLOPs an Example: of the LLM forward, and of the content synchronizer forward and backward."""
+    llm = flops.llama_projections(config.llm, tokens) + flops.llama_attention(config.llm, tokens, tokens / 2)
+    return llm, 3 * flops.content_synchronizer(
+        config.latents, config.llm.width, widths, response=lengths[0], phonemes=lengths[1], frames=lengths[2]
+    )
 
 
 def main(args) -> None:
-    config, mesh = config_of(args.smoke), sharding.make_mesh(config_of(args.smoke).mesh)
+    config, mesh = make_config(args.smoke), sharding.make_mesh(make_config(args.smoke).mesh)
     steps, repetitions = (2, 1) if args.smoke else (6, 3)
     with tempfile.TemporaryDirectory() as folder:
-        write_words(Path(folder) / "words")
+        write_text_corpus(Path(folder) / "words")
         examples = read_examples(Path(folder) / "words", "train", validation_share=0.0)[0]
         examples = examples[: 4 * steps]
-        words = tokenizer.train_bpe(list(training_texts(examples, config)), min(config.llm.vocab_size, 4096))
-        data = Data(examples, [], words, Golds(examples), WIDTHS, {})
+        bpe = tokenizer.train_bpe(list(training_texts(examples, config)), min(config.llm.vocab_size, 4096))
+        data = Data(examples, [], bpe, Golds(examples), WIDTHS, {})
         run = Run(Path(folder), config, mesh, data, NoCheckpoints(), None, Clock(), None, None)
         graphdef, abstract = abstract_model(config, WIDTHS, mesh)
         state = initialise(config, WIDTHS, abstract)
-        ready = {
-            name: prepare(run, dataclasses.replace(stage(2, config), cached=name == "cached"), graphdef, abstract)
+        prepared = {
+            name: compile_stage(run, dataclasses.replace(stage(2, config), cached=name == "cached"), graphdef, abstract)
             for name in ("cached", "computed")
         }
         with run.clock("fill"):
-            ready["cached"].rows.states = cache_states(run, [ready["cached"].rows], ready["cached"].states, state)
+            prepared["cached"].rows.states = cache_states(
+                run, [prepared["cached"].rows], prepared["cached"].compute_states, state
+            )
         programs, losses = {}, {}
 
         def on_device(rows, first, count):
             size = rows.config.data.rows
             return [global_batch(local, mesh, size) for local in training_batches(rows, first, count, threads=1)]
 
-        def program(name, prepared, batches):
-            trainable, frozen = prepared.split(state)
-            vector = jax.jit(prepared.flat.ravel)(trainable)
-            fresh = jax.jit(lambda x: (x + 0, prepared.init(x)))
+        def make_program(name, stage_program, batches):
+            trainable, frozen = stage_program.split(state)
+            vector = jax.jit(stage_program.flat.ravel)(trainable)
+            initial = jax.jit(lambda x: (x + 0, stage_program.init(x)))
 
             def run_steps():
                 with jax.set_mesh(mesh):
-                    parameters, opt_state = fresh(vector)
+                    parameters, opt_state = initial(vector)
                     for batch in batches():
-                        parameters, opt_state, values = prepared.step(
+                        parameters, opt_state, values = stage_program.step(
                             parameters, opt_state, frozen, batch, jax.random.key(0)
                         )
                     losses[name] = float(values["loss"])
@@ -176,45 +182,49 @@ def main(args) -> None:
             return run_steps
 
         with jax.set_mesh(mesh):
-            rows = {name: prepared.rows for name, prepared in ready.items()}
-            steps = min(steps, ready["cached"].steps)
-            kept = {name: on_device(one, 0, steps) for name, one in rows.items()}
-        programs["computed"] = program("computed", ready["computed"], lambda: kept["computed"])
-        programs["alone"] = program("alone", ready["cached"], lambda: kept["cached"])
+            rows = {name: stage_program.rows for name, stage_program in prepared.items()}
+            steps = min(steps, prepared["cached"].steps)
+            placed = {name: on_device(stage_rows, 0, steps) for name, stage_rows in rows.items()}
+        programs["computed"] = make_program("computed", prepared["computed"], lambda: placed["computed"])
+        programs["alone"] = make_program("alone", prepared["cached"], lambda: placed["cached"])
 
-        def read():
+        def read_batches():
             size = rows["cached"].config.data.rows
             for local in training_batches(rows["cached"], 0, steps, threads=1):
                 yield global_batch(local, mesh, size)
 
-        programs["cached"] = program("cached", ready["cached"], read)
-        seconds = measure.in_turn(programs, repetitions)
+        programs["cached"] = make_program("cached", prepared["cached"], read_batches)
+        seconds = measure.time_in_turn(programs, repetitions)
         tokens = float(np.mean([len(encoded.ids) for encoded in rows["computed"].encoded]))
-        seen = sum(int((batch["example_id"] >= 0).sum()) for batch in kept["cached"])
-        answers = float(np.mean([e.response[1] - e.response[0] for e in rows["computed"].encoded]))
-        llm, small = costs(config, tokens, WIDTHS, (answers, PHONEMES, FRAMES))
+        num_examples = sum(int((batch["example_id"] >= 0).sum()) for batch in placed["cached"])
+        response_length = float(np.mean([e.response_span[1] - e.response_span[0] for e in rows["computed"].encoded]))
+        llm, synchronizer = flops_per_example(config, tokens, WIDTHS, (response_length, PHONEMES, FRAMES))
         published = dataclasses.replace(WIDTHS, content_speech=1280, content_video=512)
-        llm_7b, full = costs(load_config(str(PUBLISHED)), tokens, published, (answers, 85, 142))
+        llm_7b, synchronizer_7b = flops_per_example(
+            load_config(str(PUBLISHED)), tokens, published, (response_length, 85, 142)
+        )
         results = [
-            measure.row(
+            measure.rate_row(
                 "cached_to_computed",
-                seen,
+                num_examples,
                 "Examples/s",
                 {"ours": seconds["cached"], "peer": seconds["computed"]},
-                llm_to_synchronizer=round(llm / small, 1),
+                llm_to_synchronizer=round(llm / synchronizer, 1),
                 losses={k: round(v, 5) for k, v in losses.items()},
                 fill_s=round(run.clock.shares["fill"], 2),
                 examples=len(examples),
                 steps=steps,
             ),
-            measure.row("cached_to_alone", seen, "Examples/s", {"ours": seconds["cached"], "peer": seconds["alone"]}),
+            measure.rate_row(
+                "cached_to_alone", num_examples, "Examples/s", {"ours": seconds["cached"], "peer": seconds["alone"]}
+            ),
             {
                 "name": "7b_by_flops",
-                "value": round(1 + llm_7b / full, 1),
+                "value": round(1 + llm_7b / synchronizer_7b, 1),
                 "unit": "times fewer FLOPs a step",
                 "device": "none",
                 "versions": {},
-                "synchronizer_tflop_an_example": round(full / 1e12, 3),
+                "synchronizer_tflop_an_example": round(synchronizer_7b / 1e12, 3),
                 "llm_tflop_an_example": round(llm_7b / 1e12, 3),
             },
         ]

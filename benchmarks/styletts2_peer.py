@@ -1,7 +1,7 @@
-"""StyleTTS 2 in torch, with weights drawn here: the original, run from a user's checkout, or a stand-in of ours.
+"""StyleTTS 2 in torch with random weights: the original from a user's checkout, or our own torch modules.
 
-The checkout's code is run, not copied; it needs torch, transformers, einops, einops-exts, munch and scipy. torchaudio
-may be missing: only the aligner, which is not built here, has need of it.
+The checkout's code is imported, not copied; it needs torch, transformers, einops, einops-exts, munch and scipy.
+torchaudio may be missing: only the aligner, which is not built here, needs it.
 """
 
 from collections.abc import Callable
@@ -15,17 +15,17 @@ from empatheia_jax.generators.torch_backend.styletts2 import build
 
 SIGMA_DATA = {"libritts": 0.19926648961191362, "ljspeech": 0.45731624995853165}
 CONFIGS = {"libritts": "config_libritts.yml", "ljspeech": "config.yml"}
-FRAMES_A_PHONEME = 3.0  # about what speech has; untrained durations would be 25
+FRAMES_A_PHONEME = 3.0  # about as in speech; untrained durations would be 25
 
 
 class Peer:
-    """`speak` is the demo notebook's inference, from symbol ids on."""
+    """StyleTTS 2's networks in torch, with the inference of the demo notebook."""
 
     nets: dict[str, torch.nn.Module]
     sampler: Callable  # (noise=, embedding=, embedding_scale=, num_steps=, features=) -> style [1, 1, 256]
 
     def __init__(self, kind: str, style_dim: int, device: str):
-        """`kind` is "libritts" or "ljspeech"; the networks are there already."""
+        """Prepare `self.nets` for inference; `kind` is "libritts" or "ljspeech"."""
         self.kind, self.style_dim, self.device = kind, style_dim, device
         last = self.nets["predictor"].duration_proj.linear_layer
         bias = float(np.log(FRAMES_A_PHONEME / (last.out_features - FRAMES_A_PHONEME)))
@@ -34,7 +34,7 @@ class Peer:
             net.eval().requires_grad_(False).to(device)
 
     def state_dict(self) -> dict[str, np.ndarray]:
-        """Every tensor under the name that it has in a published file, without "module."."""
+        """Return every tensor by its name in a published file, without "module."."""
         return {
             f"{name}.{key}": value.detach().cpu().numpy()
             for name, net in self.nets.items()
@@ -42,45 +42,54 @@ class Peer:
         }
 
     def parameters(self) -> int:
-        """Numbers in all networks; the denoiser once."""
+        """Return the number of parameters; the denoiser counts once."""
         return sum(p.numel() for net in self.nets.values() for p in net.parameters())
 
     @torch.no_grad()
     def style(self, log_mel: np.ndarray) -> torch.Tensor:
-        """Log-mel [T, 80] -> [1, 256]."""
+        """Return the style [1, 256] of a log-mel spectrogram float32 [T, 80]."""
         mel = torch.from_numpy(log_mel.T[None, None]).to(self.device)
         return torch.cat([self.nets["style_encoder"](mel), self.nets["predictor_encoder"](mel)], dim=1)
 
     @torch.no_grad()
-    def speak(self, ids: np.ndarray, reference: torch.Tensor | None, steps: int, frames=None, noise=None) -> np.ndarray:
-        """Symbol ids [P] -> waveform; alpha 0.3, beta 0.7, no guidance.
+    def speak(
+        self, ids: np.ndarray, reference: torch.Tensor | None, steps: int, *, frames=None, noise=None
+    ) -> np.ndarray:
+        """Synthesize speech with alpha 0.3, beta 0.7 and no guidance.
 
-        `frames` [P] and `noise` (of the sampler: first [256], steps [steps - 1, 256]) may be given, for comparing.
+        Args:
+          ids: symbol ids int [P].
+          reference: a style [1, 256]; None for a model of one speaker.
+          steps: of the style diffusion.
+          frames: duration frames int [P]; None: as predicted.
+          noise: the sampler's initial noise [256] and that of its steps [steps - 1, 256]; None: random.
+        Returns:
+          Waveform float32 [samples].
         """
         nets, device, width = self.nets, self.device, self.style_dim
         tokens = torch.from_numpy(np.asarray(ids, np.int64))[None].to(device)
         lengths = torch.tensor([tokens.shape[1]])
         mask = torch.zeros_like(tokens, dtype=torch.bool)
         text = nets["text_encoder"](tokens, lengths, mask)
-        words = nets["bert"](tokens, attention_mask=(~mask).int()).last_hidden_state
+        bert_states = nets["bert"](tokens, attention_mask=(~mask).int()).last_hidden_state
         features = {} if reference is None else {"features": reference}
         start = torch.randn(1, 1, 2 * width, device=device) if noise is None else torch.from_numpy(noise[0]).to(device)
         style = self.sampler(
-            noise=start.reshape(1, 1, -1), embedding=words, embedding_scale=1, num_steps=steps, **features
+            noise=start.reshape(1, 1, -1), embedding=bert_states, embedding_scale=1, num_steps=steps, **features
         ).squeeze(1)
         acoustic, prosodic = style[:, :width], style[:, width:]
         if reference is not None:
             acoustic = 0.3 * acoustic + 0.7 * reference[:, :width]
             prosodic = 0.7 * prosodic + 0.3 * reference[:, width:]
-        d = nets["predictor"].text_encoder(nets["bert_encoder"](words).transpose(-1, -2), prosodic, lengths, mask)
+        d = nets["predictor"].text_encoder(nets["bert_encoder"](bert_states).transpose(-1, -2), prosodic, lengths, mask)
         x, _ = nets["predictor"].lstm(d)
         duration = torch.sigmoid(nets["predictor"].duration_proj(x)).sum(axis=-1)
-        whole = torch.round(duration[0]).clamp(min=1).long()
+        num_frames = torch.round(duration[0]).clamp(min=1).long()
         if self.kind == "ljspeech":
-            whole[-1] += 5
+            num_frames[-1] += 5
         if frames is not None:
-            whole = torch.from_numpy(np.asarray(frames, np.int64)).to(device)
-        asr, en = (torch.repeat_interleave(x, whole, dim=-1) for x in (text, d.transpose(-1, -2)))
+            num_frames = torch.from_numpy(np.asarray(frames, np.int64)).to(device)
+        asr, en = (torch.repeat_interleave(x, num_frames, dim=-1) for x in (text, d.transpose(-1, -2)))
         if self.kind == "libritts":
             asr, en = (torch.cat([x[..., :1], x[..., :-1]], dim=-1) for x in (asr, en))
         f0, energy = nets["predictor"].F0Ntrain(en, prosodic)
@@ -95,7 +104,8 @@ class Original(Peer):
         """Build the networks.
 
         Raises:
-          FileNotFoundError, TorchBackendError: `repo` is no checkout of yl4579/StyleTTS2, or lacks something.
+          FileNotFoundError: a file of the checkout is missing.
+          TorchBackendError: `repo` is not a checkout of yl4579/StyleTTS2, or something that it needs is missing.
         """
         torch.manual_seed(seed)
         params = yaml.safe_load((Path(repo) / "Configs" / CONFIGS[kind]).read_text())["model_params"]
@@ -108,7 +118,7 @@ class StandIn(Peer):
     """Our own torch modules (`styletts2_torch`) at the published size."""
 
     def __init__(self, kind: str, seed: int = 0, device: str = "cpu"):
-        import styletts2_torch as ours
+        import styletts2_torch as networks
         from transformers import AlbertConfig, AlbertModel
 
         from empatheia_jax.generators.styletts2.config import StyleTTS2Config
@@ -127,12 +137,12 @@ class StandIn(Peer):
         self.nets = {
             "bert": AlbertModel(bert),
             "bert_encoder": torch.nn.Linear(config.plbert_hidden, config.hidden_dim),
-            "predictor": ours.Predictor(config),
-            "decoder": ours.Decoder(config),
-            "text_encoder": ours.TextEncoder(config),
-            "predictor_encoder": ours.StyleEncoder(config),
-            "style_encoder": ours.StyleEncoder(config),
-            "diffusion": ours.Diffusion(config),
+            "predictor": networks.Predictor(config),
+            "decoder": networks.Decoder(config),
+            "text_encoder": networks.TextEncoder(config),
+            "predictor_encoder": networks.StyleEncoder(config),
+            "style_encoder": networks.StyleEncoder(config),
+            "diffusion": networks.Diffusion(config),
         }
         self.sampler = self.nets["diffusion"]
         super().__init__(kind, config.style_dim, device)

@@ -1,7 +1,7 @@
-"""StyleTTS 2 in torch, written for this benchmark: what stands in where no checkout of the original is given.
+"""StyleTTS 2 in torch, written for this benchmark: the peer where no checkout of the original is given.
 
-Plain eager modules under the published tensors' names, for one text at a time: every published state dict loads, and
-the values are the original's (`tests/benchmarks/test_styletts2_torch.py`).
+Eager modules with the published tensors' names, for one text at a time: every published state dict loads, and the
+outputs are the original's (`tests/benchmarks/test_styletts2_torch.py`).
 """
 
 import math
@@ -15,11 +15,11 @@ from empatheia_jax.generators.styletts2 import sampler
 from empatheia_jax.generators.styletts2.config import StyleTTS2Config
 
 
-def normed(width_in: int, width_out: int, window: int, **more) -> nn.Module:
-    """A weight-normed convolution that keeps the length."""
-    dilation = more.get("dilation", 1)
-    padding = more.pop("padding", (window - 1) * dilation // 2)
-    return weight_norm(nn.Conv1d(width_in, width_out, window, padding=padding, **more))
+def weight_normed_conv(width_in: int, width_out: int, window: int, **options) -> nn.Module:
+    """Return a weight-normed convolution that keeps the length."""
+    dilation = options.get("dilation", 1)
+    padding = options.pop("padding", (window - 1) * dilation // 2)
+    return weight_norm(nn.Conv1d(width_in, width_out, window, padding=padding, **options))
 
 
 def bilstm(width_in: int, width_out: int) -> nn.LSTM:
@@ -45,7 +45,8 @@ class TextEncoder(nn.Module):
         width = config.hidden_dim
         self.embedding = nn.Embedding(config.n_token, width)
         self.cnn = nn.ModuleList(
-            nn.Sequential(normed(width, width, 5), ChannelNorm(width), nn.LeakyReLU(0.2)) for _ in range(config.n_layer)
+            nn.Sequential(weight_normed_conv(width, width, 5), ChannelNorm(width), nn.LeakyReLU(0.2))
+            for _ in range(config.n_layer)
         )
         self.lstm = bilstm(width, width)
 
@@ -80,10 +81,10 @@ class AdainResBlk1d(nn.Module):
     def __init__(self, width_in: int, width_out: int, style: int, upsample: bool = False):
         super().__init__()
         self.upsample = upsample
-        self.conv1, self.conv2 = normed(width_in, width_out, 3), normed(width_out, width_out, 3)
+        self.conv1, self.conv2 = weight_normed_conv(width_in, width_out, 3), weight_normed_conv(width_out, width_out, 3)
         self.norm1, self.norm2 = AdaIN(style, width_in), AdaIN(style, width_out)
         if width_in != width_out:
-            self.conv1x1 = normed(width_in, width_out, 1, bias=False)
+            self.conv1x1 = weight_normed_conv(width_in, width_out, 1, bias=False)
         if upsample:
             self.pool = weight_norm(
                 nn.ConvTranspose1d(width_in, width_in, 3, stride=2, padding=1, output_padding=1, groups=width_in)
@@ -108,10 +109,10 @@ class DurationEncoder(nn.Module):
 
     def forward(self, x, style, lengths, mask):
         x = x.transpose(1, 2)
-        beside = style[:, None].expand(-1, x.shape[1], -1)
-        x = torch.cat([x, beside], dim=-1)
+        style_frames = style[:, None].expand(-1, x.shape[1], -1)
+        x = torch.cat([x, style_frames], dim=-1)
         for lstm, norm in zip(self.lstms[::2], self.lstms[1::2], strict=True):
-            x = torch.cat([norm(lstm(x)[0], style), beside], dim=-1)
+            x = torch.cat([norm(lstm(x)[0], style), style_frames], dim=-1)
         return x
 
 
@@ -157,8 +158,8 @@ class Predictor(nn.Module):
 class ResBlock1(nn.Module):
     def __init__(self, width: int, window: int, dilations, style: int):
         super().__init__()
-        self.convs1 = nn.ModuleList(normed(width, width, window, dilation=d) for d in dilations)
-        self.convs2 = nn.ModuleList(normed(width, width, window) for _ in dilations)
+        self.convs1 = nn.ModuleList(weight_normed_conv(width, width, window, dilation=d) for d in dilations)
+        self.convs2 = nn.ModuleList(weight_normed_conv(width, width, window) for _ in dilations)
         self.adain1 = nn.ModuleList(AdaIN(style, width) for _ in dilations)
         self.adain2 = nn.ModuleList(AdaIN(style, width) for _ in dilations)
         self.alpha1 = nn.ParameterList(nn.Parameter(torch.ones(1, width, 1)) for _ in dilations)
@@ -178,10 +179,10 @@ class Source(nn.Module):
         self.l_linear = nn.Linear(9, 1)
 
     def forward(self, f0):
-        """[B, L, 1] of frames -> [B, 300 L]: phases at frames, between them a line."""
+        """Return the source float32 [B, 300 L] of F0 [B, L, 1]; phases are interpolated linearly between frames."""
         harmonics = torch.arange(1, 10, device=f0.device, dtype=f0.dtype)
-        turns = torch.cumsum((f0 * harmonics / 24_000) % 1, dim=1) * 300
-        phase = F.interpolate(turns.transpose(1, 2), scale_factor=300, mode="linear").transpose(1, 2)
+        cycles = torch.cumsum((f0 * harmonics / 24_000) % 1, dim=1) * 300
+        phase = F.interpolate(cycles.transpose(1, 2), scale_factor=300, mode="linear").transpose(1, 2)
         voiced = (f0 > 10).to(f0.dtype).repeat_interleave(300, dim=1)
         sines = 0.1 * torch.sin(2 * math.pi * phase) * voiced
         sines = sines + torch.randn_like(sines) * (0.003 * voiced + 0.1 / 3 * (1 - voiced))
@@ -193,7 +194,7 @@ class Vocoder(nn.Module):
         super().__init__()
         self.config, self.hifi = config, config.decoder_type == "hifigan"
         rates, style, first = config.upsample_rates, config.style_dim, config.upsample_initial_channel
-        heard = 1 if self.hifi else config.gen_istft_n_fft + 2
+        source_width = 1 if self.hifi else config.gen_istft_n_fft + 2
         self.m_source = Source()
         self.ups, self.noise_convs, self.noise_res, self.resblocks = (nn.ModuleList() for _ in range(4))
         for i, (rate, window) in enumerate(zip(rates, config.upsample_kernel_sizes, strict=True)):
@@ -204,7 +205,9 @@ class Vocoder(nn.Module):
             later = math.prod(rates[i + 1 :])
             last = i + 1 == len(rates)
             self.noise_convs.append(
-                nn.Conv1d(heard, b, 1) if last else nn.Conv1d(heard, b, 2 * later, later, (later + 1) // 2)
+                nn.Conv1d(source_width, b, 1)
+                if last
+                else nn.Conv1d(source_width, b, 2 * later, later, (later + 1) // 2)
             )
             self.noise_res.append(ResBlock1(b, 11 if last else 7, (1, 3, 5), style))
             for kernel, dilations in zip(config.resblock_kernel_sizes, config.resblock_dilation_sizes, strict=True):
@@ -220,16 +223,16 @@ class Vocoder(nn.Module):
         size, hop = self.config.gen_istft_n_fft, self.config.gen_istft_hop_size
         window = torch.hann_window(size, device=x.device, dtype=x.dtype)
         if self.hifi:
-            heard = source[:, None]
+            source_features = source[:, None]
         else:
             spectrum = torch.stft(source, size, hop, size, window, return_complex=True)
-            heard = torch.cat([spectrum.abs(), spectrum.angle()], dim=1)
+            source_features = torch.cat([spectrum.abs(), spectrum.angle()], dim=1)
         count = len(self.config.resblock_kernel_sizes)
         for i, up in enumerate(self.ups):
             x = up(snake(x, self.alphas[i]) if self.hifi else F.leaky_relu(x, 0.1))
             if not self.hifi and i + 1 == len(self.ups):
                 x = F.pad(x, (1, 0), mode="reflect")
-            x = x + self.noise_res[i](self.noise_convs[i](heard), style)
+            x = x + self.noise_res[i](self.noise_convs[i](source_features), style)
             x = sum(block(x, style) for block in self.resblocks[i * count : (i + 1) * count]) / count
         if self.hifi:
             return torch.tanh(self.conv_post(snake(x, self.alphas[-1])))
@@ -248,14 +251,14 @@ class Decoder(nn.Module):
             + [AdainResBlk1d(1024 + 66, width, style, upsample=True)]
         )
         self.F0_conv, self.N_conv = (weight_norm(nn.Conv1d(1, 1, 3, stride=2, padding=1)) for _ in range(2))
-        self.asr_res = nn.Sequential(normed(width, 64, 1))
+        self.asr_res = nn.Sequential(weight_normed_conv(width, 64, 1))
         self.generator = Vocoder(config)
 
     def forward(self, asr, f0, energy, style):
         curves = [self.F0_conv(f0[:, None]), self.N_conv(energy[:, None])]
-        x, beside = self.encode(torch.cat([asr, *curves], dim=1), style), self.asr_res(asr)
+        x, residual = self.encode(torch.cat([asr, *curves], dim=1), style), self.asr_res(asr)
         for block in self.decode:
-            x = block(torch.cat([x, beside, *curves], dim=1), style)
+            x = block(torch.cat([x, residual, *curves], dim=1), style)
         return self.generator(x, style, f0)
 
 
@@ -263,18 +266,18 @@ class Attention(nn.Module):
     def __init__(self, config: StyleTTS2Config, width: int):
         super().__init__()
         middle = config.diffusion_heads * config.diffusion_head_features
-        self.heads, self.many = config.diffusion_heads, config.multispeaker
+        self.heads, self.multispeaker = config.diffusion_heads, config.multispeaker
         self.norm, self.norm_context = (
-            AdaLayerNorm(2 * config.style_dim, width) if self.many else nn.LayerNorm(width) for _ in range(2)
+            AdaLayerNorm(2 * config.style_dim, width) if self.multispeaker else nn.LayerNorm(width) for _ in range(2)
         )
         self.to_q, self.to_kv = nn.Linear(width, middle, bias=False), nn.Linear(width, 2 * middle, bias=False)
         self.attention = nn.Module()
         self.attention.to_out = nn.Linear(middle, width)
 
     def forward(self, x, features):
-        more = (features,) if self.many else ()
-        query = self.to_q(self.norm(x, *more))
-        key, value = self.to_kv(self.norm_context(x, *more)).chunk(2, dim=-1)
+        condition = (features,) if self.multispeaker else ()
+        query = self.to_q(self.norm(x, *condition))
+        key, value = self.to_kv(self.norm_context(x, *condition)).chunk(2, dim=-1)
         query, key, value = (p.unflatten(-1, (self.heads, -1)).transpose(1, 2) for p in (query, key, value))
         mixed = F.scaled_dot_product_attention(query, key, value)
         return self.attention.to_out(mixed.transpose(1, 2).flatten(-2))
@@ -327,7 +330,7 @@ class Denoiser(nn.Module):
 
 
 class Diffusion(nn.Module):
-    """Under both of its published names."""
+    """The style sampler; its denoiser has both of its published names."""
 
     def __init__(self, config: StyleTTS2Config):
         super().__init__()
@@ -335,8 +338,8 @@ class Diffusion(nn.Module):
         self.diffusion.net = self.unet = Denoiser(config)
         self.sigma_data = config.sigma_data
 
-    def forward(self, noise, embedding, embedding_scale, num_steps, features=None):
-        """The sampler, ADPM2, in the original's arguments: noise [1, 1, 256] -> style [1, 1, 256]; no guidance."""
+    def forward(self, noise, embedding, embedding_scale, num_steps, *, features=None):
+        """Sample a style [1, 1, 256] from noise [1, 1, 256] by ADPM2 without guidance; the original's arguments."""
         data = self.sigma_data
 
         def denoise(x, sigma):

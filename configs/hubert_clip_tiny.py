@@ -1,8 +1,8 @@
 # python train.py configs/hubert_clip_tiny.py --workdir runs/hubert_clip_tiny  # after `empatheia extract`
-"""The demo with the paper's kinds of encoders, at small size and with random weights: the machinery, not the hearing.
+"""The demo with the paper's kinds of encoders, small and with random weights, to try out the extraction of features.
 
-Random encoders carry almost no emotion: what such a run says is worth nothing, that it runs is the point. With
-converted weights in `encoders.hubert_weights` and `encoders.clip_weights` it is a small real one.
+Features of random encoders carry almost no emotion, so such a run learns nothing useful from them. Set
+`encoders.hubert_weights` and `encoders.clip_weights` to converted weights for a useful run.
 """
 
 import dataclasses

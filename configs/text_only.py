@@ -1,5 +1,5 @@
 # python train.py configs/text_only.py --workdir runs/text --data.path DIR_WITH_train.json
-"""Words only (stages 0 and 1): a small LLM on a folder of AvaMERG-shaped JSON without media."""
+"""A text-only model (stages 0 and 1): a small LLM on a folder of JSON in AvaMERG's layout, without media."""
 
 from empatheia_jax.config import Config, DataConfig, LlamaConfig, LoraConfig, OptimConfig, PromptConfig, StageConfig
 

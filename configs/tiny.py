@@ -1,5 +1,5 @@
 # empatheia sample --output runs/sample && python train.py configs/tiny.py --workdir runs/tiny
-"""The demo: the whole system, small enough for two CPU cores, trained from scratch on the sample corpus."""
+"""The demo: the whole system at a size for two CPU cores, trained from scratch on the sample corpus."""
 
 import dataclasses
 
@@ -26,7 +26,7 @@ def get_config() -> Config:
         latents=LatentConfig(
             width=64, heads=4, mlp_width=128, encoder_layers=2, decoder_layers=2, dropout=0.0, whiten=True
         ),
-        # Section 4.2's instruction is 200 tokens that say the same in every prompt: a scratch base has nothing to gain.
+        # Section 4.2's instruction is the same 200 tokens in every prompt, from which a scratch base gains nothing.
         prompt=PromptConfig(instruction="short"),
         data=DataConfig(
             path="runs/sample",
@@ -43,9 +43,9 @@ def get_config() -> Config:
             word_dropout=0.15,
             text_dropout=0.3,
         ),
-        # Style weighs more than the paper's 0.3: the demo's base has never seen a slot, and little time to learn them.
+        # The style loss has more weight than the paper's 0.3: the demo has few steps in which to learn the slots.
         optim=OptimConfig(accumulate=1, weight_decay=1e-3, beta=0.7, label_weight=0.3),
-        # A scratch model of a million parameters wants larger steps than Vicuna's 5e-5.
+        # A scratch model of a million parameters needs a higher learning rate than Vicuna's 5e-5.
         stages={
             "0": StageConfig(epochs=13, learning_rate=2e-3),
             "1": StageConfig(epochs=1, learning_rate=1e-3),

@@ -1,8 +1,8 @@
 # python train.py configs/vicuna_7b.py --workdir runs/vicuna_7b  # sizes: empatheia plan configs/vicuna_7b.py --local
 """The paper's system: Vicuna-7B with LoRA, HuBERT-large, CLIP ViT-L/14@336, StyleTTS 2 and DreamTalk; one 80 GB GPU.
 
-Tables 8 and 9 of the paper give rank, layers of the latents, batch 32 (here 4 x 2 rows of up to 4 Examples), the
-learning rate and weight decay; epochs and row lengths are this project's.
+The LoRA rank, the layers of the latents, the batch of 32 (here 4 x 2 rows of up to 4 Examples), the learning rate and
+the weight decay are those of Tables 8 and 9 of the paper; epochs and row lengths are this project's choice.
 """
 
 from empatheia_jax.config import (
@@ -48,7 +48,7 @@ def get_config() -> Config:
             "0": StageConfig(epochs=0),
             "1": StageConfig(epochs=3, learning_rate=5e-5),
             "2": StageConfig(epochs=4, learning_rate=5e-5),
-            "3": StageConfig(epochs=4, learning_rate=5e-5, row_tokens=512, row_examples=5),  # slots alone: short
+            "3": StageConfig(epochs=4, learning_rate=5e-5, row_tokens=512, row_examples=5),  # short prompts: slots
             "4": StageConfig(epochs=3, learning_rate=5e-5),
         },
     )

@@ -1,5 +1,5 @@
 # python train.py configs/vicuna_7b_8_gpus.py --workdir runs/vicuna_7b
-"""vicuna_7b on one node of 8 GPUs of 80 GB: the paper's batch of 32 in one piece, 8 rows of up to 4 Examples.
+"""vicuna_7b on one node of 8 GPUs of 80 GB: the paper's batch of 32 without accumulation, 8 rows of up to 4 Examples.
 
 Sizes: empatheia plan configs/vicuna_7b_8_gpus.py --topology h100:8
 """

@@ -15,7 +15,7 @@ import os
 import sys
 from pathlib import Path
 
-os.environ.setdefault("JAX_PLATFORMS", "cpu")  # numbers are moved, not computed with: leave accelerators to others
+os.environ.setdefault("JAX_PLATFORMS", "cpu")  # a conversion only moves numbers: leave accelerators free
 
 from converters.convert import FAMILIES, OWN_FILES, convert  # noqa: E402
 
@@ -34,35 +34,39 @@ def main(argv: list[str]) -> int:
         command = commands.add_parser(family, help=f"a transformers checkpoint of {family} -> weights")
         command.add_argument("--input", type=Path, required=True, help="directory, weights file or shard index")
         command.add_argument("--output", type=Path, required=True, help="a new folder")
-        command.add_argument("--dtype", choices=DTYPES, help="default: as it is; norms stay float32")
-        command.add_argument("--sha256", metavar="HEX", help="of the weights file; beside-lying hashes are read anyway")
+        command.add_argument("--dtype", choices=DTYPES, help="default: each tensor's own; norms stay float32")
+        command.add_argument(
+            "--sha256", metavar="HEX", help="of the weights file; hashes found beside it are always checked"
+        )
         command.add_argument(
             "--verify",
             action="store_true",
-            help="then run torch's original and ours on the same input; an output that is there is only verified",
+            help="then run the original in torch and ours on the same input; an existing output is only verified",
         )
         command.set_defaults(run=_convert)
     command = commands.add_parser("styletts2", help="the published .pth of StyleTTS 2 -> weights")
-    command.add_argument("--input", type=Path, required=True, help="epochs_2nd_00020.pth, or such")
+    command.add_argument("--input", type=Path, required=True, help="for instance epochs_2nd_00020.pth")
     command.add_argument("--config", type=Path, help="its config.yml; default: the one beside it")
     command.add_argument("--plbert", type=Path, help="step_1000000.t7, where the .pth has no PL-BERT")
     command.add_argument("--output", type=Path, required=True, help="a new folder")
-    command.add_argument("--sha256", metavar="HEX", help="of the .pth; beside-lying hashes are read anyway")
+    command.add_argument("--sha256", metavar="HEX", help="of the .pth; hashes found beside it are always checked")
     command.set_defaults(run=_convert_styletts2)
     command = commands.add_parser("dreamtalk", help="the published files of DreamTalk -> a folder of weights each")
     command.add_argument("--input", type=Path, required=True, dest="denoiser", help="denoising_network.pth")
     command.add_argument("--renderer", type=Path, required=True, help="renderer.pt")
-    command.add_argument("--wav2vec", type=Path, help="directory of wav2vec2-large-xlsr-53-english: what it hears with")
-    command.add_argument("--face3d", type=Path, help="epoch_20.pth: what reads the style of a video")
+    command.add_argument("--wav2vec", type=Path, help="directory of wav2vec2-large-xlsr-53-english, its speech encoder")
+    command.add_argument("--face3d", type=Path, help="epoch_20.pth, which extracts the style of a video")
     command.add_argument("--output", type=Path, required=True, help="a new folder")
     command.set_defaults(run=_convert_dreamtalk)
     command = commands.add_parser("export", help="a run, or converted weights -> a directory for transformers or PEFT")
-    what = command.add_mutually_exclusive_group(required=True)
-    what.add_argument("--run", type=Path, dest="workdir", metavar="RUN", help="a run of train.py: its tuned LLM")
-    what.add_argument("--weights", type=Path, help="a converted folder: the transformers directory it came from")
-    command.add_argument("--format", choices=("peft", "hf"), default="hf", help="adapter, or all merged")
+    exported = command.add_mutually_exclusive_group(required=True)
+    exported.add_argument("--run", type=Path, dest="workdir", metavar="RUN", help="a run of train.py: its tuned LLM")
+    exported.add_argument("--weights", type=Path, help="a converted folder: the transformers directory it came from")
+    command.add_argument(
+        "--format", choices=("peft", "hf"), default="hf", help="the adapter alone, or merged with its base"
+    )
     command.add_argument("--output", type=Path, required=True, help="a new folder")
-    command.add_argument("--dtype", choices=DTYPES, help="of a merged run; default: its base's")
+    command.add_argument("--dtype", choices=DTYPES, help="of a merged run; default: that of its base")
     command.set_defaults(run=_export)
     command = commands.add_parser("peft", help="a PEFT adapter directory -> what the config's `adapter` names")
     command.add_argument("--input", type=Path, required=True, help="directory with adapter_config.json")
@@ -70,29 +74,29 @@ def main(argv: list[str]) -> int:
     command.add_argument("--output", type=Path, required=True, help="a new folder")
     command.set_defaults(run=_import)
     args = parser.parse_args(argv)
-    _quiet()
+    _silence_orbax()
     try:
         return args.run(args)
     except (ValueError, OSError) as error:
         print(f"converters {args.command}: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print(f"converters {args.command}: stopped; the same command goes on or begins anew", file=sys.stderr)
+        print(f"converters {args.command}: stopped; run the same command again to resume", file=sys.stderr)
         return 130
 
 
-def _quiet() -> None:
-    """A write that fails is one error here; Orbax's threads would print theirs, a screen each, before it."""
+def _silence_orbax() -> None:
+    """Hide what Orbax's threads log when a write fails: this program reports the failure once."""
     for name in ("absl", "asyncio"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
-    sys.unraisablehook = lambda raised: (
-        None if str(raised.exc_value) == "Event loop is closed" else sys.__unraisablehook__(raised)
+    sys.unraisablehook = lambda unraisable: (
+        None if str(unraisable.exc_value) == "Event loop is closed" else sys.__unraisablehook__(unraisable)
     )
 
 
 def _convert(args) -> int:
     if not (args.verify and (args.output / "config.json").exists()):
-        _print(args.output, convert(args.command, args.input, args.output, args.dtype, args.sha256))
+        _print(args.output, convert(args.command, args.input, args.output, args.dtype, sha256=args.sha256))
     if not args.verify:
         return 0
     from converters.verify import verify
@@ -103,8 +107,8 @@ def _convert(args) -> int:
 
 
 def _convert_styletts2(args) -> int:
-    beside = {"config": args.config, "plbert": args.plbert}
-    _print(args.output, convert("styletts2", args.input, args.output, sha256=args.sha256, **beside))
+    extra_files = {"config": args.config, "plbert": args.plbert}
+    _print(args.output, convert("styletts2", args.input, args.output, sha256=args.sha256, **extra_files))
     return 0
 
 
@@ -122,7 +126,7 @@ def _export(args) -> int:
     from converters.export_run import export_hf, export_peft
 
     if args.dtype and (args.weights or args.format == "peft"):
-        raise ValueError("--dtype is for merged runs; the others keep their numbers")
+        raise ValueError("--dtype is for merged runs; other exports keep the numbers as they are")
     if args.weights:
         counts = export_weights(args.weights, args.output)
     elif args.format == "peft":

@@ -1,15 +1,15 @@
-"""CLIP: transformers' CLIPVisionModel, or the vision tower out of a whole CLIPModel -> `encoders.clip.ClipVision`."""
+"""CLIP: transformers' CLIPVisionModel, or the vision tower of a whole CLIPModel -> `encoders.clip.ClipVision`."""
 
 from converters.readers import ConversionError
-from converters.rules import CONV2D, Rule, affine, transformer
+from converters.rules import CONV2D, Rule, affine_rules, transformer_rules
 from empatheia_jax.encoders.clip import ClipVision, ClipVisionConfig
 from empatheia_jax.encoders.clip_video import DEVIATION, MEAN
 
 MODEL_TYPES = ("clip", "clip_vision_model")
-PREFIX = "vision_model."  # a whole CLIP, and older releases, have it before every name
+PREFIX = "vision_model."  # before every name in a whole CLIP and in older releases
 NETWORK = ClipVision
 CLASS = "CLIPVisionModel"
-KEPT = ()
+CARRIED_TENSORS = ()
 HARMLESS = (
     r"(vision_model\.)?embeddings\.position_ids",
     r"text_model\..*",
@@ -27,7 +27,7 @@ _PARTS = {
     "mlp_norm": "layer_norm2",
 }
 
-_SETTINGS = {  # ours -> transformers' name and default
+_SETTINGS = {  # our field -> transformers' name and default
     "width": ("hidden_size", 768),
     "layers": ("num_hidden_layers", 12),
     "heads": ("num_attention_heads", 12),
@@ -39,32 +39,35 @@ _SETTINGS = {  # ours -> transformers' name and default
 }
 
 
-def config_of(settings: dict, preprocessor: dict | None) -> ClipVisionConfig:
-    """transformers' config.json (and preprocessor_config.json) -> ours; what is absent has transformers' default.
+def parse_config(settings: dict, preprocessor: dict | None) -> ClipVisionConfig:
+    """Convert transformers' settings to our config; an absent setting has transformers' default.
 
+    Args:
+      settings: config.json of a CLIPVisionModel or a CLIPModel.
+      preprocessor: preprocessor_config.json, where there is one.
     Raises:
-      ConversionError: something that `ClipVision` or `ClipVideo` does otherwise.
+      ConversionError: a setting that `ClipVision` or `ClipVideo` does not support.
     """
     vision = settings.get("vision_config", settings)
-    for name, ours in (("image_mean", MEAN), ("image_std", DEVIATION)):
-        found = (preprocessor or {}).get(name, ours)
-        if max(abs(a - b) for a, b in zip(found, ours, strict=True)) > 1e-4:
-            raise ConversionError(f"preprocessor_config.json: {name} is {found}; only CLIP's own {ours} is known")
-    return ClipVisionConfig(**{ours: vision.get(theirs, default) for ours, (theirs, default) in _SETTINGS.items()})
+    for name, supported in (("image_mean", MEAN), ("image_std", DEVIATION)):
+        value = (preprocessor or {}).get(name, supported)
+        if max(abs(a - b) for a, b in zip(value, supported, strict=True)) > 1e-4:
+            raise ConversionError(f"preprocessor_config.json: {name} is {value}; only CLIP's own {supported} is known")
+    return ClipVisionConfig(**{field: vision.get(name, default) for field, (name, default) in _SETTINGS.items()})
 
 
-def settings_of(config: ClipVisionConfig) -> dict:
-    """transformers' settings of an architecture: the way back of `config_of`."""
-    return {theirs: getattr(config, ours) for ours, (theirs, _) in _SETTINGS.items()}
+def export_settings(config: ClipVisionConfig) -> dict:
+    """Return transformers' settings of an architecture, the inverse of `parse_config`."""
+    return {name: getattr(config, field) for field, (name, _) in _SETTINGS.items()}
 
 
 def rules(config: ClipVisionConfig, prefix: str) -> list[Rule]:
-    """The table."""
+    """Return the table of rules; `prefix` stands before every name in the checkpoint."""
     return [
         Rule(f"{prefix}embeddings.patch_embedding.weight", "patch_kernel", CONV2D),
         Rule(f"{prefix}embeddings.class_embedding", "class_embedding"),
         Rule(f"{prefix}embeddings.position_embedding.weight", "position_embedding"),
-        *affine("pre_norm", f"{prefix}pre_layrnorm"),  # their spelling
-        *affine("post_norm", f"{prefix}post_layernorm"),
-        *transformer(f"{prefix}encoder.layers", _PARTS),
+        *affine_rules("pre_norm", f"{prefix}pre_layrnorm"),  # transformers' spelling
+        *affine_rules("post_norm", f"{prefix}post_layernorm"),
+        *transformer_rules(f"{prefix}encoder.layers", _PARTS),
     ]

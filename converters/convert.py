@@ -1,4 +1,4 @@
-"""One family's checkpoint -> a folder of weights (`empatheia_jax/weights.py`), an array at a time."""
+"""Convert one family's checkpoint to a folder of weights (`empatheia_jax/weights.py`), an array at a time."""
 
 import dataclasses
 import json
@@ -12,14 +12,14 @@ from flax import nnx
 from tqdm import tqdm
 
 from converters import clip, dreamtalk, hubert, styletts2, travel, vicuna, wav2vec2
-from converters.outputs import partial_of, refuse_existing
+from converters.outputs import partial_path, refuse_existing
 from converters.readers import ConversionError, open_checkpoint, read_json
-from converters.rules import fit, prefix_of
-from converters.shards import save
-from converters.source import Source, abstract
+from converters.rules import find_prefix, fit
+from converters.shards import save_safetensors
+from converters.source import Source, abstract_parameters
 from empatheia_jax.atomic import write_json
 from empatheia_jax.config import ConfigError
-from empatheia_jax.weights import Writer, architecture, slots
+from empatheia_jax.weights import Writer, architecture, stored_arrays
 
 FAMILIES: dict[str, ModuleType | dreamtalk.Part] = {
     "vicuna": vicuna,
@@ -29,17 +29,18 @@ FAMILIES: dict[str, ModuleType | dreamtalk.Part] = {
     "styletts2": styletts2,
 } | {f"dreamtalk_{name}": part for name, part in dreamtalk.PARTS.items()}
 OWN_FILES = tuple(name for name in FAMILIES if name.startswith(("styletts2", "dreamtalk")))  # not transformers' folders
-CARRIED = "carried.safetensors"
-"""Small tensors that we do not need and an export must have: SpecAugment's mask embedding."""
+CARRIED_FILE = "carried.safetensors"
+"""Small tensors that our network does not use and an export must have: SpecAugment's mask embedding."""
 
 
 def open_source(family: str, source: Path) -> Source:
-    """Read settings and names, and see that everything fits, before any number is read.
+    """Read settings and tensor names, and check that everything fits, before any number is read.
 
     Args:
-      source: a transformers directory, a weights file in one, or a shard index.
+      family: a key of `FAMILIES`, one whose checkpoint is a transformers directory.
+      source: the directory, a weights file in one, or a shard index.
     Raises:
-      ConversionError: a checkpoint that does not fit, with everything that is wrong.
+      ConversionError: a checkpoint that does not fit; the message lists everything that is wrong.
     """
     table, source = FAMILIES[family], Path(source)
     if not source.exists():
@@ -55,57 +56,61 @@ def open_source(family: str, source: Path) -> Source:
         raise ConversionError(f"{folder}: config.json says model_type {kind!r}, {family} is {table.MODEL_TYPES}{hint}")
     preprocessor = folder / "preprocessor_config.json"
     try:
-        config = table.config_of(settings, read_json(preprocessor) if preprocessor.exists() else None)
+        config = table.parse_config(settings, read_json(preprocessor) if preprocessor.exists() else None)
     except ConversionError as error:
         raise ConversionError(f"{folder}/{error}") from error
     except (ConfigError, TypeError) as error:
         raise ConversionError(f"{folder}/config.json: {error}") from error
     tensors = open_checkpoint(source)
-    prefix = prefix_of(tensors, table.PREFIX)
-    further = table.check(config, tensors) if hasattr(table, "check") else []
-    fits = fit(table.rules(config, prefix), slots(abstract(table, config)), tensors, table.HARMLESS, further)
+    prefix = find_prefix(tensors, table.PREFIX)
+    problems = table.check(config, tensors) if hasattr(table, "check") else []
+    targets = stored_arrays(abstract_parameters(table, config))
+    fits = fit(table.rules(config, prefix), targets, tensors, table.HARMLESS, problems=problems)
     return Source(family, folder, settings, config, tensors, prefix, fits)
 
 
 def convert(
-    family: str, source: Path, output: Path, dtype: str | None = None, sha256: str | None = None, **beside: Path
+    family: str, source: Path, output: Path, dtype: str | None = None, *, sha256: str | None = None, **extra_files: Path
 ) -> dict[str, int]:
-    """Convert a transformers directory; `output` appears when all of it is written, or not at all.
+    """Convert a checkpoint; `output` appears when all of it is written, or not at all.
 
     What an interrupted conversion of the same files wrote to `output`.partial is kept. Memory: a few parts of
     `weights.PART_BYTES`, or of the largest tensor where that is larger.
 
     Args:
-      dtype: of the parameters that are not norms, "float32", "bfloat16" or "float16"; None keeps each tensor's own.
-      sha256: what the weights file should have, 64 hex digits, where it is one file; hashes that lie beside the files
-        are checked anyway (`travel.given_hash`).
-      beside: further files of the family's own (`styletts2.open_files`).
+      family: a key of `FAMILIES`.
+      source: a transformers directory (see `open_source`), or the published file of a family in `OWN_FILES`.
+      output: a new folder.
+      dtype: "float32", "bfloat16" or "float16", of the parameters that are not norms; None keeps each tensor's own.
+      sha256: the expected hash of the weights file, 64 hex digits, where it is one file; published hashes found beside
+        the files are always checked (`travel.published_hash`).
+      **extra_files: further files that the family needs (`styletts2.open_files`).
     Returns:
-      counts: tensors used, left aside (known to be harmless), arrays and numbers written.
+      Counts of tensors used and left aside (known to be harmless), and of arrays and numbers written.
     Raises:
-      ConversionError: a checkpoint that does not fit, with everything that is wrong; an output that is there already; a
-        full disk.
+      ConversionError: a checkpoint that does not fit, with everything that is wrong.
+      ConversionError: an output that exists already.
+      ConversionError: a full disk.
     """
     output = Path(output)
     refuse_existing(output)
-    opened = FAMILIES[family].open_files(source, **beside) if family in OWN_FILES else open_source(family, source)
+    opened = FAMILIES[family].open_files(source, **extra_files) if family in OWN_FILES else open_source(family, source)
     dtypes = _dtypes(opened, dtype)
-    used = {source for one in opened.fits for source in one.sources}
+    used = {name for entry in opened.fits for name in entry.sources}
     files = sorted({opened.tensors[name].file for name in used})
     checked = _check_hashes(files, sha256)
-    partial = partial_of(output)
+    partial = partial_path(output)
     _prepare(partial, opened, dtypes)
     writer = Writer(partial)
     total = sum(opened.tensors[name].nbytes for name in used)
     try:
-        with _bar(f"convert {family}", total) as bar:
-            for one in opened.fits:
-                tensors = [opened.tensors[source] for source in one.sources]
-                if not writer.has(one.name):
-                    writer.add(one.name, one.read(opened.tensors).astype(dtypes[one.name], copy=False))
-                bar.update(sum(tensor.nbytes for tensor in tensors))
-            _carry(opened, partial)
-            settings = travel.copy(opened.folder, partial)
+        with _progress_bar(f"convert {family}", total) as progress:
+            for entry in opened.fits:
+                if not writer.has(entry.name):
+                    writer.add(entry.name, entry.read(opened.tensors).astype(dtypes[entry.name], copy=False))
+                progress.update(sum(opened.tensors[name].nbytes for name in entry.sources))
+            _save_carried_tensors(opened, partial)
+            settings = travel.copy_settings(opened.folder, partial)
             writer.finish(
                 {
                     "family": family,
@@ -128,26 +133,26 @@ def convert(
         writer.close()
     (partial / _FINGERPRINT).unlink()
     partial.rename(output)
-    numbers = sum(int(np.prod(one.shape)) for one in opened.fits)
-    left = len(opened.tensors) - len(used)
-    return {"tensors": len(used), "left_aside": left, "arrays": len(opened.fits), "numbers": numbers}
+    numbers = sum(int(np.prod(entry.shape)) for entry in opened.fits)
+    unused = len(opened.tensors) - len(used)
+    return {"tensors": len(used), "left_aside": unused, "arrays": len(opened.fits), "numbers": numbers}
 
 
 _FINGERPRINT = "converting.json"
 
 
 def _prepare(partial: Path, opened: Source, dtypes: dict[str, np.dtype]) -> None:
-    """Keep what an interrupted conversion of the same files left, or begin anew; see that the disk holds the rest."""
+    """Keep what an interrupted conversion of the same files wrote, or start over; check that the disk has room."""
     files = {str(tensor.file) for tensor in opened.tensors.values()}
     stats = {file: [(stat := Path(file).stat()).st_size, stat.st_mtime_ns] for file in sorted(files)}
-    print_ = {"family": opened.family, "files": stats, "dtypes": {n: str(d) for n, d in dtypes.items()}}
+    fingerprint = {"family": opened.family, "files": stats, "dtypes": {n: str(d) for n, d in dtypes.items()}}
     path = partial / _FINGERPRINT
-    if not (path.exists() and json.loads(path.read_text()) == print_):
+    if not (path.exists() and json.loads(path.read_text()) == fingerprint):
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
-        write_json(path, print_)
-    there = sum(file.stat().st_size for file in partial.rglob("*") if file.is_file())
-    needed = sum(int(np.prod(one.shape)) * dtypes[one.name].itemsize for one in opened.fits) - there
+        write_json(path, fingerprint)
+    written = sum(file.stat().st_size for file in partial.rglob("*") if file.is_file())
+    needed = sum(int(np.prod(entry.shape)) * dtypes[entry.name].itemsize for entry in opened.fits) - written
     free = shutil.disk_usage(partial).free
     if needed > free:
         if not (partial / "params").exists():
@@ -156,40 +161,40 @@ def _prepare(partial: Path, opened: Source, dtypes: dict[str, np.dtype]) -> None
 
 
 def _dtypes(opened: Source, dtype: str | None) -> dict[str, np.dtype]:
-    """The number format of every array on disk."""
+    """Return the dtype of every array on disk, by its name."""
     if dtype is None:
-        return {one.name: opened.tensors[one.sources[0]].dtype for one in opened.fits}
+        return {entry.name: opened.tensors[entry.sources[0]].dtype for entry in opened.fits}
     if not hasattr(opened.config, "param_dtype"):
         raise ConversionError(f"{opened.family} keeps its numbers' format: leave --dtype out")
-    asked = dataclasses.replace(opened.config, param_dtype=dtype)
-    model = dict(nnx.to_flat_state(abstract(FAMILIES[opened.family], asked)))
-    parameters = {"/".join(map(str, path)): np.dtype(leaf.dtype) for path, leaf in model.items()}
-    places = slots(abstract(FAMILIES[opened.family], opened.config))
-    return {one.name: parameters[places[one.name][0]] for one in opened.fits}
+    config = dataclasses.replace(opened.config, param_dtype=dtype)
+    model = dict(nnx.to_flat_state(abstract_parameters(FAMILIES[opened.family], config)))
+    parameter_dtypes = {"/".join(map(str, path)): np.dtype(leaf.dtype) for path, leaf in model.items()}
+    targets = stored_arrays(abstract_parameters(FAMILIES[opened.family], opened.config))
+    return {entry.name: parameter_dtypes[targets[entry.name][0]] for entry in opened.fits}
 
 
-def _carry(opened: Source, partial: Path) -> None:
-    names = {name: f"{opened.prefix}{name}" for name in FAMILIES[opened.family].KEPT}
-    kept = {ours: opened.tensors[name].read() for ours, name in names.items() if name in opened.tensors}
-    if kept:
-        save(kept, partial / CARRIED)
+def _save_carried_tensors(opened: Source, partial: Path) -> None:
+    names = {name: f"{opened.prefix}{name}" for name in FAMILIES[opened.family].CARRIED_TENSORS}
+    carried = {short: opened.tensors[name].read() for short, name in names.items() if name in opened.tensors}
+    if carried:
+        save_safetensors(carried, partial / CARRIED_FILE)
 
 
-def _check_hashes(files: list[Path], asked: str | None) -> dict[str, str]:
-    """Files whose SHA-256 somebody gives -> who; each is compared."""
-    given = {file: found for file in files if (found := travel.given_hash(file))}
-    if asked:
+def _check_hashes(files: list[Path], sha256: str | None) -> dict[str, str]:
+    """Compare every file whose SHA-256 is known with it; return file name -> where the hash is from."""
+    expected = {file: known for file in files if (known := travel.published_hash(file))}
+    if sha256:
         if len(files) != 1:
             raise ConversionError(f"one SHA-256 for {len(files)} files: put a SHA256SUMS beside them instead")
-        given[files[0]] = travel.sha256_of(asked, "--sha256"), "--sha256"
-    if not given:
+        expected[files[0]] = travel.parse_sha256(sha256, "--sha256"), "--sha256"
+    if not expected:
         return {}
-    with _bar("check SHA-256", sum(file.stat().st_size for file in given)) as bar:
-        for file, (digest, who) in given.items():
-            travel.check_hash(file, digest, who, bar.update)
-    return {file.name: who for file, (_, who) in given.items()}
+    with _progress_bar("check SHA-256", sum(file.stat().st_size for file in expected)) as progress:
+        for file, (digest, origin) in expected.items():
+            travel.check_hash(file, digest, origin, progress.update)
+    return {file.name: origin for file, (_, origin) in expected.items()}
 
 
-def _bar(what: str, total: int) -> tqdm:
-    quiet = 0.2 if sys.stderr.isatty() else 10.0  # seconds between lines of a log
-    return tqdm(total=total, unit="B", unit_scale=True, desc=what, mininterval=quiet, file=sys.stderr)
+def _progress_bar(description: str, total: int) -> tqdm:
+    interval = 0.2 if sys.stderr.isatty() else 10.0  # seconds; a log gets a line every ten
+    return tqdm(total=total, unit="B", unit_scale=True, desc=description, mininterval=interval, file=sys.stderr)

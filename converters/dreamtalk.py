@@ -1,6 +1,6 @@
 """DreamTalk: its three files -> networks of `generators.dreamtalk`; its fourth, wav2vec 2.0, is a family of its own.
 
-Our modules bear upstream's names (`torch_layers`). Each part is a folder of weights of its own below the output.
+Our modules have upstream's names (`torch_layers`). Each part becomes a folder of weights below the output.
 """
 
 import dataclasses
@@ -12,47 +12,47 @@ from flax import nnx
 
 from converters.readers import ConversionError, Tensor
 from converters.rules import Rule, fit
-from converters.source import Source, network_of
+from converters.source import Source, abstract_network
 from converters.torch_files import open_torch
-from converters.torch_layers import rules_of
+from converters.torch_layers import rules_from_network
 from empatheia_jax.generators.dreamtalk.config import DreamTalkConfig, Face3DConfig, RendererConfig
 from empatheia_jax.generators.dreamtalk.denoiser import Denoiser
 from empatheia_jax.generators.dreamtalk.face3d import Face3D
 from empatheia_jax.generators.dreamtalk.renderer import Renderer
 from empatheia_jax.generators.dreamtalk.sampler import STEPS
-from empatheia_jax.weights import slots
+from empatheia_jax.weights import stored_arrays
 
 
 @dataclasses.dataclass(frozen=True)
 class Part:
-    """One published file; it has the attributes of a family's module."""
+    """One published file, with the attributes that the module of a family has."""
 
     name: str
     NETWORK: type[nnx.Module]
     CONFIG: object
-    ROOT: str  # the entry of the file that is read
-    STEM: str  # before every name
-    MANIFEST: str
-    known: dict[str, tuple[int, ...]]  # in the file and not ours: name -> shape
-    KEPT: tuple[str, ...] = ()
+    ROOT: str  # the entry of the file that holds the network
+    STEM: str  # before every tensor's name
+    MANIFEST: str  # name of the published manifest in the goldens
+    unused: dict[str, tuple[int, ...]]  # tensors in the file that our network has no parameter for: name -> shape
+    CARRIED_TENSORS: tuple[str, ...] = ()
     MODEL_TYPES: tuple[str, ...] = ()
 
     @property
     def HARMLESS(self) -> tuple[str, ...]:
-        return tuple(map(re.escape, self.known))
+        return tuple(map(re.escape, self.unused))
 
     def rules(self, config: object, prefix: str = "") -> list[Rule]:
-        """The table, a parameter at a time."""
-        return rules_of(self.NETWORK, config, lambda name: self.STEM + name)
+        """Return the table of rules for the network."""
+        return rules_from_network(self.NETWORK, config, lambda name: self.STEM + name)
 
-    def own(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """The network's; the published loader, too, passes over what else is in the entry."""
+    def select(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return the network's tensors; the published loader ignores the rest of the entry too."""
         return {name: tensor for name, tensor in tensors.items() if name.startswith(self.STEM.partition(".")[0])}
 
     def check(self, config: object, tensors: Mapping[str, Tensor]) -> list[str]:
-        """What is known and not used must still be there, and what it should be."""
+        """Return problems with the unused tensors, which must be there and have upstream's shapes."""
         problems = []
-        for name, shape in self.known.items():
+        for name, shape in self.unused.items():
             if name not in tensors:
                 problems.append(f"{name} is missing (unused, but upstream's file has it)")
             elif tensors[name].shape != shape:
@@ -60,35 +60,38 @@ class Part:
         return problems
 
     def open_files(self, source: Path) -> Source:
-        """The file and where each parameter comes from.
+        """Open the file and assign its tensors to parameters.
 
         Raises:
-          ConversionError: a file that does not fit, with everything that is wrong.
+          ConversionError: a file that does not fit; the message lists everything that is wrong.
         """
         source = Path(source)
         if not source.is_file():
             raise ConversionError(f"{source}: not there")
-        tensors = self.own(open_torch(source, self.ROOT))
+        tensors = self.select(open_torch(source, self.ROOT))
         if not tensors:
             raise ConversionError(f"{source}: no {self.STEM}* in its {self.ROOT}: is it DreamTalk's {self.name}?")
-        places = slots(network_of(self.NETWORK, self.CONFIG)[1])
-        fits = fit(self.rules(self.CONFIG), places, tensors, self.HARMLESS, self.check(self.CONFIG, tensors))
+        targets, problems = (
+            stored_arrays(abstract_network(self.NETWORK, self.CONFIG)[1]),
+            self.check(self.CONFIG, tensors),
+        )
+        fits = fit(self.rules(self.CONFIG), targets, tensors, self.HARMLESS, problems=problems)
         return Source(f"dreamtalk_{self.name}", source.parent, {}, self.CONFIG, tensors, "", fits)
 
 
-def _computed(config: DreamTalkConfig) -> dict[str, tuple[int, ...]]:
-    """Tables and schedules that the file holds and we compute."""
-    clip = {"diff_net.null_style_clip": (config.style_frames, config.expression_dim)}
-    clip["diff_net.null_pad_mask"] = (config.style_frames,)
+def _recomputed_tensors(config: DreamTalkConfig) -> dict[str, tuple[int, ...]]:
+    """Return names and shapes of tables and schedules that the file holds and our network computes."""
+    null_style = {"diff_net.null_style_clip": (config.style_frames, config.expression_dim)}
+    null_style["diff_net.null_pad_mask"] = (config.style_frames,)
     windows = {"content_encoder": config.window, "style_encoder": config.style_frames, "decoder": config.window}
     tables = {f"diff_net.net.{n}.pos_embed.pos_table": (1, count, config.width) for n, count in windows.items()}
     schedules = ("betas", "alphas", "alpha_bars", "sigmas_flex", "sigmas_inflex")
-    return clip | tables | {f"diff_net.var_sched.{name}": (STEPS + 1,) for name in schedules}
+    return null_style | tables | {f"diff_net.var_sched.{name}": (STEPS + 1,) for name in schedules}
 
 
-def _without_effect(config: RendererConfig) -> dict[str, tuple[int, ...]]:
-    """What upstream computes and throws away (`editing.ResBlock`)."""
-    found, hidden, code = {}, config.norm_width, config.descriptor
+def _ineffective_tensors(config: RendererConfig) -> dict[str, tuple[int, ...]]:
+    """Return names and shapes of weights whose result upstream computes and discards (`editing.ResBlock`)."""
+    tensors, hidden, code = {}, config.norm_width, config.descriptor
     for level, width in enumerate(config.edit_widths[1:]):
         shapes = {
             "conv1.weight": (width, width, 3, 3),
@@ -102,13 +105,13 @@ def _without_effect(config: RendererConfig) -> dict[str, tuple[int, ...]]:
         }
         for block in range(config.edit_blocks):
             stem = f"editing_net.decoder.res{level}.res{block}."
-            found |= {stem + name: shape for name, shape in shapes.items()}
-    return found
+            tensors |= {stem + name: shape for name, shape in shapes.items()}
+    return tensors
 
 
-def _counters(config: Face3DConfig) -> dict[str, tuple[int, ...]]:
-    """How many batches each norm has seen in training."""
-    paths = (path for path, _ in nnx.to_flat_state(network_of(Face3D, config)[1]) if path[-1] == "running_mean")
+def _batch_counters(config: Face3DConfig) -> dict[str, tuple[int, ...]]:
+    """Return names and shapes of the counters of training batches that each batch norm keeps."""
+    paths = (path for path, _ in nnx.to_flat_state(abstract_network(Face3D, config)[1]) if path[-1] == "running_mean")
     return {".".join(map(str, path[:-1])) + ".num_batches_tracked": () for path in paths}
 
 
@@ -123,9 +126,9 @@ PARTS = {
             "model_state_dict",
             "diff_net.net.",
             "denoising_network",
-            _computed(DENOISER),
+            _recomputed_tensors(DENOISER),
         ),
-        Part("renderer", Renderer, RENDERER, "net_G_ema", "", "renderer", _without_effect(RENDERER)),
-        Part("face3d", Face3D, FACE3D, "net_recon", "", "deep3dfacerecon", _counters(FACE3D)),
+        Part("renderer", Renderer, RENDERER, "net_G_ema", "", "renderer", _ineffective_tensors(RENDERER)),
+        Part("face3d", Face3D, FACE3D, "net_recon", "", "deep3dfacerecon", _batch_counters(FACE3D)),
     )
 }

@@ -1,4 +1,4 @@
-"""A folder that appears under its name when it is whole, or not at all."""
+"""Output folders that appear under their name when they are complete, or not at all."""
 
 import contextlib
 import shutil
@@ -9,25 +9,25 @@ from converters.readers import ConversionError
 
 
 def refuse_existing(output: Path) -> None:
-    """Raise ConversionError where there is something already: nothing is written over."""
+    """Raise ConversionError if `output` exists: nothing is overwritten."""
     if output.exists():
         raise ConversionError(f"{output}: is there already; choose another folder or remove it")
 
 
-def partial_of(output: Path) -> Path:
-    """Where a folder is written before it has its name."""
+def partial_path(output: Path) -> Path:
+    """Return the path at which a folder is written until it is complete."""
     return output.with_name(output.name + ".partial")
 
 
 @contextlib.contextmanager
-def fresh(output: Path) -> Iterator[Path]:
-    """The folder to write into; leaving by an exception removes it, else it gets the name `output`.
+def new_folder(output: Path) -> Iterator[Path]:
+    """Yield a folder to write into; it is renamed to `output` at the end, or removed after an exception.
 
     Raises:
-      ConversionError: `output` is there already.
+      ConversionError: `output` exists already.
     """
     refuse_existing(output)
-    partial = partial_of(output)
+    partial = partial_path(output)
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     try:

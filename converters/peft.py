@@ -1,7 +1,7 @@
-"""LoRA adapters between our parameters and PEFT's directories.
+"""LoRA adapters: PEFT's directories <-> our parameters.
 
-An adapter belongs to the published base as it is, so a PEFT directory holds LoRA alone. The rows of our 34 new tokens
-lie beside it in `new_tokens.safetensors`: PEFT does not read them, `python -m converters peft` does.
+An adapter belongs to the published base, so a PEFT directory holds LoRA alone. The 34 new tokens are stored beside it
+in `new_tokens.safetensors`, which PEFT ignores and `python -m converters peft` reads.
 """
 
 import contextlib
@@ -12,19 +12,19 @@ from pathlib import Path
 import numpy as np
 from flax import nnx
 
-from converters.outputs import fresh, refuse_existing
+from converters.outputs import new_folder, refuse_existing
 from converters.readers import ConversionError, open_checkpoint, read_json
-from converters.rules import Rule, fit, linear
-from converters.shards import save
-from converters.vicuna import block_of
+from converters.rules import Rule, fit, inverse_rules, linear
+from converters.shards import save_safetensors
+from converters.vicuna import block_name
 from empatheia_jax.config import ConfigError, LlamaConfig, LoraConfig
 from empatheia_jax.llm.llama import PROJECTIONS, Llama
-from empatheia_jax.training.bases import adapter_facts
-from empatheia_jax.weights import Writer, is_weights, read_facts, slots
+from empatheia_jax.training.bases import adapter_architecture
+from empatheia_jax.weights import Writer, is_weights, read_metadata, stored_arrays
 
 NEW_TOKENS_FILE = "new_tokens.safetensors"
 ORIGIN_FILE = "empatheia.json"
-_REFUSED = {
+_SUPPORTED = {  # the only value that our LoRA supports
     "use_dora": False,
     "bias": "none",
     "fan_in_fan_out": False,
@@ -41,10 +41,10 @@ _REFUSED = {
 
 
 def rules(lora: LoraConfig) -> list[Rule]:
-    """PEFT's names for our adapters."""
+    """Return the table of rules: PEFT's names for our adapters."""
     table = []
     for name in lora.targets:
-        source = f"base_model.model.model.layers.{{layer}}.{block_of(name)}.{name}"
+        source = f"base_model.model.model.layers.{{layer}}.{block_name(name)}.{name}"
         inputs = 2 if name == "o_proj" else 1
         table += [
             Rule(f"{source}.lora_A.weight", f"layers/{name}/lora_a", linear(inputs)),
@@ -53,14 +53,14 @@ def rules(lora: LoraConfig) -> list[Rule]:
     return table
 
 
-def adapter_slots(llm: LlamaConfig, lora: LoraConfig) -> dict:
-    """The adapters' arrays on disk (`weights.slots`)."""
+def adapter_arrays(llm: LlamaConfig, lora: LoraConfig) -> dict:
+    """Return the adapters' arrays on disk (`weights.stored_arrays`)."""
     state = nnx.state(nnx.eval_shape(lambda: Llama(llm, lora, rngs=nnx.Rngs(0))), nnx.LoRAParam)
-    return slots(state)
+    return stored_arrays(state)
 
 
-def settings_of(lora: LoraConfig, base: str) -> dict:
-    """adapter_config.json."""
+def export_settings(lora: LoraConfig, base: str) -> dict:
+    """Return the contents of adapter_config.json; `base` is the name or the path of the base model."""
     return {
         "peft_type": "LORA",
         "task_type": "CAUSAL_LM",
@@ -82,25 +82,25 @@ def settings_of(lora: LoraConfig, base: str) -> dict:
     }
 
 
-def config_of(settings: dict) -> LoraConfig:
-    """adapter_config.json -> ours.
+def parse_config(settings: dict) -> LoraConfig:
+    """Convert the contents of adapter_config.json to our config.
 
     Raises:
-      ConversionError: everything in it that our LoRA does otherwise.
+      ConversionError: settings that our LoRA does not support, all of them.
     """
     problems = []
     if settings.get("peft_type") != "LORA":
         problems.append(f"peft_type is {settings.get('peft_type')!r}, not 'LORA'")
-    for name, wanted in _REFUSED.items():
-        if (settings.get(name) or wanted) != wanted:
-            problems.append(f"{name} is {settings[name]!r}; only {wanted!r} is known")
+    for name, supported in _SUPPORTED.items():
+        if (settings.get(name) or supported) != supported:
+            problems.append(f"{name} is {settings[name]!r}; only {supported!r} is known")
     targets, rank, alpha = settings.get("target_modules"), settings.get("r"), settings.get("lora_alpha")
     if targets == "all-linear":
         targets = list(PROJECTIONS)
     elif isinstance(targets, str):  # a regular expression over module names
-        names = {name: f"model.layers.0.{block_of(name)}.{name}" for name in PROJECTIONS}
+        names = {name: f"model.layers.0.{block_name(name)}.{name}" for name in PROJECTIONS}
         targets = [name for name, module in names.items() if re.fullmatch(targets, module)]
-    if isinstance(targets, list):  # perhaps whole paths, a layer each: a layer that lacks one is a missing tensor
+    if isinstance(targets, list):  # names or paths; a layer without an adapter is reported as a missing tensor
         targets = sorted({str(target).rsplit(".", 1)[-1] for target in targets})
     if not isinstance(targets, list) or not targets or set(targets) - set(PROJECTIONS):
         problems.append(f"target_modules are {settings.get('target_modules')!r}; known are {', '.join(PROJECTIONS)}")
@@ -109,7 +109,7 @@ def config_of(settings: dict) -> LoraConfig:
     if problems:
         raise ConversionError("adapter_config.json: " + "; ".join(problems))
     if settings.get("use_rslora"):
-        alpha = alpha * rank**0.5  # alpha / sqrt(r), as alpha / r
+        alpha = alpha * rank**0.5  # rsLoRA scales by alpha / sqrt(r), ours by alpha / r
     ordered = tuple(name for name in PROJECTIONS if name in targets)
     try:
         return LoraConfig(rank=rank, alpha=float(alpha), dropout=settings.get("lora_dropout", 0.0), targets=ordered)
@@ -118,20 +118,22 @@ def config_of(settings: dict) -> LoraConfig:
 
 
 def import_adapter(source: Path, base: Path, output: Path) -> dict[str, int]:
-    """A PEFT directory -> a folder that `Config.adapter` names; `output` appears when all is written.
+    """Convert a PEFT directory to a folder that `Config.adapter` names; `output` appears when all of it is written.
 
     Args:
-      base: the converted base that the adapter was trained on, or a run with a base of its own.
+      source: a directory with adapter_config.json; new tokens beside the adapter are converted too.
+      base: the converted base that the adapter was trained on, or a run whose base was trained from scratch.
+      output: a new folder.
     Returns:
-      counts of tensors and numbers, and the rows of new tokens where they lie beside.
+      Counts of tensors and numbers written.
     Raises:
-      ConversionError: an adapter that does not fit this base, with everything that is wrong.
+      ConversionError: an adapter that does not fit this base; the message lists everything that is wrong.
     """
     source, base, output = Path(source), Path(base), Path(output)
     refuse_existing(output)
-    llm, sha256 = _base_of(base)
+    llm, sha256 = _read_base(base)
     try:
-        lora = config_of(read_json(source / "adapter_config.json"))
+        lora = parse_config(read_json(source / "adapter_config.json"))
     except ConversionError as error:
         raise ConversionError(f"{source}/{error}") from error
     origin = read_json(source / ORIGIN_FILE) if (source / ORIGIN_FILE).exists() else {}
@@ -141,42 +143,49 @@ def import_adapter(source: Path, base: Path, output: Path) -> dict[str, int]:
             f"{sha256[:16]}"
         )
     tensors = open_checkpoint(source, ("adapter_model", "adapter_model"))
-    arrays = adapter_slots(llm, lora)
-    found = [(tensors, one) for one in fit(rules(lora), arrays, tensors)]
-    rows = source / NEW_TOKENS_FILE
-    if rows.exists():
-        from empatheia_jax.llm.new_tokens import COUNT
+    fits = [(tensors, entry) for entry in fit(rules(lora), adapter_arrays(llm, lora), tensors)]
+    new_tokens_path = source / NEW_TOKENS_FILE
+    if new_tokens_path.exists():
+        from empatheia_jax.llm.new_tokens import NEW_TOKEN_COUNT
 
-        new = {f"new_tokens/{name}": (f"new_tokens/{name}", None, (COUNT, llm.width)) for name in ("input", "output")}
-        theirs = open_checkpoint(rows)
-        found += [(theirs, one) for one in fit([Rule(n.split("/")[1], n) for n in new], new, theirs)]
-    facts = {"family": "peft", "architecture": adapter_facts(lora), "source": {"folder": str(source)}}
-    with fresh(output) as partial, contextlib.closing(Writer(partial)) as writer:
-        for there, one in found:
-            writer.add(one.name, one.read(there).astype(np.float32))
-        writer.finish(facts)
-    return {"tensors": len(found), "numbers": sum(int(np.prod(one.shape)) for _, one in found)}
+        table = [Rule(name, f"new_tokens/{name}") for name in ("input", "output")]
+        new_tokens = open_checkpoint(new_tokens_path)
+        targets = {rule.target: (rule.target, None, (NEW_TOKEN_COUNT, llm.width)) for rule in table}
+        fits += [(new_tokens, entry) for entry in fit(table, targets, new_tokens)]
+    metadata = {"family": "peft", "architecture": adapter_architecture(lora), "source": {"folder": str(source)}}
+    with new_folder(output) as partial, contextlib.closing(Writer(partial)) as writer:
+        for checkpoint, entry in fits:
+            writer.add(entry.name, entry.read(checkpoint).astype(np.float32))
+        writer.finish(metadata)
+    return {"tensors": len(fits), "numbers": sum(int(np.prod(entry.shape)) for _, entry in fits)}
 
 
-def _base_of(base: Path) -> tuple[LlamaConfig, str]:
-    """(LLM settings, hash) of a converted base or of a run."""
+def _read_base(base: Path) -> tuple[LlamaConfig, str]:
+    """Return the LLM's config and the SHA-256 of a converted base, or of a run's base."""
     from empatheia_jax.checkpoint import identify_base
-    from empatheia_jax.config_io import llm_of
+    from empatheia_jax.config_io import load_llm_config
     from empatheia_jax.training.run import saved_config
 
     if is_weights(base):
-        return llm_of(base), read_facts(base)["sha256"]
+        return load_llm_config(base), read_metadata(base)["sha256"]
     if (base / "base").exists():
         return saved_config(base).llm, identify_base(base / "base").sha256
     raise ConversionError(f"{base}: neither a converted base nor a run with a base of its own")
 
 
-def write_adapter(folder: Path, lora: LoraConfig, llm: LlamaConfig, tree: dict[str, np.ndarray], base: str) -> None:
-    """adapter_config.json and adapter_model.safetensors; `tree` has our arrays by their names on disk."""
-    first = {rule.target: rule for rule in rules(lora)}
-    tensors = {}
-    for name, (target, layer, _) in adapter_slots(llm, lora).items():
-        rule = first[target]
-        tensors[rule.names(layer)[0]] = rule.transform.invert(np.asarray(tree[name], np.float32))
-    save(tensors, folder / "adapter_model.safetensors")
-    (folder / "adapter_config.json").write_text(json.dumps(settings_of(lora, base), indent=2))
+def write_adapter(
+    folder: Path, lora: LoraConfig, llm: LlamaConfig, *, arrays: dict[str, np.ndarray], base: str
+) -> None:
+    """Write adapter_config.json and adapter_model.safetensors.
+
+    Args:
+      folder: an existing folder.
+      lora: the adapter's config.
+      llm: the base's config.
+      arrays: the adapter's arrays by their names on disk.
+      base: the base's published name or path, for PEFT.
+    """
+    inverse = inverse_rules(rules(lora), adapter_arrays(llm, lora))
+    tensors = {tensor: form.invert(np.asarray(arrays[name], np.float32)) for name, (tensor, form) in inverse.items()}
+    save_safetensors(tensors, folder / "adapter_model.safetensors")
+    (folder / "adapter_config.json").write_text(json.dumps(export_settings(lora, base), indent=2))

@@ -1,6 +1,6 @@
-"""Tensors of a published checkpoint by name: safetensors and torch's files, in one file or in shards.
+"""Tensors of a published checkpoint by name: safetensors and torch's files, single or in shards.
 
-Nothing is loaded before it is asked for, and nothing in a file is run.
+Numbers are read from disk when `Tensor.read` is called, and no code in a file is executed.
 """
 
 import dataclasses
@@ -14,12 +14,12 @@ import numpy as np
 
 
 class ConversionError(ValueError):
-    """A checkpoint that cannot be converted: says what is wrong with it, all of it at once."""
+    """A checkpoint that cannot be converted; the message lists everything that is wrong with it."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Tensor:
-    """One tensor of a checkpoint at byte `offset` of `file`; `read` gives a view of the file."""
+    """One tensor of a checkpoint at byte `offset` of `file`; `read` returns a view of the file."""
 
     shape: tuple[int, ...]
     dtype: np.dtype
@@ -32,10 +32,10 @@ class Tensor:
         return math.prod(self.shape) * self.dtype.itemsize
 
 
-def in_memory(arrays: Mapping[str, np.ndarray], where: str = "memory") -> dict[str, Tensor]:
-    """Arrays as a reader would give them."""
+def wrap_arrays(arrays: Mapping[str, np.ndarray]) -> dict[str, Tensor]:
+    """Return arrays in memory as the tensors of a checkpoint."""
     return {
-        name: Tensor(array.shape, array.dtype, Path(where), index, lambda array=array: array)
+        name: Tensor(array.shape, array.dtype, Path("memory"), index, lambda array=array: array)
         for index, (name, array) in enumerate(arrays.items())
     }
 
@@ -55,10 +55,10 @@ DTYPES = {
 
 
 def read_json(path: Path) -> dict:
-    """A JSON object.
+    """Read a JSON object.
 
     Raises:
-      ConversionError: not there, or not one.
+      ConversionError: no file, or its contents are not a JSON object.
     """
     if not path.is_file():
         raise ConversionError(f"{path}: not there")
@@ -72,42 +72,43 @@ def read_json(path: Path) -> dict:
 
 
 def open_checkpoint(path: Path, stem: tuple[str, str] = ("model", "pytorch_model")) -> dict[str, Tensor]:
-    """The tensors of a transformers directory, of a single file, or of a shard index.
+    """Open the tensors of a transformers directory, of a single file, or of a shard index.
 
     Args:
-      stem: what a directory's weights are called, in safetensors and in torch's format.
+      path: the directory, file or index.
+      stem: names of a directory's weights, without extension: in safetensors and in torch's format.
     Raises:
-      ConversionError: no weights there, an index and shards that disagree, or a file that is damaged or hostile.
+      ConversionError: no weights, an index and shards that disagree, or a file that is damaged or hostile.
     """
     path = Path(path)
     if not path.exists():
         raise ConversionError(f"{path}: not there")
     if path.is_file():
         return _open_index(path) if path.name.endswith(".index.json") else _open_file(path)
-    names = f"{stem[0]}.safetensors", f"{stem[1]}.bin"
-    for name in names:
+    file_names = f"{stem[0]}.safetensors", f"{stem[1]}.bin"
+    for name in file_names:
         if (index := path / f"{name}.index.json").exists():
             return _open_index(index)
         if (path / name).exists():
             return _open_file(path / name)
-    raise ConversionError(f"{path}: no {names[0]} or {names[1]} (or an index of shards) in it")
+    raise ConversionError(f"{path}: no {file_names[0]} or {file_names[1]} (or an index of shards) in it")
 
 
 def _open_index(index: Path) -> dict[str, Tensor]:
-    names = read_json(index).get("weight_map")
-    if not isinstance(names, dict) or not all(isinstance(file, str) for file in names.values()):
-        raise ConversionError(f"{index}: no shard index: it has no weight_map of tensors to files")
-    found: dict[str, Tensor] = {}
-    for shard in sorted(set(names.values())):
+    weight_map = read_json(index).get("weight_map")
+    if not isinstance(weight_map, dict) or not all(isinstance(file, str) for file in weight_map.values()):
+        raise ConversionError(f"{index}: not a shard index: it has no weight_map of tensors to files")
+    tensors: dict[str, Tensor] = {}
+    for shard in sorted(set(weight_map.values())):
         if Path(shard).name != shard or not (index.parent / shard).is_file():
             raise ConversionError(f"{index}: its shard {shard} is not there")
-        tensors = _open_file(index.parent / shard)
-        promised = {name for name, file in names.items() if file == shard}
-        if promised != tensors.keys():
-            odd = sorted(promised ^ tensors.keys())
-            raise ConversionError(f"{index}: {shard} does not hold what the index says: {odd[:5]}")
-        found |= tensors
-    return found
+        shard_tensors = _open_file(index.parent / shard)
+        indexed = {name for name, file in weight_map.items() if file == shard}
+        if indexed != shard_tensors.keys():
+            differing = sorted(indexed ^ shard_tensors.keys())
+            raise ConversionError(f"{index}: {shard} does not hold what the index says: {differing[:5]}")
+        tensors |= shard_tensors
+    return tensors
 
 
 def _open_file(path: Path) -> dict[str, Tensor]:
@@ -121,7 +122,7 @@ def _open_safetensors(path: Path) -> dict[str, Tensor]:
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
         if size < 8 or length > size - 8:
-            raise ConversionError(f"{path}: truncated, or no safetensors file")
+            raise ConversionError(f"{path}: truncated, or not a safetensors file")
         try:
             header = json.loads(file.read(length))
             header.pop("__metadata__", None)
@@ -137,18 +138,20 @@ def _open_safetensors(path: Path) -> dict[str, Tensor]:
             raise ConversionError(f"{path}: {name} is {kind}; weights are bfloat16, float16 or float32")
         dtype = np.dtype(DTYPES[kind])
         if start != covered or min(shape, default=0) < 0 or end - start != math.prod(shape) * dtype.itemsize:
-            raise ConversionError(f"{path}: damaged at {name}: its bytes are not where and what its shape says")
+            raise ConversionError(f"{path}: damaged at {name}: its bytes disagree with its shape or position")
         covered = end
         if 8 + length + end > size:
             raise ConversionError(f"{path}: truncated at {name}: {size:,} bytes, it needs {8 + length + end:,}")
-        tensors[name] = Tensor(shape, dtype, path, 8 + length + start, mapped(path, 8 + length + start, dtype, shape))
+        tensors[name] = Tensor(
+            shape, dtype, path, 8 + length + start, memory_map_reader(path, 8 + length + start, dtype, shape)
+        )
     if 8 + length + covered != size:
         raise ConversionError(f"{path}: {size - 8 - length - covered:,} bytes past its last tensor")
     return tensors
 
 
-def mapped(path: Path, offset: int, dtype: np.dtype, shape: tuple[int, ...]) -> Callable[[], np.ndarray]:
-    """A reader of the array [*shape] at a byte of a file, as a view of it."""
+def memory_map_reader(path: Path, offset: int, dtype: np.dtype, shape: tuple[int, ...]) -> Callable[[], np.ndarray]:
+    """Return a function that reads the array [*shape] at byte `offset` of a file, as a view of the file."""
 
     def read() -> np.ndarray:
         if not math.prod(shape):

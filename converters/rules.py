@@ -1,4 +1,4 @@
-"""A family as a table of rules, and the proof that it fits: every tensor used once, every array filled once."""
+"""A family as a table of rules, and the check that it fits: every tensor used once, every array filled once."""
 
 import dataclasses
 import difflib
@@ -13,15 +13,15 @@ import numpy as np
 from converters.readers import ConversionError, Tensor
 
 Shape = tuple[int, ...]
-SHOWN = 40  # problems that an error lists; looking for near names takes time
+MAX_SHOWN = 40  # problems that an error lists; searching for similar names takes time
 FLOATS = tuple(np.dtype(kind) for kind in (np.float32, np.float16, ml_dtypes.bfloat16))
 
 
 @dataclasses.dataclass(frozen=True)
 class Transform:
-    """How torch lays an array out: the shapes of its tensors there for a shape of ours, and the way over.
+    """How torch lays an array out: the shapes of its tensors for the array's shape, and their conversion to the array.
 
-    `invert` is the way back, where there is one: numbers are only moved, and come back equal bit for bit.
+    `invert` converts back, where that is possible: numbers are only rearranged and come back equal bit for bit.
     """
 
     sources: Callable[[Shape], list[Shape]]
@@ -29,32 +29,34 @@ class Transform:
     invert: Callable[[np.ndarray], np.ndarray] | None = None
 
 
-def moved(
+def rearrangement(
     source: Callable[[Shape], Shape],
     apply: Callable[[np.ndarray, Shape], np.ndarray],
     invert: Callable[[np.ndarray], np.ndarray],
 ) -> Transform:
-    """A transform of one tensor that only moves numbers."""
+    """Return a transform of one tensor that only rearranges numbers."""
     return Transform(lambda shape: [source(shape)], lambda arrays, shape: apply(arrays[0], shape), invert)
 
 
-def transposed(matrix: np.ndarray) -> np.ndarray:
-    """The transpose [b, a] of [a, b], laid out in memory: ten times as fast as numpy's copy of a view."""
+def transpose(matrix: np.ndarray) -> np.ndarray:
+    """Return the contiguous transpose [b, a] of [a, b]; ten times as fast as numpy's copy of a view."""
     matrix = np.ascontiguousarray(matrix)
     if not matrix.size:
         return np.ascontiguousarray(matrix.T)
-    bits = matrix.view({2: np.uint16, 4: np.int32}[matrix.itemsize])  # weights have 2 or 4 bytes; OpenCV knows these
+    bits = matrix.view(
+        {2: np.uint16, 4: np.int32}[matrix.itemsize]
+    )  # weights have 2 or 4 bytes; OpenCV takes these dtypes
     return cv2.transpose(bits).view(matrix.dtype).reshape(matrix.shape[::-1])
 
 
-SAME = moved(lambda shape: shape, lambda array, shape: array, lambda array: array)
-FLAT = moved(
+IDENTITY = rearrangement(lambda shape: shape, lambda array, shape: array, lambda array: array)
+FLATTEN = rearrangement(
     lambda shape: (math.prod(shape),), lambda array, shape: array.reshape(shape), lambda array: array.reshape(-1)
 )
-CONV1D = moved(
+CONV1D = rearrangement(
     lambda s: (s[2], s[1], s[0]), lambda array, shape: array.transpose(2, 1, 0), lambda array: array.transpose(2, 1, 0)
 )
-CONV2D = moved(
+CONV2D = rearrangement(
     lambda s: (s[3], s[2], s[0], s[1]),
     lambda array, shape: array.transpose(2, 3, 1, 0),
     lambda array: array.transpose(3, 2, 0, 1),
@@ -62,58 +64,63 @@ CONV2D = moved(
 
 
 def linear(inputs: int = 1) -> Transform:
-    """torch's [out, in] -> ours [*in, *out], of which the first `inputs` axes go in."""
-    return moved(
+    """Return the transform of torch's [out, in] to our [*in, *out], whose first `inputs` axes are inputs."""
+    return rearrangement(
         lambda shape: (math.prod(shape[inputs:]), math.prod(shape[:inputs])),
-        lambda array, shape: transposed(array).reshape(shape),
-        lambda array: transposed(array.reshape(math.prod(array.shape[:inputs]), -1)),
+        lambda array, shape: transpose(array).reshape(shape),
+        lambda array: transpose(array.reshape(math.prod(array.shape[:inputs]), -1)),
     )
 
 
 @dataclasses.dataclass(frozen=True)
 class Rule:
-    """Tensor `source` ("{layer}" counts the layers), or several -> the parameter `target`, a layer's array of it.
+    """The tensors `source` ("{layer}" stands for the layer's number) -> the parameter `target`, or one layer of it.
 
-    Several rules may have one target: spellings of different versions, of which a checkpoint has one; the first is the
-    newest, and what an export writes.
+    Several rules may have the same target: spellings of different versions, of which a checkpoint has one. The first
+    is the newest, and is what an export writes.
     """
 
     source: str | tuple[str, ...]
     target: str
-    transform: Transform = SAME
+    transform: Transform = IDENTITY
 
     def names(self, layer: int | str | None) -> tuple[str, ...]:
-        """The sources of one layer."""
+        """Return the names of one layer's source tensors."""
         sources = (self.source,) if isinstance(self.source, str) else self.source
         return tuple(source.replace("{layer}", str(layer)) for source in sources)
 
 
-def prefix_of(tensors: Mapping[str, Tensor], prefix: str) -> str:
-    """`prefix` where the checkpoint's names begin with it (a model inside another), else nothing."""
+def find_prefix(tensors: Mapping[str, Tensor], prefix: str) -> str:
+    """Return `prefix` if names of the checkpoint begin with it (a model inside another), else ""."""
     return prefix if any(name.startswith(prefix) for name in tensors) else ""
 
 
-def affine(target: str, source: str, transform: Transform = SAME, bias: Transform = SAME) -> list[Rule]:
-    """Weight and bias of one torch module -> our kernel (a norm's: scale) and bias."""
+def affine_rules(target: str, source: str, transform: Transform = IDENTITY, bias: Transform = IDENTITY) -> list[Rule]:
+    """Return rules for weight and bias of one torch module -> our kernel (for a norm: scale) and bias."""
     weight = "scale" if target.endswith("norm") else "kernel"
     return [Rule(f"{source}.weight", f"{target}/{weight}", transform), Rule(f"{source}.bias", f"{target}/bias", bias)]
 
 
-def transformer(source: str, parts: Mapping[str, str]) -> list[Rule]:
-    """The layers of `encoders.transformer.Layers`; `parts` has torch's name below `source`.N. of each of ours."""
+def transformer_rules(source: str, parts: Mapping[str, str]) -> list[Rule]:
+    """Return rules for the layers of `encoders.transformer.Layers`.
+
+    Args:
+      source: torch's name of the list of layers.
+      parts: name of a part in our layer -> its name in torch's layer.
+    """
     table = []
-    for ours, theirs in parts.items():
-        transform = SAME if ours.endswith("norm") else linear(2 if ours == "o_proj" else 1)
-        table += affine(f"layers/{ours}", f"{source}.{{layer}}.{theirs}", transform, FLAT)
+    for name, torch_name in parts.items():
+        transform = IDENTITY if name.endswith("norm") else linear(2 if name == "o_proj" else 1)
+        table += affine_rules(f"layers/{name}", f"{source}.{{layer}}.{torch_name}", transform, FLATTEN)
     return table
 
 
-Slots = Mapping[str, tuple[str, int | None, Shape]]  # array on disk -> (parameter, layer or None, shape)
+StoredArrays = Mapping[str, tuple[str, int | None, Shape]]  # array on disk -> (parameter, layer or None, shape)
 
 
 @dataclasses.dataclass(frozen=True)
 class Fit:
-    """One array on disk: the tensors it comes from, and how."""
+    """One array on disk, the tensors it comes from and their transform."""
 
     name: str
     sources: tuple[str, ...]
@@ -121,77 +128,87 @@ class Fit:
     shape: Shape
 
     def read(self, tensors: Mapping[str, Tensor]) -> np.ndarray:
-        """The array, as it is to lie on disk."""
+        """Return the array as it is stored."""
         return np.ascontiguousarray(self.transform.apply([tensors[name].read() for name in self.sources], self.shape))
 
 
 def fit(
     rules: list[Rule],
-    slots: Slots,
+    targets: StoredArrays,
     tensors: Mapping[str, Tensor],
     harmless: tuple[str, ...] = (),
+    *,
     problems: list[str] | None = None,
 ) -> list[Fit]:
-    """Fit a table to a checkpoint, by names, shapes and dtypes alone, in the order of the checkpoint's bytes.
+    """Fit a table to a checkpoint by names, shapes and dtypes alone.
 
     Args:
-      slots: of the abstract model (`empatheia_jax.weights.slots`).
-      harmless: patterns (regular expressions, whole names) of tensors that a checkpoint may hold and we do not need.
-      problems: what else is known to be wrong.
+      rules: the family's table.
+      targets: the arrays to fill (`empatheia_jax.weights.stored_arrays` of the abstract parameters).
+      tensors: the checkpoint's, by name.
+      harmless: regular expressions for whole names of tensors that a checkpoint may hold and our network does not need.
+      problems: what is known to be wrong already; listed in the same error.
+    Returns:
+      One entry an array, in the order of the checkpoint's bytes.
     Raises:
-      ConversionError: all that does not fit, in one message.
+      ConversionError: everything that does not fit, in one message.
     """
-    problems, found, used = list(problems or ()), [], {}
+    problems, fits, used = list(problems or ()), [], {}
     by_target: dict[str, list[Rule]] = {}
     for rule in rules:
         by_target.setdefault(rule.target, []).append(rule)
-    parameters = {parameter for parameter, _, _ in slots.values()}
+    parameters = {parameter for parameter, _, _ in targets.values()}
     problems += [f"no parameter {name!r} in the model (a fault of the table)" for name in by_target.keys() - parameters]
-    for name, (parameter, layer, shape) in slots.items():
+    for name, (parameter, layer, shape) in targets.items():
         choices = by_target.get(parameter, [])
-        having = [rule for rule in choices if all(source in tensors for source in rule.names(layer))]
-        if len(having) != 1:
-            problems.append(_unfilled(name, layer, choices, having, tensors, len(problems) < SHOWN))
+        matches = [rule for rule in choices if all(source in tensors for source in rule.names(layer))]
+        if len(matches) != 1:
+            source_names = [rule.names(layer) for rule in choices]
+            problems.append(_describe_unfilled(name, source_names, tensors, suggest=len(problems) < MAX_SHOWN))
             continue
-        names, transform = having[0].names(layer), having[0].transform
-        for source, needed in zip(names, transform.sources(shape), strict=True):
+        names, transform = matches[0].names(layer), matches[0].transform
+        for source, expected_shape in zip(names, transform.sources(shape), strict=True):
             tensor = tensors[source]
-            if tensor.shape != needed:
-                problems.append(f"{source} has shape {list(tensor.shape)}, {name} needs {list(needed)}")
+            if tensor.shape != expected_shape:
+                problems.append(f"{source} has shape {list(tensor.shape)}, {name} needs {list(expected_shape)}")
             if tensor.dtype not in FLOATS:
                 problems.append(f"{source} is {tensor.dtype}; weights are bfloat16, float16 or float32")
             if source in used:
                 problems.append(f"{source} is used for {used[source]} and for {name} (a fault of the table)")
             used[source] = name
-        found.append(Fit(name, names, transform, shape))
-    known = [re.compile(pattern) for pattern in harmless]
+        fits.append(Fit(name, names, transform, shape))
+    harmless_patterns = [re.compile(pattern) for pattern in harmless]
     for name in sorted(tensors.keys() - used.keys()):
-        if not any(pattern.fullmatch(name) for pattern in known):
-            table = [source for rule in rules for source in rule.names("{layer}")] if len(problems) < SHOWN else []
+        if not any(pattern.fullmatch(name) for pattern in harmless_patterns):
+            table = [source for rule in rules for source in rule.names("{layer}")] if len(problems) < MAX_SHOWN else []
             nearest = difflib.get_close_matches(name, table, 1, 0.3)
             problems.append(f"{name} is used by no rule" + (f" (nearest: {nearest[0]})" if nearest else ""))
     if problems:
-        shown = "\n  ".join(problems[:SHOWN])
-        more = f"\n  and {len(problems) - SHOWN} more" if len(problems) > SHOWN else ""
+        shown = "\n  ".join(problems[:MAX_SHOWN])
+        more = f"\n  and {len(problems) - MAX_SHOWN} more" if len(problems) > MAX_SHOWN else ""
         raise ConversionError(f"{len(problems)} problems, nothing was written:\n  {shown}{more}")
-    return sorted(found, key=lambda one: min((str(tensors[n].file), tensors[n].offset) for n in one.sources))
+    return sorted(fits, key=lambda entry: min((str(tensors[n].file), tensors[n].offset) for n in entry.sources))
 
 
-def sources(rules: list[Rule], slots: Slots) -> dict[str, tuple[str, Transform]]:
-    """The way back: array on disk -> (tensor, transform), by the first rule of each parameter."""
+def inverse_rules(rules: list[Rule], targets: StoredArrays) -> dict[str, tuple[str, Transform]]:
+    """Return array on disk -> (tensor it is exported to, transform), by the first rule of each parameter."""
     first: dict[str, Rule] = {}
     for rule in rules:
         first.setdefault(rule.target, rule)
-    found = {name: (first[target], layer) for name, (target, layer, _) in slots.items()}
-    return {name: (rule.names(layer)[0], rule.transform) for name, (rule, layer) in found.items()}
+    chosen = {name: (first[target], layer) for name, (target, layer, _) in targets.items()}
+    return {name: (rule.names(layer)[0], rule.transform) for name, (rule, layer) in chosen.items()}
 
 
-def _unfilled(name, layer, choices: list[Rule], having: list[Rule], tensors: Mapping[str, Tensor], hint: bool) -> str:
-    if len(having) > 1:
-        return f"{name} could be filled twice, by {having[0].names(layer)} and by {having[1].names(layer)}"
+def _describe_unfilled(
+    name: str, choices: list[tuple[str, ...]], tensors: Mapping[str, Tensor], *, suggest: bool
+) -> str:
+    """Say why an array is filled by none or by several of its rules, whose source tensors are `choices`."""
+    complete = [sources for sources in choices if all(source in tensors for source in sources)]
+    if len(complete) > 1:
+        return f"{name} could be filled twice, by {complete[0]} and by {complete[1]}"
     if not choices:
         return f"{name} has no rule (a fault of the table)"
-    closest = max(choices, key=lambda rule: sum(source in tensors for source in rule.names(layer)))
-    missing = [source for source in closest.names(layer) if source not in tensors]
-    near = difflib.get_close_matches(missing[0], list(tensors), 1, 0.6) if hint else []
-    return f"{', '.join(missing)} is missing, for {name}" + (f" (nearest there: {near[0]})" if near else "")
+    closest = max(choices, key=lambda sources: sum(source in tensors for source in sources))
+    missing = [source for source in closest if source not in tensors]
+    nearest = difflib.get_close_matches(missing[0], list(tensors), 1, 0.6) if suggest else []
+    return f"{', '.join(missing)} is missing, for {name}" + (f" (nearest there: {nearest[0]})" if nearest else "")

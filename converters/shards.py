@@ -1,4 +1,4 @@
-"""Writing a transformers directory: safetensors shards of bounded size, an index, and no half of either."""
+"""Write a transformers directory: safetensors shards of bounded size and their index, complete or not at all."""
 
 import json
 import os
@@ -7,14 +7,14 @@ from pathlib import Path
 import numpy as np
 from safetensors.numpy import save_file
 
-from converters.outputs import fresh
+from converters.outputs import new_folder
 from converters.readers import ConversionError
 
 SHARD_BYTES = 1_000_000_000
 
 
-def save(tensors: dict[str, np.ndarray], path: Path) -> None:
-    """A safetensors file that others may read as the umask says; safetensors itself makes it the owner's alone."""
+def save_safetensors(tensors: dict[str, np.ndarray], path: Path) -> None:
+    """Write a safetensors file with the umask's permissions; safetensors alone would give them to the owner only."""
     save_file({n: np.ascontiguousarray(a) for n, a in tensors.items()}, path, metadata={"format": "pt"})
     mask = os.umask(0)
     os.umask(mask)
@@ -22,49 +22,50 @@ def save(tensors: dict[str, np.ndarray], path: Path) -> None:
 
 
 class Shards:
-    """A new folder of "model.safetensors" (or numbered shards) that appears under its name when it is whole.
+    """A context manager for a new folder of "model.safetensors", or of numbered shards and their index.
 
-    As a context manager; leaving by an exception removes what was written.
+    The folder appears under its name when it is complete; leaving by an exception removes what was written.
 
     Raises:
-      ConversionError: the folder is there already; the disk is full.
+      ConversionError: the folder exists already.
+      ConversionError: the disk is full.
     """
 
     def __init__(self, output: Path, stem: str = "model", shard_bytes: int = SHARD_BYTES):
-        self._stem, self._most, self._fresh = stem, shard_bytes, fresh(Path(output))
-        self._held: dict[str, np.ndarray] = {}
+        self._stem, self._shard_bytes, self._new_folder = stem, shard_bytes, new_folder(Path(output))
+        self._pending: dict[str, np.ndarray] = {}
         self._files: list[tuple[Path, list[str]]] = []
         self.total = 0
 
     def __enter__(self) -> "Shards":
-        self.folder = self._fresh.__enter__()
+        self.folder = self._new_folder.__enter__()
         return self
 
     def add(self, name: str, array: np.ndarray) -> None:
-        """Write one tensor, now or with the next ones."""
-        if self._held and sum(held.nbytes for held in self._held.values()) + array.nbytes > self._most:
+        """Add one tensor; it is written when its shard is full."""
+        if self._pending and sum(tensor.nbytes for tensor in self._pending.values()) + array.nbytes > self._shard_bytes:
             self._flush()
-        self._held[name] = np.ascontiguousarray(array)
+        self._pending[name] = np.ascontiguousarray(array)
         self.total += array.nbytes
 
     def _flush(self) -> None:
-        if self._held:
+        if self._pending:
             path = self.folder / f"{self._stem}-{len(self._files):05d}.partial"
             try:
-                save(self._held, path)
-            except Exception as error:  # safetensors has an error of its own for a full disk
+                save_safetensors(self._pending, path)
+            except Exception as error:  # safetensors raises an error of its own for a full disk
                 raise ConversionError(f"{path}: could not be written ({error})") from error
-            self._files.append((path, list(self._held)))
-            self._held = {}
+            self._files.append((path, list(self._pending)))
+            self._pending = {}
 
     def __exit__(self, kind, error, trace) -> None:
         if kind is None:
             try:
                 self._finish()
             except BaseException as failed:
-                self._fresh.__exit__(type(failed), failed, failed.__traceback__)
+                self._new_folder.__exit__(type(failed), failed, failed.__traceback__)
                 raise
-        self._fresh.__exit__(kind, error, trace)
+        self._new_folder.__exit__(kind, error, trace)
 
     def _finish(self) -> None:
         self._flush()

@@ -1,16 +1,16 @@
-"""What HuBERT and wav2vec 2.0 have in common: one network, two names.
+"""The rules that HuBERT and wav2vec 2.0 share.
 
-transformers' HubertModel and Wav2Vec2Model differ in how they were trained, not in what they compute; both become
+transformers' HubertModel and Wav2Vec2Model differ in their training, not in what they compute; both become
 `encoders.hubert.Hubert`.
 """
 
 from converters.readers import ConversionError
-from converters.rules import CONV1D, FLAT, Rule, affine, linear, moved, transformer
+from converters.rules import CONV1D, FLATTEN, Rule, affine_rules, linear, rearrangement, transformer_rules
 from empatheia_jax.encoders.hubert import Hubert, HubertConfig
 
 NETWORK = Hubert
-SPEC_EMBED = "masked_spec_embed"  # of SpecAugment: training only
-_GAIN = moved(
+SPEC_EMBED = "masked_spec_embed"  # for SpecAugment: training only
+_GAIN = rearrangement(
     lambda shape: (1, 1, *shape), lambda array, shape: array.reshape(shape), lambda array: array.reshape(1, 1, -1)
 )
 _PARTS = {
@@ -23,8 +23,13 @@ _PARTS = {
     "attention_norm": "layer_norm",
     "mlp_norm": "final_layer_norm",
 }
-_ONLY = {"hidden_act": "gelu", "feat_extract_activation": "gelu", "conv_pos_batch_norm": False, "add_adapter": False}
-_NAMES = {
+_SUPPORTED = {
+    "hidden_act": "gelu",
+    "feat_extract_activation": "gelu",
+    "conv_pos_batch_norm": False,
+    "add_adapter": False,
+}
+_NAMES = {  # our field -> transformers' name
     "width": "hidden_size",
     "layers": "num_hidden_layers",
     "heads": "num_attention_heads",
@@ -46,41 +51,44 @@ _NAMES = {
 }
 
 
-def config_of(settings: dict, preprocessor: dict | None) -> HubertConfig:
-    """transformers' config.json (and preprocessor_config.json) -> ours; what is absent has transformers' default.
+def parse_config(settings: dict, preprocessor: dict | None) -> HubertConfig:
+    """Convert transformers' settings to our config; an absent setting has transformers' default.
 
+    Args:
+      settings: config.json.
+      preprocessor: preprocessor_config.json, where there is one.
     Raises:
-      ConversionError: something that `Hubert` or `HubertAudio` does otherwise.
+      ConversionError: a setting that `Hubert` or `HubertAudio` does not support.
     """
-    for name, wanted in _ONLY.items():
-        if settings.get(name, wanted) != wanted:
-            raise ConversionError(f"config.json: {name} is {settings[name]!r}; only {wanted!r} is known")
-    for name, wanted in (("do_normalize", True), ("sampling_rate", 16_000)):
-        if preprocessor is not None and preprocessor.get(name, wanted) != wanted:
+    for name, supported in _SUPPORTED.items():
+        if settings.get(name, supported) != supported:
+            raise ConversionError(f"config.json: {name} is {settings[name]!r}; only {supported!r} is known")
+    for name, supported in (("do_normalize", True), ("sampling_rate", 16_000)):
+        if preprocessor is not None and preprocessor.get(name, supported) != supported:
             raise ConversionError(
-                f"preprocessor_config.json: {name} is {preprocessor[name]!r}; only {wanted!r} is known"
+                f"preprocessor_config.json: {name} is {preprocessor[name]!r}; only {supported!r} is known"
             )
-    base = {"width": 768, "layers": 12, "heads": 12, "mlp_width": 3072, "pre_norm": False}
-    given = {ours: settings[theirs] for ours, theirs in _NAMES.items() if theirs in settings}
-    return HubertConfig(**base | {n: tuple(v) if isinstance(v, list) else v for n, v in given.items()})
+    defaults = {"width": 768, "layers": 12, "heads": 12, "mlp_width": 3072, "pre_norm": False}
+    given = {field: settings[name] for field, name in _NAMES.items() if name in settings}
+    return HubertConfig(**defaults | {n: tuple(v) if isinstance(v, list) else v for n, v in given.items()})
 
 
-def settings_of(config: HubertConfig) -> dict:
-    """transformers' settings of an architecture: the way back of `config_of`."""
-    return _ONLY | {theirs: getattr(config, ours) for ours, theirs in _NAMES.items()}
+def export_settings(config: HubertConfig) -> dict:
+    """Return transformers' settings of an architecture, the inverse of `parse_config`."""
+    return _SUPPORTED | {name: getattr(config, field) for field, name in _NAMES.items()}
 
 
 def rules(config: HubertConfig, prefix: str) -> list[Rule]:
-    """The table; `prefix` is what a model with a task head has before every name."""
+    """Return the table of rules; `prefix` stands before every name in a model with a task head."""
     table: list[Rule] = []
     for index in range(len(config.conv_dim)):
         source = f"{prefix}feature_extractor.conv_layers.{index}"
-        kernel, bias = affine(f"convolutions/{index}", f"{source}.conv", CONV1D)
+        kernel, bias = affine_rules(f"convolutions/{index}", f"{source}.conv", CONV1D)
         table += [kernel, bias] if config.conv_bias else [kernel]
         if config.feat_extract_norm == "layer" or index == 0:
-            table += affine(f"convolutions/{index}/norm", f"{source}.layer_norm")
+            table += affine_rules(f"convolutions/{index}/norm", f"{source}.layer_norm")
     if config.feat_proj_layer_norm:
-        table += affine("feature_norm", f"{prefix}feature_projection.layer_norm")
+        table += affine_rules("feature_norm", f"{prefix}feature_projection.layer_norm")
     positions = f"{prefix}encoder.pos_conv_embed.conv"
     for gain, direction in (
         ("parametrizations.weight.original0", "parametrizations.weight.original1"),
@@ -89,8 +97,8 @@ def rules(config: HubertConfig, prefix: str) -> list[Rule]:
         table.append(Rule(f"{positions}.{gain}", "position_gain", _GAIN))
         table.append(Rule(f"{positions}.{direction}", "position_direction", CONV1D))
     return table + [
-        *affine("feature_projection", f"{prefix}feature_projection.projection", linear(), FLAT),
+        *affine_rules("feature_projection", f"{prefix}feature_projection.projection", linear(), FLATTEN),
         Rule(f"{positions}.bias", "position_bias"),
-        *affine("norm", f"{prefix}encoder.layer_norm"),
-        *transformer(f"{prefix}encoder.layers", _PARTS),
+        *affine_rules("norm", f"{prefix}encoder.layer_norm"),
+        *transformer_rules(f"{prefix}encoder.layers", _PARTS),
     ]

@@ -1,6 +1,6 @@
-"""torch.save's files, zip (since torch 1.6) and older, read without torch and without running their pickles.
+"""Read files of torch.save, zip (since torch 1.6) and older, without torch and without executing their pickles.
 
-A pickle may name tensors and their storages; a file that asks for anything else is refused by the name of it.
+A pickle may name tensors and their storages; a file that names anything else is refused, and the error says what.
 """
 
 import collections
@@ -37,24 +37,26 @@ class _Storage:
 
 
 @dataclasses.dataclass(frozen=True)
-class _Strided:
+class _TensorView:
+    """A tensor as its pickle describes it: a strided view of a storage."""
+
     storage: _Storage
     offset: int
     shape: tuple[int, ...]
     strides: tuple[int, ...]
 
 
-def _rebuild(storage, offset, shape, strides, *_) -> _Strided:
+def _rebuild(storage, offset, shape, strides, *_) -> _TensorView:
     numbers = (offset, *shape, *strides)
     if not isinstance(storage, _Storage) or len(shape) != len(strides):
         raise ConversionError("a tensor without a storage, or with other strides than axes")
     if not all(isinstance(number, int) and number >= 0 for number in numbers):
         raise ConversionError(f"a tensor of impossible numbers {numbers}")
-    return _Strided(storage, offset, tuple(shape), tuple(strides))
+    return _TensorView(storage, offset, tuple(shape), tuple(strides))
 
 
 class _Inert:
-    """What stands for a number that numpy pickled (a loss, say): nothing."""
+    """A placeholder without value for a number that numpy pickled (a loss, say)."""
 
     def __init__(self, *_):
         pass
@@ -64,7 +66,7 @@ class _Inert:
 
 
 class _Unpickler(pickle.Unpickler):
-    """Builds descriptions of tensors; knows no other names than those that tensors need."""
+    """An unpickler that builds descriptions of tensors and refuses all names but those that tensors need."""
 
     def __init__(self, file):
         super().__init__(file)
@@ -112,10 +114,11 @@ def _load(path: Path, file, storages: dict[str, np.dtype] | None = None):
 
 
 def open_torch(path: Path, root: str | None = None) -> dict[str, Tensor]:
-    """The tensors of a state dict that torch.save wrote.
+    """Open the tensors of a state dict that torch.save wrote.
 
     Args:
-      root: the file holds more than a state dict, which stands under this key; state dicts in it are joined by dots.
+      path: the file.
+      root: the key of the state dict, in a file that holds more; names of nested state dicts are joined by dots.
     Raises:
       ConversionError: a damaged or hostile file, or one that holds something else.
     """
@@ -126,27 +129,27 @@ def _open_zip(path: Path, root: str | None) -> dict[str, Tensor]:
     with zipfile.ZipFile(path) as archive:
         entries = {info.filename.partition("/")[2]: info for info in archive.infolist()}
         if "data.pkl" not in entries:
-            raise ConversionError(f"{path}: a zip file, but not torch's")
+            raise ConversionError(f"{path}: a zip file, but not of torch.save")
         if "byteorder" in entries and archive.read(entries["byteorder"]) != b"little":
             raise ConversionError(f"{path}: written on a big-endian machine")
         with archive.open(entries["data.pkl"]) as file:
             content = _load(path, file)
 
     def extent(storage: _Storage) -> tuple[int, int] | None:
-        """Where a storage begins, and its bytes."""
+        """Return the byte at which a storage begins, and its size in bytes."""
         entry = entries.get(f"data/{storage.key}")
         if entry is None or entry.compress_type:
             return None
-        with path.open("rb") as file:  # behind the entry's own header, whose lengths may differ from the directory's
+        with path.open("rb") as file:  # after the entry's own header, whose lengths may differ from the directory's
             file.seek(entry.header_offset + 26)
             names, extra = (int.from_bytes(file.read(2), "little") for _ in range(2))
         return entry.header_offset + 30 + names + extra, entry.file_size
 
-    return _tensors(path, _below(path, content, root), extent)
+    return _open_tensors(path, _select_state_dict(path, content, root), extent)
 
 
-def _below(path: Path, content, root: str | None) -> dict:
-    """The state dict at `root`, its state dicts joined by dots."""
+def _select_state_dict(path: Path, content, root: str | None) -> dict:
+    """Return the state dict at `root`, names of nested state dicts joined by dots."""
     if not isinstance(content, dict):
         raise ConversionError(f"{path}: a {type(content).__name__}, not a state dict")
     if root is None:
@@ -155,12 +158,14 @@ def _below(path: Path, content, root: str | None) -> dict:
         raise ConversionError(f"{path}: it has no {root!r}; its keys are {', '.join(map(str, content))[:200]}")
     joined = {}
     for name, value in content[root].items():
-        joined |= {f"{name}.{key}": one for key, one in value.items()} if isinstance(value, dict) else {name: value}
+        joined |= (
+            {f"{name}.{key}": tensor for key, tensor in value.items()} if isinstance(value, dict) else {name: value}
+        )
     return joined
 
 
 def _open_legacy(path: Path, root: str | None) -> dict[str, Tensor]:
-    """magic, protocol, system, the pickled object, the keys of its storages; then each storage's length and bytes."""
+    """Open the older format: pickles of magic, protocol, system, object and storage keys, then each storage's bytes."""
     size, extents = path.stat().st_size, {}
     with path.open("rb") as file:
         if _load_number(file) != _MAGIC:
@@ -170,18 +175,18 @@ def _open_legacy(path: Path, root: str | None) -> dict[str, Tensor]:
         dtypes: dict[str, np.dtype] = {}
         content, keys = _load(path, file, dtypes), _load(path, file)
         if not isinstance(keys, list):
-            raise ConversionError(f"{path}: damaged: no list of its storages")
-        at = file.tell()
+            raise ConversionError(f"{path}: damaged: its list of storages is missing")
+        position = file.tell()
         for key in map(str, keys):
-            file.seek(at)
-            count, at = int.from_bytes(file.read(8), "little"), at + 8
+            file.seek(position)
+            count, position = int.from_bytes(file.read(8), "little"), position + 8
             if key not in dtypes:
                 raise ConversionError(f"{path}: it holds a storage {key} that no tensor uses")
-            extents[key] = at, count * dtypes[key].itemsize
-            at += extents[key][1]
-            if at > size:
-                raise ConversionError(f"{path}: truncated: {size:,} bytes, it needs at least {at:,}")
-    return _tensors(path, _below(path, content, root), lambda storage: extents.get(storage.key))
+            extents[key] = position, count * dtypes[key].itemsize
+            position += extents[key][1]
+            if position > size:
+                raise ConversionError(f"{path}: truncated: {size:,} bytes, it needs at least {position:,}")
+    return _open_tensors(path, _select_state_dict(path, content, root), lambda storage: extents.get(storage.key))
 
 
 def _load_number(file) -> object:
@@ -191,27 +196,27 @@ def _load_number(file) -> object:
         return None
 
 
-def _tensors(path: Path, content: dict, extent: Callable[[_Storage], tuple[int, int] | None]) -> dict[str, Tensor]:
+def _open_tensors(path: Path, content: dict, extent: Callable[[_Storage], tuple[int, int] | None]) -> dict[str, Tensor]:
     tensors, size = {}, path.stat().st_size
     for name, value in content.items():
-        if not isinstance(value, _Strided) or not isinstance(name, str):
-            raise ConversionError(f"{path}: {name} is no tensor")
-        found, itemsize = extent(value.storage), value.storage.dtype.itemsize
+        if not isinstance(value, _TensorView) or not isinstance(name, str):
+            raise ConversionError(f"{path}: {name} is not a tensor")
+        span, itemsize = extent(value.storage), value.storage.dtype.itemsize
         last = sum((n - 1) * stride for n, stride in zip(value.shape, value.strides, strict=True))
         needed = 0 if 0 in value.shape else (value.offset + last + 1) * itemsize
-        if found is None or needed > found[1] or sum(found) > size:
+        if span is None or needed > span[1] or sum(span) > size:
             raise ConversionError(f"{path}: the storage of {name} is missing, compressed or too short")
-        tensors[name] = _tensor(path, value, *found)
+        tensors[name] = _open_tensor(path, value, *span)
     return tensors
 
 
-def _tensor(path: Path, value: _Strided, start: int, count: int) -> Tensor:
+def _open_tensor(path: Path, value: _TensorView, start: int, num_bytes: int) -> Tensor:
     dtype = value.storage.dtype
 
     def read() -> np.ndarray:
         if 0 in value.shape:
             return np.zeros(value.shape, dtype)
-        flat = np.asarray(np.memmap(path, np.uint8, "r", start, (count,))).view(dtype)[value.offset :]
+        flat = np.asarray(np.memmap(path, np.uint8, "r", start, (num_bytes,))).view(dtype)[value.offset :]
         strides = tuple(stride * dtype.itemsize for stride in value.strides)
         return np.lib.stride_tricks.as_strided(flat, value.shape, strides, writeable=False)
 

@@ -1,4 +1,4 @@
-"""What goes with the weights (tokenizer, preprocessing), and whether a file is the published one (SHA-256)."""
+"""Files copied along with the weights (tokenizer, preprocessing), and the published SHA-256 of a file."""
 
 import hashlib
 import re
@@ -26,19 +26,19 @@ FILES = (
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
-def copy(source: Path, output: Path) -> list[str]:
-    """Copy the settings that are there; returns their names."""
-    found = [name for name in FILES if (source / name).is_file()]
-    for name in found:
+def copy_settings(source: Path, output: Path) -> list[str]:
+    """Copy those of `FILES` that exist and return their names."""
+    names = [name for name in FILES if (source / name).is_file()]
+    for name in names:
         shutil.copyfile(source / name, output / name)
-    return found
+    return names
 
 
-def given_hash(path: Path) -> tuple[str, str] | None:
-    """(the SHA-256 that a file should have, who says so), where somebody does.
+def published_hash(path: Path) -> tuple[str, str] | None:
+    """Return the published SHA-256 of a file and where it is from, or None where it is not known.
 
-    The Hub's cache names a file by its hash, its download folders keep it beside (.cache/huggingface), and people keep
-    SHA256SUMS.
+    The Hub's cache names a file by its hash, a download from the Hub keeps it in .cache/huggingface beside the file,
+    and a SHA256SUMS may lie beside the file.
     """
     real = path.resolve()
     if path.is_symlink() and _SHA256.fullmatch(real.name):
@@ -53,34 +53,39 @@ def given_hash(path: Path) -> tuple[str, str] | None:
         for line in sums.read_text("utf-8").splitlines():
             digest, _, name = line.partition(" ")
             if name.strip().lstrip("*") == path.name:
-                return sha256_of(digest, str(sums)), sums.name
+                return parse_sha256(digest, str(sums)), sums.name
     return None
 
 
-def sha256_of(text: str, where: str) -> str:
-    """64 hex digits in small letters.
+def parse_sha256(text: str, where: str) -> str:
+    """Return a SHA-256 as 64 lower-case hex digits; `where` names its origin in the error.
 
     Raises:
-      ConversionError: the text is none.
+      ConversionError: the text is not a SHA-256.
     """
     if not _SHA256.fullmatch(text.lower()):
-        raise ConversionError(f"{where}: {text!r} is no SHA-256")
+        raise ConversionError(f"{where}: {text!r} is not a SHA-256")
     return text.lower()
 
 
-def check_hash(path: Path, wanted: str, who: str, advance: Callable[[int], object]) -> None:
-    """Compare a file with the SHA-256 that `who` gives for it, calling `advance` with each piece's bytes.
+def check_hash(path: Path, expected: str, origin: str, advance: Callable[[int], object]) -> None:
+    """Compare the SHA-256 of a file with the expected one.
 
+    Args:
+      path: the file.
+      expected: 64 hex digits.
+      origin: where the expected hash is from, for the error.
+      advance: called with the number of bytes of each chunk that was read.
     Raises:
-      ConversionError: it is another file.
+      ConversionError: the hashes differ.
     """
     digest = hashlib.sha256()
     with path.open("rb") as file:
-        while piece := file.read(1 << 24):
-            digest.update(piece)
-            advance(len(piece))
-    if digest.hexdigest() != wanted:
+        while chunk := file.read(1 << 24):
+            digest.update(chunk)
+            advance(len(chunk))
+    if digest.hexdigest() != expected:
         raise ConversionError(
-            f"{path}: its SHA-256 is {digest.hexdigest()}, {who} says {wanted}: a damaged download or another file; "
-            "fetch it again"
+            f"{path}: its SHA-256 is {digest.hexdigest()}, {origin} says {expected}: a damaged download or another "
+            "file; download it again"
         )

@@ -14,40 +14,45 @@ PREFIX = "model."
 NETWORK = Llama
 CLASS = "LlamaForCausalLM"
 HARMLESS = (
-    r"model\.(layers\.\d+\.self_attn\.)?rotary_emb\.inv_freq",  # computed; compared with ours in `check`
-    r"lm_head\.weight",  # of tied embeddings, where `check` sees that it is the same
+    r"model\.(layers\.\d+\.self_attn\.)?rotary_emb\.inv_freq",  # computed by our LLM; compared in `check`
+    r"lm_head\.weight",  # of tied embeddings; compared in `check`
 )
-KEPT = ()
-_REQUIRED = {
+CARRIED_TENSORS = ()
+_REQUIRED = {  # transformers' name -> our field
     "vocab_size": "vocab_size",
     "hidden_size": "width",
     "num_hidden_layers": "layers",
     "num_attention_heads": "heads",
     "intermediate_size": "mlp_width",
 }
-_ONLY = {"hidden_act": "silu", "attention_bias": False, "mlp_bias": False, "partial_rotary_factor": 1.0}
+_SUPPORTED = {"hidden_act": "silu", "attention_bias": False, "mlp_bias": False, "partial_rotary_factor": 1.0}
 
 
-def config_of(settings: dict, preprocessor: dict | None = None) -> LlamaConfig:
-    """transformers' config.json, old or new spellings -> ours; what is absent has transformers' default.
+def parse_config(settings: dict, preprocessor: dict | None = None) -> LlamaConfig:
+    """Convert transformers' config.json, in old or new spellings; an absent setting has transformers' default.
 
+    Args:
+      settings: config.json.
+      preprocessor: unused; encoders' families have one.
     Raises:
-      ConversionError: everything that `Llama` does otherwise, or that has no default, in one message.
+      ConversionError: all settings that `Llama` does not support and all missing ones without a default.
     """
     problems = [f"{name} is not there" for name in _REQUIRED if not isinstance(settings.get(name), int)]
     problems += [
-        f"{name} is {settings[name]!r}; only {wanted!r} is known"
-        for name, wanted in _ONLY.items()
-        if settings.get(name, wanted) != wanted
+        f"{name} is {settings[name]!r}; only {supported!r} is known"
+        for name, supported in _SUPPORTED.items()
+        if settings.get(name, supported) != supported
     ]
     length = settings.get("max_position_embeddings", 2048)
     window = settings.get("sliding_window", 4096 if settings.get("model_type") == "mistral" else None)
     if window is not None and window < length:
-        problems.append(f"sliding_window is {window}, less than max_position_embeddings {length}; ours sees everything")
-    theta, scaling = _rope(settings, length, problems)
+        problems.append(
+            f"sliding_window is {window}, less than max_position_embeddings {length}; our attention has no window"
+        )
+    theta, scaling = _parse_rope(settings, length, problems)
     if problems:
         raise ConversionError("config.json: " + "; ".join(problems))
-    fields = {ours: settings[theirs] for theirs, ours in _REQUIRED.items()}
+    fields = {field: settings[name] for name, field in _REQUIRED.items()}
     return LlamaConfig(
         **fields,
         kv_heads=settings.get("num_key_value_heads") or fields["heads"],
@@ -60,8 +65,8 @@ def config_of(settings: dict, preprocessor: dict | None = None) -> LlamaConfig:
     )
 
 
-def _rope(settings: dict, length: int, problems: list[str]) -> tuple[float, RopeScaling | None]:
-    """Rotary theta and scaling, from `rope_parameters` (new) or `rope_theta` and `rope_scaling` (old)."""
+def _parse_rope(settings: dict, length: int, problems: list[str]) -> tuple[float, RopeScaling | None]:
+    """Read rotary theta and scaling from `rope_parameters` (new) or `rope_theta` and `rope_scaling` (old)."""
     new, old = settings.get("rope_parameters") or {}, settings.get("rope_scaling") or {}
     if "rope_theta" in new and "rope_theta" in settings and new["rope_theta"] != settings["rope_theta"]:
         problems.append(f"rope_theta is {settings['rope_theta']}, and {new['rope_theta']} in rope_parameters")
@@ -76,10 +81,10 @@ def _rope(settings: dict, length: int, problems: list[str]) -> tuple[float, Rope
     if kind not in ("linear", "llama3"):
         problems.append(f"rope type {kind!r}; known are default, linear, llama3")
         return float(theta), None
-    wanted = ("factor",) if kind == "linear" else ("factor", "low_freq_factor", "high_freq_factor")
-    lacking = [name for name in wanted if not isinstance(rope.get(name), int | float)]
-    if lacking:
-        problems.append(f"rope type {kind!r} without {', '.join(lacking)}")
+    required = ("factor",) if kind == "linear" else ("factor", "low_freq_factor", "high_freq_factor")
+    missing = [name for name in required if not isinstance(rope.get(name), int | float)]
+    if missing:
+        problems.append(f"rope type {kind!r} without {', '.join(missing)}")
         return float(theta), None
     if kind == "linear":
         return float(theta), RopeScaling("linear", factor=float(rope["factor"]))
@@ -93,10 +98,10 @@ def _rope(settings: dict, length: int, problems: list[str]) -> tuple[float, Rope
 
 
 def rules(config: LlamaConfig, prefix: str = PREFIX) -> list[Rule]:
-    """The table."""
+    """Return the table of rules; `prefix` stands before every name but the head's."""
     table = [
         Rule(
-            f"{prefix}layers.{{layer}}.{block_of(name)}.{name}.weight",
+            f"{prefix}layers.{{layer}}.{block_name(name)}.{name}.weight",
             f"layers/{name}/kernel",
             linear(2 if name == "o_proj" else 1),
         )
@@ -111,29 +116,29 @@ def rules(config: LlamaConfig, prefix: str = PREFIX) -> list[Rule]:
     return table if config.tie_embeddings else [*table, Rule("lm_head.weight", "head", linear())]
 
 
-def block_of(projection: str) -> str:
-    """Where transformers keeps a projection in a layer."""
+def block_name(projection: str) -> str:
+    """Return the name of transformers' module that has a projection of a layer: "mlp" or "self_attn"."""
     return "mlp" if projection in ("gate_proj", "up_proj", "down_proj") else "self_attn"
 
 
 def check(config: LlamaConfig, tensors: Mapping[str, Tensor]) -> list[str]:
-    """What the numbers of harmless tensors say against the settings: they must agree with what we compute instead."""
+    """Return problems with the unused tensors: their numbers must agree with what our LLM computes instead."""
     problems = []
     head, embedding = tensors.get("lm_head.weight"), tensors.get(f"{PREFIX}embed_tokens.weight")
     if config.tie_embeddings and head is not None and embedding is not None:
         if head.shape != embedding.shape or not np.array_equal(head.read(), embedding.read()):
             problems.append("config.json ties the embeddings, but lm_head.weight is not model.embed_tokens.weight")
-    ours = rope_frequencies(config.head_dim, config.rope_theta)
+    expected = rope_frequencies(config.head_dim, config.rope_theta)
     for name, tensor in tensors.items():
         if name.endswith("rotary_emb.inv_freq") and config.rope_scaling is None:
-            theirs = np.asarray(tensor.read(), np.float32)
-            if theirs.shape != ours.shape or not np.allclose(theirs, ours, rtol=1e-2, atol=1e-5):  # may be float16
+            stored = np.asarray(tensor.read(), np.float32)
+            if stored.shape != expected.shape or not np.allclose(stored, expected, rtol=1e-2, atol=1e-5):  # or float16
                 problems.append(f"{name} is not what rope_theta {config.rope_theta} gives")
     return problems
 
 
-def settings_of(config: LlamaConfig, tokens: dict[str, int | None]) -> dict:
-    """Ours -> transformers' config.json; `tokens` has bos_token_id, eos_token_id and pad_token_id."""
+def export_settings(config: LlamaConfig, tokens: dict[str, int | None]) -> dict:
+    """Return transformers' config.json; `tokens` has bos_token_id, eos_token_id and pad_token_id."""
     scaling = config.rope_scaling
     rope = {"rope_type": "default", "rope_theta": config.rope_theta}
     if scaling is not None:
@@ -144,7 +149,7 @@ def settings_of(config: LlamaConfig, tokens: dict[str, int | None]) -> dict:
             "high_freq_factor": scaling.high_freq_factor,
             "original_max_position_embeddings": scaling.original_max_position,
         }
-    old = {k: v for k, v in rope.items() if k not in ("rope_theta", "rope_type")}
+    old_rope = {k: v for k, v in rope.items() if k not in ("rope_theta", "rope_type")}
     return {
         "architectures": [CLASS],
         "model_type": "llama",
@@ -164,6 +169,6 @@ def settings_of(config: LlamaConfig, tokens: dict[str, int | None]) -> dict:
         # Both spellings: transformers 5 reads the first, older ones and other tools the second.
         "rope_parameters": rope,
         "rope_theta": config.rope_theta,
-        "rope_scaling": old | {"rope_type": scaling.kind} if scaling else None,
+        "rope_scaling": old_rope | {"rope_type": scaling.kind} if scaling else None,
         **tokens,
     }

@@ -1,6 +1,6 @@
 """wav2vec 2.0: transformers' Wav2Vec2Model (or Wav2Vec2ForCTC, ForPreTraining) -> `encoders.hubert.Hubert`.
 
-DreamTalk hears with `jonatasgrosman/wav2vec2-large-xlsr-53-english`.
+DreamTalk's speech encoder is `jonatasgrosman/wav2vec2-large-xlsr-53-english`.
 """
 
 from converters import speech_encoders
@@ -13,15 +13,15 @@ CLASS = "Wav2Vec2Model"
 HARMLESS = (
     r"(wav2vec2\.)?masked_spec_embed",
     r"lm_head\.(weight|bias)",
-    r"quantizer\.(codevectors|weight_proj\.(weight|bias))",  # what it was trained with
+    r"quantizer\.(codevectors|weight_proj\.(weight|bias))",  # for pre-training only
     r"project_(hid|q)\.(weight|bias)",
 )
-KEPT = (speech_encoders.SPEC_EMBED,)
+CARRIED_TENSORS = (speech_encoders.SPEC_EMBED,)
 
 
-def config_of(settings: dict, preprocessor: dict | None) -> HubertConfig:
-    """As HuBERT's; the features are normed before their projection whatever the config says (so does transformers)."""
-    return speech_encoders.config_of(settings | {"feat_proj_layer_norm": True}, preprocessor)
+def parse_config(settings: dict, preprocessor: dict | None) -> HubertConfig:
+    """Convert settings as for HuBERT; as in transformers, features are always normed before their projection."""
+    return speech_encoders.parse_config(settings | {"feat_proj_layer_norm": True}, preprocessor)
 
 
 rules = speech_encoders.rules

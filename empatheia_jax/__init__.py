@@ -1,3 +1,3 @@
-"""empatheia_jax: a dialogue goes in (words, voice, face); an avatar's empathetic answer comes out."""
+"""empatheia_jax: a dialogue goes in and an avatar's empathetic answer comes out, each as words, voice and face."""
 
 __version__ = "0.1.0"

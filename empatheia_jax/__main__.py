@@ -10,14 +10,14 @@ from empatheia_jax import cli
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run a command; a bad input is one line on stderr and exit code 2."""
+    """Run a command and return its exit code: 2, with one line on stderr, for bad input."""
     argv = sys.argv[1:] if argv is None else argv
     commands: dict[str, Callable[[list[str]], int]] = cli.COMMANDS
     if not argv or argv[0] in ("-h", "--help") or argv[0] not in commands:
-        asked = argv[0] if argv else None
-        print(__doc__ + "\nusage: empatheia COMMAND --help", file=sys.stderr if asked else sys.stdout)
-        if asked and asked not in ("-h", "--help"):
-            print(f"empatheia: there is no command {asked!r}", file=sys.stderr)
+        command = argv[0] if argv else None
+        print(__doc__ + "\nusage: empatheia COMMAND --help", file=sys.stderr if command else sys.stdout)
+        if command and command not in ("-h", "--help"):
+            print(f"empatheia: there is no command {command!r}", file=sys.stderr)
             return 2
         return 0
     try:

@@ -1,4 +1,4 @@
-"""Files that are whole or absent: a process that is killed, or a full disk, leaves the old file or the new one."""
+"""Atomic writing of files: a killed process or a full disk leaves the old file or the complete new one."""
 
 import contextlib
 import json
@@ -9,7 +9,7 @@ from pathlib import Path
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A name beside `path` to write to, which takes its place when the block ends well and is gone when it does not."""
+    """Yield a temporary path to write to; it replaces `path` when the block succeeds and is removed when it fails."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
         yield temporary
@@ -19,6 +19,6 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def write_json(path: Path, value) -> None:
-    """Write JSON in UTF-8, whole or not at all."""
+    """Write JSON in UTF-8, atomically."""
     with replacing(path) as temporary:
         temporary.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -1,4 +1,4 @@
-"""The subcommands of `empatheia`, one function each: flags in, exit code out."""
+"""The subcommands of `empatheia`: each function parses its flags, does the work and returns the exit code."""
 
 import argparse
 from pathlib import Path
@@ -7,21 +7,32 @@ from empatheia_jax.config_io import load_config
 from empatheia_jax.machine import usable_cores
 
 
-def _parser(name: str, does: str) -> argparse.ArgumentParser:
-    return argparse.ArgumentParser(prog=f"empatheia {name}", description=does)
+def _parser(name: str, description: str) -> argparse.ArgumentParser:
+    return argparse.ArgumentParser(prog=f"empatheia {name}", description=description)
 
 
 def _add_quantization(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--quantization", choices=("none", "int8", "nf4"), help="of the LLM's base; default: the run's")
+    parser.add_argument(
+        "--quantization",
+        choices=("none", "int8", "nf4"),
+        help="format of the LLM's frozen base; default: the run's own",
+    )
 
 
 def sample(argv: list[str]) -> int:
     """Write the sample corpus in AvaMERG's released layout."""
     parser = _parser("sample", sample.__doc__)
     parser.add_argument("--output", type=Path, required=True)
-    parser.add_argument("--dialogues", type=int, default=150, help="about how many; above 200 they are drawn for load")
+    parser.add_argument(
+        "--dialogues",
+        type=int,
+        default=150,
+        help="approximate number; above 200 the dialogues are random, for load tests",
+    )
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--workers", type=int, default=usable_cores(), help="processes; all usable cores")
+    parser.add_argument(
+        "--workers", type=int, default=usable_cores(), help="worker processes; default: all usable cores"
+    )
     args = parser.parse_args(argv)
     from empatheia_jax.preparation.sample import write_sample
 
@@ -31,11 +42,11 @@ def sample(argv: list[str]) -> int:
 
 
 def check_data(argv: list[str]) -> int:
-    """Print what a person wants to know of a dataset before training on it."""
+    """Print the sizes, labels and defects of a dataset, to be read before training on it."""
     parser = _parser("check-data", check_data.__doc__)
     parser.add_argument("path", type=Path)
     parser.add_argument("--json", type=Path, help="also write the report as JSON")
-    parser.add_argument("--plot", type=Path, help="also draw it, as a .png")
+    parser.add_argument("--plot", type=Path, help="also plot the report, as a .png")
     parser.add_argument("--no-probe", action="store_true", help="do not open the recordings")
     args = parser.parse_args(argv)
     from empatheia_jax.atomic import write_json
@@ -46,7 +57,7 @@ def check_data(argv: list[str]) -> int:
 
     def progress(done: int, total: int) -> None:
         if done == 1:
-            lines.append(Progress(total, total, True, "check", "recordings"))
+            lines.append(Progress(total, total, shown=True, name="check", unit="recordings"))
         lines[-1].advance(1)
 
     text, report = check(args.path, probe=not args.no_probe, progress=progress)
@@ -61,11 +72,13 @@ def check_data(argv: list[str]) -> int:
 
 
 def build_data(argv: list[str]) -> int:
-    """Build a TFDS dataset (array_record) from the released files: one record a dialogue."""
+    """Build a TFDS dataset (array_record) from the released files, one record per dialogue."""
     parser = _parser("build-data", build_data.__doc__)
     parser.add_argument("source", type=Path, help="folder of the released layout")
     parser.add_argument("--output", type=Path, required=True, help="the dataset is OUTPUT/avamerg/VERSION")
-    parser.add_argument("--embed-media", action="store_true", help="copy the recordings; default: name where they are")
+    parser.add_argument(
+        "--embed-media", action="store_true", help="copy the recordings into the records; default: store their paths"
+    )
     parser.add_argument("--validation-share", type=float, default=0.2)
     parser.add_argument("--on-error", choices=("stop", "skip"), default="stop")
     args = parser.parse_args(argv)
@@ -84,14 +97,16 @@ def build_data(argv: list[str]) -> int:
 
 
 def extract(argv: list[str]) -> int:
-    """Run the frozen encoders and generators once over every utterance (resumable)."""
+    """Run the frozen encoders and generators once over every utterance; an interrupted run can be resumed."""
     parser = _parser("extract", extract.__doc__)
     parser.add_argument("config")
     parser.add_argument("--workdir", type=Path, required=True)
-    parser.add_argument("--workers", type=int, default=usable_cores(), help="processes; all usable cores")
+    parser.add_argument(
+        "--workers", type=int, default=usable_cores(), help="worker processes; default: all usable cores"
+    )
     parser.add_argument("--on-error", choices=("stop", "skip"), default=None)
-    parser.add_argument("--process", type=int, default=0, help="which of --processes machines this is, from 0")
-    parser.add_argument("--processes", type=int, default=1, help="machines that share the work and --workdir")
+    parser.add_argument("--process", type=int, default=0, help="index of this machine among --processes, from 0")
+    parser.add_argument("--processes", type=int, default=1, help="number of machines that share the work and --workdir")
     args, overrides = parser.parse_known_args(argv)
     config = load_config(args.config, overrides)
     from empatheia_jax.preparation.extract import extract as run
@@ -117,32 +132,46 @@ def respond(argv: list[str]) -> int:
     parser = _parser("respond", respond.__doc__)
     parser.add_argument("--run", type=Path, required=True, help="workdir of a trained run")
     parser.add_argument("--dialogue", type=Path, help="one dialogue object of the released layout")
-    parser.add_argument("--text", help="what the person says")
-    parser.add_argument("--speech", type=Path, help="how it sounds: wav, flac, mp3, mp4 ...")
-    parser.add_argument("--video", type=Path, help="how it looks: mp4 ...; heard too, without --speech")
-    parser.add_argument("--profile", metavar="AGE,GENDER,TIMBRE", help="who answers, e.g. young,female,mid")
-    parser.add_argument("--portrait", type=Path, help="colours of the avatar from this picture")
-    parser.add_argument("--consent", action="store_true", help="the person in --portrait agreed")
+    parser.add_argument("--text", help="the words of the person")
+    parser.add_argument("--speech", type=Path, help="recording of the person's voice: wav, flac, mp3, mp4 ...")
+    parser.add_argument(
+        "--video",
+        type=Path,
+        help="recording of the person's face: mp4 ...; its sound is used where --speech is not given",
+    )
+    parser.add_argument(
+        "--profile", metavar="AGE,GENDER,TIMBRE", help="profile of the avatar that answers, e.g. young,female,mid"
+    )
+    parser.add_argument("--portrait", type=Path, help="picture from which the avatar takes its colours")
+    parser.add_argument("--consent", action="store_true", help="confirms that the person in --portrait agreed")
     parser.add_argument("--speech-generator", choices=("classical", "styletts2", "torch"))
-    parser.add_argument("--speech-weights", type=Path, help="of styletts2, where not in the run's own place")
+    parser.add_argument(
+        "--speech-weights", type=Path, help="converted StyleTTS 2; default: the folder in the run's config"
+    )
     parser.add_argument("--face-generator", choices=("classical", "dreamtalk", "torch"))
-    parser.add_argument("--face-weights", type=Path, help="of dreamtalk, where not in the run's own place")
+    parser.add_argument(
+        "--face-weights", type=Path, help="converted DreamTalk; default: the folder in the run's config"
+    )
     parser.add_argument("--content-source", choices=("synchronizer", "generator"))
-    originals = parser.add_argument_group("for --speech-generator torch and --face-generator torch")
-    for name, what in (
+    torch_group = parser.add_argument_group("for --speech-generator torch and --face-generator torch")
+    for name, description in (
         ("styletts2-repo", "your clone of github.com/yl4579/StyleTTS2"),
-        ("styletts2-checkpoint", "the published .pth, its config.yml beside it"),
+        ("styletts2-checkpoint", "the published .pth, with its config.yml in the same folder"),
         ("dreamtalk-repo", "your clone of github.com/ali-vilab/dreamtalk"),
         ("dreamtalk-checkpoint", "denoising_network.pth"),
         ("dreamtalk-renderer", "renderer.pt"),
-        ("dreamtalk-wav2vec", "directory of its wav2vec 2.0; default: the converted one of --face-weights"),
+        ("dreamtalk-wav2vec", "folder of its wav2vec 2.0; default: the converted one in --face-weights"),
     ):
-        originals.add_argument(f"--{name}", type=Path, help=what)
-    originals.add_argument("--any-commit", action="store_true", help="take a clone that is not at the tested commit")
+        torch_group.add_argument(f"--{name}", type=Path, help=description)
+    torch_group.add_argument(
+        "--any-commit", action="store_true", help="accept a clone that is not at the tested commit"
+    )
     parser.add_argument("--size", type=int, default=256, help="side of the video in pixels")
-    parser.add_argument("--trace", nargs="?", const="", metavar="DIR", help="profile a second, warm answer")
+    parser.add_argument(
+        "--trace", nargs="?", const="", metavar="DIR", help="answer twice and profile the second, warm answer"
+    )
     _add_quantization(parser)
-    parser.add_argument("--output", type=Path, required=True, help="OUT.mp4; OUT.json is written beside it")
+    parser.add_argument("--output", type=Path, required=True, help="OUT.mp4; OUT.json is written to the same folder")
     args = parser.parse_args(argv)
     from empatheia_jax.compile_cache import use_cache
     from empatheia_jax.compile_report import compilations
@@ -163,7 +192,9 @@ def respond(argv: list[str]) -> int:
         face_generator=args.face_generator,
         face_weights=args.face_weights,
         content_source=args.content_source,
-        torch={n: v for n, v in vars(args).items() if n.startswith(("styletts2_", "dreamtalk_", "any_"))},
+        torch={
+            name: value for name, value in vars(args).items() if name.startswith(("styletts2_", "dreamtalk_", "any_"))
+        },
         face_size=args.size,
         quantization=args.quantization,
         trace=None if args.trace is None else Path(args.trace or args.output.with_suffix(".profile")),
@@ -180,27 +211,39 @@ def respond(argv: list[str]) -> int:
 
 
 def speak(argv: list[str]) -> int:
-    """Speak a text with a converted StyleTTS 2: a wav, and a json of how it was made."""
+    """Speak a text with a converted StyleTTS 2: writes a wav, and a json that says how it was made."""
     parser = _parser("speak", speak.__doc__)
-    parser.add_argument("--checkpoint", type=Path, required=True, help="folder of `python -m converters styletts2`")
+    parser.add_argument(
+        "--checkpoint", type=Path, required=True, help="folder that `python -m converters styletts2` wrote"
+    )
     parser.add_argument("--text", required=True)
-    parser.add_argument("--reference", type=Path, help="a recording of the voice to speak with")
-    parser.add_argument("--consent", action="store_true", help="the person in --reference agreed to be imitated")
-    parser.add_argument("--alpha", type=float, default=0.3, help="0: the reference's timbre, 1: what fits the words")
-    parser.add_argument("--beta", type=float, default=0.7, help="0: the reference's prosody, 1: what fits the words")
-    parser.add_argument("--steps", type=int, default=5, help="of style diffusion")
-    parser.add_argument("--embedding-scale", type=float, default=1.0, help="above 1: more expressive")
+    parser.add_argument("--reference", type=Path, help="recording of the voice to speak with")
+    parser.add_argument(
+        "--consent", action="store_true", help="confirms that the person in --reference agreed to be imitated"
+    )
+    parser.add_argument(
+        "--alpha", type=float, default=0.3, help="0: timbre of the reference, 1: timbre sampled for the words"
+    )
+    parser.add_argument(
+        "--beta", type=float, default=0.7, help="0: prosody of the reference, 1: prosody sampled for the words"
+    )
+    parser.add_argument("--steps", type=int, default=5, help="steps of style diffusion")
+    parser.add_argument(
+        "--embedding-scale", type=float, default=1.0, help="guidance by the words; above 1: more expressive"
+    )
     parser.add_argument("--speed", type=float, default=1.0)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32", help="of the decoder")
-    parser.add_argument("--output", type=Path, required=True, help="OUT.wav; OUT.json is written beside it")
+    parser.add_argument(
+        "--dtype", choices=("float32", "bfloat16"), default="float32", help="compute dtype of the decoder"
+    )
+    parser.add_argument("--output", type=Path, required=True, help="OUT.wav; OUT.json is written to the same folder")
     args = parser.parse_args(argv)
     from empatheia_jax.compile_cache import use_cache
-    from empatheia_jax.generators.styletts2.manner import Manner
+    from empatheia_jax.generators.styletts2.manner import SynthesisOptions
     from empatheia_jax.inference.speak import speak as run
 
     use_cache()
-    manner = Manner(
+    options = SynthesisOptions(
         alpha=args.alpha,
         beta=args.beta,
         steps=args.steps,
@@ -208,59 +251,75 @@ def speak(argv: list[str]) -> int:
         speed=args.speed,
         seed=args.seed,
     )
-    facts = run(args.checkpoint, args.text, args.output, args.reference, args.consent, manner, args.dtype)
-    for note in facts["notes"]:
+    report = run(
+        args.checkpoint,
+        args.text,
+        args.output,
+        reference=args.reference,
+        consent=args.consent,
+        options=options,
+        dtype=args.dtype,
+    )
+    for note in report["notes"]:
         print(f"note: {note}")
     print(
-        f"{args.output}  {facts['seconds']:.2f} s of speech, first sentence after {facts['first_audio_s']:.2f} s, all "
-        f"after {facts['took_s']:.2f} s"
+        f"{args.output}  {report['seconds']:.2f} s of speech, first sentence after {report['first_audio_s']:.2f} s, "
+        f"all after {report['took_s']:.2f} s"
     )
     return 0
 
 
 def animate(argv: list[str]) -> int:
-    """Let a portrait say a recording with a converted DreamTalk: an mp4, and a json of how it was made."""
+    """Animate a portrait to a recording with a converted DreamTalk: writes an mp4, and a json on how it was made."""
     parser = _parser("animate", animate.__doc__)
-    parser.add_argument("--checkpoint", type=Path, required=True, help="folder of `python -m converters dreamtalk`")
-    parser.add_argument("--audio", type=Path, required=True, help="what is said: wav, flac, mp3, mp4 ...")
-    parser.add_argument("--portrait", type=Path, required=True, help="a picture of a face")
-    parser.add_argument("--consent", action="store_true", help="the person in --portrait agreed to be animated")
-    parser.add_argument("--style", type=Path, help="a clip of 3DMM coefficients (.mat, .npz) or a video of a face")
-    parser.add_argument("--pose", type=Path, help="a clip of 3DMM coefficients whose head moves so")
-    parser.add_argument("--sampler", choices=("ddim", "ddpm"), default="ddim", help="the script's, or the paper's")
-    parser.add_argument("--steps", type=int, default=10, help="of ddim; a divisor of 1000")
-    parser.add_argument("--scale", type=float, default=1.0, help="of guidance by the style")
+    parser.add_argument(
+        "--checkpoint", type=Path, required=True, help="folder that `python -m converters dreamtalk` wrote"
+    )
+    parser.add_argument("--audio", type=Path, required=True, help="recording to be lip-synced: wav, flac, mp3, mp4 ...")
+    parser.add_argument("--portrait", type=Path, required=True, help="picture of a face")
+    parser.add_argument(
+        "--consent", action="store_true", help="confirms that the person in --portrait agreed to be animated"
+    )
+    parser.add_argument(
+        "--style", type=Path, help="speaking style: a clip of 3DMM coefficients (.mat, .npz) or a video of a face"
+    )
+    parser.add_argument("--pose", type=Path, help="head motion: a clip of 3DMM coefficients")
+    parser.add_argument(
+        "--sampler", choices=("ddim", "ddpm"), default="ddim", help="ddim: the published script's; ddpm: the paper's"
+    )
+    parser.add_argument("--steps", type=int, default=10, help="steps of ddim; a divisor of 1000")
+    parser.add_argument("--scale", type=float, default=1.0, help="scale of guidance by the style")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--output", type=Path, required=True, help="OUT.mp4; OUT.json is written beside it")
+    parser.add_argument("--output", type=Path, required=True, help="OUT.mp4; OUT.json is written to the same folder")
     args = parser.parse_args(argv)
     from empatheia_jax.compile_cache import use_cache
     from empatheia_jax.inference.animate import animate as run
 
     use_cache()
-    facts = run(
+    report = run(
         args.checkpoint,
         args.audio,
         args.portrait,
         args.output,
-        args.consent,
-        args.style,
-        args.pose,
-        args.sampler,
-        args.steps,
-        args.scale,
-        args.seed,
+        consent=args.consent,
+        style=args.style,
+        pose=args.pose,
+        sampler=args.sampler,
+        steps=args.steps,
+        scale=args.scale,
+        seed=args.seed,
     )
-    for note in facts["notes"]:
+    for note in report["notes"]:
         print(f"note: {note}")
     print(
-        f"{args.output}  {facts['frames']} frames, {facts['seconds']:.2f} s; first frame after "
-        f"{facts['first_frame_s']:.1f} s, all after {facts['took_s']:.1f} s"
+        f"{args.output}  {report['frames']} frames, {report['seconds']:.2f} s; first frame after "
+        f"{report['first_frame_s']:.1f} s, all after {report['took_s']:.1f} s"
     )
     return 0
 
 
 def evaluate(argv: list[str]) -> int:
-    """Measure a run on a split: report.json and report.html."""
+    """Evaluate a run on a split: writes report.json and report.html."""
     parser = _parser("evaluate", evaluate.__doc__)
     parser.add_argument("--run", type=Path, required=True)
     parser.add_argument("--split", choices=("validation", "test"), default="test")
@@ -277,14 +336,16 @@ def evaluate(argv: list[str]) -> int:
 
 
 def plan(argv: list[str]) -> int:
-    """What a config takes of a machine, without allocating any of it: the last line says whether it fits."""
+    """Print what a config needs of a machine, without allocating anything; the last line says whether it fits."""
     parser = _parser("plan", plan.__doc__)
     parser.add_argument("config")
-    where = parser.add_mutually_exclusive_group(required=True)
-    where.add_argument("--local", action="store_true", help="parameters and bytes of every part, on one device")
-    where.add_argument("--topology", metavar="KIND:SHAPE", help="v5e:4x4, v5p:4x4x4, h100:8 (GPUs are simulated)")
-    parser.add_argument("--stage", type=int, default=4, help="whose step is compiled")
-    parser.add_argument("--sweep", action="store_true", help="try meshes and batches; compile only the best few")
+    machine = parser.add_mutually_exclusive_group(required=True)
+    machine.add_argument("--local", action="store_true", help="parameters and bytes of every part, on one device")
+    machine.add_argument("--topology", metavar="KIND:SHAPE", help="v5e:4x4, v5p:4x4x4, h100:8 (GPUs are simulated)")
+    parser.add_argument("--stage", type=int, default=4, help="stage whose training step is compiled")
+    parser.add_argument(
+        "--sweep", action="store_true", help="compare meshes and batch sizes; only the best few are compiled"
+    )
     parser.add_argument("--output", type=Path, help="folder for plan.json and plan.txt")
     args, overrides = parser.parse_known_args(argv)
     config = load_config(args.config, overrides)
@@ -295,11 +356,11 @@ def plan(argv: list[str]) -> int:
         return 0
     from empatheia_jax.pods.command import plan_topology
 
-    return plan_topology(config, args.topology, args.stage, args.sweep, args.output)
+    return plan_topology(config, args.topology, args.stage, sweep=args.sweep, output=args.output)
 
 
 def demo(argv: list[str]) -> int:
-    """The main job on CPU, from nothing: sample, extract, train, evaluate, respond, report."""
+    """Run the whole system from nothing, on CPU: sample, extract, train, evaluate, respond, report."""
     parser = _parser("demo", demo.__doc__)
     parser.add_argument("--output", type=Path, default=Path("runs/demo"))
     parser.add_argument("--config", default="configs/tiny.py")

@@ -1,4 +1,4 @@
-"""What compiling takes, what of it comes from the cache, and what a compiled program needs."""
+"""Reports on compilation: its time, its cache hits, and the memory that a compiled program needs."""
 
 import dataclasses
 import threading
@@ -12,17 +12,17 @@ _COMPILED, _FROM_CACHE = "/jax/core/compile/backend_compile_duration", "/jax/com
 
 @dataclasses.dataclass
 class Compilations:
-    """Programs compiled, or taken from the cache, by this process so far. Seconds of all threads together."""
+    """The programs that this process has compiled, or read from the cache, so far."""
 
     programs: int = 0
-    from_cache: int = 0
-    seconds: float = 0.0
+    from_cache: int = 0  # programs that were read from the cache
+    seconds: float = 0.0  # of all threads together
 
     def __str__(self) -> str:
         return f"{self.programs} programs, {self.from_cache} of them from the cache, in {self.seconds:.1f} s"
 
 
-_so_far, _lock, _here = Compilations(), threading.Lock(), threading.local()
+_so_far, _lock, _thread = Compilations(), threading.Lock(), threading.local()
 
 
 def _count_seconds(event: str, seconds: float, **_) -> None:
@@ -34,14 +34,14 @@ def _count_seconds(event: str, seconds: float, **_) -> None:
 
 def _count_hit(event: str, **_) -> None:
     if event == _FROM_CACHE:
-        _here.hits = _hits_here() + 1
+        _thread.hits = _thread_hits() + 1
         with _lock:
             _so_far.from_cache += 1
 
 
-def _hits_here() -> int:
-    """Programs that this thread had from the cache: JAX tells of a compilation in the thread that asked for it."""
-    return getattr(_here, "hits", 0)
+def _thread_hits() -> int:
+    """Return the cache hits of this thread: JAX reports a compilation in the thread that asked for it."""
+    return getattr(_thread, "hits", 0)
 
 
 jax.monitoring.register_event_duration_secs_listener(_count_seconds)
@@ -49,14 +49,14 @@ jax.monitoring.register_event_listener(_count_hit)
 
 
 def compilations() -> Compilations:
-    """What was compiled since this module was imported."""
+    """Return the compilations since this module was imported."""
     with _lock:
         return dataclasses.replace(_so_far)
 
 
 @dataclasses.dataclass(frozen=True)
 class Program:
-    """A program compiled ahead of time. Bytes are the compiler's, on one device; None where it does not say."""
+    """A program compiled ahead of time. Bytes are the compiler's, on one device; None where it reports none."""
 
     name: str
     lower_seconds: float
@@ -64,35 +64,44 @@ class Program:
     from_cache: bool
     argument_bytes: int | None = None
     output_bytes: int | None = None
-    alias_bytes: int | None = None  # of the output, where it lies in the arguments
+    alias_bytes: int | None = None  # output bytes that reuse the arguments' memory
     temporary_bytes: int | None = None
     code_bytes: int | None = None
-    flops: float | None = None  # the model's, by hand; None where they are not counted
+    flops: float | None = None  # model FLOPs, counted by `flops`; None: not counted
 
     def __str__(self) -> str:
-        how = "read from the cache" if self.from_cache else "compiled"
-        said = [f"{self.name}: lowered in {self.lower_seconds:.2f} s, {how} in {self.compile_seconds:.2f} s"]
+        source = "read from the cache" if self.from_cache else "compiled"
+        parts = [f"{self.name}: lowered in {self.lower_seconds:.2f} s, {source} in {self.compile_seconds:.2f} s"]
         if self.argument_bytes is not None:
-            parts = (
+            sizes = (
                 ("arguments", self.argument_bytes),
                 ("output", self.output_bytes),
                 ("in place", self.alias_bytes),
                 ("temporary", self.temporary_bytes),
                 ("code", self.code_bytes),
             )
-            said.append(", ".join(f"{name} {_size(number)}" for name, number in parts if number))
+            parts.append(", ".join(f"{name} {_format_bytes(size)}" for name, size in sizes if size))
         if self.flops is not None:
-            said.append(f"{self.flops:.3g} model FLOPs")
-        return "; ".join(said)
+            parts.append(f"{self.flops:.3g} model FLOPs")
+        return "; ".join(parts)
 
 
 def compile_ahead_of_time(name: str, function, *arguments, flops: float | None = None):
-    """(compiled, `Program`) of a jitted function for arguments that may be abstract."""
+    """Compile a jitted function ahead of time.
+
+    Args:
+      name: name of the program, for its report.
+      function: the jitted function.
+      *arguments: its arguments, which may be abstract (`jax.ShapeDtypeStruct`).
+      flops: model FLOPs of a call, for the report; None: not counted.
+    Returns:
+      (the compiled function, its `Program`).
+    """
     started = time.monotonic()
     lowered = function.lower(*arguments)
-    between, hits = time.monotonic(), _hits_here()
+    lowered_at, hits = time.monotonic(), _thread_hits()
     compiled = lowered.compile()
-    took, memory = time.monotonic() - between, compiled.memory_analysis()
+    compile_seconds, memory = time.monotonic() - lowered_at, compiled.memory_analysis()
     sizes = (
         {}
         if memory is None
@@ -104,11 +113,11 @@ def compile_ahead_of_time(name: str, function, *arguments, flops: float | None =
             "code_bytes": memory.generated_code_size_in_bytes,
         }
     )
-    lower, took = round(between - started, 3), round(took, 3)
-    return compiled, Program(name, lower, took, _hits_here() > hits, **sizes, flops=flops)
+    lower_seconds, compile_seconds = round(lowered_at - started, 3), round(compile_seconds, 3)
+    return compiled, Program(name, lower_seconds, compile_seconds, _thread_hits() > hits, **sizes, flops=flops)
 
 
-def _size(number: int) -> str:
+def _format_bytes(number: int) -> str:
     for unit in ("B", "kB", "MB", "GB"):
         if number < 1000 or unit == "GB":
             break

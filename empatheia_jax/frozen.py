@@ -1,7 +1,7 @@
-"""A frozen network behind an encoder or a generator: its weights, loaded when first used, and what it is compiled to.
+"""A frozen network of an encoder or a generator: its weights, loaded when first used, and its compiled functions.
 
-Weights are a folder that converters write (`empatheia_jax/weights.py`), or
-`RANDOM`, drawn from a fixed seed, for tests and dry runs: random encoders carry almost no emotion (DESIGN decision 4).
+Weights are a folder that converters write (`empatheia_jax/weights.py`), or `RANDOM`: drawn from a fixed seed, for tests
+and dry runs, because random encoders carry almost no emotion (DESIGN decision 4).
 """
 
 import dataclasses
@@ -13,17 +13,16 @@ import numpy as np
 from flax import nnx
 
 from empatheia_jax.config import ConfigError
-from empatheia_jax.weights import architecture, changed_fields, is_weights, load_weights, read_facts
+from empatheia_jax.weights import architecture, differing_fields, is_weights, load_weights, read_metadata
 
 RANDOM = "random"
 
 
 @dataclasses.dataclass(frozen=True)
 class FrozenNetwork:
-    """A module that `create` makes, with the weights of a folder (or RANDOM).
+    """A module with the weights of a folder, or RANDOM ones.
 
-    Building one reads nothing; `identity` reads the folder's config.json; weights come to the device with the first
-    call.
+    Creating one reads nothing; `identity` reads the folder's config.json; the first call loads the weights.
     """
 
     config: object  # dataclass; the architecture
@@ -33,39 +32,38 @@ class FrozenNetwork:
 
     @property
     def identity(self) -> dict:
-        """What its outputs depend on, as JSON values.
+        """What the network's outputs depend on, as JSON values.
 
         Raises:
           ConfigError: no such weights, or weights of another architecture than `config`.
         """
-        wanted = architecture(self.config)
+        expected = architecture(self.config)
         if not self.weights:
             raise ConfigError(
                 f"{self.field} is empty: give the folder of converted weights, or {RANDOM!r} for a dry run without any"
             )
         dtype = getattr(self.config, "compute_dtype", "float32")
         if self.weights == RANDOM:
-            return {"architecture": wanted, "weights": RANDOM, "dtype": dtype}
+            return {"architecture": expected, "weights": RANDOM, "dtype": dtype}
         if not is_weights(self.weights):
             raise ConfigError(
                 f"{self.field}: no weights in {self.weights}; convert them first, or use {RANDOM!r} for a dry run"
             )
-        saved = read_facts(self.weights)
-        found = saved["architecture"]
-        if found != wanted:
-            changed = ", ".join(changed_fields(found, wanted))
-            raise ConfigError(f"{self.field}: {self.weights} has another architecture ({changed})")
-        return {"architecture": wanted, "weights": saved["sha256"], "dtype": dtype}
+        metadata = read_metadata(self.weights)
+        if metadata["architecture"] != expected:
+            differences = ", ".join(differing_fields(metadata["architecture"], expected))
+            raise ConfigError(f"{self.field}: {self.weights} has another architecture ({differences})")
+        return {"architecture": expected, "weights": metadata["sha256"], "dtype": dtype}
 
     def abstract(self) -> nnx.State:
-        """Shapes and dtypes of every parameter."""
+        """Return the shape and dtype of every parameter."""
         return nnx.split(self._shapes(self.config))[1]
 
     def _shapes(self, config) -> nnx.Module:
         return nnx.eval_shape(lambda: self.create(config, rngs=nnx.Rngs(0)))
 
-    def compiled(self, forward: Callable) -> Callable:
-        """`forward(module, *arrays)` as a function of arrays that gives numpy arrays; compiled once a set of shapes.
+    def compile(self, forward: Callable) -> Callable:
+        """Turn `forward(module, *arrays)` into a function of arrays that returns numpy arrays, compiled once a shape.
 
         Arrays whose first axis the number of this process's devices divides are spread over them.
         """
@@ -74,17 +72,19 @@ class FrozenNetwork:
 
     @functools.cached_property
     def _loaded(self) -> tuple[nnx.GraphDef, nnx.State]:
-        self.identity  # noqa: B018 - refuses weights that do not fit
+        self.identity  # noqa: B018 - raises for weights that do not fit
         graphdef, abstract = nnx.split(self._shapes(self.config))
         if self.weights == RANDOM:
-            create = jax.jit(lambda: nnx.split(self.create(self.config, rngs=nnx.Rngs(0)))[1], out_shardings=_on_all())
+            create = jax.jit(
+                lambda: nnx.split(self.create(self.config, rngs=nnx.Rngs(0)))[1], out_shardings=_local_sharding()
+            )
             return graphdef, create()
-        placed = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=_on_all()), abstract)
-        return graphdef, load_weights(self.weights, placed)
+        abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=_local_sharding()), abstract)
+        return graphdef, load_weights(self.weights, abstract)
 
 
-def _on_all(split: bool = False) -> jax.sharding.Sharding:
-    """A copy on every device of this process, or with `split` a part of the first axis on each."""
+def _local_sharding(split: bool = False) -> jax.sharding.Sharding:
+    """Return the sharding of a copy on each local device, or with `split` of a part of the first axis on each."""
     devices = jax.local_devices()
     if len(devices) == 1:
         return jax.sharding.SingleDeviceSharding(devices[0])
@@ -93,11 +93,12 @@ def _on_all(split: bool = False) -> jax.sharding.Sharding:
 
 
 def _spread(array):
+    """Put an array on all devices of this process, split over them where their number divides its first axis."""
     if not isinstance(array, np.ndarray | jax.Array) or len(jax.local_devices()) == 1:
         return array
-    return jax.device_put(array, _on_all(array.ndim > 0 and array.shape[0] % len(jax.local_devices()) == 0))
+    return jax.device_put(array, _local_sharding(array.ndim > 0 and array.shape[0] % len(jax.local_devices()) == 0))
 
 
-def spread_batch(most: int) -> int:
-    """How much goes through a network at once, where `most` does on one of this process's devices."""
-    return most * len(jax.local_devices())
+def batch_over_devices(per_device: int) -> int:
+    """Return the batch size over all of this process's devices, from that of one."""
+    return per_device * len(jax.local_devices())

@@ -1,6 +1,6 @@
-"""Initial values cut from few random draws: compiling a random generator costs XLA 0.3 to 1 s of CPU a call.
+"""Initial values cut from few random draws, because XLA takes 0.3 to 1 s of CPU to compile each draw.
 
-`draw_stacked` is for layers that are stacked, `draw_together` for parts of a hundred small parameters.
+`draw_stacked` is for stacked layers, `draw_together` for modules of a hundred small parameters.
 """
 
 import itertools
@@ -24,29 +24,37 @@ def draw_stacked(
     layers: int,
     dtype: str = "float32",
 ) -> dict[str, jax.Array]:
-    """{name: [L, *shape]} of `scales[name]` times `draw(key, shape)`.
+    """Draw the parameters of stacked layers: a loop over layers, each one flat draw that is cut up.
 
-    A layer is one flat draw, cut up, and the layers are a loop: compiling a random generator costs XLA up to a second
-    of CPU a shape, and this way there is one instead of one a parameter.
+    Args:
+      draw: (key, shape) -> values, such as `jax.random.normal`.
+      key: of the whole stack.
+      shapes: of one layer's parameters, by name.
+      scales: factor of each parameter's values, by name.
+      layers: L.
+      dtype: of the result.
+
+    Returns:
+      name -> [L, *shape].
     """
     ends = list(itertools.accumulate(math.prod(shape) for shape in shapes.values()))
 
-    def one_layer(layer_key):
+    def draw_layer(layer_key):
         pieces = jnp.split(draw(layer_key, (ends[-1],)), ends[:-1])
         named = zip(shapes.items(), pieces, strict=True)
         return {name: (scales[name] * piece.reshape(shape)).astype(dtype) for (name, shape), piece in named}
 
-    return jax.lax.map(one_layer, jax.random.split(key, layers))
+    return jax.lax.map(draw_layer, jax.random.split(key, layers))
 
 
 class Normals:
-    """Standard normal values [n], handed out in order; stands in for `nnx.Rngs` where modules call `rngs.normal`."""
+    """Standard normal values [n], returned in order; replaces `nnx.Rngs` where modules call `rngs.normal`."""
 
     def __init__(self, values: jax.Array):
         self._values, self._next = values, 0
 
     def normal(self, shape: tuple[int, ...]) -> jax.Array:
-        """The next prod(shape) values as float32 [*shape]."""
+        """Return the next prod(shape) values as float32 [*shape]."""
         start, self._next = self._next, self._next + math.prod(shape)
         if self._next > self._values.shape[0]:
             raise ValueError(f"Normals: {self._next} values asked for, {self._values.shape[0]} drawn")
@@ -63,16 +71,16 @@ class _Counter:
 
 
 def count_normals(create: Callable[[Any], Any]) -> int:
-    """How many normal values `create(rngs)` asks for; nothing is computed."""
+    """Count the normal values that `create(rngs)` asks for; computes nothing."""
     counter = _Counter()
 
-    def counted():
+    def create_and_count():
         create(counter)
 
-    jax.eval_shape(counted)
+    jax.eval_shape(create_and_count)
     return counter.count
 
 
 def draw_together(create: Callable[[Any], Any], rngs: nnx.Rngs | Normals) -> Any:
-    """`create(rngs)`, with all normal values that it asks for drawn at once."""
+    """Return `create(rngs)`, with all normal values that it asks for drawn at once."""
     return create(Normals(rngs.normal((count_normals(create),))))

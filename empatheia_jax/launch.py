@@ -1,8 +1,8 @@
-"""Supervise a run on this machine: start its processes, and start all again where one is lost.
+"""Supervise a run on this machine: start its processes, and start all of them again when one is lost.
 
 python -m empatheia_jax.launch --processes 2 --restarts 5 -- configs/tiny.py --workdir runs/tiny
 
-What stands after `--` are the arguments of `train.py`.
+The arguments after `--` are those of `train.py`.
 """
 
 import argparse
@@ -18,23 +18,26 @@ import threading
 import time
 from pathlib import Path
 
-from empatheia_jax.manifest import numbered
+from empatheia_jax.manifest import checkpoint_folders
 from empatheia_jax.peers import LOST
 
 TRAIN = Path(__file__).resolve().parents[1] / "train.py"
-BAD_INPUT = 2  # of train.py
-SETTLE = 5.0  # seconds for the others to end by themselves once one is lost: they cannot save without it
-LONGEST = 60.0  # seconds of backoff
-POLL = 0.05
+BAD_INPUT = 2  # exit code of train.py
+SETTLE = 5.0  # seconds for the other processes to end by themselves once one is lost; they cannot save without it
+MAX_BACKOFF = 60.0  # seconds
+POLL = 0.05  # seconds between two looks at the processes
 
 
-def say(text: str) -> None:
-    """Print for the supervisor."""
+def log(text: str) -> None:
+    """Print a line of the supervisor to stderr."""
     print(f"launch   {text}", file=sys.stderr, flush=True)
 
 
 def _die_with_parent() -> None:
-    """Between fork and exec: a supervisor that is killed leaves no process that trains on (Linux)."""
+    """Have this process end with its parent (Linux), so that a killed supervisor leaves no process that trains on.
+
+    Runs between fork and exec.
+    """
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
 
@@ -46,22 +49,22 @@ def _relay(stream, prefix: str, out) -> None:
             out.flush()
 
 
-def _reason(code: int) -> str:
+def _describe_exit(code: int) -> str:
     return signal.Signals(-code).name if code < 0 else f"exit code {code}"
 
 
 @dataclasses.dataclass
 class Supervisor:
-    """Processes of one run: all of them live, or none."""
+    """Starts and watches the processes of one run: either all of them run, or none."""
 
     processes: int
     arguments: list[str]  # of train.py
-    restarts: int = 5  # in a row without a new checkpoint
-    grace: float = 60.0  # seconds to save after a SIGTERM
-    backoff: float = 1.0  # seconds before the first restart, twice as many before each that follows
+    restarts: int = 5  # most restarts in a row without a new checkpoint
+    grace: float = 60.0  # seconds that the processes have to save after a SIGTERM
+    backoff: float = 1.0  # seconds before the first restart, doubled before each that follows
     port: int = 0  # of the coordinator; 0: a free one for each start
-    restarted: int = 0
-    lost_seconds: float = 0.0
+    restarted: int = 0  # restarts so far
+    lost_seconds: float = 0.0  # work done again and pauses, so far
 
     def __post_init__(self):
         parser = argparse.ArgumentParser(add_help=False)
@@ -70,72 +73,74 @@ class Supervisor:
         self.arguments = [argument for argument in self.arguments if argument != "--resume"]
         self._running: list[subprocess.Popen] = []
         self._relays: list[threading.Thread] = []
-        self._asked: int | None = None  # the signal that asked to stop
+        self._stop_signal: int | None = None  # the signal that asked the run to stop
 
     def run(self, resume: bool = False) -> int:
-        """Supervise to the end.
+        """Supervise the run to its end.
 
+        Args:
+          resume: whether the first start continues an existing run.
         Returns:
-          The exit code of the whole: 0, or that of the process that was lost first (128 + number after a signal).
+          The exit code: 0, or that of the process that was lost first (128 + signal number after a signal).
         """
         for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, self._stop)
-        tries = 0
+            signal.signal(number, self._on_signal)
+        failures = 0  # in a row without a new checkpoint
         while True:
-            began, newest = time.time(), self._newest()
+            began, step_before = time.time(), self._newest_checkpoint()
             self._start(resume)
             lost = self._wait()
             self._end(SETTLE)
-            if lost is None or self._asked is not None:
+            if lost is None or self._stop_signal is not None:
                 return self._code(lost)
             process, code = lost
-            gained = self._newest()
-            tries = 1 if gained > newest else tries + 1
+            step = self._newest_checkpoint()
+            failures = 1 if step > step_before else failures + 1
             wasted = time.time() - self._saved_at(began)
-            why = f"process {process} ended with {_reason(code)}, {time.time() - began:.0f} s after the start"
-            if code == BAD_INPUT and gained == newest:
-                say(f"{why}: its arguments or its data are wrong, another start would not help")
+            reason = f"process {process} ended with {_describe_exit(code)}, {time.time() - began:.0f} s after the start"
+            if code == BAD_INPUT and step == step_before:
+                log(f"{reason}: its arguments or its data are wrong, another start would not help")
                 return code
-            if tries > self.restarts:
-                say(f"{why}; no new checkpoint in {self.restarts} restarts: giving up")
+            if failures > self.restarts:
+                log(f"{reason}; no new checkpoint in {self.restarts} restarts: giving up")
                 return self._code(lost)
             self.restarted += 1
-            pause = min(self.backoff * 2 ** (tries - 1), LONGEST)
+            pause = min(self.backoff * 2 ** (failures - 1), MAX_BACKOFF)
             self.lost_seconds += wasted + pause
-            say(
-                f"{why}; restart {tries} of {self.restarts} in {pause:g} s, from checkpoint {gained or 'none'}: "
+            log(
+                f"{reason}; restart {failures} of {self.restarts} in {pause:g} s, from checkpoint {step or 'none'}: "
                 f"{wasted:.0f} s of work are done again"
             )
             self._sleep(pause)
-            if self._asked is not None:
+            if self._stop_signal is not None:
                 return self._code(lost)
             resume = (self.folder / "config.json").exists()
 
-    def _newest(self) -> int:
-        found = numbered(self.folder / "checkpoints")
-        return int(found[-1].name) if found else 0
+    def _newest_checkpoint(self) -> int:
+        checkpoints = checkpoint_folders(self.folder / "checkpoints")
+        return int(checkpoints[-1].name) if checkpoints else 0
 
     def _saved_at(self, began: float) -> float:
-        """When the newest checkpoint of this start was complete; `began` where it has made none."""
-        found = numbered(self.folder / "checkpoints")
-        return max(began, found[-1].stat().st_mtime) if found else began
+        """Return when the newest checkpoint of this start was complete; `began` where it has written none."""
+        checkpoints = checkpoint_folders(self.folder / "checkpoints")
+        return max(began, checkpoints[-1].stat().st_mtime) if checkpoints else began
 
     def _start(self, resume: bool) -> None:
         port = self.port
         if not port:
-            with socket.socket() as free:
-                free.bind(("127.0.0.1", 0))
-                port = free.getsockname()[1]
+            with socket.socket() as probe:
+                probe.bind(("127.0.0.1", 0))
+                port = probe.getsockname()[1]
         self._running, self._relays = [], []
         for process in range(self.processes):
-            several = {
+            cluster = {
                 "JAX_COORDINATOR_ADDRESS": f"127.0.0.1:{port}",
                 "JAX_NUM_PROCESSES": str(self.processes),
                 "JAX_PROCESS_ID": str(process),
             }
             started = subprocess.Popen(
                 [sys.executable, str(TRAIN), *self.arguments, *(["--resume"] if resume else [])],
-                env=os.environ | (several if self.processes > 1 else {}),
+                env=os.environ | (cluster if self.processes > 1 else {}),
                 text=True,
                 errors="replace",
                 stdin=subprocess.DEVNULL,
@@ -152,24 +157,28 @@ class Supervisor:
                 self._relays.append(relay)
 
     def _wait(self) -> tuple[int, int] | None:
-        """Until all ended well (None), one is lost, or `grace` is over after being asked to stop: (process, code)."""
+        """Wait until all processes ended well, one is lost, or `grace` is over after a stop signal.
+
+        Returns:
+          None where all ended well, else (process, exit code) of the lost one.
+        """
         deadline = None
         while True:
             codes = [process.poll() for process in self._running]
-            bad = [(number, code) for number, code in enumerate(codes) if code]
-            if bad:
-                # Of several, those that died by themselves before those that lost a peer.
-                return min(bad, key=lambda pair: (pair[1] == LOST, pair[0]))
+            failed = [(number, code) for number, code in enumerate(codes) if code]
+            if failed:
+                # A process that died by itself is the cause; those that lost a peer followed it.
+                return min(failed, key=lambda pair: (pair[1] == LOST, pair[0]))
             if None not in codes:
                 return None
-            if self._asked is not None:
+            if self._stop_signal is not None:
                 deadline = deadline or time.monotonic() + self.grace
                 if time.monotonic() > deadline:
                     return codes.index(None), -signal.SIGKILL
             time.sleep(POLL)
 
     def _end(self, grace: float) -> None:
-        """End what still runs: SIGTERM, then SIGKILL."""
+        """End the processes that still run: SIGTERM, and SIGKILL `grace` seconds later."""
         deadline = time.monotonic() + grace
         self._forward(signal.SIGTERM)
         while any(process.poll() is None for process in self._running) and time.monotonic() < deadline:
@@ -186,18 +195,18 @@ class Supervisor:
             if process.poll() is None:
                 process.send_signal(number)
 
-    def _stop(self, number: int, _frame) -> None:
-        if self._asked is not None:  # asked twice: now
+    def _on_signal(self, number: int, _frame) -> None:
+        if self._stop_signal is not None:  # a second signal: stop without waiting
             for process in self._running:
                 process.kill()
             return
-        self._asked = number
-        say(f"{signal.Signals(number).name}: passed on, waiting up to {self.grace:g} s for the checkpoint")
+        self._stop_signal = number
+        log(f"{signal.Signals(number).name}: passed on, waiting up to {self.grace:g} s for the checkpoint")
         self._forward(signal.SIGTERM)
 
     def _sleep(self, seconds: float) -> None:
         deadline = time.monotonic() + seconds
-        while self._asked is None and time.monotonic() < deadline:
+        while self._stop_signal is None and time.monotonic() < deadline:
             time.sleep(POLL)
 
     def _code(self, lost: tuple[int, int] | None) -> int:
@@ -207,25 +216,30 @@ class Supervisor:
 
 
 def main(argv: list[str]) -> int:
+    """Run the command line and return its exit code."""
     parser = argparse.ArgumentParser(
         prog="python -m empatheia_jax.launch", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--processes", type=int, default=1)
-    parser.add_argument("--restarts", type=int, default=5, help="in a row without a new checkpoint (%(default)s)")
+    parser.add_argument(
+        "--restarts", type=int, default=5, help="most restarts in a row without a new checkpoint (%(default)s)"
+    )
     parser.add_argument("--grace", type=float, default=60.0, help="seconds to save after SIGTERM (%(default)s)")
-    parser.add_argument("--backoff", type=float, default=1.0, help="seconds before a restart, doubled (%(default)s)")
-    parser.add_argument("--port", type=int, default=0, help="of the coordinator (default: a free one)")
+    parser.add_argument(
+        "--backoff", type=float, default=1.0, help="seconds before a restart, doubled each time (%(default)s)"
+    )
+    parser.add_argument("--port", type=int, default=0, help="port of the coordinator (default: a free one)")
     parser.add_argument("train", nargs=argparse.REMAINDER, metavar="-- ...", help="arguments of train.py")
     args = parser.parse_args(argv)
-    given = args.train[1:] if args.train[:1] == ["--"] else args.train
+    arguments = args.train[1:] if args.train[:1] == ["--"] else args.train
     if args.processes < 1 or args.restarts < 0:
         parser.error("--processes must be 1 or more, --restarts 0 or more")
-    if not any(argument == "--workdir" or argument.startswith("--workdir=") for argument in given):
+    if not any(argument == "--workdir" or argument.startswith("--workdir=") for argument in arguments):
         parser.error("after -- come the arguments of train.py: a config and --workdir DIR at least")
     began = time.monotonic()
-    supervisor = Supervisor(args.processes, given, args.restarts, args.grace, args.backoff, args.port)
-    code = supervisor.run("--resume" in given)
-    say(
+    supervisor = Supervisor(args.processes, arguments, args.restarts, args.grace, args.backoff, args.port)
+    code = supervisor.run("--resume" in arguments)
+    log(
         f"exit code {code} after {time.monotonic() - began:.0f} s, {supervisor.restarted} restarts, "
         f"{supervisor.lost_seconds:.0f} s lost to them"
     )

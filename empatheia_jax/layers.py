@@ -1,4 +1,4 @@
-"""Transformer layers that encoders, projectors and latents share: float32, with logical axis names (see `sharding`)."""
+"""Transformer layers of encoders, projectors and latents: float32, with logical axis names (`sharding`)."""
 
 import math
 
@@ -6,31 +6,31 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from empatheia_jax.sharding import gathered, param
+from empatheia_jax.sharding import gather_weight, param
 
 
-def dense(rngs: nnx.Rngs, shape: tuple[int, int], axes: tuple[str, str], scale: float = 1.0) -> nnx.Param:
-    """A matrix [in, out] drawn with LeCun's variance times scale^2."""
+def draw_kernel(rngs: nnx.Rngs, shape: tuple[int, int], axes: tuple[str, str], scale: float = 1.0) -> nnx.Param:
+    """Draw a matrix [in, out] with LeCun's variance times scale^2."""
     value = rngs.normal(shape) * scale / math.sqrt(shape[0])
     return param(value, *axes)
 
 
 class Linear(nnx.Module):
-    """y = x W + b, float32 [..., in] -> [..., out]; `axes` are logical names of [in, out]."""
+    """y = x W + b, float32 [..., in] -> [..., out]; `axes` are the logical names of [in, out]."""
 
     def __init__(self, width_in: int, width_out: int, *axes: str, rngs: nnx.Rngs, scale: float = 1.0):
         self.axes = axes
-        self.kernel = dense(rngs, (width_in, width_out), axes, scale)
+        self.kernel = draw_kernel(rngs, (width_in, width_out), axes, scale)
         self.bias = param(jnp.zeros(width_out), axes[1])
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        return x @ gathered(self.kernel[...], *self.axes) + gathered(self.bias[...], *self.axes)
+        return x @ gather_weight(self.kernel[...], *self.axes) + gather_weight(self.bias[...], *self.axes)
 
 
 class LayerNorm(nnx.Module):
     """Layer normalisation over the last axis in float32, returned in x's dtype; the default epsilon is torch's.
 
-    `shape` is that of scale and bias, `axes` its logical names; an axis of layers in front belongs to a scan.
+    `shape` is that of scale and bias, `axes` its logical names; a leading axis of layers is for a scan.
     """
 
     def __init__(self, shape: tuple[int, ...], *axes: str, epsilon: float = 1e-5):
@@ -42,7 +42,7 @@ class LayerNorm(nnx.Module):
         x32 = x.astype(jnp.float32)
         x32 = x32 - jnp.mean(x32, axis=-1, keepdims=True)
         normed = x32 * jax.lax.rsqrt(jnp.mean(jnp.square(x32), axis=-1, keepdims=True) + self.epsilon)
-        scale, bias = gathered(self.scale[...], *self.axes), gathered(self.bias[...], *self.axes)
+        scale, bias = gather_weight(self.scale[...], *self.axes), gather_weight(self.bias[...], *self.axes)
         return (normed * scale + bias).astype(x.dtype)
 
 
@@ -60,7 +60,7 @@ class FeedForward(nnx.Module):
 class Attention(nnx.Module):
     """Multi-head attention of queries [K, Q, D] to memory [K, S, memory_width] where `mask` bool [K, S] is true.
 
-    Returns [K, Q, D]. A row whose mask is all false attends to everything: its reader must mask it.
+    Returns [K, Q, D]. Where an Example's mask is all false, its queries attend to everything: mask the result.
     """
 
     def __init__(self, width: int, heads: int, *, rngs: nnx.Rngs, memory_width: int | None = None):
@@ -75,7 +75,7 @@ class Attention(nnx.Module):
         def split(x):  # [K, S, D] -> [K, S, H, D/H]
             return x.reshape(*x.shape[:-1], self.heads, -1)
 
-        # A row with nothing to attend to (padding) would be 0/0: it attends to everything and is masked by its reader.
+        # With nothing to attend to (padding) the softmax would be 0/0.
         mask = mask | ~jnp.any(mask, axis=-1, keepdims=True)
         q, k, v = split(self.query(queries)), split(self.key(memory)), split(self.value(memory))
         attended = jax.nn.dot_product_attention(q, k, v, mask=mask[:, None, None, :])  # [K, Q, H, D/H]
@@ -83,8 +83,9 @@ class Attention(nnx.Module):
 
 
 def sinusoid(position: jax.Array, width: int, period: float = 10000.0) -> jax.Array:
-    """Sinusoidal code of float positions [...] -> [..., width]: sines, then cosines, wavelengths 2 pi to 2 pi `period`.
+    """Compute the sinusoidal code of float positions [...]: [..., width].
 
+    Sines, then cosines, of wavelengths 2 pi to 2 pi `period`.
     An odd width ends with a zero.
     """
     rates = jnp.exp(-math.log(period) * jnp.arange(width // 2) / max(width // 2 - 1, 1))

@@ -1,19 +1,19 @@
-"""What the machine under this process gives."""
+"""CPU cores and memory of the machine that this process runs on."""
 
 import ctypes
 import os
 
 
 def usable_cores() -> int:
-    """CPU cores that this process may run on: fewer than the machine has under taskset or in a container."""
+    """Return how many CPU cores this process may run on: under taskset or in a container fewer than the machine has."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def release_memory() -> None:
     """Give freed memory back to the system, where the C library is glibc.
 
-    It keeps what many threads allocated and freed, by the gigabyte, for later; on a host that holds a model there is no
-    later.
+    glibc keeps gigabytes that many threads allocated and freed, for later allocations; on a host that holds a model
+    that memory is needed at once.
     """
     try:
         ctypes.CDLL("libc.so.6").malloc_trim(0)
@@ -21,14 +21,14 @@ def release_memory() -> None:
         pass
 
 
-M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of glibc's mallopt
+M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # parameters of glibc's mallopt
 
 
 def keep_memory() -> None:
     """Keep freed memory for the next allocation, where the C library is glibc.
 
-    By default each block above 32 MB goes back to the system when it is freed. A compiled program on the CPU takes such
-    a block at each call, and every page of it anew: a sixth of the time of a small model's training step.
+    By default each block above 32 MB goes back to the system when it is freed. A compiled program on the CPU allocates
+    such a block at each call and faults in every page of it: a sixth of the time of a small model's training step.
     """
     try:
         library = ctypes.CDLL("libc.so.6")

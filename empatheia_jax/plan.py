@@ -1,4 +1,4 @@
-"""`empatheia plan --local`: parameters and bytes of every part, from abstract shapes, before anything is allocated."""
+"""`empatheia plan --local`: parameters and bytes of every part of the model, from abstract shapes."""
 
 import dataclasses
 
@@ -11,15 +11,15 @@ from empatheia_jax.data.schema import SYMBOL_COUNT, Widths
 from empatheia_jax.empatheia import Empatheia
 from empatheia_jax.encoders import build_encoders
 from empatheia_jax.generators.build import generator_widths
-from empatheia_jax.llm.quantized import parameters
-from empatheia_jax.llm.remat import kept_bytes
+from empatheia_jax.llm.quantized import parameter_count
+from empatheia_jax.llm.remat import residual_bytes
 from empatheia_jax.training.stages import group_of, stage
 
 GIB = 2**30
 PARTS = {
     "base": "LLM, frozen",
     "lora": "LoRA",
-    "rows": "new tokens",
+    "new_tokens": "new tokens",
     "projectors": "projectors",
     "content": "content synchronizer",
     "style": "style disentangler",
@@ -28,12 +28,12 @@ PARTS = {
 
 @dataclasses.dataclass(frozen=True)
 class Part:
-    """One part of the model."""
+    """One part of the model; `bytes` is the sum of both kinds."""
 
     name: str
     parameters: int
-    weights: int  # bytes at rest
-    training: int  # bytes of gradients and AdamW's moments where a stage trains it, float32 each
+    weights: int  # bytes of the parameters
+    training: int  # bytes of gradients and AdamW's moments, float32 each, where a stage trains the part
 
     @property
     def bytes(self) -> int:
@@ -41,7 +41,7 @@ class Part:
 
 
 def config_widths(config: Config) -> Widths | None:
-    """The widths that the config's encoders and generators set; None for a text-only model. Reads no weights."""
+    """Return the widths of the config's encoders and generators, reading no weights; None for a text-only model."""
     if not config.modalities:
         return None
     encoders = build_encoders(config.encoders)
@@ -58,17 +58,17 @@ def config_widths(config: Config) -> Widths | None:
 
 
 def model_parts(config: Config) -> list[Part]:
-    """Every part of `Empatheia`, sized for the stage that trains most of it."""
+    """Return the parts of `Empatheia`, with their sizes in the stage that trains most of them."""
     abstract = nnx.eval_shape(lambda: Empatheia(config, config_widths(config), rngs=nnx.Rngs(0)))
     trained = set(stage(4 if config.modalities else 1, config).trains)
     if base_trains := config.base == "scratch" and config.llm.quantization == "none":
         trained.add("base")
     sizes: dict[str, np.ndarray] = {}
     for path, variable in nnx.to_flat_state(nnx.state(abstract)):
-        group, count = group_of(path, isinstance(variable, nnx.LoRAParam)), parameters(variable)
-        # What a stage trains is float32 while it does: weight, gradient, two moments.
-        held = 4 if group in trained else np.dtype(variable.dtype).itemsize
-        size = np.array([count, int(np.prod(variable.shape)) * held, 12 * count if group in trained else 0])
+        group, count = group_of(path, isinstance(variable, nnx.LoRAParam)), parameter_count(variable)
+        # A stage trains in float32: weight, gradient, two moments.
+        itemsize = 4 if group in trained else np.dtype(variable.dtype).itemsize
+        size = np.array([count, int(np.prod(variable.shape)) * itemsize, 12 * count if group in trained else 0])
         sizes[group] = sizes.get(group, 0) + size
     names = PARTS | ({"base": "LLM (stage 0)"} if base_trains else {})
     if config.llm.quantization != "none":
@@ -77,30 +77,31 @@ def model_parts(config: Config) -> list[Part]:
 
 
 def encoder_parts(config: Config) -> list[Part]:
-    """The encoders that `extract` runs, where they are networks."""
+    """Return the encoders that `extract` runs, where they are networks."""
     parts = []
     for encoder in build_encoders(config.encoders).values() if config.modalities else ():
         if encoder.on_device:
             leaves = jax.tree.leaves(encoder.network.abstract())
-            count, held = sum(leaf.size for leaf in leaves), sum(leaf.size * leaf.dtype.itemsize for leaf in leaves)
-            parts.append(Part(encoder.name.replace("_", " "), count, held, 0))
+            count, weights = sum(leaf.size for leaf in leaves), sum(leaf.size * leaf.dtype.itemsize for leaf in leaves)
+            parts.append(Part(encoder.name.replace("_", " "), count, weights, 0))
     return parts
 
 
 def kept_activations(config: Config) -> int:
-    """Bytes of residuals that one micro-batch leaves for its backward pass through the LLM.
+    """Return the bytes of residuals that a micro-batch keeps for the backward pass through the LLM.
 
-    By `llm.remat` (llm/remat.py). The largest `rows` x `row_tokens` of the stages counts.
+    They depend on `llm.remat` (llm/remat.py). The stage with the largest `rows` x `row_tokens` counts.
     """
-    size = np.dtype(config.llm.compute_dtype).itemsize
+    itemsize = np.dtype(config.llm.compute_dtype).itemsize
     tokens = max(
-        (s.rows or config.data.rows) * (s.row_tokens or config.data.row_tokens) for s in config.stages.values()
+        (settings.rows or config.data.rows) * (settings.row_tokens or config.data.row_tokens)
+        for settings in config.stages.values()
     )
-    return tokens * config.llm.layers * kept_bytes(config.llm, size)
+    return tokens * config.llm.layers * residual_bytes(config.llm, itemsize)
 
 
 def local_plan(config: Config) -> str:
-    """A table for people: what training holds on one device, and what `extract` holds before."""
+    """Return a table of the bytes that training holds on one device, and of those that `extract` holds before."""
     parts, encoders = model_parts(config), encoder_parts(config)
     lines = [f"{config.name}: one device, bytes in GiB", ""]
     lines += _table("training", parts)
@@ -115,7 +116,7 @@ def local_plan(config: Config) -> str:
 
 def _table(title: str, parts: list[Part]) -> list[str]:
     lines = [f"  {title:42s} {'parameters':>15s} {'weights':>10s} {'gradient + AdamW':>17s}"]
-    everything = Part("sum", *(sum(getattr(p, name) for p in parts) for name in ("parameters", "weights", "training")))
-    for part in (*parts, everything):
+    sums = (sum(getattr(part, name) for part in parts) for name in ("parameters", "weights", "training"))
+    for part in (*parts, Part("sum", *sums)):
         lines.append(f"  {part.name:42s} {part.parameters:15,d} {part.weights / GIB:10.3f} {part.training / GIB:17.3f}")
     return lines

@@ -1,7 +1,7 @@
-"""Where every array lives: mesh axes `data x fsdp x tensor` and ONE table from logical axis names to them.
+"""The sharding of every array: mesh axes `data x fsdp x tensor`, and one table from logical axis names to them.
 
-Parameters are born with logical axis names and no mesh (so models build anywhere); `shardings` turns the names into
-`NamedSharding`s from abstract shapes, and `place` moves or makes arrays there once.
+Parameters are created with logical axis names and without a mesh, so models build anywhere; `shardings` turns the
+names into `NamedSharding`s from abstract shapes, and `place` puts arrays there.
 """
 
 import math
@@ -29,20 +29,20 @@ RULES: dict[str, str | None] = {
     "latent_heads": "tensor",
     "latent_mlp": "tensor",
     "features": None,  # widths that encoders and generators set
-    "rows": None,  # small tables: new tokens, phonemes, queries
+    "unsharded": None,  # small axes: entries of tables (phonemes, positions, queries), taps of convolutions
 }
 BATCH_AXES = ("data", "fsdp")
 
 
 class ShardingError(ConfigError):
-    """A parameter that cannot be laid out as asked: names it, its shape and the mesh."""
+    """A parameter or a mesh cannot be laid out as asked; names it, its shape and the mesh."""
 
 
 def param(value: jax.Array, *axes: str, kind: type[nnx.Param] = nnx.Param) -> nnx.Param:
-    """A parameter with one logical axis name a dimension; needs no mesh.
+    """Create a parameter with one logical axis name a dimension; needs no mesh.
 
     Raises:
-      ShardingError: when the names do not match the array's rank or are not in the table.
+      ShardingError: the names do not match the array's rank or are not in the table.
     """
     if len(axes) != value.ndim:
         raise ShardingError(f"{len(axes)} axis names {axes} for an array of shape {value.shape}")
@@ -53,10 +53,10 @@ def param(value: jax.Array, *axes: str, kind: type[nnx.Param] = nnx.Param) -> nn
 
 
 def make_mesh(config: MeshConfig, devices=None) -> Mesh:
-    """Mesh over all devices of all processes; one axis may be -1 (the rest).
+    """Make the mesh over all devices of all processes; one axis may be -1 (the rest).
 
     Raises:
-      ShardingError: when the sizes do not multiply to the number of devices.
+      ShardingError: the sizes do not multiply to the number of devices.
     """
     devices = jax.devices() if devices is None else devices
     sizes = [config.data, config.fsdp, config.tensor]
@@ -67,19 +67,23 @@ def make_mesh(config: MeshConfig, devices=None) -> Mesh:
         sizes[sizes.index(-1)] = len(devices) // fixed
     if int(np.prod(sizes)) != len(devices):
         raise ShardingError(f"mesh {dict(zip(MESH_AXES, sizes, strict=True))} does not cover {len(devices)} devices")
-    # An axis may be a part of one of a TPU's physical axes: 8 x 8 x 16 chips also serve fsdp 8 and tensor 4.
+    # An axis may be a part of one of a TPU's physical axes: 8 x 8 x 16 chips also allow fsdp 8 and tensor 4.
     grid = mesh_utils.create_device_mesh(tuple(sizes), devices, allow_split_physical_axes=True)
     return Mesh(grid, MESH_AXES, axis_types=(AxisType.Auto,) * 3)
 
 
 def partition_spec(axes: tuple[str | None, ...], shape: tuple[int, ...], mesh: Mesh, name: str = "") -> PartitionSpec:
-    """Logical axis names of one array -> PartitionSpec on `mesh`; None leaves a dimension whole.
+    """Turn the logical axis names of one array into its PartitionSpec.
 
-    `name` is the parameter's, for the error.
+    Args:
+      axes: one name a dimension; None leaves it unsharded.
+      shape: of the array.
+      mesh: to be placed on.
+      name: of the parameter, for the error.
 
     Raises:
-      ShardingError: when two dimensions claim one mesh axis, a dimension is not divisible by its axis, or the names are
-        too many, too few or not in the table.
+      ShardingError: two dimensions claim one mesh axis, a dimension is not divisible by its axis, or the names are too
+        many, too few or not in the table.
     """
     if len(axes) != len(shape):
         raise ShardingError(f"{name} {shape}: {len(axes)} axis names {axes}")
@@ -102,20 +106,20 @@ def partition_spec(axes: tuple[str | None, ...], shape: tuple[int, ...], mesh: M
 
 
 def shardings(state: nnx.State, mesh: Mesh) -> nnx.State:
-    """NamedSharding of every variable of a (possibly abstract) state; unnamed variables are replicated.
+    """Return the NamedSharding of every variable of a (possibly abstract) state; unnamed variables are replicated.
 
     Raises:
       ShardingError: as `partition_spec`, naming the parameter.
     """
 
-    def of(path, variable):
+    def variable_sharding(path, variable):
         axes = variable.get_metadata().get("out_sharding") or ()
         value = variable.get_value() if hasattr(variable, "get_value") else variable
         axes = axes or (None,) * len(value.shape)
         name = "/".join(str(part) for part in path)
         return variable.replace(NamedSharding(mesh, partition_spec(tuple(axes), value.shape, mesh, name)))
 
-    flat = [(path, of(path, variable)) for path, variable in nnx.to_flat_state(state)]
+    flat = [(path, variable_sharding(path, variable)) for path, variable in nnx.to_flat_state(state)]
     return nnx.from_flat_state(flat)
 
 
@@ -128,35 +132,35 @@ def place(state: nnx.State, mesh: Mesh) -> nnx.State:
     return jax.device_put(state, shardings(state, mesh))
 
 
-def placed(shapes, places):
-    """A tree of shapes -> `jax.ShapeDtypeStruct`s that also say where: `places` has a sharding a leaf."""
+def with_shardings(shapes, shardings):
+    """Turn a tree of shapes into `jax.ShapeDtypeStruct`s with the shardings of another tree."""
 
-    def one(leaf, where):
-        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where)
+    def with_sharding(leaf, sharding):
+        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
 
-    return jax.tree.map(one, shapes, places)
+    return jax.tree.map(with_sharding, shapes, shardings)
 
 
 def batch_sharding(mesh: Mesh, leading: int = 0) -> NamedSharding:
-    """Sharding of a batch array: its first axis (after `leading` unsharded ones) over `data` and `fsdp`.
+    """Return the sharding of a batch array: its first axis (after `leading` unsharded ones) over `data` and `fsdp`.
 
-    Every array of a `schema.Batch` has rows first (B, or K and M as multiples of B), so one sharding serves all;
+    Every array of a `schema.Batch` has batch rows first (B, or K and M as multiples of B), so one sharding serves all;
     `leading` is 1 where an accumulation axis comes before.
     """
     return NamedSharding(mesh, PartitionSpec(*(None,) * leading, BATCH_AXES))
 
 
 def active_mesh() -> jax.sharding.AbstractMesh | None:
-    """The mesh of several devices that is being traced for (`jax.set_mesh`); None: there is none, or it is not ours."""
+    """Return the mesh of `jax.set_mesh` if it has `MESH_AXES` and several devices, else None."""
     mesh = jax.sharding.get_abstract_mesh()
     return mesh if mesh.axis_names == MESH_AXES and mesh.size > 1 else None
 
 
-def keep_rows(x: jax.Array) -> jax.Array:
-    """`x` [B, ...] with its rows over `data` and `fsdp` and every other axis whole; itself where no mesh is active.
+def shard_rows(x: jax.Array) -> jax.Array:
+    """Constrain `x` [B, ...] to have its batch rows over `data` and `fsdp`, every other axis unsharded.
 
-    Weights are split over `fsdp` by their width: without a word XLA may split the activations so too, and then every
-    device works on all rows.
+    Weights are split over `fsdp` by their width: without the constraint XLA may split the activations so too, and then
+    every device works on all rows. Returns `x` itself where no mesh is active.
     """
     mesh = active_mesh()
     if mesh is None or x.shape[0] % math.prod(mesh.shape[axis] for axis in BATCH_AXES):
@@ -164,20 +168,26 @@ def keep_rows(x: jax.Array) -> jax.Array:
     return jax.lax.with_sharding_constraint(x, PartitionSpec(BATCH_AXES))
 
 
-def gathered(weight: jax.Array, *axes: str) -> jax.Array:
-    """A parameter with these logical axes (the last ones of them, inside a scan) as a product or a lookup wants it:
-    whole over `fsdp`, split over `tensor` as it lies; itself where no mesh is active.
+def gather_weight(weight: jax.Array, *axes: str) -> jax.Array:
+    """Gather a parameter over `fsdp` before a product or a lookup; it stays split over `tensor`.
 
-    A lookup in a table that is split by its width gives rows split by width, which XLA can only turn into rows of the
-    batch by having all of them everywhere; and where weights are small it may rather multiply by its shard of them,
-    with the same end. Both grow with the pod.
+    A lookup in a table that is split by its width gives embeddings split by width, which XLA can only turn into batch
+    rows by gathering all of them on every device; and where weights are small, XLA may multiply by its shard of them,
+    with the same result. Both grow with the pod.
+
+    Args:
+      weight: the parameter.
+      axes: its logical axis names; inside a scan the last ones of them count.
+
+    Returns:
+      The parameter with that sharding constraint; itself where no mesh is active.
     """
     if active_mesh() is None:
         return weight
-    split = (RULES[axis] for axis in axes[len(axes) - weight.ndim :])
-    return jax.lax.with_sharding_constraint(weight, PartitionSpec(*(None if to == "fsdp" else to for to in split)))
+    targets = (RULES[axis] for axis in axes[len(axes) - weight.ndim :])
+    return jax.lax.with_sharding_constraint(weight, PartitionSpec(*(None if t == "fsdp" else t for t in targets)))
 
 
-def replicated(mesh: Mesh) -> NamedSharding:
-    """The same value on every device."""
+def replicated_sharding(mesh: Mesh) -> NamedSharding:
+    """Return the sharding of a value that is whole on every device."""
     return NamedSharding(mesh, PartitionSpec())

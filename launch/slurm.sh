@@ -1,9 +1,9 @@
 #!/bin/bash
 # Train on the nodes of a SLURM job: sbatch launch/slurm.sh configs/vicuna_7b.py /shared/runs/7b
 #
-# One process a GPU: under SLURM JAX gives each process the GPU of its number on the node, and finds the others by
-# SLURM's own variables. The workdir and the data lie on a folder that all nodes see. Exit code 75 (a lost peer) or a
-# preemption puts the job back into the queue, and it goes on from its newest checkpoint.
+# There is one process for each GPU: under SLURM, JAX gives each process the GPU of its local rank, and finds the others
+# by SLURM's variables. The workdir and the data must be in folders that all nodes share. After exit code 75 (a lost
+# peer) or a preemption the job is requeued, and continues from its newest checkpoint.
 #SBATCH --job-name=empatheia
 #SBATCH --nodes=2
 #SBATCH --ntasks-per-node=8
@@ -20,7 +20,7 @@ CONFIG=${1:?usage: sbatch launch/slurm.sh CONFIG WORKDIR [arguments of train.py]
 WORKDIR=${2:?usage: sbatch launch/slurm.sh CONFIG WORKDIR [arguments of train.py]}
 shift 2
 
-# The folder that sbatch was called from is the repository's. PYTHON: the environment's, seen by all nodes.
+# sbatch is called from the repository's folder. PYTHON is the environment's interpreter, which all nodes must share.
 cd "${SLURM_SUBMIT_DIR:-.}" || exit 2
 PYTHON=${PYTHON:-python}
 export JAX_COMPILATION_CACHE_DIR=${JAX_COMPILATION_CACHE_DIR:-$WORKDIR/compiled}
@@ -28,19 +28,19 @@ export JAX_COMPILATION_CACHE_DIR=${JAX_COMPILATION_CACHE_DIR:-$WORKDIR/compiled}
 RESUME=()
 [ -e "$WORKDIR/config.json" ] && RESUME=(--resume)
 
-# The 120 s before the time limit, and a preemption's grace, are for the checkpoint: SIGTERM goes to the processes.
+# SIGTERM, 120 s before the time limit or at a preemption, is passed on to the processes, which write a checkpoint.
 srun --kill-on-bad-exit=1 "$PYTHON" train.py "$CONFIG" --workdir "$WORKDIR" --distributed "${RESUME[@]}" "$@" &
 STEP=$!
 STOPPED=0
 trap 'STOPPED=1; kill -TERM "$STEP" 2>/dev/null' TERM
 wait "$STEP"
 CODE=$?
-while kill -0 "$STEP" 2>/dev/null; do # the trap ended the first wait
+while kill -0 "$STEP" 2>/dev/null; do # a trapped signal ends `wait` early
     wait "$STEP"
     CODE=$?
 done
 
-# A signal's death (128 and more) or a lost peer: again. Bad input (2) would be as bad the next time.
+# Requeue after a lost peer (75), a signal (128 and more) or a preemption; bad input (2) would fail again.
 if [ "$STOPPED" = 1 ] || [ "$CODE" = 75 ] || [ "$CODE" -ge 128 ]; then
     if [ "${SLURM_RESTART_COUNT:-0}" -lt "${RESTARTS:-20}" ] && [ -e "$WORKDIR/config.json" ]; then
         echo "exit code $CODE: back into the queue"

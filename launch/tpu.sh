@@ -1,9 +1,9 @@
 #!/bin/bash
 # Train on all hosts of a Cloud TPU slice: launch/tpu.sh NAME ZONE CONFIG WORKDIR [arguments of train.py]
 #
-# The repository and its environment are in ~/empatheia on every host; WORKDIR is a folder that all of them see (a
-# mounted bucket or Filestore). JAX finds the hosts by the TPU's metadata. Every host starts again by itself after a lost
-# peer (75) or a signal, up to RESTARTS times.
+# The repository and its environment must be in ~/empatheia on every host, and WORKDIR in a folder that all hosts share
+# (a mounted bucket or Filestore). JAX finds the hosts by the TPU's metadata. Each host starts train.py again after a
+# lost peer (75) or a signal, up to RESTARTS times.
 set -eu
 usage="usage: launch/tpu.sh NAME ZONE CONFIG WORKDIR [arguments of train.py]"
 NAME=${1:?$usage} ZONE=${2:?$usage} CONFIG=${3:?$usage} WORKDIR=${4:?$usage}

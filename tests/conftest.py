@@ -1,10 +1,10 @@
-"""Shared by all tests: where the goldens are, and the random seed (DESIGN "Verification interface")."""
+"""Fixtures of all tests: the folder of the goldens and the random seed (DESIGN "Verification interface")."""
 
 import os
 from pathlib import Path
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
-os.environ.setdefault("JAX_ENABLE_COMPILATION_CACHE", "false")  # commands would use the folder of whoever tests
+os.environ.setdefault("JAX_ENABLE_COMPILATION_CACHE", "false")  # commands would use the user's folder
 
 import pytest  # noqa: E402
 
@@ -12,7 +12,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 def _mark_absl_flags_parsed():
-    """Grain reads absl flags, which nobody parses under pytest."""
+    """Mark absl's flags as parsed: Grain reads them, and pytest does not parse them."""
     from absl import flags
 
     if not flags.FLAGS.is_parsed():
@@ -24,13 +24,13 @@ _mark_absl_flags_parsed()
 
 @pytest.fixture(scope="session")
 def seed() -> int:
-    """Seed of random shapes and inputs."""
+    """Return the seed of random shapes and inputs."""
     return int(os.environ.get("EMPATHEIA_SEED", "0"))
 
 
 @pytest.fixture(scope="session")
 def goldens() -> Path:
-    """Folder of reference inputs and outputs."""
+    """Return the folder of reference inputs and outputs."""
     for folder in (os.environ.get("EMPATHEIA_GOLDENS"), ROOT / "tests" / "goldens", ROOT.parent / "shared" / "goldens"):
         if folder and Path(folder).is_dir():
             return Path(folder)
@@ -39,7 +39,7 @@ def goldens() -> Path:
 
 @pytest.fixture(scope="module")
 def compiled_quickly():
-    """For networks so small that they take longer to compile than to run: less optimisation, in this process."""
+    """Compile with less optimisation, for small networks that take longer to compile than to run."""
     import functools
 
     import jax

@@ -1,4 +1,4 @@
-"""A small corpus in the released layout, with media, written in a second."""
+"""A small corpus with media in the released layout, written in a second."""
 
 import json
 from pathlib import Path
@@ -14,11 +14,11 @@ WORDS = ("I saw the river again.", "I saw the old house again.", "I saw the trai
 
 
 def _media(folder: Path, name: str, rng, seconds: int) -> None:
-    """A voice-like tone at 24 kHz, and a face-like disc at 25 fps."""
-    time_axis = np.arange(24000 * seconds) / 24000
+    """Write a voice-like tone at 24 kHz, and a face-like disc at 25 fps."""
+    times = np.arange(24000 * seconds) / 24000
     pitch = rng.uniform(100, 300)
-    audio = sum(np.sin(2 * np.pi * pitch * k * time_axis) / k for k in range(1, 12))
-    audio *= 0.55 - 0.45 * np.cos(25 * time_axis)
+    audio = sum(np.sin(2 * np.pi * pitch * k * times) / k for k in range(1, 12))
+    audio *= 0.55 - 0.45 * np.cos(25 * times)
     write_audio(folder / "audio_v5_0" / f"{name}.wav", (0.1 * audio).astype(np.float32), 24000)
     y, x = np.mgrid[:64, :64]
     frames = np.full((25 * seconds, 64, 64, 3), rng.integers(40, 90), np.uint8)
@@ -27,11 +27,18 @@ def _media(folder: Path, name: str, rng, seconds: int) -> None:
 
 
 def write_corpus(folder: Path, dialogues: int = 5, words: tuple[str, ...] = WORDS, seconds: int = 1) -> Path:
-    """Dialogues of the four `words`, two of the speaker and two of the listener, each `seconds` long."""
+    """Write dialogues of four utterances, two of the speaker and two of the listener, and return the folder.
+
+    Args:
+      folder: where the corpus is written.
+      dialogues: number of dialogues.
+      words: the four utterances of every dialogue.
+      seconds: length of each recording.
+    """
     rng = np.random.default_rng(0)
     for name in ("audio_v5_0", "video_v5_0"):
         (folder / name).mkdir(parents=True)
-    written = []
+    entries = []
     for number in range(dialogues):
         history = [
             {"index": i, "role": ("speaker", "listener")[i % 2], "utterance": text} for i, text in enumerate(words)
@@ -51,7 +58,7 @@ def write_corpus(folder: Path, dialogues: int = 5, words: tuple[str, ...] = WORD
             }
             for turn in range(2)
         ]
-        written.append(
+        entries.append(
             {
                 "conversation_id": f"{number:05d}",
                 "topic": "Life Events",
@@ -62,5 +69,5 @@ def write_corpus(folder: Path, dialogues: int = 5, words: tuple[str, ...] = WORD
         )
         for index in range(4):
             _media(folder, f"dia{number:05d}utt{index}_{1 + index % 2}", rng, seconds)
-    (folder / "train.json").write_text(json.dumps(written))
+    (folder / "train.json").write_text(json.dumps(entries))
     return folder

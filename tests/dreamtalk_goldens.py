@@ -1,4 +1,4 @@
-"""DreamTalk's networks under the goldens' regenerable weights, through the converters' own tables."""
+"""DreamTalk's networks with the goldens' regenerated weights, converted by the converters' own tables."""
 
 import json
 from pathlib import Path
@@ -6,56 +6,57 @@ from pathlib import Path
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from golden_weights import recipe
+from golden_weights import load_recipe
 
 from converters import dreamtalk, wav2vec2
-from converters.readers import Tensor, in_memory
+from converters.readers import Tensor, wrap_arrays
 from converters.rules import fit
-from converters.source import network_of
-from empatheia_jax.states import filled, named
-from empatheia_jax.weights import slots
+from converters.source import abstract_network
+from empatheia_jax.states import named_arrays, with_arrays
+from empatheia_jax.weights import stored_arrays
 
 FOLDERS = ("dreamtalk_synthetic", "dreamtalk")
 
 
-def tensors_of(goldens: Path, folder: Path, part: str, salt: str) -> dict[str, Tensor]:
-    """What the published file of a part ("denoiser", "renderer", "face3d") holds, as a reader would give it."""
+def published_tensors(goldens: Path, folder: Path, part: str, salt: str) -> dict[str, Tensor]:
+    """Return the tensors of the published file of a part ("denoiser", "renderer", "face3d"), as a reader gives them."""
     manifest = json.loads((folder / f"manifest_{dreamtalk.PARTS[part].MANIFEST}.json").read_text())
-    arrays = recipe(goldens).fill(manifest["tensors"], salt=salt)
+    arrays = load_recipe(goldens).fill(manifest["tensors"], salt=salt)
     arrays |= {name: np.zeros(shape, dtype) for name, shape, dtype, *_ in manifest["buffers"]}
-    return in_memory(arrays)
+    return wrap_arrays(arrays)
 
 
 def build(goldens: Path, folder: Path, part: str, salt: str) -> nnx.Module:
-    """A network with every tensor used or known."""
+    """Build a network of a part, and check that every tensor is used or known."""
     table = dreamtalk.PARTS[part]
-    tensors = table.own(tensors_of(goldens, folder, part, salt))
-    graphdef, shapes = network_of(table.NETWORK, table.CONFIG)
-    fits = fit(table.rules(table.CONFIG), slots(shapes), tensors, table.HARMLESS, table.check(table.CONFIG, tensors))
-    arrays = {one.name: jnp.asarray(one.read(tensors)) for one in fits}
-    assert arrays.keys() == named(shapes).keys()
-    return nnx.merge(graphdef, filled(shapes, arrays))
+    tensors = table.select(published_tensors(goldens, folder, part, salt))
+    graphdef, shapes = abstract_network(table.NETWORK, table.CONFIG)
+    problems = table.check(table.CONFIG, tensors)
+    fits = fit(table.rules(table.CONFIG), stored_arrays(shapes), tensors, table.HARMLESS, problems=problems)
+    arrays = {parameter.name: jnp.asarray(parameter.read(tensors)) for parameter in fits}
+    assert arrays.keys() == named_arrays(shapes).keys()
+    return nnx.merge(graphdef, with_arrays(shapes, arrays))
 
 
-def build_hearing(goldens: Path, folder: Path) -> nnx.Module:
-    """The small wav2vec 2.0 whose settings and tensors the golden itself lists."""
+def build_wav2vec(goldens: Path, folder: Path) -> nnx.Module:
+    """Build the small wav2vec 2.0 whose settings and tensors the golden lists."""
     meta = load(folder, "wav2vec2_small")[1]
     listed = [(name, shape, "float32") for name, shape in meta["tensors"]]
-    tensors = in_memory(recipe(goldens).fill(listed, meta["salt"]))
-    config = wav2vec2.config_of(meta["config"], None)
-    graphdef, shapes = network_of(wav2vec2.NETWORK, config)
-    places = slots(shapes)
+    tensors = wrap_arrays(load_recipe(goldens).fill(listed, meta["salt"]))
+    config = wav2vec2.parse_config(meta["config"], None)
+    graphdef, shapes = abstract_network(wav2vec2.NETWORK, config)
+    places = stored_arrays(shapes)
     fits = fit(wav2vec2.rules(config, wav2vec2.PREFIX), places, tensors, wav2vec2.HARMLESS)
-    arrays = {one.name: one.read(tensors) for one in fits}
-    stacked = {}  # layers are scanned: one array of all
+    arrays = {parameter.name: parameter.read(tensors) for parameter in fits}
+    layers = {}  # {parameter: {layer, or None: array}}; the layers of a network are stacked
     for name, (parameter, layer, _) in places.items():
-        stacked.setdefault(parameter, {})[layer] = arrays[name]
-    whole = {n: a[None] if None in a else np.stack([a[i] for i in range(len(a))]) for n, a in stacked.items()}
-    return nnx.merge(graphdef, filled(shapes, {name: jnp.asarray(array) for name, array in whole.items()}))
+        layers.setdefault(parameter, {})[layer] = arrays[name]
+    stacked = {n: a[None] if None in a else np.stack([a[i] for i in range(len(a))]) for n, a in layers.items()}
+    return nnx.merge(graphdef, with_arrays(shapes, {name: jnp.asarray(array) for name, array in stacked.items()}))
 
 
 def load(folder: Path, name: str) -> tuple[dict[str, np.ndarray], dict]:
-    """(arrays, meta) of a golden file."""
-    with np.load(folder / f"{name}.npz") as found:
-        arrays = {key: found[key] for key in found if key != "meta"}
-        return arrays, json.loads(str(found["meta"])) if "meta" in found else {}
+    """Load a golden file and return (arrays, meta)."""
+    with np.load(folder / f"{name}.npz") as file:
+        arrays = {key: file[key] for key in file if key != "meta"}
+        return arrays, json.loads(str(file["meta"])) if "meta" in file else {}

@@ -1,7 +1,7 @@
-"""DreamTalk in torch, our own and small: what stands in for the original behind the torch backend's adapter.
+"""A small DreamTalk in torch, which stands in for the original in tests of the torch backend.
 
-The denoising network is built of torch's own transformer layers under the published tensors' names, its sampler written
-for torch; the renderer is ours in Flax through `to_torch` (its values are compared with the original's elsewhere).
+The denoiser is built of torch's own transformer layers, with the published tensors' names and a sampler in torch; the
+renderer is the Flax one through `to_torch` (other tests compare its values with the original's).
 """
 
 import numpy as np
@@ -21,8 +21,8 @@ CONFIG: DreamTalkConfig = SMALL["denoiser"][1]
 
 def _layers(kind: type, stack: type, config: DreamTalkConfig, norm: nn.Module | None) -> nn.Module:
     layer = kind(config.width, config.heads, config.mlp_width, dropout=0.0, batch_first=True)
-    more = {"enable_nested_tensor": False} if stack is nn.TransformerEncoder else {}
-    return stack(layer, config.layers, norm, **more)
+    options = {"enable_nested_tensor": False} if stack is nn.TransformerEncoder else {}
+    return stack(layer, config.layers, norm, **options)
 
 
 class ContentEncoder(nn.Module):
@@ -75,12 +75,12 @@ class Decoder(nn.Module):
         rows, frames, window, width = memory.shape
         flat = memory.flatten(0, 1)
         query = style.repeat_interleave(frames, 0)[:, None] + torch.from_numpy(position_table(window, width))
-        made = memory.new_zeros(rows * frames, self.config.expression_dim)
+        expression = memory.new_zeros(rows * frames, self.config.expression_dim)
         lower = list(self.config.lower_face)
         upper = [i for i in range(self.config.expression_dim) if i not in lower]
-        made[:, upper] = self.upper_tail_fc(self.upper_decoder(query, flat)[:, window // 2])
-        made[:, lower] = self.lower_tail_fc(self.lower_decoder(query, flat)[:, window // 2])
-        return made.unflatten(0, (rows, frames))
+        expression[:, upper] = self.upper_tail_fc(self.upper_decoder(query, flat)[:, window // 2])
+        expression[:, lower] = self.lower_tail_fc(self.lower_decoder(query, flat)[:, window // 2])
+        return expression.unflatten(0, (rows, frames))
 
 
 class NoisePredictor(nn.Module):
@@ -98,18 +98,18 @@ class NoisePredictor(nn.Module):
         )
         self.time_embed_net = nn.Sequential(nn.Linear(width, width), nn.SiLU(), nn.Linear(width, width))
 
-    def forward(self, x, t, audio, style_clip, style_pad_mask):
+    def forward(self, x, t, audio, style_clip, *, style_pad_mask):
         content = self.content_encoder(audio)
-        beside = x[:, :, None].expand(*content.shape[:3], -1)
+        noisy = x[:, :, None].expand(*content.shape[:3], -1)
         half = content.shape[-1] // 2
         angle = t[:, None] * torch.from_numpy((1e4 ** (-np.arange(half) / half)).astype(np.float32))
         time = self.time_embed_net(torch.cat([angle.cos(), angle.sin()], dim=-1))
-        memory = self.content_xt_to_decoder_input_wo_time(torch.cat([content, beside], dim=-1)) + time[:, None, None]
+        memory = self.content_xt_to_decoder_input_wo_time(torch.cat([content, noisy], dim=-1)) + time[:, None, None]
         return self.decoder(memory, self.style_encoder(style_clip, style_pad_mask))
 
 
 class DiffusionNet(nn.Module):
-    """With upstream's arguments."""
+    """The diffusion model, with the arguments of the original."""
 
     def __init__(self, cfg=None, net=None, var_sched=None, config: DreamTalkConfig = CONFIG):
         super().__init__()
@@ -120,43 +120,53 @@ class DiffusionNet(nn.Module):
         self.register_buffer("bars", torch.exp(torch.cumsum(torch.log(1 - betas), 0)), persistent=False)
 
     def sample(
-        self, audio, style_clip, style_pad_mask, output_dim, use_cf_guidance, cfg_scale, sample_method, ddim_num_step
+        self,
+        audio,
+        style_clip,
+        style_pad_mask,
+        output_dim,
+        *,
+        use_cf_guidance,
+        cfg_scale,
+        sample_method,
+        ddim_num_step,
     ):
         def denoised(x, t):
             steps = torch.full((len(x),), float(t))
-            found = self.net(x, steps, audio, style_clip, style_pad_mask)
+            conditional = self.net(x, steps, audio, style_clip, style_pad_mask=style_pad_mask)
             if not use_cf_guidance:
-                return found
-            nothing = self.null_style_clip[None], self.null_pad_mask[None]
-            without = self.net(x, steps, audio, *nothing)
-            return without + cfg_scale * (found - without)
+                return conditional
+            no_mask = self.null_pad_mask[None]
+            unconditional = self.net(x, steps, audio, self.null_style_clip[None], style_pad_mask=no_mask)
+            return unconditional + cfg_scale * (conditional - unconditional)
 
         x = torch.randn([*audio.shape[:2], output_dim])
         if sample_method == "ddim":
-            at = list(range(1, 1001, 1000 // ddim_num_step))[::-1]
-            for t, to in zip(at, [*at[1:], 0], strict=True):
-                here, there = self.bars[t], self.bars[to]
+            times = list(range(1, 1001, 1000 // ddim_num_step))[::-1]
+            for t, next_t in zip(times, [*times[1:], 0], strict=True):
+                bar, next_bar = self.bars[t], self.bars[next_t]
                 x0 = denoised(x, t)
-                noise = (x - here.sqrt() * x0) / (1 - here).sqrt()
-                x = (there.sqrt() * x0 + (1 - there).sqrt() * noise).float()
+                noise = (x - bar.sqrt() * x0) / (1 - bar).sqrt()
+                x = (next_bar.sqrt() * x0 + (1 - next_bar).sqrt() * noise).float()
             return x
         for t in range(1000, 0, -1):
-            bar, before = self.bars[t], self.bars[t - 1]
-            beta = 1 - bar / before
-            mean = before.sqrt() * beta / (1 - bar) * denoised(x, t) + (1 - beta).sqrt() * (1 - before) / (1 - bar) * x
-            spread = (beta * (1 - before) / (1 - bar)).sqrt()
-            x = (mean + (spread * torch.randn_like(x) if t > 1 else 0)).float()
+            bar, next_bar = self.bars[t], self.bars[t - 1]
+            beta = 1 - bar / next_bar
+            mean = next_bar.sqrt() * beta / (1 - bar) * denoised(x, t)
+            mean = mean + (1 - beta).sqrt() * (1 - next_bar) / (1 - bar) * x
+            deviation = (beta * (1 - next_bar) / (1 - bar)).sqrt()
+            x = (mean + (deviation * torch.randn_like(x) if t > 1 else 0)).float()
         return x
 
 
 class FaceGenerator(nn.Module):
-    """Pictures NCHW, motion [F, 73, 27]."""
+    """The renderer, on pictures [N, C, H, W] and motion [F, 73, 27]."""
 
     def __init__(self, **conf):
         super().__init__()
         graphdef, shapes = nnx.split(nnx.eval_shape(lambda: Renderer(SMALL["renderer"][1])))
         state = nnx.map_state(lambda path, v: v.replace(np.zeros(v.shape, np.float32)), shapes)
-        self.flax = to_torch(lambda state, *given: nnx.merge(graphdef, state).draw(*given), state)
+        self.flax = to_torch(lambda state, *inputs: nnx.merge(graphdef, state).draw(*inputs), state)
 
     def forward(self, image, driving):
         picture = self.flax(image.permute(0, 2, 3, 1).contiguous(), driving.transpose(1, 2).contiguous())

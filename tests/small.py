@@ -1,4 +1,4 @@
-"""A whole system small enough to try anything on: settings, words, dialogues, features, a model far from zero."""
+"""A small system for tests: config, tokenizer, dialogues, features, and a model whose every parameter matters."""
 
 import contextlib
 import dataclasses
@@ -32,7 +32,7 @@ FEELINGS = "glad scared lonely proud upset calm worried tired".split()
 
 
 def small_config(**fields) -> Config:
-    """Two layers of width 32, float32, no dropout anywhere but in the data."""
+    """Return a config with two layers of width 32, float32, without dropout; `fields` replaces its fields."""
     config = Config(
         name="small",
         llm=LlamaConfig(
@@ -71,67 +71,67 @@ def small_config(**fields) -> Config:
     return dataclasses.replace(config, **fields)
 
 
-def sub(config: Config, part: str, **fields) -> Config:
-    """The config with fields of one part replaced."""
+def replace_fields(config: Config, part: str, **fields) -> Config:
+    """Return the config with fields of one part replaced."""
     return dataclasses.replace(config, **{part: dataclasses.replace(getattr(config, part), **fields)})
 
 
 def make_examples(count: int, seed: int = 0, turns: int = 2) -> list[Example]:
-    """Listener turns of `count` dialogues of `turns` turns, of varied lengths and labels."""
+    """Draw listener turns of `count` dialogues of `turns` turns, of varied lengths and labels."""
     rng = np.random.default_rng(seed)
     examples = []
     for dialogue in range(count):
-        profile = Profile(*(str(rng.choice(t)) for t in (emotions.AGES, emotions.GENDERS, emotions.TIMBRES)))
-        said = []
+        profile = Profile(*(str(rng.choice(table)) for table in (emotions.AGES, emotions.GENDERS, emotions.TIMBRES)))
+        history = []
         for turn in range(turns):
             thing, feeling = str(rng.choice(THINGS)), str(rng.choice(FEELINGS))
-            extra = " ".join(map(str, rng.choice(THINGS, rng.integers(0, 3))))
-            said.append(Utterance(2 * turn, "speaker", f"I lost my {thing} {extra}.".replace("  ", " ")))
+            others = " ".join(map(str, rng.choice(THINGS, rng.integers(0, 3))))
+            history.append(Utterance(2 * turn, "speaker", f"I lost my {thing} {others}.".replace("  ", " ")))
             response = Utterance(2 * turn + 1, "listener", f"That {thing} was {feeling}.")
             chain = ChainOfEmpathy(
                 f"losing a {thing}", str(rng.choice(emotions.FINE_EMOTIONS)), "it is gone", "comfort them"
             )
-            identity = f"d{dialogue:03d}"
+            conversation = f"d{dialogue:03d}"
             examples.append(
                 Example(
-                    f"train/{identity}/{turn}",
+                    f"train/{conversation}/{turn}",
                     "train",
-                    identity,
+                    conversation,
                     turn,
                     "Loss",
                     "",
-                    tuple(said),
+                    tuple(history),
                     None,
                     profile,
                     chain,
                     response,
                 )
             )
-            said.append(response)
+            history.append(response)
     return examples
 
 
 def make_tokenizer(vocab_size: int = 320) -> tokenizer.Tokenizer:
-    """A BPE with a few merges."""
+    """Train a BPE with a few merges."""
     texts = [f"I lost my {a}. That {a} was {b}. Firstly, the emotion is" for a in THINGS for b in FEELINGS]
     return tokenizer.train_bpe(texts, vocab_size)
 
 
 class Store(dict):
-    """Stored features in memory: what `FeatureStore` offers the pipeline."""
+    """A feature store in memory, with the interface of `FeatureStore`."""
 
     dtype = np.dtype(np.float32)
 
     def get(self, key: str, content: bool = True):
         return super().get(key)
 
-    def sizes(self, key: str) -> tuple[int, int] | None:
-        found = self.get(key)
-        return (len(found["phonemes"]), len(found["content_video"])) if found and "phonemes" in found else None
+    def gold_sizes(self, key: str) -> tuple[int, int] | None:
+        arrays = self.get(key)
+        return (len(arrays["phonemes"]), len(arrays["content_video"])) if arrays and "phonemes" in arrays else None
 
 
 def make_store(examples: list[Example], seed: int = 1, widths: Widths = WIDTHS) -> Store:
-    """Random features of every utterance, golds of every listener's."""
+    """Draw features of every utterance, and targets of every listener's."""
     rng, store = np.random.default_rng(seed), Store()
     for example in examples:
         for utterance in (*example.history, example.response):
@@ -155,7 +155,7 @@ def make_store(examples: list[Example], seed: int = 1, widths: Widths = WIDTHS) 
 
 
 def make_model(config: Config, widths: Widths | None = WIDTHS, seed: int = 0) -> Empatheia:
-    """A model whose every parameter matters (adapters and biases too), drawn in numpy: nothing is compiled."""
+    """Make a model whose every parameter matters, adapters and biases too, without compiling anything."""
     graphdef, abstract = nnx.split(nnx.eval_shape(lambda: Empatheia(config, widths, rngs=nnx.Rngs(0))))
     rng = np.random.default_rng(seed)
     flat = [(path, variable.replace(_draw(rng, path, variable))) for path, variable in nnx.to_flat_state(abstract)]
@@ -178,15 +178,15 @@ def _draw(rng: np.random.Generator, path: tuple, variable) -> jax.Array:
 
 
 def make_engine(model: Empatheia, config: Config, *, batch: int = 2, max_new_tokens: int = 24, widths=WIDTHS):
-    """An Engine on a model in memory instead of a run's folder."""
+    """Make an Engine on a model in memory instead of a run's folder."""
     from empatheia_jax.inference.engine import Engine
 
-    made = object.__new__(Engine)
-    made.batch, made.config, made.widths, made.tokenizer = batch, config, widths, make_tokenizer()
-    made.graphdef, made.state = nnx.split(model)
-    made.max_new_tokens = max_new_tokens
-    made._compile()
-    return made
+    engine = object.__new__(Engine)
+    engine.batch, engine.config, engine.widths, engine.tokenizer = batch, config, widths, make_tokenizer()
+    engine.graphdef, engine.state = nnx.split(model)
+    engine.max_new_tokens = max_new_tokens
+    engine._compile()
+    return engine
 
 
 FAST = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
@@ -194,22 +194,22 @@ FAST = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes"
 
 
 def leaves(state) -> dict[str, np.ndarray]:
-    """Names -> numpy arrays of a state."""
+    """Return {name: numpy array} of a state."""
     flat = nnx.to_flat_state(state)
     return {"/".join(map(str, path)): np.asarray(jax.device_get(v.get_value())) for path, v in flat}
 
 
 @contextlib.contextmanager
 def compilations():
-    """A list that grows by one with every program that the compiler is given."""
-    found = []
+    """Yield a list that grows by one with every compilation."""
+    durations = []
 
-    def heard(event, seconds, **_):
+    def listen(event, seconds, **_):
         if event == "/jax/core/compile/backend_compile_duration":
-            found.append(seconds)
+            durations.append(seconds)
 
-    jax.monitoring.register_event_duration_secs_listener(heard)
+    jax.monitoring.register_event_duration_secs_listener(listen)
     try:
-        yield found
+        yield durations
     finally:
-        jax.monitoring.unregister_event_duration_listener(heard)
+        jax.monitoring.unregister_event_duration_listener(listen)

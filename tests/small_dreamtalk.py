@@ -1,4 +1,4 @@
-"""DreamTalk small enough to try anything on, with weights of which every one matters."""
+"""A small DreamTalk for tests, with random weights of which every one matters."""
 
 from pathlib import Path
 
@@ -47,7 +47,7 @@ SMALL = {
 
 
 def write_weights(folder: Path, seed: int, parts=tuple(SMALL)) -> Path:
-    """A converted folder of random weights."""
+    """Write a converted folder of random weights and return it."""
     for number, part in enumerate(parts):
         network, config = SMALL[part]
         rng = np.random.default_rng([seed, number])
@@ -57,8 +57,8 @@ def write_weights(folder: Path, seed: int, parts=tuple(SMALL)) -> Path:
             shape = variable.shape
             value = rng.normal(size=shape) / np.sqrt(max(1, np.prod(shape[:-1]))) if len(shape) > 1 else None
             if value is None:
-                one = path[-1] in ("scale", "running_var") or "gain" in str(path[-1])
-                value = (1.0 if one else 0.0) + 0.1 * np.abs(rng.normal(size=shape))
+                is_scale = path[-1] in ("scale", "running_var") or "gain" in str(path[-1])
+                value = (1.0 if is_scale else 0.0) + 0.1 * np.abs(rng.normal(size=shape))
             flat.append((path, variable.replace(jnp.asarray(value, jnp.float32))))
         save_weights(folder / part, config, nnx.from_flat_state(flat))
     return folder

@@ -1,4 +1,4 @@
-"""StyleTTS 2 small enough to try anything on, with weights of which every one matters."""
+"""A small StyleTTS 2 for tests, with random weights of which every one matters."""
 
 import dataclasses
 
@@ -38,7 +38,7 @@ KINDS = {
 
 
 def make(config: StyleTTS2Config, seed: int) -> StyleTTS2:
-    """Every parameter matters; a few frames a phoneme, F0 about 150 Hz."""
+    """Make a model whose every parameter matters, with a few frames a phoneme and an F0 of about 150 Hz."""
     graphdef, shapes = nnx.split(nnx.eval_shape(lambda: StyleTTS2(config, rngs=nnx.Rngs(0))))
     rng, flat = np.random.default_rng(seed), []
     for path, variable in nnx.to_flat_state(shapes):

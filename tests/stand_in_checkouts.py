@@ -1,6 +1,6 @@
-"""Folders that look like the originals' checkouts to the torch backend, with torch modules of ours in them, small.
+"""Folders that the torch backend takes for checkouts of the originals, with small torch modules of this project.
 
-And what belongs to them: published files of random weights, and the same weights converted.
+With them come files like the published ones, of random weights, and the same weights converted.
 """
 
 import dataclasses
@@ -18,20 +18,20 @@ from small_dreamtalk import write_weights
 from small_styletts2 import SMALL
 
 from converters import dreamtalk, styletts2
-from converters.readers import in_memory
+from converters.readers import wrap_arrays
 from converters.rules import fit
-from converters.source import network_of
+from converters.source import abstract_network
 from empatheia_jax.config import TorchConfig
 from empatheia_jax.generators.styletts2.model import StyleTTS2
-from empatheia_jax.states import filled
-from empatheia_jax.weights import load_weights, save_weights, slots
+from empatheia_jax.states import with_arrays
+from empatheia_jax.weights import load_weights, save_weights, stored_arrays
 
 HERE = Path(__file__).resolve().parent
 _PATHS = f"import sys\nsys.path += [{str(HERE)!r}, {str(HERE.parent / 'benchmarks')!r}, {str(HERE.parent)!r}]\n"
 _MODELS = (
     _PATHS
     + """
-import styletts2_torch as ours
+import styletts2_torch as port
 import torch
 from empatheia_jax.generators.styletts2.config import StyleTTS2Config
 
@@ -39,12 +39,12 @@ def build_model(params, aligner, pitch, bert):
     c = StyleTTS2Config.published(params)
     c = StyleTTS2Config(**vars(c) | dict(plbert_hidden=bert.config.hidden_size,
                                          plbert_positions=bert.config.max_position_embeddings))
-    diffusion = ours.Diffusion(c)
-    diffusion.diffusion.owner = [diffusion]  # in a list: no part of it
+    diffusion = port.Diffusion(c)
+    diffusion.diffusion.owner = [diffusion]  # in a list, so that torch does not register it as a submodule
     return {
-        "bert": bert, "bert_encoder": torch.nn.Linear(c.plbert_hidden, c.hidden_dim), "predictor": ours.Predictor(c),
-        "decoder": ours.Decoder(c), "text_encoder": ours.TextEncoder(c), "predictor_encoder": ours.StyleEncoder(c),
-        "style_encoder": ours.StyleEncoder(c), "diffusion": diffusion, "mpd": None,
+        "bert": bert, "bert_encoder": torch.nn.Linear(c.plbert_hidden, c.hidden_dim), "predictor": port.Predictor(c),
+        "decoder": port.Decoder(c), "text_encoder": port.TextEncoder(c), "predictor_encoder": port.StyleEncoder(c),
+        "style_encoder": port.StyleEncoder(c), "diffusion": diffusion, "mpd": None,
     }
 """
 )
@@ -54,12 +54,12 @@ class KarrasSchedule:
     def __init__(self, sigma_min, sigma_max, rho): pass
 class DiffusionSampler:
     def __init__(self, diffusion, sampler, sigma_schedule, clamp): self.diffusion = diffusion
-    def __call__(self, **given): return self.diffusion.owner[0](**given)
+    def __call__(self, **arguments): return self.diffusion.owner[0](**arguments)
 """
 
 
 def model_params() -> dict:
-    """`SMALL` as config.yml has it."""
+    """Return `SMALL` in the form of config.yml."""
     c = SMALL
     names = ("multispeaker", "dim_in", "hidden_dim", "max_conv_dim", "n_layer", "n_mels", "n_token", "max_dur")
     vocoder = ("upsample_rates", "upsample_kernel_sizes", "resblock_kernel_sizes", "upsample_initial_channel")
@@ -77,6 +77,7 @@ def model_params() -> dict:
 
 
 def plbert_params() -> dict:
+    """Return the PL-BERT settings of `SMALL` in the form of its config.yml."""
     c = SMALL
     return {
         "vocab_size": c.n_token,
@@ -89,17 +90,22 @@ def plbert_params() -> dict:
     }
 
 
-def write_files(place: Path, files: dict[str, str]) -> Path:
+def write_files(folder: Path, files: dict[str, str]) -> Path:
+    """Write text files by relative name into a folder, and return it."""
     for name, text in files.items():
-        (place / name).parent.mkdir(parents=True, exist_ok=True)
-        (place / name).write_text(text)
-    return place
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(text)
+    return folder
 
 
-def write_styletts2(place: Path, seed: int) -> dict[str, str]:
-    """PLACE/st2 (a checkout), PLACE/voice.pth and its config.yml, PLACE/styletts2 (the same weights converted)."""
+def write_styletts2(folder: Path, seed: int) -> dict[str, str]:
+    """Write FOLDER/st2 (a checkout), FOLDER/voice.pth and config.yml, FOLDER/styletts2 (the same weights converted).
+
+    Returns:
+      Fields of `TorchConfig`.
+    """
     write_files(
-        place / "st2",
+        folder / "st2",
         {
             "models.py": _MODELS,
             "Modules/diffusion/sampler.py": _SAMPLER,
@@ -114,25 +120,29 @@ def write_styletts2(place: Path, seed: int) -> dict[str, str]:
     from empatheia_jax.generators.torch_backend.styletts2 import build
 
     torch.manual_seed(seed)
-    nets, _ = build(place / "st2", model_params(), any_commit=True)
+    nets, _ = build(folder / "st2", model_params(), any_commit=True)
     with torch.no_grad():
         last = nets["predictor"].duration_proj.linear_layer
         last.bias.fill_(float(np.log(3 / (SMALL.max_dur - 3))))  # 3 frames a phoneme
         nets["predictor"].F0_proj.bias.fill_(150.0)
         for net in nets.values():
             for part in net.eval().modules():
-                if hasattr(part, "weight_orig"):  # spectral norm: as after training
+                if hasattr(part, "weight_orig"):  # spectral norm, with the vectors that training converges to
                     left, _, right = torch.linalg.svd(part.weight_orig.flatten(1), full_matrices=False)
                     part.weight_u.copy_(left[:, 0])
                     part.weight_v.copy_(right[0])
     net = {name: {f"module.{k}": v for k, v in net.state_dict().items()} for name, net in nets.items()}
-    torch.save({"net": net}, place / "voice.pth")
-    (place / "config.yml").write_text(yaml.safe_dump({"model_params": model_params()}))
+    torch.save({"net": net}, folder / "voice.pth")
+    (folder / "config.yml").write_text(yaml.safe_dump({"model_params": model_params()}))
     arrays = {f"{name}.{k}": v.numpy() for name, net in nets.items() for k, v in net.state_dict().items()}
-    tensors, shapes = in_memory(arrays), network_of(StyleTTS2, SMALL)[1]
-    fits = fit(styletts2.rules(SMALL), slots(shapes), tensors, styletts2.HARMLESS)
-    save_weights(place / "styletts2", SMALL, filled(shapes, {one.name: one.read(tensors) for one in fits}))
-    return {"styletts2_repo": str(place / "st2"), "styletts2_checkpoint": str(place / "voice.pth")}
+    tensors, shapes = wrap_arrays(arrays), abstract_network(StyleTTS2, SMALL)[1]
+    fits = fit(styletts2.rules(SMALL), stored_arrays(shapes), tensors, styletts2.HARMLESS)
+    save_weights(
+        folder / "styletts2",
+        SMALL,
+        with_arrays(shapes, {parameter.name: parameter.read(tensors) for parameter in fits}),
+    )
+    return {"styletts2_repo": str(folder / "st2"), "styletts2_checkpoint": str(folder / "voice.pth")}
 
 
 _PART = (
@@ -147,15 +157,19 @@ def get_cfg_defaults():
     return N(DIFFUSION=N(SCHEDULE=N(NUM_STEPS=1000, BETA_1=1e-4, BETA_T=0.02, MODE="linear")))
 """
 _UTIL = """
-def VarianceSchedule(**given): return given
+def VarianceSchedule(**arguments): return arguments
 def NoisePredictor(cfg): return None
 """
 
 
-def write_dreamtalk(place: Path, seed: int) -> dict[str, str]:
-    """PLACE/dt (a checkout), its two files and a wav2vec 2.0, PLACE/dreamtalk (the same weights converted)."""
+def write_dreamtalk(folder: Path, seed: int) -> dict[str, str]:
+    """Write FOLDER/dt (a checkout), its two weight files, and FOLDER/dreamtalk (the same weights converted).
+
+    Returns:
+      Fields of `TorchConfig`.
+    """
     write_files(
-        place / "dt",
+        folder / "dt",
         {
             "configs/default.py": _DEFAULTS,
             "core/utils.py": "",
@@ -167,10 +181,10 @@ def write_dreamtalk(place: Path, seed: int) -> dict[str, str]:
             "generators/face_model.py": _PART.format(names="FaceGenerator"),
         },
     )
-    write_weights(place / "dreamtalk", seed)
+    write_weights(folder / "dreamtalk", seed)
     torch.manual_seed(seed)
     diffusion, renderer = DiffusionNet().eval(), FaceGenerator().eval()
-    # torch's own beginnings of the denoiser, small as they are, are kept; norms and biases are made to matter
+    # The denoiser keeps torch's own initial weights, which are small; norms and biases are changed so that they matter.
     with torch.no_grad():
         for parameter in diffusion.parameters():
             if parameter.ndim == 1:
@@ -178,25 +192,29 @@ def write_dreamtalk(place: Path, seed: int) -> dict[str, str]:
     table = dreamtalk.PARTS["denoiser"]
     config, network = SMALL_FACE["denoiser"][1], SMALL_FACE["denoiser"][0]
     state = diffusion.state_dict()
-    tensors = in_memory({f"diff_net.{k}": v.numpy() for k, v in state.items() if not k.startswith("null_")})
-    shapes = network_of(network, config)[1]
-    fits = fit(dataclasses.replace(table, CONFIG=config).rules(config), slots(shapes), tensors)
-    shutil.rmtree(place / "dreamtalk" / "denoiser")
-    save_weights(place / "dreamtalk" / "denoiser", config, filled(shapes, {x.name: x.read(tensors) for x in fits}))
-    torch.save({"model_state_dict": {f"diff_net.{k}": v for k, v in state.items()}}, place / "denoiser.pth")
+    tensors = wrap_arrays({f"diff_net.{k}": v.numpy() for k, v in state.items() if not k.startswith("null_")})
+    shapes = abstract_network(network, config)[1]
+    fits = fit(dataclasses.replace(table, CONFIG=config).rules(config), stored_arrays(shapes), tensors)
+    shutil.rmtree(folder / "dreamtalk" / "denoiser")
+    save_weights(
+        folder / "dreamtalk" / "denoiser",
+        config,
+        with_arrays(shapes, {parameter.name: parameter.read(tensors) for parameter in fits}),
+    )
+    torch.save({"model_state_dict": {f"diff_net.{k}": v for k, v in state.items()}}, folder / "denoiser.pth")
     network, config = SMALL_FACE["renderer"]
-    loaded = load_weights(place / "dreamtalk" / "renderer", network_of(network, config)[1])
+    loaded = load_weights(folder / "dreamtalk" / "renderer", abstract_network(network, config)[1])
     flat = {".".join(map(str, path)): np.asarray(v.get_value()) for path, v in nnx.to_flat_state(loaded)}
-    pictures = {f"flax.{name}": torch.from_numpy(array.copy()) for name, array in flat.items()}
-    renderer.load_state_dict(pictures, strict=True)
-    torch.save({"net_G_ema": pictures}, place / "renderer.pt")
+    renderer_state = {f"flax.{name}": torch.from_numpy(array.copy()) for name, array in flat.items()}
+    renderer.load_state_dict(renderer_state, strict=True)
+    torch.save({"net_G_ema": renderer_state}, folder / "renderer.pt")
     return {
-        "dreamtalk_repo": str(place / "dt"),
-        "dreamtalk_checkpoint": str(place / "denoiser.pth"),
-        "dreamtalk_renderer": str(place / "renderer.pt"),
+        "dreamtalk_repo": str(folder / "dt"),
+        "dreamtalk_checkpoint": str(folder / "denoiser.pth"),
+        "dreamtalk_renderer": str(folder / "renderer.pt"),
     }
 
 
-def write_all(place: Path, seed: int) -> TorchConfig:
-    """Both."""
-    return TorchConfig(**write_styletts2(place, seed), **write_dreamtalk(place, seed), any_commit=True)
+def write_all(folder: Path, seed: int) -> TorchConfig:
+    """Write both checkouts and return the settings that name them."""
+    return TorchConfig(**write_styletts2(folder, seed), **write_dreamtalk(folder, seed), any_commit=True)

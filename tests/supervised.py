@@ -1,4 +1,4 @@
-"""A run under `python -m empatheia_jax.launch`, for tests that take its processes away."""
+"""A run under `python -m empatheia_jax.launch`, for tests that kill its processes."""
 
 import contextlib
 import subprocess
@@ -10,9 +10,11 @@ from trainer import DIALOGUES, Trainer
 
 
 class Supervised:
-    """A run under the supervisor, whose processes can be found and killed."""
+    """A run under the supervisor, whose processes can be listed and killed."""
 
-    def __init__(self, trainer: Trainer, workdir: str, processes: int, *more: str, devices: int = 1, restarts: int = 5):
+    def __init__(
+        self, trainer: Trainer, workdir: str, processes: int, *flags: str, devices: int = 1, restarts: int = 5
+    ):
         self.trainer, self.workdir = trainer, workdir
         self.folder = trainer.folder / workdir
         command = [
@@ -31,29 +33,30 @@ class Supervised:
             str(self.folder),
             "--heartbeat",
             "10",
-            *more,
+            *flags,
         ]
-        env = trainer.env | {"XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"}
+        environment = trainer.env | {"XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"}
         self.log = trainer.folder / f"{workdir}.log"
         with self.log.open("w") as log:
-            self.process = subprocess.Popen(command, env=env, cwd=trainer.folder, stdout=log, stderr=log)
+            self.process = subprocess.Popen(command, env=environment, cwd=trainer.folder, stdout=log, stderr=log)
 
     def children(self) -> list[int]:
-        """Process ids of the run's living processes."""
-        found = []
+        """Return the ids of the run's living processes."""
+        ids = []
         for path in Path("/proc").glob("[0-9]*/stat"):
             with contextlib.suppress(OSError):
                 fields = path.read_text().rsplit(")", 1)[1].split()
                 if int(fields[1]) == self.process.pid and fields[0] != "Z":
-                    found.append(int(path.parent.name))
-        return sorted(found)
+                    ids.append(int(path.parent.name))
+        return sorted(ids)
 
     def step(self) -> int:
+        """Return the last step that the run has logged."""
         records = self.trainer.read(self.workdir, "examples.jsonl")
         return records[-1]["step"] if records else 0
 
     def wait_for(self, step: int, seconds: float = 600) -> bool:
-        """Until `step` is logged; False when the run was over before."""
+        """Wait until `step` is logged; return False where the run was over before."""
         deadline = time.monotonic() + seconds
         while self.step() < step:
             if self.process.poll() is not None:
@@ -63,18 +66,18 @@ class Supervised:
         return True
 
     def finish(self, seconds: float = 1800) -> str:
-        """What it said; it must have ended well."""
+        """Wait for the run, which must end well, and return its log."""
         code = self.process.wait(timeout=seconds)
-        said = self.log.read_text()
-        assert code == 0, said[-4000:]
-        return said
+        log = self.log.read_text()
+        assert code == 0, log[-4000:]
+        return log
 
 
 def assert_each_once(trainer: Trainer, workdir: str, epochs: int) -> None:
-    """Every step is there once, and stage 0 takes every training Example once an epoch."""
+    """Assert that every step is there once, and that stage 0 takes every training Example once an epoch."""
     records = trainer.read(workdir, "examples.jsonl")
     assert [record["step"] for record in records] == list(range(1, len(records) + 1))
     train = 2 * (DIALOGUES - round(0.2 * DIALOGUES))
-    taken = [one for record in records if record["stage"] == 0 for one in record["examples"]]
+    taken = [example for record in records if record["stage"] == 0 for example in record["examples"]]
     for epoch in range(epochs):
         assert len(set(taken[epoch * train : (epoch + 1) * train])) == train

@@ -1,4 +1,4 @@
-"""Compiled programs kept between processes: used, repaired, kept small, turned off; what compiling is said to take."""
+"""The compilation cache: used, repaired, kept small, turned off; and the report of what compiling takes."""
 
 import os
 import subprocess
@@ -9,13 +9,13 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from empatheia_jax.compile_cache import default_folder, machine, remove_broken, remove_oldest
+from empatheia_jax.compile_cache import cpu_name, default_folder, remove_broken, remove_oldest
 from empatheia_jax.compile_report import compilations, compile_ahead_of_time
 
 ROOT = Path(__file__).resolve().parents[1]
 PROGRAM = """
 import warnings
-warnings.simplefilter("error")  # a cache that cannot be read is a warning of JAX's
+warnings.simplefilter("error")  # JAX warns of a cache that it cannot read
 import jax, numpy as np
 from empatheia_jax.compile_cache import use_cache
 from empatheia_jax.compile_report import compilations, compile_ahead_of_time
@@ -26,12 +26,12 @@ print(folder, program.from_cache, compilations().from_cache, compilations().prog
 """
 
 
-def start(tmp_path: Path, program: str = PROGRAM, **more: str) -> list[str]:
+def start(tmp_path: Path, program: str = PROGRAM, **variables: str) -> list[str]:
     settings = {"JAX_PLATFORMS": "cpu", "JAX_ENABLE_COMPILATION_CACHE": "true", "XDG_CACHE_HOME": str(tmp_path / "c")}
     env = {name: value for name, value in os.environ.items() if name != "JAX_COMPILATION_CACHE_DIR"}
     done = subprocess.run(
         [sys.executable, "-c", program],
-        env=env | settings | more,
+        env=env | settings | variables,
         cwd=ROOT,
         capture_output=True,
         text=True,
@@ -43,8 +43,8 @@ def start(tmp_path: Path, program: str = PROGRAM, **more: str) -> list[str]:
 
 def test_a_second_process_compiles_nothing_and_a_half_written_entry_is_replaced(tmp_path):
     folder, first, *_ = start(tmp_path)
-    assert Path(folder) == tmp_path / "c" / "empatheia_jax" / "compiled" / machine() and first == "False"
-    assert Path(folder).stat().st_mode & 0o077 == 0  # nobody else's to write
+    assert Path(folder) == tmp_path / "c" / "empatheia_jax" / "compiled" / cpu_name() and first == "False"
+    assert Path(folder).stat().st_mode & 0o077 == 0  # for its owner alone
     entries = list(Path(folder).glob("*-cache"))
     for entry in entries:
         entry.write_bytes(entry.read_bytes()[: entry.stat().st_size // 2])  # as SIGKILL in the middle leaves it
@@ -62,8 +62,8 @@ def test_it_is_turned_off_or_put_elsewhere_by_jaxs_own_variables(tmp_path):
 
 def test_a_folder_that_cannot_be_made_is_warned_of(tmp_path):
     (tmp_path / "c").touch()
-    said = start(tmp_path, PROGRAM.replace('"error"', '"ignore"'))
-    assert said[:2] == ["None", "False"]
+    printed = start(tmp_path, PROGRAM.replace('"error"', '"ignore"'))
+    assert printed[:2] == ["None", "False"]
 
 
 def test_only_entries_that_cannot_be_read_are_removed(tmp_path):
@@ -96,12 +96,12 @@ def test_the_folder_is_below_xdg_cache_home_or_the_homes(monkeypatch):
 
 
 def test_a_programs_report_is_that_of_its_arrays():
-    def function(kept, given):
-        return kept + 1, given @ given
+    def function(donated, matrix):
+        return donated + 1, matrix @ matrix
 
-    kept, given = jax.ShapeDtypeStruct((100,), jnp.float32), jax.ShapeDtypeStruct((30, 30), jnp.float32)
+    donated, matrix = jax.ShapeDtypeStruct((100,), jnp.float32), jax.ShapeDtypeStruct((30, 30), jnp.float32)
     before = compilations()
-    compiled, program = compile_ahead_of_time("f", jax.jit(function, donate_argnums=0), kept, given, flops=54_000.0)
+    compiled, program = compile_ahead_of_time("f", jax.jit(function, donate_argnums=0), donated, matrix, flops=54_000.0)
     assert (program.argument_bytes, program.alias_bytes) == (4 * (100 + 900), 400)
     assert program.output_bytes == pytest.approx(4 * (100 + 900), abs=16)  # and a tuple of two pointers
     assert compilations().programs == before.programs + 1 and compilations().seconds > before.seconds

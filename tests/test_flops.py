@@ -1,4 +1,4 @@
-"""FLOPs by hand against the compiler's count of the unrolled program."""
+"""FLOPs from formulas against the compiler's count of the unrolled program."""
 
 import dataclasses
 
@@ -6,9 +6,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from compiled_flops import counted, unroll
+from compiled_flops import count_flops, unroll_loops
 from flax import nnx
-from small import sub
+from small import replace_fields
 
 from empatheia_jax import flops
 from empatheia_jax.config import Config, LatentConfig, LlamaConfig, LoraConfig, ProjectorConfig
@@ -38,17 +38,17 @@ LLM = LlamaConfig(
     remat="none",
 )
 LATENTS = LatentConfig(width=128, heads=4, mlp_width=384, encoder_layers=2, decoder_layers=3, dropout=0.0)
-TOLERANCE = 0.06  # norms, softmax, activations: what is not counted by hand
+TOLERANCE = 0.06  # norms, softmax and activations, which the formulas leave out
 
 
 @pytest.fixture(autouse=True)
 def unrolled(monkeypatch):
-    """A scan's body would be counted once."""
-    unroll(monkeypatch)
+    """Unroll loops: the compiler counts the body of a scan once."""
+    unroll_loops(monkeypatch)
 
 
-def llama(trained: str):
-    """The compiler's count of a row of 128 tokens, all of them targets; `trained`: nothing, the adapters, the base."""
+def count_llama(trained: str):
+    """Return (the compiler's count, LoRA settings) for a row of 128 targets; `trained`: nothing, adapters or base."""
     lora = LoraConfig(rank=8, dropout=0.0, targets=("q_proj", "v_proj", "down_proj"))
     graphdef, state = nnx.split(nnx.eval_shape(lambda: Llama(LLM, lora, rngs=nnx.Rngs(0))))
     kinds = {"nothing": nnx.Nothing(), "adapters": nnx.LoRAParam, "base": nnx.Not(nnx.LoRAParam)}
@@ -59,43 +59,44 @@ def llama(trained: str):
         hidden, _ = model(x, jnp.arange(128)[None])
         return jnp.sum(model.logits(hidden))
 
-    call = loss if trained == "nothing" else jax.grad(loss)
+    function = loss if trained == "nothing" else jax.grad(loss)
     x = jax.ShapeDtypeStruct((1, 128, LLM.width), jnp.float32)
-    return jax.jit(call).lower(train, frozen, x).compile().cost_analysis()["flops"], lora
+    return jax.jit(function).lower(train, frozen, x).compile().cost_analysis()["flops"], lora
 
 
 @pytest.mark.parametrize("trained", ["nothing", "adapters", "base"])
 def test_llama(trained):
-    """4 a weight and token for LoRA, 6 for the base. Attention computes what its blocks touch, more than the mask
-    leaves, and five products on the way back where forward has two: one of them is the logits again. Nothing is asked
-    of what comes into the first layer, so its q, k and v pass nothing back.
+    """4 per weight and token for LoRA, 6 for the base.
+
+    Attention computes whole blocks, more than the mask leaves, and five products in the backward pass where the forward
+    has two: one of them recomputes the scores. The first layer's input needs no gradient, so its q, k and v have none.
     """
-    found, lora = llama(trained)
+    actual, lora = count_llama(trained)
     weights, pairs, attention = {"nothing": (1, 1, 1), "adapters": (2, 3, 3.5), "base": (3, 2, 3.5)}[trained]
-    touched = sum((end - start) * (end - first) for first, start, end in spans(128, 128)) / 128
+    context = sum((end - start) * (end - first) for first, start, end in spans(128, 128)) / 128
     expected = (
-        weights * flops.llama_weights(LLM, 128)
+        weights * flops.llama_projections(LLM, 128)
         + pairs * flops.adapters(LLM, lora, 128)
-        + attention * flops.llama_attention(LLM, 128, touched)
+        + attention * flops.llama_attention(LLM, 128, context)
         + min(weights, 3) * flops.lm_head(LLM, 128)
     )
     if trained != "nothing":
         expected -= flops.linear(128, LLM.width, (LLM.heads + 2 * LLM.kv_heads) * LLM.head_dim)
-    assert found == pytest.approx(expected, rel=TOLERANCE)
+    assert actual == pytest.approx(expected, rel=TOLERANCE)
 
 
 def test_lora_is_4n(monkeypatch):
     """At published sizes the adapters' step is close to 4 FLOPs a weight and token, the whole LLM's to 6."""
     config = load_config("configs/vicuna_7b.py")
     load = flops.Load(tokens=1000.0, context=0.0, targets=0.0, examples=2.0, slots=(0.0, 0.0))
-    n = flops.llama_weights(config.llm, 1.0) / 2
+    n = flops.llama_projections(config.llm, 1.0) / 2
     assert n == pytest.approx(6.476e9, rel=1e-3)  # Llama-2-7B's layers
     assert flops.training_step(config, stage(1, config), None, load) / 1000 / n == pytest.approx(4.0, abs=0.05)
     assert flops.training_step(config, stage(0, config), None, load) / 1000 / n == pytest.approx(6.0, abs=0.05)
 
 
 def test_content_synchronizer():
-    k, r, p, f = 2, 40, 64, 96
+    k, r, p, f = 2, 40, 64, 96  # Examples, response tokens, phonemes, frames
     arrays = (
         np.zeros((k, r, 256), np.float32),
         np.zeros((k, r), bool),
@@ -104,15 +105,23 @@ def test_content_synchronizer():
         np.zeros(k, np.int32),
     )
 
-    def call(model, r_t, mask, phonemes, phoneme_frames, video_frames):
+    def call(model, r_t, mask, phonemes, *frame_counts):
         speech, _ = model.speech_content(r_t, mask, phonemes)
-        return speech, model.video_content(r_t, mask, phonemes, phoneme_frames, video_frames, f)[0]
+        counts = dict(zip(("phoneme_frames", "video_frames"), frame_counts, strict=True))
+        return speech, model.video_content(r_t, mask, phonemes, **counts, frames=f)[0]
 
     def create(rngs):
-        return ContentSynchronizer(LATENTS, 256, WIDTHS.symbols, WIDTHS.content_speech, WIDTHS.content_video, rngs=rngs)
+        return ContentSynchronizer(
+            LATENTS,
+            256,
+            WIDTHS.symbols,
+            speech_dim=WIDTHS.content_speech,
+            video_dim=WIDTHS.content_video,
+            rngs=rngs,
+        )
 
-    expected = k * flops.content_synchronizer(LATENTS, 256, WIDTHS, r, p, f)
-    assert counted(create, call, *arrays) == pytest.approx(expected, rel=TOLERANCE)
+    expected = k * flops.content_synchronizer(LATENTS, 256, WIDTHS, response=r, phonemes=p, frames=f)
+    assert count_flops(create, call, *arrays) == pytest.approx(expected, rel=TOLERANCE)
 
 
 def test_style_disentangler():
@@ -126,28 +135,30 @@ def test_style_disentangler():
         return StyleDisentangler(LATENTS, 256, WIDTHS.style_speech, WIDTHS.style_video, rngs=rngs)
 
     expected = 4 * flops.style_disentangler(LATENTS, 256, WIDTHS)
-    assert counted(create, call, *arrays) == pytest.approx(expected, rel=TOLERANCE)
+    assert count_flops(create, call, *arrays) == pytest.approx(expected, rel=TOLERANCE)
 
 
 def test_projector():
     config = ProjectorConfig(tokens=4, width=128, heads=4)
     features = np.zeros((6, *WIDTHS.audio), np.float32)
-    found = counted(lambda rngs: Projector(config, WIDTHS.audio, 256, rngs=rngs), lambda model, x: model(x), features)
-    assert found == pytest.approx(6 * flops.projector(config, WIDTHS.audio, 256), rel=TOLERANCE)
+    actual = count_flops(
+        lambda rngs: Projector(config, WIDTHS.audio, 256, rngs=rngs), lambda model, x: model(x), features
+    )
+    assert actual == pytest.approx(6 * flops.projector(config, WIDTHS.audio, 256), rel=TOLERANCE)
 
 
 def test_hubert():
     config = dataclasses.replace(HubertConfig.small(), width=256, mlp_width=512, conv_dim=(128,) * 7)
     waveform, lengths = np.zeros((1, 48_000), np.float32), np.full(1, 48_000, np.int32)
-    found = counted(lambda rngs: Hubert(config, rngs=rngs), lambda model, *x: model(*x)[0], waveform, lengths)
-    assert found == pytest.approx(flops.hubert(config, 48_000), rel=0.1)  # its norms and GELUs run at 10 kHz
+    actual = count_flops(lambda rngs: Hubert(config, rngs=rngs), lambda model, *x: model(*x)[0], waveform, lengths)
+    assert actual == pytest.approx(flops.hubert(config, 48_000), rel=0.1)  # its norms and GELUs run at 10 kHz
 
 
 def test_clip():
     config = dataclasses.replace(ClipVisionConfig.small(), width=256, mlp_width=512)
     pixels = np.zeros((2, 96, 96, 3), np.float32)
-    found = counted(lambda rngs: ClipVision(config, rngs=rngs), lambda model, x: model(x)[1], pixels)
-    assert found == pytest.approx(flops.clip(config, 2), rel=TOLERANCE)
+    actual = count_flops(lambda rngs: ClipVision(config, rngs=rngs), lambda model, x: model(x)[1], pixels)
+    assert actual == pytest.approx(flops.clip(config, 2), rel=TOLERANCE)
 
 
 def test_stages_add_up():
@@ -157,26 +168,28 @@ def test_stages_add_up():
     step = {n: flops.training_step(config, stage(n, config), WIDTHS, load) for n in range(5)}
     slots = flops.training_step(config, stage(3, config), WIDTHS, dataclasses.replace(load, tokens=0.0))
     assert step[4] == pytest.approx(step[1] + step[2] + slots)
-    computed = stage(2, dataclasses.replace(config, cache_states=False))
-    forward = flops.llama_weights(LLM, 1000) + flops.llama_attention(LLM, 1000, 200)
+    uncached = stage(2, dataclasses.replace(config, cache_states=False))
+    forward = flops.llama_projections(LLM, 1000) + flops.llama_attention(LLM, 1000, 200)
     forward += flops.adapters(LLM, config.lora, 1000)
-    assert flops.training_step(config, computed, WIDTHS, load) == pytest.approx(step[2] + forward)
+    assert flops.training_step(config, uncached, WIDTHS, load) == pytest.approx(step[2] + forward)
 
 
 def test_peaks():
-    assert flops.peak("NVIDIA H100 80GB HBM3") == 989e12 and flops.peak("TPU v5 lite") == 197e12
-    assert flops.peak("TPU v5p") == 459e12 and flops.peak("cpu") is None
-    assert flops.bandwidth("NVIDIA H100 80GB HBM3") == 3.35e12 and flops.bandwidth("TPU v5 lite") == 0.82e12
-    assert flops.bandwidth("TPU v5p") == 2.77e12 and flops.bandwidth("NVIDIA H100 PCIe") is None
+    assert flops.peak_flops("NVIDIA H100 80GB HBM3") == 989e12 and flops.peak_flops("TPU v5 lite") == 197e12
+    assert flops.peak_flops("TPU v5p") == 459e12 and flops.peak_flops("cpu") is None
+    assert (
+        flops.memory_bandwidth("NVIDIA H100 80GB HBM3") == 3.35e12 and flops.memory_bandwidth("TPU v5 lite") == 0.82e12
+    )
+    assert flops.memory_bandwidth("TPU v5p") == 2.77e12 and flops.memory_bandwidth("NVIDIA H100 PCIe") is None
     assert flops.mfu(989e12, 2.0, "NVIDIA H200") == pytest.approx(0.5)
     assert flops.hfu(989e12, 989e12, 4.0, "NVIDIA H200", devices=2) == pytest.approx(0.25)
     assert flops.mfu(1.0, 1.0, "cpu") is None
 
 
 def test_recomputation_is_a_forward_pass_of_the_llm():
-    config = sub(Config(), "llm", remat="full")
+    config = replace_fields(Config(), "llm", remat="full")
     load = flops.Load(100.0, 50.0, 10.0, 1.0, (0.0, 0.0))
-    again = flops.recomputed(config, stage(1, config), load)
-    forward = flops.llama_weights(config.llm, 100) + flops.llama_attention(config.llm, 100, 50)
-    assert again == pytest.approx(forward + flops.adapters(config.llm, config.lora, 100))
+    recomputed = flops.recomputed(config, stage(1, config), load)
+    forward = flops.llama_projections(config.llm, 100) + flops.llama_attention(config.llm, 100, 50)
+    assert recomputed == pytest.approx(forward + flops.adapters(config.llm, config.lora, 100))
     assert flops.recomputed(Config(), stage(1, Config()), load) == 0.0

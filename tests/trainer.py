@@ -1,4 +1,4 @@
-"""`python train.py` on a handful of dialogues, as a process that tests may stop, kill and resume."""
+"""`python train.py` on a few dialogues, as a process that tests stop, kill and resume."""
 
 import json
 import os
@@ -14,7 +14,7 @@ from small import FEELINGS, THINGS, make_store
 
 from empatheia_jax.config import Config
 from empatheia_jax.data.avamerg import read_examples
-from empatheia_jax.data.feature_writer import FeatureWriter, packed, write_shard
+from empatheia_jax.data.feature_writer import FeatureWriter, pack_utterance, write_shard
 from empatheia_jax.data.features import store_settings
 from empatheia_jax.encoders import build_encoders
 from empatheia_jax.generators.build import build_generators
@@ -42,10 +42,16 @@ def get_config():
 
 
 def write_corpus(folder: Path) -> None:
+    """Write a text-only corpus of DIALOGUES dialogues in the released layout."""
     dialogues = []
     for number in range(DIALOGUES):
         thing, feeling = THINGS[number], FEELINGS[number % len(FEELINGS)]
-        said = [f"I lost my {thing}.", f"Was the {thing} dear?", f"Yes, I am {feeling}.", f"A {thing} can come back."]
+        utterances = [
+            f"I lost my {thing}.",
+            f"Was the {thing} dear?",
+            f"Yes, I am {feeling}.",
+            f"A {thing} can come back.",
+        ]
         chain = {
             "speaker_emotion": "sad",
             "event_scenario": f"losing a {thing}",
@@ -56,10 +62,10 @@ def write_corpus(folder: Path) -> None:
             {
                 "turn_id": str(turn),
                 "context": "Loss.",
-                "response": said[2 * turn + 1],
+                "response": utterances[2 * turn + 1],
                 "chain_of_empathy": chain,
                 "dialogue_history": [
-                    {"index": i, "role": ("speaker", "listener")[i % 2], "utterance": said[i]}
+                    {"index": i, "role": ("speaker", "listener")[i % 2], "utterance": utterances[i]}
                     for i in range(2 * turn + 1)
                 ],
             }
@@ -101,22 +107,30 @@ def get_config():
 
 
 def write_features(folder: Path) -> None:
-    """A feature store of random arrays for the corpus: as the classical networks' in shape, quicker to have."""
+    """Write a feature store of random arrays with the shapes of the classical encoders and generators."""
     config = Config()
     encoders, (speech, face) = build_encoders(config.encoders), build_generators(config.generators)
     widths = config_widths(config)
-    examples = [e for split in ("train", "validation") for e in read_examples(folder, split)[0]]
+    examples = [example for split in ("train", "validation") for example in read_examples(folder, split)[0]]
     writer = FeatureWriter(folder / "features", store_settings(encoders, speech, face), "0", 1)
-    utterances = [packed(key, arrays, writer.floats) for key, arrays in make_store(examples, widths=widths).items()]
+    stored = make_store(examples, widths=widths).items()
+    utterances = [pack_utterance(key, arrays, writer.float_dtype) for key, arrays in stored]
     write_shard(folder / "features", 0, utterances, {"rejected": [], "counts": {}})
     writer.finish({})
 
 
 class Trainer:
-    """Runs of one config in folders of their own, below `folder`; on `data`, or a corpus that is written there."""
+    """Runs of one config, each in its own folder below `folder`."""
 
     def __init__(self, folder: Path, config: str = TEXT, data: Path | None = None, epochs: int = 50):
-        """`epochs` are those of TEXT's stage 0."""
+        """Write the config, and the corpus if there is none.
+
+        Args:
+          folder: folder of all runs.
+          config: text of the config file: TEXT, ALL_STAGES or another.
+          data: folder of a corpus; None: one is written.
+          epochs: epochs of TEXT's stage 0.
+        """
         self.folder = folder
         if data is None:
             data = folder / "data"
@@ -125,7 +139,7 @@ class Trainer:
                 write_features(data)
         self.config = folder / "config.py"
         self.config.write_text(config.format(path=str(data), epochs=epochs))
-        # Whoever imports torch finds none, and is remembered.
+        # A torch that cannot be imported, and that records every attempt.
         (folder / "none" / "torch").mkdir(parents=True)
         self.torch_imported = folder / "torch_imported"
         (folder / "none" / "torch" / "__init__.py").write_text(
@@ -140,61 +154,69 @@ class Trainer:
             "XLA_FLAGS": "",
         }
 
-    def start(self, workdir: str, *more: str) -> subprocess.Popen:
-        place = ["--workdir", str(self.folder / workdir)]
-        command = [sys.executable, str(ROOT / "train.py"), str(self.config), *place, *more]
+    def start(self, workdir: str, *flags: str) -> subprocess.Popen:
+        """Start a run in FOLDER/workdir."""
+        paths = [str(ROOT / "train.py"), str(self.config), "--workdir", str(self.folder / workdir)]
+        command = [sys.executable, *paths, *flags]
         return subprocess.Popen(
             command, env=self.env, cwd=self.folder, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
         )
 
     def finish(self, process: subprocess.Popen) -> tuple[int, str, str]:
+        """Wait for a run and return (exit code, stdout, stderr)."""
         out, err = process.communicate(timeout=900)
         return process.returncode, out, err
 
     def read(self, workdir: str, name: str) -> list[dict]:
+        """Return the records of a JSON lines file of a run; a last line that is not complete is left out."""
         path = self.folder / workdir / name
         lines = path.read_text().splitlines() if path.exists() else []
         return [json.loads(line) for line in lines if line.endswith("}")]
 
     def weights(self, workdir: str) -> dict[str, np.ndarray]:
-        """Every array that a finished run leaves: its base, the newest checkpoint's parameters and optimizer."""
+        """Return all arrays of a finished run: its base, and the newest checkpoint's parameters and optimizer."""
         folder = self.folder / workdir
         newest = max((folder / "checkpoints").iterdir(), key=lambda path: int(path.name))
-        saved = ocp.load_checkpointables(str(newest), {"params": None, "optimizer": None})
-        found = {"base": ocp.load(str(folder / "base")), **saved}
-        return {f"{part}/{name}": np.asarray(array) for part, arrays in found.items() for name, array in arrays.items()}
+        checkpoint = ocp.load_checkpointables(str(newest), {"params": None, "optimizer": None})
+        parts = {"base": ocp.load(str(folder / "base")), **checkpoint}
+        return {f"{part}/{name}": np.asarray(array) for part, arrays in parts.items() for name, array in arrays.items()}
 
-    def kill_at(self, workdir: str, step: int, *more: str) -> bool:
-        """Start a run and SIGKILL it once it has logged `step`; False when it was over before."""
-        process = self.start(workdir, *more)
+    def kill_at(self, workdir: str, step: int, *flags: str) -> bool:
+        """Start a run and SIGKILL it once it has logged `step`; return whether it was still running."""
+        process = self.start(workdir, *flags)
         deadline = time.monotonic() + 240
-        while process.poll() is None and not any(r["step"] >= step for r in self.read(workdir, "examples.jsonl")[-1:]):
+        while process.poll() is None and not any(
+            record["step"] >= step for record in self.read(workdir, "examples.jsonl")[-1:]
+        ):
             assert time.monotonic() < deadline
             time.sleep(0.002)
-        over = process.poll() is not None
+        was_running = process.poll() is None
         process.send_signal(signal.SIGKILL)
         process.communicate()
-        return not over
+        return was_running
 
-    def assert_equal(self, one: str, other: str) -> None:
-        """Two runs left the same records (but for speed) and the same weights, to the bit."""
+    def assert_equal(self, workdir: str, other_workdir: str) -> None:
+        """Assert that two runs have the same records, except for speed, and bitwise the same weights."""
         for name in ("metrics.jsonl", "examples.jsonl"):
             first, second = (
-                [{k: v for k, v in r.items() if k != "tokens_per_second"} for r in self.read(run, name)]
-                for run in (one, other)
+                [
+                    {key: value for key, value in record.items() if key != "tokens_per_second"}
+                    for record in self.read(run, name)
+                ]
+                for run in (workdir, other_workdir)
             )
             assert second == first, name
-        first, second = self.weights(one), self.weights(other)
+        first, second = self.weights(workdir), self.weights(other_workdir)
         assert first.keys() == second.keys()
         for name, array in first.items():
             np.testing.assert_array_equal(second[name], array, err_msg=name)
 
 
-def assert_same_run(trainer: Trainer, one: str, other: str) -> None:
-    """The same Examples in the same steps, and the same losses but for the order of sums."""
-    assert trainer.read(other, "examples.jsonl") == trainer.read(one, "examples.jsonl")
-    ours, theirs = trainer.read(other, "metrics.jsonl"), trainer.read(one, "metrics.jsonl")
-    assert [r["step"] for r in ours] == [r["step"] for r in theirs]
-    for a, b in zip(ours, theirs, strict=True):
+def assert_same_run(trainer: Trainer, reference: str, workdir: str) -> None:
+    """Assert that two runs have the same Examples in each step, and the same losses except for the order of sums."""
+    assert trainer.read(workdir, "examples.jsonl") == trainer.read(reference, "examples.jsonl")
+    actual, expected = trainer.read(workdir, "metrics.jsonl"), trainer.read(reference, "metrics.jsonl")
+    assert [record["step"] for record in actual] == [record["step"] for record in expected]
+    for a, b in zip(actual, expected, strict=True):
         for name in a.keys() - {"tokens_per_second", "mfu"}:
             np.testing.assert_allclose(a[name], b[name], rtol=2e-3, atol=2e-3, err_msg=f"step {a['step']} {name}")

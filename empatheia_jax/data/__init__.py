@@ -1,1 +1,1 @@
-"""Section 3 of the paper: a dialogue on disk, on its way to arrays on devices."""
+"""Data (section 3 of the paper): from dialogues on disk to the arrays of a training step."""

@@ -1,13 +1,12 @@
-"""The released AvaMERG layout -> Examples (paper section 3; one Example a listener turn).
+"""Reads the released AvaMERG layout as Examples (paper section 3; one Example for each listener turn).
 
     ROOT/train.json          ROOT/audio_v5_0/*.wav       ROOT/video_v5_0/*.mp4
     ROOT/valid.json          only where an official one exists; otherwise a share of train.json is held out
     ROOT/test/test.json      ROOT/test/test_audio/*.wav  ROOT/test/test_video/*.mp4
-    ROOT/test/v_test_v5_0.json   the labelled test file, preferred where it is there
+    ROOT/test/v_test_v5_0.json   the labelled test file, preferred where it exists
 
 Media may also be in the zips they are released in (train_audio.zip, train_video.zip, test_audio.zip ...), beside the
-JSON file: they are read in place. Ids of conversations count anew in each split, so the media of the splits are kept
-apart.
+JSON file: they are read in place. Conversation ids start again in each split, so each split has its own media folders.
 """
 
 import collections
@@ -27,17 +26,17 @@ from empatheia_jax.data.tfds_records import dataset_folder
 Split = Literal["train", "validation", "test"]
 SPLITS: tuple[Split, ...] = ("train", "validation", "test")
 
-_FILES = {
+_FILE_NAMES = {
     "train": ("train.json", "train/train.json"),
     "validation": ("valid.json", "validation.json", "valid/valid.json"),
     "test": ("test/v_test_v5_0.json", "v_test_v5_0.json", "test/test.json", "test.json"),
 }
 _VALIDATION_STEMS = ("valid", "validation", "val")
-_PREFIX = {"train": "train", "validation": "valid", "test": "test"}
+_MEDIA_PREFIX = {"train": "train", "validation": "valid", "test": "test"}
 
 
 @dataclasses.dataclass(frozen=True)
-class Dropped:
+class DroppedItem:
     """A dialogue or turn that is not among the Examples, and why."""
 
     kind: Literal["dialogue", "turn"]
@@ -50,7 +49,19 @@ class Dropped:
 
 @dataclasses.dataclass
 class Report:
-    """What was read: `turns == examples + turn_drops + turns_of_dropped_dialogues` always holds."""
+    """Counts of what was read, kept and dropped of one split.
+
+    `turns == examples + turns dropped one by one + turns_of_dropped_dialogues` always holds.
+
+    Attributes:
+      file: JSON file, or folder of a built dataset, that was read.
+      turns_of_dropped_dialogues: turns lost because their whole dialogue was dropped.
+      utterances: distinct utterances of the dialogues.
+      dropped: every dropped dialogue and turn.
+      notes: how often something unusual was kept, by kind of irregularity.
+      places: "conversation/turn" of the first few of each note.
+      media: number of recordings by "modality status", such as "audio found" or "video missing".
+    """
 
     split: str
     file: str
@@ -59,27 +70,17 @@ class Report:
     turns_of_dropped_dialogues: int = 0
     utterances: int = 0
     examples: int = 0
-    dropped: list[Dropped] = dataclasses.field(default_factory=list)
+    dropped: list[DroppedItem] = dataclasses.field(default_factory=list)
     notes: collections.Counter = dataclasses.field(default_factory=collections.Counter)
     places: dict[str, list[str]] = dataclasses.field(default_factory=dict)
     media: collections.Counter = dataclasses.field(default_factory=collections.Counter)
 
-    @property
-    def turn_drops(self) -> int:
-        """Turns dropped one by one."""
-        return sum(drop.kind == "turn" for drop in self.dropped)
-
-    @property
-    def dialogue_drops(self) -> int:
-        """Dialogues dropped whole."""
-        return sum(drop.kind == "dialogue" for drop in self.dropped)
-
     def reasons(self, kind: str) -> dict[str, int]:
-        """How many of a kind ("dialogue" or "turn") were dropped for each reason, most frequent first."""
+        """Count the dropped items of a kind ("dialogue" or "turn") by reason, most frequent first."""
         return dict(collections.Counter(drop.reason for drop in self.dropped if drop.kind == kind).most_common())
 
     def asdict(self) -> dict:
-        """Plain JSON values."""
+        """Return the report as plain JSON values."""
         return {
             **{name: getattr(self, name) for name in ("split", "file", "dialogues", "turns", "utterances", "examples")},
             "turns_of_dropped_dialogues": self.turns_of_dropped_dialogues,
@@ -92,7 +93,7 @@ class Report:
         }
 
     def summary(self) -> str:
-        """A few lines for a person: counts, every reason of a drop, every note."""
+        """Return a few lines of text: counts, every reason of a drop, every note."""
         lines = [
             f"{self.split}: {self.file}",
             f"  {self.dialogues} dialogues, {self.turns} turns, {self.utterances} utterances"
@@ -100,19 +101,19 @@ class Report:
         ]
         for kind in ("dialogue", "turn"):
             for reason, count in self.reasons(kind).items():
-                where = [
+                places = [
                     drop.conversation + (f"/{drop.turn}" if drop.turn else "")
                     for drop in self.dropped
                     if (drop.kind, drop.reason) == (kind, reason)
                 ]
-                more = f" and {len(where) - 8} more" if len(where) > 8 else ""
-                lines.append(f"  dropped {count} {kind}{'s' * (count != 1)}: {reason} ({', '.join(where[:8])}{more})")
+                more = f" and {len(places) - 8} more" if len(places) > 8 else ""
+                lines.append(f"  dropped {count} {kind}{'s' * (count != 1)}: {reason} ({', '.join(places[:8])}{more})")
         if self.turns_of_dropped_dialogues:
             lines.append(f"  {self.turns_of_dropped_dialogues} turns went with their dialogues")
         for note, count in self.notes.most_common():
             lines.append(f"  note: {note}: {count} (such as {', '.join(self.places[note])})")
         if self.media:
-            lines.append("  media: " + ", ".join(f"{what} {count}" for what, count in sorted(self.media.items())))
+            lines.append("  media: " + ", ".join(f"{status} {count}" for status, count in sorted(self.media.items())))
         return "\n".join(lines)
 
 
@@ -125,18 +126,22 @@ def read_examples(
     max_turns: int = 16,
     recover_responses: bool = False,
 ) -> tuple[list[Example], Report]:
-    """Examples of one split, in the order of the file and of the turns, and what was read and dropped.
+    """Read the Examples of one split, and count what was read and dropped.
 
     Args:
       path: a folder of the released layout or of a built dataset (`empatheia build-data`), or one JSON file. A file
-        called valid.json is all validation; any other file asked for "train" or "validation" is split, asked for
-        "test" it is read whole.
+        called valid.json is read as validation data only; any other file is divided into "train" and "validation",
+        or read in full as "test".
+      split: the split to read.
       on_error: "stop" raises at the first bad record; "skip" drops and counts it. Empty `turns` and histories that
-        end with the listener, which the released test file holds, are dropped and counted in both.
+        end with the listener occur in the released test file: they are dropped and counted in both cases.
       validation_share: share of the conversations of train.json held out where there is no official valid.json.
-      max_turns: most turns of a dialogue.
-      recover_responses: take the missing response of a turn from the history of a later turn of its dialogue
-        (of the released test file, whose responses are not given, all but last turns can be had so).
+      max_turns: largest number of turns of a dialogue.
+      recover_responses: take the missing response of a turn from the history of a later turn of its dialogue (the
+        released test file gives no responses; this recovers those of all turns but the last).
+
+    Returns:
+      The Examples in the order of the file and of the turns, and the Report.
 
     Raises:
       RecordError: nothing to read, not JSON, a bad record ("stop"), or no usable turn at all.
@@ -166,10 +171,10 @@ def read_split(
     max_turns: int,
     recover_responses: bool = False,
 ) -> tuple[list[Example], Report]:
-    """`read_examples` that also returns where nothing is usable."""
-    built = dataset_folder(Path(path))
-    if built is not None:
-        return _read_built(built, split, max_turns)
+    """Do what `read_examples` does, but return the report even where no turn is usable."""
+    dataset = dataset_folder(Path(path))
+    if dataset is not None:
+        return _read_dataset(dataset, split, max_turns)
     file, divided = locate(Path(path), split)
     report = Report(split, str(file))
     dialogues = load_dialogues(file)
@@ -179,7 +184,7 @@ def read_split(
     def drop_turn(error: BadRecord) -> None:
         if on_error == "stop" and error.reason not in records.KNOWN_GAPS:
             raise error
-        report.dropped.append(_dropped("turn", error))
+        report.dropped.append(_dropped_item("turn", error))
 
     source = Source(
         file=report.file,
@@ -199,73 +204,74 @@ def read_split(
         report.dialogues += 1
         turns = len(raw["turns"]) if isinstance(raw, dict) and isinstance(raw.get("turns"), list) else 0
         report.turns += turns
-        before = len(report.dropped)
+        drops_before = len(report.dropped)
         try:
-            identity = records.conversation_id(raw, report.file)
-            if identity in seen:
+            conversation = records.conversation_id(raw, report.file)
+            if conversation in seen:
                 raise BadRecord(
                     "conversation_id occurs twice",
                     "the first one is used",
                     file=report.file,
-                    conversation=identity,
+                    conversation=conversation,
                     field="conversation_id",
                 )
-            seen.add(identity)
+            seen.add(conversation)
             examples += records.parse_dialogue(raw, source)
         except BadRecord as error:
             if on_error == "stop" and error.reason not in records.KNOWN_GAPS:
                 raise
-            del report.dropped[before:]
-            report.dropped.append(_dropped("dialogue", error))
+            del report.dropped[drops_before:]
+            report.dropped.append(_dropped_item("dialogue", error))
             report.turns_of_dropped_dialogues += turns
     report.examples, report.utterances = len(examples), source.utterances
     return examples, report
 
 
-def _read_built(folder: Path, split: Split, max_turns: int) -> tuple[list[Example], Report]:
-    """A dataset of `empatheia build-data`: what was dropped is in its card, and not here any more."""
+def _read_dataset(folder: Path, split: Split, max_turns: int) -> tuple[list[Example], Report]:
+    """Read a dataset of `empatheia build-data`; what its build dropped is listed in its card, not in this report."""
     report, examples = Report(split, str(folder)), []
     for turns in tfds_records.read(folder, split):
         report.dialogues += 1
         report.turns += len(turns)
         if len(turns) > max_turns:
             report.turns_of_dropped_dialogues += len(turns)
-            reason, name = "too many turns", turns[0].conversation_id
-            message = f"{name}: {len(turns)} turns, the limit is {max_turns}"
-            report.dropped.append(Dropped("dialogue", name, "", "turns", reason, message))
+            reason, conversation = "too many turns", turns[0].conversation_id
+            message = f"{conversation}: {len(turns)} turns, the limit is {max_turns}"
+            report.dropped.append(DroppedItem("dialogue", conversation, "", "turns", reason, message))
             continue
         examples += turns
-        said = {(u.index, u.text): u for turn in turns for u in turn.utterances}.values()
-        report.utterances += len({utterance.index for utterance in said})
+        utterances = {(u.index, u.text): u for turn in turns for u in turn.utterances}.values()
+        report.utterances += len({utterance.index for utterance in utterances})
         for modality in ("audio", "video"):
-            found = len({u.index for u in said if getattr(u, modality) is not None})
-            report.media[f"{modality} found"] += found
+            recorded = len({u.index for u in utterances if getattr(u, modality) is not None})
+            report.media[f"{modality} found"] += recorded
     report.examples = len(examples)
     return examples, report
 
 
-def _dropped(kind: Literal["dialogue", "turn"], error: BadRecord) -> Dropped:
-    return Dropped(kind, error.conversation, error.turn, error.field, error.reason, str(error))
+def _dropped_item(kind: Literal["dialogue", "turn"], error: BadRecord) -> DroppedItem:
+    return DroppedItem(kind, error.conversation, error.turn, error.field, error.reason, str(error))
 
 
 def read_dialogue(dialogue: dict | Path | str, *, max_turns: int = 16) -> Example:
-    """One dialogue to answer: its last turn as an Example of split "dialogue".
+    """Read one dialogue to answer: its last turn as an Example of split "dialogue".
 
     Args:
-      dialogue: one object of the released layout, or the JSON file that holds it (relative media paths are then
-        relative to the file's folder, otherwise to the current one). History entries may add "speech" and "video"
-        paths; an entry with media needs no words. `conversation_id` may be left out.
+      dialogue: one object of the released layout, or the JSON file that holds it. Relative media paths are relative to
+        the file's folder, or to the current folder where an object is given. History entries may add "speech" and
+        "video" paths; an entry with media needs no words. `conversation_id` may be left out.
+      max_turns: largest number of turns.
 
     Raises:
-      RecordError: what is wrong with it, and where; a missing media file too.
+      RecordError: what is wrong with the dialogue, and where; also a missing media file.
     """
     file, folder = "", Path()
     if isinstance(dialogue, Path | str):
         file, folder = str(dialogue), Path(dialogue).parent
-        found = load_dialogues(Path(dialogue))
-        if len(found) != 1:
-            raise RecordError(f"holds {len(found)} dialogues: give one", file=file)
-        dialogue = found[0]
+        dialogues = load_dialogues(Path(dialogue))
+        if len(dialogues) != 1:
+            raise RecordError(f"holds {len(dialogues)} dialogues: give one", file=file)
+        dialogue = dialogues[0]
     if not isinstance(dialogue, dict):
         raise RecordError(f"a dialogue is an object with turns, not {type(dialogue).__name__}", file=file)
 
@@ -279,7 +285,11 @@ def read_dialogue(dialogue: dict | Path | str, *, max_turns: int = 16) -> Exampl
 
 
 def load_dialogues(file: Path) -> list:
-    """The dialogue objects of a JSON file (one object counts as a list of one); RecordError names file and line."""
+    """Load the dialogue objects of a JSON file; a single object counts as a list of one.
+
+    Raises:
+      RecordError: the file is missing, not UTF-8, not JSON (with the line), or holds no list of dialogues.
+    """
     try:
         content = json.loads(file.read_text("utf-8-sig"))
     except FileNotFoundError as error:
@@ -288,7 +298,7 @@ def load_dialogues(file: Path) -> list:
         raise RecordError(f"not UTF-8 at byte {error.start}: save it again as UTF-8", file=str(file)) from error
     except json.JSONDecodeError as error:
         raise RecordError(f"not JSON at line {error.lineno}: {error.msg}", file=str(file)) from error
-    except (RecursionError, ValueError) as error:  # nested without end, a number of thousands of digits
+    except (RecursionError, ValueError) as error:  # nested too deeply, or a number of thousands of digits
         raise RecordError(f"not JSON of dialogues ({error})", file=str(file)) from error
     if isinstance(content, dict) and "turns" in content:
         content = [content]
@@ -300,34 +310,41 @@ def load_dialogues(file: Path) -> list:
 
 
 def available_splits(path: Path) -> list[Split]:
-    """The splits that `path` holds. One file is test data when its name says so, else it is divided as train.json.
+    """List the splits of `path`; a single file is test data if its name has "test", else divided like train.json.
 
     Raises:
       RecordError: there are none.
     """
     if path.is_file() and "test" in path.stem.lower():
         return ["test"]
-    found, first = [], None
+    splits, first_error = [], None
     for split in SPLITS[:2] if path.is_file() else SPLITS:
         try:
             locate(path, split)
-            found.append(split)
+            splits.append(split)
         except RecordError as error:
-            first = first or error
-    if not found:
-        raise first
-    return found
+            first_error = first_error or error
+    if not splits:
+        raise first_error
+    return splits
 
 
 def locate(path: Path, split: Split) -> tuple[Path, bool]:
-    """(JSON file of a split or folder of a built dataset, whether train and validation share it and it is divided)."""
+    """Find the JSON file of a split, or the folder of a built dataset.
+
+    Returns:
+      The path, and whether train and validation share the file, so that it has to be divided.
+
+    Raises:
+      RecordError: nothing holds this split.
+    """
     if split not in SPLITS:
         raise ValueError(f"split is {split!r}: use {', '.join(SPLITS)}")
-    built = dataset_folder(path) if path.is_dir() else None
-    if built is not None:
-        if split not in tfds_records.splits_of(built):
-            raise RecordError(f"has no split {split!r}", file=str(built))
-        return built, False
+    dataset = dataset_folder(path) if path.is_dir() else None
+    if dataset is not None:
+        if split not in tfds_records.split_names(dataset):
+            raise RecordError(f"has no split {split!r}", file=str(dataset))
+        return dataset, False
     if path.is_file():
         official = path.stem.lower() in _VALIDATION_STEMS
         if split == "train" and official:
@@ -335,10 +352,10 @@ def locate(path: Path, split: Split) -> tuple[Path, bool]:
         return path, split != "test" and not official
     if not path.exists():
         raise RecordError("no such file or folder", file=str(path))
-    valid = next((path / name for name in _FILES["validation"] if (path / name).is_file()), None)
+    valid = next((path / name for name in _FILE_NAMES["validation"] if (path / name).is_file()), None)
     if split == "validation" and valid is not None:
         return valid, False
-    names = _FILES["test" if split == "test" else "train"]
+    names = _FILE_NAMES["test" if split == "test" else "train"]
     for name in names:
         if (path / name).is_file():
             return path / name, split != "test" and valid is None
@@ -346,23 +363,23 @@ def locate(path: Path, split: Split) -> tuple[Path, bool]:
 
 
 def media_folders(file: Path, split: Split) -> list[Path]:
-    """The folders, then the zips, beside `file` that may hold the media of its split, by their released names."""
-    prefix, here = _PREFIX[split], file.parent
+    """List the folders, then the zips, near `file` that may hold the media of its split, by their released names."""
+    prefix, base = _MEDIA_PREFIX[split], file.parent
     names = [f"{prefix}_{modality}" for modality in ("audio", "video")]
-    places = [base / name for base in (here, here / prefix) for name in names]
+    folders = [parent / name for parent in (base, base / prefix) for name in names]
     released = [f"{modality}_v5_0" for modality in ("audio", "video")]
-    places += [here / prefix / name for name in released]
-    if split == "train" or not (here / "train.json").exists():  # conversation ids are per split: never train's media
-        places += [here / name for name in released]
-    places = list(dict.fromkeys(places))
-    zips = [place.with_name(f"{place.name}.zip") for place in places]
-    if here.name == prefix:  # ROOT/test/test.json beside ROOT/test_audio.zip
-        zips += [here.parent / f"{name}.zip" for name in names]
-    return [place for place in places if place.is_dir()] + [place for place in zips if place.is_file()]
+    folders += [base / prefix / name for name in released]
+    if split == "train" or not (base / "train.json").exists():  # conversation ids are per split: never train's media
+        folders += [base / name for name in released]
+    folders = list(dict.fromkeys(folders))
+    zips = [folder.with_name(f"{folder.name}.zip") for folder in folders]
+    if base.name == prefix:  # ROOT/test/test.json beside ROOT/test_audio.zip
+        zips += [base.parent / f"{name}.zip" for name in names]
+    return [folder for folder in folders if folder.is_dir()] + [path for path in zips if path.is_file()]
 
 
 def validation_ids(ids: Iterable[str], share: float) -> set[str]:
-    """The conversations held out: round(share * n) with the smallest SHA-256 of their ids, whatever their order."""
+    """Choose the round(share * n) conversations to hold out, by the smallest SHA-256 of their ids, in any order."""
     if not 0.0 <= share <= 1.0:
         raise ValueError(f"validation_share is {share}: it must be between 0 and 1")
     ranked = sorted(set(ids), key=lambda identity: hashlib.sha256(identity.encode()).digest())
@@ -370,14 +387,14 @@ def validation_ids(ids: Iterable[str], share: float) -> set[str]:
 
 
 def _divide(dialogues: list, split: Split, share: float, file: str) -> list:
-    """The dialogues of train.json that belong to `split`; those without an id are counted with train."""
+    """Return the dialogues of train.json that belong to `split`; those without an id count as train."""
 
-    def identity(raw: object) -> str | None:
+    def id_or_none(raw: object) -> str | None:
         try:
             return records.conversation_id(raw, file)
         except BadRecord:
             return None
 
-    ids = [identity(raw) for raw in dialogues]
+    ids = [id_or_none(raw) for raw in dialogues]
     held_out = validation_ids((known for known in ids if known is not None), share)
     return [raw for raw, known in zip(dialogues, ids, strict=True) if (known in held_out) == (split == "validation")]

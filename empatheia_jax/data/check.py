@@ -1,4 +1,4 @@
-"""What a data set holds and what is wrong with it: the report of `empatheia check-data PATH`."""
+"""`empatheia check-data PATH`: reports what a data set holds and what is wrong with it."""
 
 import collections
 import concurrent.futures
@@ -17,21 +17,21 @@ from empatheia_jax.data.media_files import MediaFiles
 from empatheia_jax.data.schema import Example, Profile, Utterance
 from empatheia_jax.machine import usable_cores
 
-SHOWN = 8
-"""How many places of one finding the text names; the dict names all."""
+MAX_PLACES_SHOWN = 8
+"""Number of places of one finding that the text names; the dict names all."""
 
-APART_SECONDS = 0.08
-"""Voice and face of an utterance that differ by more are counted."""
+SYNC_TOLERANCE_SECONDS = 0.08
+"""Utterances whose voice and face differ in length by more than this are reported."""
 
 SECONDS_BINS = tuple(float(second) for second in range(0, 31))
 WORDS_BINS = tuple(float(words) for words in range(0, 82, 2))
 DIFFERENCE_BINS = tuple(float(ms) for ms in range(-400, 420, 20))
-"""Edges of the report's histograms: seconds, words, milliseconds."""
+"""Bin edges of the report's histograms: seconds, words, milliseconds."""
 
 
 @dataclasses.dataclass
-class _Part:
-    """One split as it was read."""
+class _LoadedSplit:
+    """One split as it was read, and the folders that may hold its media."""
 
     split: Split
     examples: list[Example]
@@ -39,12 +39,12 @@ class _Part:
     folders: tuple[Path, ...]
 
     def utterances(self) -> list[Utterance]:
-        """Every distinct utterance of the Examples."""
+        """Return every distinct utterance of the Examples."""
         return list(
             {
-                (example.conversation_id, said.index, said.text): said
+                (example.conversation_id, utterance.index, utterance.text): utterance
                 for example in self.examples
-                for said in example.utterances
+                for utterance in example.utterances
             }.values()
         )
 
@@ -59,50 +59,57 @@ def check_data(
     probe: bool = True,
     progress: Callable[[int, int], None] | None = None,
 ) -> tuple[str, dict]:
-    """Read everything at `path` (a folder of the released layout or a built dataset, or one JSON file), and count.
+    """Read all data at `path`, count what is there and list what is wrong.
 
-    Nothing ends it: what cannot be read is counted with the place it was found at.
+    A bad record or file never ends the check: it is counted, and the place it was found at is named.
 
     Args:
-      validation_share, max_turns: as in `avamerg.read_examples`.
-      max_seconds, max_megabytes: limits of the media of one utterance.
-      probe: open every media file that belongs to an utterance (durations, unreadable files).
-      progress: told (files done, files in all) while probing.
+      path: a folder of the released layout or a built dataset, or one JSON file.
+      validation_share: as in `avamerg.read_examples`.
+      max_turns: as in `avamerg.read_examples`.
+      max_seconds: longest duration of a recording of one utterance.
+      max_megabytes: largest file of one utterance.
+      probe: open every media file that belongs to an utterance, for durations and unreadable files.
+      progress: called with (files done, files in all) while probing.
 
     Returns:
-      (text for a person, the same as plain JSON values: "splits", "media", "across").
+      The report as text, and as plain JSON values with the keys "path", "splits", "media" and "across".
 
     Raises:
-      RecordError: when nothing can be read at all.
+      RecordError: nothing can be read at all.
     """
     path = Path(path)
-    parts = [
-        _Part(
+    splits = [
+        _LoadedSplit(
             split,
             *avamerg.read_split(path, split, on_error="skip", validation_share=validation_share, max_turns=max_turns),
-            _folders(path, split),
+            _media_folders(path, split),
         )
-        for split in _splits(path)
+        for split in _find_splits(path)
     ]
-    groups: dict[tuple[Path, ...], list[_Part]] = collections.defaultdict(list)
-    for part in parts:
-        groups[part.folders].append(part)  # train and validation of one file share their media
+    groups: dict[tuple[Path, ...], list[_LoadedSplit]] = collections.defaultdict(list)
+    for loaded in splits:
+        groups[loaded.folders].append(loaded)  # train and validation of one file share their media
     media = [
-        _check_media(folders, shared, max_seconds, max_megabytes, probe, progress)
-        for folders, shared in groups.items()
-        if folders or any(said.audio or said.video for part in shared for said in part.utterances())
+        _check_media(folders, group, (max_seconds, max_megabytes) if probe else None, progress)
+        for folders, group in groups.items()
+        if folders or any(utterance.audio or utterance.video for loaded in group for utterance in loaded.utterances())
     ]
     result = {
         "path": str(path),
-        "splits": {part.split: _describe(part) for part in parts},
+        "splits": {loaded.split: _describe(loaded) for loaded in splits},
         "media": media,
-        "across": _across(parts),
+        "across": _compare_with_train(splits),
     }
-    return _text(parts, result), result
+    return _format_report(splits, result), result
 
 
-def _splits(path: Path) -> list[Split]:
-    """The splits that can be read at `path`; RecordError where there are none."""
+def _find_splits(path: Path) -> list[Split]:
+    """List the splits that can be read at `path`; a file without any response is taken as test data.
+
+    Raises:
+      RecordError: there are none.
+    """
     if path.is_file():
         stem = path.stem.lower()
         if stem.startswith("val"):
@@ -113,7 +120,7 @@ def _splits(path: Path) -> list[Split]:
 
 
 def _has_responses(file: Path) -> bool:
-    """Whether any turn of a JSON file carries a gold response."""
+    """Return whether any turn of a JSON file has a gold response."""
     for raw in avamerg.load_dialogues(file):
         turns = raw.get("turns") if isinstance(raw, dict) else None
         if any(isinstance(turn, dict) and turn.get("response") for turn in turns or ()):
@@ -121,31 +128,31 @@ def _has_responses(file: Path) -> bool:
     return False
 
 
-def _folders(path: Path, split: Split) -> tuple[Path, ...]:
+def _media_folders(path: Path, split: Split) -> tuple[Path, ...]:
     file, divided = avamerg.locate(path, split)
     if file.is_dir():
         return ()  # a built dataset: its records name their media
     return tuple(avamerg.media_folders(file, "train" if divided else split))
 
 
-def _describe(part: _Part) -> dict:
-    """Counts of one split: what was read and dropped, topics, emotions, profiles, words."""
-    dialogues = {example.conversation_id: example for example in part.examples}.values()
+def _describe(loaded: _LoadedSplit) -> dict:
+    """Describe one split: what was read and dropped, topics, emotions, profiles, words."""
+    dialogues = {example.conversation_id: example for example in loaded.examples}.values()
     fine = collections.Counter(
-        example.chain.speaker_emotion if example.chain else "unlabelled" for example in part.examples
+        example.chain.speaker_emotion if example.chain else "unlabelled" for example in loaded.examples
     )
-    seven = collections.Counter()
+    classes = collections.Counter()  # the 7 avatar emotions
     for emotion, count in fine.items():
-        seven[emotion if emotion == "unlabelled" else avatar_emotion(emotion)] += count
-    words = [len(utterance.text.split()) for utterance in part.utterances()]
+        classes[emotion if emotion == "unlabelled" else avatar_emotion(emotion)] += count
+    words = [len(utterance.text.split()) for utterance in loaded.utterances()]
     return {
-        **part.report.asdict(),
+        **loaded.report.asdict(),
         "usable_dialogues": len(dialogues),
-        "topics": _counts(example.topic or "missing" for example in dialogues),
+        "topics": _count_values(example.topic or "missing" for example in dialogues),
         "emotions": dict(fine.most_common()),
-        "avatar_emotions": {name: seven[name] for name in (*AVATAR_EMOTIONS, "unlabelled") if seven[name]},
-        "speakers": _profiles(example.speaker_profile for example in dialogues),
-        "listeners": _profiles(example.listener_profile for example in dialogues),
+        "avatar_emotions": {name: classes[name] for name in (*AVATAR_EMOTIONS, "unlabelled") if classes[name]},
+        "speakers": _count_profiles(example.speaker_profile for example in dialogues),
+        "listeners": _count_profiles(example.listener_profile for example in dialogues),
         "words": {
             "mean": round(statistics.fmean(words), 2),
             "longest": max(words),
@@ -156,68 +163,77 @@ def _describe(part: _Part) -> dict:
     }
 
 
-def _counts(values: Iterable[str]) -> dict[str, int]:
+def _count_values(values: Iterable[str]) -> dict[str, int]:
     return dict(collections.Counter(values).most_common())
 
 
-def _profiles(profiles: Iterable[Profile | None]) -> dict[str, dict[str, int]]:
-    """Dialogues by age, gender, timbre, and how many avatars and combinations take part."""
+def _count_profiles(profiles: Iterable[Profile | None]) -> dict[str, dict[str, int]]:
+    """Count dialogues by age, gender and timbre, and the different avatars and combinations that take part."""
     known = [profile for profile in profiles if profile is not None]
-    by = {name: _counts(getattr(profile, name) for profile in known) for name in ("age", "gender", "timbre")}
+    counts = {name: _count_values(getattr(profile, name) for profile in known) for name in ("age", "gender", "timbre")}
     if known:
-        by["different"] = {
+        counts["different"] = {
             "avatars": len({profile.id for profile in known if profile.id is not None}),
             "combinations": len({(profile.age, profile.gender, profile.timbre) for profile in known}),
         }
-    return by
+    return counts
 
 
-def _check_media(folders, parts: list[_Part], max_seconds, max_megabytes, probe, progress) -> dict:
-    """Files without an utterance, utterances with several files, and what opening the files shows."""
+def _check_media(
+    folders: tuple[Path, ...], splits: list[_LoadedSplit], limits: tuple[float, float] | None, progress
+) -> dict:
+    """List files without an utterance, utterances with several files, and what opening the files shows.
+
+    Args:
+      folders: folders and zips of the media.
+      splits: the splits that share them.
+      limits: largest seconds and megabytes of a file; None does not open any.
+      progress: as in `check_data`.
+    """
     files = MediaFiles(folders)
-    utterances = [utterance for part in parts for utterance in part.utterances()]
+    utterances = [utterance for loaded in splits for utterance in loaded.utterances()]
     used = {path for utterance in utterances for path in (utterance.audio, utterance.video) if path is not None}
     result = {
         "folders": [str(folder) for folder in files.folders],
-        "splits": [part.split for part in parts],
+        "splits": [loaded.split for loaded in splits],
         "files": {modality: sum(kind == modality for kind, *_ in files.all()) for modality in ("audio", "video")},
         "macos_files_ignored": files.ignored,
         "names_of_no_convention": [str(path) for path in files.strays],
         "of_no_utterance": sorted(str(path) for *_, path in files.all() if path not in used),
-        "several_for_one_utterance": [[str(path) for path in same] for same in files.duplicates()],
+        "several_for_one_utterance": [[str(path) for path in paths] for paths in files.duplicates()],
     }
-    return result | _probe(utterances, max_seconds, max_megabytes, progress) if probe else result
+    return result if limits is None else result | _probe(utterances, *limits, progress)
 
 
 def _probe(utterances: list[Utterance], max_seconds: float, max_megabytes: float, progress) -> dict:
-    """Open the media of the utterances: durations, files that cannot be used, voices and faces that differ."""
-    pairs = {(said.audio, said.video) for said in utterances if said.audio or said.video}
+    """Open the media of the utterances: durations, files that cannot be used, voice and face of different length."""
+    pairs = {(utterance.audio, utterance.video) for utterance in utterances if utterance.audio or utterance.video}
     videos = {video for _, video in pairs}
     todo = sorted({path for pair in pairs for path in pair if path is not None}, key=str)
     seconds: dict[Recording, float] = {}
-    bad: dict[str, list[str]] = collections.defaultdict(list)
+    unusable: dict[str, list[str]] = collections.defaultdict(list)
 
     def measure(path: Recording) -> tuple[float, str, str]:
         return _measure(path, path in videos, max_seconds, max_megabytes)
 
     with concurrent.futures.ThreadPoolExecutor(usable_cores()) as pool:
-        for number, (path, found) in enumerate(zip(todo, pool.map(measure, todo), strict=True), start=1):
-            length, problem, message = found
+        for number, (path, result) in enumerate(zip(todo, pool.map(measure, todo), strict=True), start=1):
+            length, problem, message = result
             if problem:
-                bad[problem].append(message)
+                unusable[problem].append(message)
             else:
                 seconds[path] = length
             if progress is not None:
                 progress(number, len(todo))
     differences = {(a, v): seconds[v] - seconds[a] for a, v in pairs if a in seconds and v in seconds}
-    apart = [pair for pair, difference in differences.items() if abs(difference) > APART_SECONDS]
+    out_of_sync = [pair for pair, difference in differences.items() if abs(difference) > SYNC_TOLERANCE_SECONDS]
     return {
-        "unusable": dict(bad),
+        "unusable": dict(unusable),
         "seconds": {
-            "audio": _durations([length for path, length in seconds.items() if path not in videos]),
-            "video": _durations([length for path, length in seconds.items() if path in videos]),
+            "audio": _describe_durations([length for path, length in seconds.items() if path not in videos]),
+            "video": _describe_durations([length for path, length in seconds.items() if path in videos]),
         },
-        "voice_and_face_differ": sorted(str(video) for _, video in apart),
+        "voice_and_face_differ": sorted(str(video) for _, video in out_of_sync),
         "face_minus_voice": {
             "longest": round(max(map(abs, differences.values()), default=0.0), 3),
             "histogram": _histogram([1000 * d for d in differences.values()], DIFFERENCE_BINS),
@@ -226,8 +242,8 @@ def _probe(utterances: list[Utterance], max_seconds: float, max_megabytes: float
 
 
 def _measure(path: Recording, is_video: bool, max_seconds: float, max_megabytes: float) -> tuple[float, str, str]:
-    """(seconds, what is wrong or "", a line that names the file)."""
-    from empatheia_jax.data import media  # PyAV and soundfile: only where files are opened
+    """Return the length in seconds, what is wrong with the file (or ""), and a line that names the file."""
+    from empatheia_jax.data import media  # imported late: PyAV and soundfile are needed only to open files
 
     try:
         size = size_of(path)
@@ -238,7 +254,7 @@ def _measure(path: Recording, is_video: bool, max_seconds: float, max_megabytes:
     if size > max_megabytes * 1e6:
         return 0.0, f"over {max_megabytes:g} MB", str(path)
     try:
-        length = media.duration(path)[is_video]  # (sound, pictures)
+        length = media.duration(path)[is_video]  # (seconds of sound, seconds of video)
     except media.MediaError as error:
         return 0.0, "unreadable", str(error)
     if length <= 0:
@@ -246,92 +262,92 @@ def _measure(path: Recording, is_video: bool, max_seconds: float, max_megabytes:
     return length, f"over {max_seconds:g} s" if length > max_seconds else "", str(path)
 
 
-def _durations(values: list[float]) -> dict[str, float]:
+def _describe_durations(values: list[float]) -> dict[str, float]:
     if not values:
         return {"files": 0}
-    statistic = {
+    exact = {
         "total": sum(values),
         "mean": statistics.fmean(values),
         "shortest": min(values),
         "longest": max(values),
     }
-    rounded = {name: round(value, 3) for name, value in statistic.items()}
+    rounded = {name: round(value, 3) for name, value in exact.items()}
     return {"files": len(values)} | rounded | {"histogram": _histogram(values, SECONDS_BINS)}
 
 
 def _histogram(values: list[float], edges: tuple[float, ...]) -> list[int]:
-    """How many values are in each bin; what is beyond the ends counts in the outermost."""
+    """Count the values in each bin; those beyond the ends count in the outermost bins."""
     return np.histogram(np.clip(values, edges[0], edges[-1]), edges)[0].tolist()
 
 
-def _across(parts: list[_Part]) -> dict:
-    """What the splits share and a fair test should not: whole utterances and avatars of train."""
+def _compare_with_train(splits: list[_LoadedSplit]) -> dict:
+    """Count the texts and avatars of the other splits that also occur in train; a fair test shares none."""
     result = {}
-    train = next((part for part in parts if part.split == "train"), None)
-    for part in parts:
-        if train is None or part is train:
+    train = next((loaded for loaded in splits if loaded.split == "train"), None)
+    for loaded in splits:
+        if train is None or loaded is train:
             continue
-        texts = {said.text for said in part.utterances()}
-        avatars = _avatars(part)
-        result[f"{part.split} in train"] = {
+        texts = {utterance.text for utterance in loaded.utterances()}
+        avatars = _avatar_ids(loaded)
+        result[f"{loaded.split} in train"] = {
             "texts": len(texts),
-            "texts_shared": len(texts & {said.text for said in train.utterances()}),
+            "texts_shared": len(texts & {utterance.text for utterance in train.utterances()}),
             "avatars": len(avatars),
-            "avatars_shared": len(avatars & _avatars(train)),
+            "avatars_shared": len(avatars & _avatar_ids(train)),
         }
     return result
 
 
-def _avatars(part: _Part) -> set[int]:
-    profiles = (profile for example in part.examples for profile in (example.speaker_profile, example.listener_profile))
+def _avatar_ids(loaded: _LoadedSplit) -> set[int]:
+    profiles = [p for example in loaded.examples for p in (example.speaker_profile, example.listener_profile)]
     return {profile.id for profile in profiles if profile is not None and profile.id is not None}
 
 
-def _text(parts: list[_Part], result: dict) -> str:
+def _format_report(splits: list[_LoadedSplit], result: dict) -> str:
     lines = []
-    for part in parts:
-        described = result["splits"][part.split]
-        lines += [part.report.summary()]
+    for loaded in splits:
+        described = result["splits"][loaded.split]
+        lines += [loaded.report.summary()]
         for title, key in (("emotions of 7", "avatar_emotions"), ("emotions of 32", "emotions"), ("topics", "topics")):
-            lines.append(f"  {title}: {_listed(described[key])}")
+            lines.append(f"  {title}: {_join_counts(described[key])}")
         for role in ("speakers", "listeners"):
             for name, counts in described[role].items():
                 if counts:
-                    lines.append(f"  {role}, {name}: {_listed(counts)}")
+                    lines.append(f"  {role}, {name}: {_join_counts(counts)}")
         if described["words"]:
             lines.append(f"  words: {described['words']['mean']} an utterance, longest {described['words']['longest']}")
         lines.append("")
     for media in result["media"]:
-        lines += [*_media_text(media), ""]
-    for name, shared in result["across"].items():
+        lines += [*_format_media(media), ""]
+    for name, counts in result["across"].items():
         lines.append(
-            f"{name}: {shared['texts_shared']} of {shared['texts']} texts, "
-            f"{shared['avatars_shared']} of {shared['avatars']} avatars"
+            f"{name}: {counts['texts_shared']} of {counts['texts']} texts, "
+            f"{counts['avatars_shared']} of {counts['avatars']} avatars"
         )
     return "\n".join(lines).rstrip() + "\n"
 
 
-def _media_text(media: dict) -> list[str]:
+def _format_media(media: dict) -> list[str]:
     lines = [
         f"media of {' and '.join(media['splits'])}: {', '.join(media['folders'])}",
-        f"  files: {_listed(media['files'])}; macOS ._ files passed over: {media['macos_files_ignored']}",
+        f"  files: {_join_counts(media['files'])}; macOS ._ files passed over: {media['macos_files_ignored']}",
     ]
     findings = {
         "names of no convention": media["names_of_no_convention"],
         "of no utterance": media["of_no_utterance"],
-        "several for one utterance": [" = ".join(same) for same in media["several_for_one_utterance"]],
+        "several for one utterance": [" = ".join(paths) for paths in media["several_for_one_utterance"]],
         **media.get("unusable", {}),
-        f"voice and face differ by more than {APART_SECONDS:g} s": media.get("voice_and_face_differ", []),
+        f"voice and face differ by more than {SYNC_TOLERANCE_SECONDS:g} s": media.get("voice_and_face_differ", []),
     }
-    for finding, where in findings.items():
-        if where:
-            more = f" and {len(where) - SHOWN} more" if len(where) > SHOWN else ""
-            lines.append(f"  {finding}: {len(where)} ({'; '.join(where[:SHOWN])}{more})")
+    for finding, places in findings.items():
+        if places:
+            more = f" and {len(places) - MAX_PLACES_SHOWN} more" if len(places) > MAX_PLACES_SHOWN else ""
+            lines.append(f"  {finding}: {len(places)} ({'; '.join(places[:MAX_PLACES_SHOWN])}{more})")
     for modality, numbers in media.get("seconds", {}).items():
         shown = {name: number for name, number in numbers.items() if name != "histogram"}
-        lines.append(f"  {modality}, seconds: {_listed(shown)}")
+        lines.append(f"  {modality}, seconds: {_join_counts(shown)}")
     return lines
 
 
-def _listed(counts: dict) -> str:
+def _join_counts(counts: dict) -> str:
     return ", ".join(f"{name} {count}" for name, count in counts.items())

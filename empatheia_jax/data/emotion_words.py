@@ -1,4 +1,4 @@
-"""From the words a model writes for an emotion to one of the 32 fine emotions."""
+"""Maps the words a model writes for an emotion to one of the 32 fine emotions."""
 
 import re
 
@@ -38,7 +38,7 @@ SYNONYMS = {
     "ashamed": "shame shameful",
     "disappointed": "disappointment discouraged letdown disheartened dissatisfied",
 }
-"""Our own table: near words of each label, nouns and adjectives. Consistent with the 7 avatar emotions' names."""
+"""Nouns and adjectives close to each label (our own table). The names of the 7 avatar emotions keep their class."""
 
 _BY_WORD = {word: fine for fine, words in SYNONYMS.items() for word in words.split()} | {
     fine: fine for fine in FINE_EMOTIONS
@@ -47,12 +47,12 @@ _NEGATIONS = {"not", "no", "never", "without", "neither", "nor", "isn't", "hardl
 
 
 def normalise_emotion(text: str) -> str | None:
-    """One of the 32 fine emotions for free text ("Very worried." -> "anxious"); None where none is recognised.
+    """Return the fine emotion that free text names ("Very worried." -> "anxious"), or None where it names none.
 
-    The first emotion word that is not denied counts; a label of the 32 goes before a synonym.
+    The first emotion word that is not negated counts; one of the 32 labels takes precedence over a synonym.
     """
     words = re.findall(r"[a-z']+", text.lower())
-    affirmed = [word for before, word in zip(["", *words], words, strict=False) if before not in _NEGATIONS]
+    affirmed = [word for previous, word in zip(["", *words], words, strict=False) if previous not in _NEGATIONS]
     for word in affirmed:
         if word in FINE_EMOTIONS:
             return word

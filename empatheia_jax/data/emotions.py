@@ -1,6 +1,6 @@
-"""The 32 emotions of the text, the 7 of voice and face, and the published map between them.
+"""The 32 emotions of the text, the 7 of voice and face, the published map between them, and the profile values.
 
-Source: EmpatheticDialogues' label set; the 32 -> 7 table is the one of the AvaMERG baseline (paper Fig. 10).
+Source: the label set of EmpatheticDialogues; the 32 -> 7 table is that of the AvaMERG baseline (paper Fig. 10).
 """
 
 AVATAR_EMOTIONS = ("happy", "surprised", "angry", "fear", "sad", "disgusted", "contempt")
@@ -45,7 +45,7 @@ FINE_EMOTIONS = tuple(FINE_TO_AVATAR)
 AGES = ("child", "young", "middle-aged", "elderly")
 GENDERS = ("male", "female")
 TIMBRES = ("high", "mid", "low")
-"""On-disk word for the paper's tone; ids in the baseline's order."""
+"""Values of "timbre", the on-disk word for the paper's tone, in the baseline's order of ids."""
 
 
 def avatar_emotion(fine: str) -> str:

@@ -1,20 +1,19 @@
-"""The feature store: what frozen networks say about each utterance, computed once (DESIGN decision 4).
+"""The feature store: the frozen networks' outputs for each utterance, computed once (DESIGN decision 4).
 
 A store is a folder:
 
-    manifest.json          what it was made with, from what, and whether it is complete
-    shard-00000.array_record   records; written under another name and renamed when whole
-    shard-00000.json       its keys and what was rejected; written before the shard gets its name
-    index.json             all keys in order, written when the last shard is there
+    manifest.json             settings it was made with, hash of its data, whether it is complete
+    shard-00000.array_record  records; written under another name and renamed when complete
+    shard-00000.json          its keys and what was rejected; written before the shard gets its name
+    shard-00000.journal       the finished utterances of a shard that is not complete yet
+    index.json                all keys in order, written after the last shard
 
-    shard-00000.journal    what is done of a shard that is not whole yet
+A shard that has its name is complete, so an extraction that was killed at any moment continues with what is missing.
 
-A shard that has its name is finished, and its journal holds what is done of one that is not: a run killed at any moment
-goes on with what is missing.
 An utterance is a dict of arrays: `audio` [Na, Da] and `video` [Nv, Dv] features, and for the listener's utterances the
 golds `content_speech` [P, Cs], `content_video` [F, Cv], `style_speech` [Ss], `style_video` [Sv], `phonemes` [P],
-`phoneme_frames` [P]; what could not be had is absent. Where there are both golds of content, they are a record of their
-own after the utterance's first: they are most of its bytes, and not every stage reads them.
+`phoneme_frames` [P]; what could not be computed is absent. Where an utterance has both golds of content, they are a
+second record of their own: they are most of its bytes, and not every stage reads them.
 """
 
 import hashlib
@@ -26,45 +25,49 @@ from pathlib import Path
 
 import numpy as np
 
-from empatheia_jax.data.feature_records import FLOATS, StoreError, unpack_record
+from empatheia_jax.data.feature_records import FLOAT_DTYPES, StoreError, unpack_record
 
 FORMAT = 2
 STYLE_FRAMES = 24  # frames, spread evenly, from which S_video is measured; three for each of the 8 that are encoded
 MAX_SIDE = 512  # pixels; larger videos are scaled down when they are read
 
 
-def store_settings(encoders: Mapping, speech, face, floats: str = "float16") -> dict:
-    """What a store's content depends on besides the data: the encoders' settings and the generators' identity.
+def store_settings(encoders: Mapping, speech, face, float_dtype: str = "float16") -> dict:
+    """Return all that a store's arrays depend on besides the data: encoder settings and generator identities.
+
+    Optional attributes of a generator: `version` tells golds made before a change of its content or style from those
+    made after, `identity` those of other weights; `target_backend` names another generator that makes the same golds.
 
     Args:
       encoders: modality -> ModalityEncoder.
-      speech, face: SpeechGenerator and FaceGenerator. A `version` attribute, where one has it, tells golds made before
-        a change of its content or style from those made after; an `identity`, with which weights; `golds_of` is the
-        name of another generator that makes the same golds.
-      floats: what floats are stored as, one of `FLOATS`.
+      speech: the SpeechGenerator.
+      face: the FaceGenerator.
+      float_dtype: in which floats are stored, one of `FLOAT_DTYPES`.
     """
 
-    def generator(one) -> dict:
-        named = {"name": getattr(one, "golds_of", one.name)}
-        named |= {field: getattr(one, field) for field in ("content_dim", "style_dim")}
-        return named | {"version": getattr(one, "version", 1)} | getattr(one, "identity", {})
+    def describe(generator) -> dict:
+        described = {"name": getattr(generator, "target_backend", generator.name)}
+        described |= {field: getattr(generator, field) for field in ("content_dim", "style_dim")}
+        return described | {"version": getattr(generator, "version", 1)} | getattr(generator, "identity", {})
 
     return {
-        "floats": floats,
+        "floats": float_dtype,
         "reading": {"style_frames": STYLE_FRAMES, "max_side": MAX_SIDE},
         "encoders": {modality: encoder.settings() for modality, encoder in sorted(encoders.items())},
-        "speech": generator(speech),
-        "face": generator(face),
+        "speech": describe(speech),
+        "face": describe(face),
     }
 
 
 def expected_settings(encoders: Mapping, speech: Mapping, face: Mapping) -> dict:
-    """The part of `store_settings` that is known without the generators: for `FeatureStore`, which compares parts.
+    """Return the part of `store_settings` that is known without the generators, for `FeatureStore` to compare.
+
+    A machine that trains need not have the generators' weights.
 
     Args:
       encoders: modality -> ModalityEncoder.
-      speech, face: "name" (of `config.generators`), and of the generator's `identity` what is known: a machine that
-        trains need not have the generators' weights.
+      speech: the speech generator's "name" (of `config.generators`) and the known part of its `identity`.
+      face: likewise of the face generator.
     """
     return {
         "encoders": {modality: encoder.settings() for modality, encoder in sorted(encoders.items())},
@@ -74,17 +77,17 @@ def expected_settings(encoders: Mapping, speech: Mapping, face: Mapping) -> dict
 
 
 def content_hash(value) -> str:
-    """SHA-256 of a JSON value, keys sorted: 64 hex digits."""
+    """Return the SHA-256 of a JSON value with sorted keys: 64 hex digits."""
     return hashlib.sha256(json.dumps(value, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
 
 
 def shard_name(index: int) -> str:
-    """File name of a shard."""
+    """Return the file name of a shard."""
     return f"shard-{index:05d}.array_record"
 
 
 def read_manifest(directory: Path) -> dict:
-    """The manifest of the store in a folder; StoreError where there is none, or one of another format."""
+    """Read the manifest of the store in a folder; StoreError where there is none, or one of another format."""
     path = directory / "manifest.json"
     try:
         manifest = json.loads(path.read_text(encoding="utf-8"))
@@ -98,7 +101,7 @@ def read_manifest(directory: Path) -> dict:
 
 
 def check_settings(directory: Path, manifest: dict, settings: dict) -> None:
-    """Raise StoreError, with the differences, where a store was made otherwise than `settings` (or a part) say."""
+    """Raise StoreError, naming the differences, where a store's settings are not `settings` (all or a part of them)."""
     differences = "; ".join(_differences(manifest["settings"], settings))
     if differences:
         raise StoreError(
@@ -107,28 +110,29 @@ def check_settings(directory: Path, manifest: dict, settings: dict) -> None:
         )
 
 
-def _differences(stored, wanted, name="") -> list[str]:
-    """Each leaf of `wanted` that `stored` has otherwise, as "encoders.audio.version 1, wanted 2"."""
-    if not (isinstance(stored, dict) and isinstance(wanted, dict)):
-        return [] if stored == wanted else [f"{name} {stored}, wanted {wanted}"]
-    found = []
-    for key in sorted(wanted):
-        found += _differences(stored.get(key), wanted[key], f"{name}.{key}" if name else key)
-    return found
+def _differences(stored, expected, name="") -> list[str]:
+    """Return each leaf of `expected` that differs in `stored`, as "encoders.audio.version 1, wanted 2"."""
+    if not (isinstance(stored, dict) and isinstance(expected, dict)):
+        return [] if stored == expected else [f"{name} {stored}, wanted {expected}"]
+    differences = []
+    for key in sorted(expected):
+        differences += _differences(stored.get(key), expected[key], f"{name}.{key}" if name else key)
+    return differences
 
 
 class FeatureStore:
-    """A complete store, read by key. May be pickled (each process opens its own readers) and shared by threads."""
+    """A complete store, read by key. It can be pickled (each process opens its own readers) and shared by threads."""
 
     def __init__(self, directory: Path | str, settings: dict | None = None):
         """Open a store.
 
         Args:
           directory: the store's folder.
-          settings: what the features are expected to have been made with: `store_settings`, or any part of it such as
-            `expected_settings`; None: anything.
+          settings: that the features must have been made with: `store_settings`, or any part of it such as
+            `expected_settings`; None: any.
+
         Raises:
-          StoreError: when there is no store, it is incomplete, damaged, or was made with other settings.
+          StoreError: there is no store, or it is incomplete, damaged, or made with other settings.
         """
         self.directory = Path(directory)
         self.manifest = read_manifest(self.directory)
@@ -146,66 +150,62 @@ class FeatureStore:
             path = self.directory / shard_name(shard)
             if not path.exists() or path.stat().st_size != size:
                 raise StoreError(f"{path}: missing or cut short: run `empatheia extract` again, it makes it anew")
-        self._where: dict[str, tuple[int, int]] = {}  # (shard, first record)
+        self._locations: dict[str, tuple[int, int]] = {}  # (shard, first record)
         for shard, (keys, sizes) in enumerate(zip(index["keys"], index["sizes"], strict=True)):
             first = itertools.accumulate((1 if size is None else 2 for size in sizes), initial=0)
-            self._where.update({key: (shard, row) for key, row in zip(keys, first, strict=False)})
-        self.keys: tuple[str, ...] = tuple(self._where)
-        self._sizes = dict(zip(self.keys, itertools.chain.from_iterable(index["sizes"]), strict=True))
+            self._locations.update({key: (shard, record) for key, record in zip(keys, first, strict=False)})
+        self.keys: tuple[str, ...] = tuple(self._locations)
+        self._gold_sizes = dict(zip(self.keys, itertools.chain.from_iterable(index["sizes"]), strict=True))
         self._readers: dict[int, object] = {}
         self._lock = threading.Lock()
 
     @property
     def settings(self) -> dict:
+        """The settings that the store was made with."""
         return self.manifest["settings"]
 
     @property
     def dtype(self) -> np.dtype:
-        """What floats are stored, and given, as."""
-        return FLOATS[self.settings["floats"]]
-
-    @property
-    def counts(self) -> dict:
-        """What `empatheia extract` counted."""
-        return self.manifest["counts"]
+        """The dtype in which floats are stored and returned."""
+        return FLOAT_DTYPES[self.settings["floats"]]
 
     def feature_shape(self, modality: str) -> tuple[int, int]:
-        """(N, D) of "audio" or "video" features."""
+        """Return (N, D) of "audio" or "video" features."""
         return tuple(self.settings["encoders"][modality]["shape"])
 
     def __len__(self) -> int:
         return len(self.keys)
 
     def __contains__(self, key: str) -> bool:
-        return key in self._where
+        return key in self._locations
 
     def __getitem__(self, key: str) -> dict[str, np.ndarray]:
-        """The arrays of one utterance as they are stored (`dtype`, int32; not to be written to).
+        """Return the arrays of one utterance in `dtype` and int32, read-only.
 
         Raises:
-          KeyError: when the store has nothing of it (its media were missing or rejected).
-          StoreError: when the record read is another one: the shard was exchanged.
+          KeyError: the store has no such utterance (its media were missing or rejected).
+          StoreError: the record has another key: the shard was exchanged.
         """
         return self._read(key, content=True)
 
     def get(self, key: str, content: bool = True) -> dict[str, np.ndarray] | None:
-        """The arrays of one utterance, or None where the store has nothing of it; without `content` fewer bytes."""
+        """Return the arrays of one utterance, or None where the store has none; `content` False skips content golds."""
         return self._read(key, content) if key in self else None
 
     def _read(self, key: str, content: bool) -> dict[str, np.ndarray]:
-        shard, row = self._where[key]
-        rows = [row, row + 1] if content and self._sizes[key] is not None else [row]
+        shard, first = self._locations[key]
+        records = [first, first + 1] if content and self._gold_sizes[key] is not None else [first]
         arrays: dict[str, np.ndarray] = {}
-        for record in self._reader(shard).read(rows):
-            found, part = unpack_record(record)
-            if found != key:
-                raise StoreError(f"{self.directory / shard_name(shard)}: holds {found} where {key} should be")
+        for record in self._reader(shard).read(records):
+            stored_key, part = unpack_record(record)
+            if stored_key != key:
+                raise StoreError(f"{self.directory / shard_name(shard)}: holds {stored_key} where {key} should be")
             arrays |= part
         return arrays
 
-    def sizes(self, key: str) -> tuple[int, int] | None:
-        """(P, F): phonemes and video frames of an utterance's golds, without reading them; None: it has none."""
-        size = self._sizes.get(key)
+    def gold_sizes(self, key: str) -> tuple[int, int] | None:
+        """Return (P, F), phonemes and video frames of an utterance's golds, without reading them; None: it has none."""
+        size = self._gold_sizes.get(key)
         return None if size is None else (size[0], size[1])
 
     def _reader(self, shard: int):
@@ -226,24 +226,29 @@ class FeatureStore:
 
 
 class MixedStores:
-    """The stores of several corpora as one: a key of a corpus that is mixed in begins with its name and a slash."""
+    """The stores of several corpora as one: the keys of a mixed-in corpus begin with its name and a slash."""
 
     def __init__(self, main: FeatureStore, mixed: Mapping[str, FeatureStore | None]):
-        """`mixed`: name -> store; None is a corpus without features."""
+        """Join stores.
+
+        Args:
+          main: of the corpus whose keys have no prefix.
+          mixed: name -> store of a mixed-in corpus; None is a corpus without features.
+        """
         self.main, self.mixed = main, dict(mixed)
 
     @property
     def settings(self) -> dict:
-        """Of the main store: the others were opened with the same expectations."""
+        """The settings of the main store; the others were opened with the same expected settings."""
         return self.main.settings
 
     @property
     def dtype(self) -> np.dtype:
-        """As `FeatureStore.dtype`."""
+        """See `FeatureStore.dtype`."""
         return self.main.dtype
 
     def feature_shape(self, modality: str) -> tuple[int, int]:
-        """As `FeatureStore.feature_shape`."""
+        """See `FeatureStore.feature_shape`."""
         return self.main.feature_shape(modality)
 
     def _find(self, key: str) -> tuple[FeatureStore | None, str]:
@@ -251,11 +256,11 @@ class MixedStores:
         return (self.mixed[name], rest) if name in self.mixed else (self.main, key)
 
     def get(self, key: str, content: bool = True) -> dict[str, np.ndarray] | None:
-        """As `FeatureStore.get`."""
+        """See `FeatureStore.get`."""
         store, key = self._find(key)
         return store.get(key, content) if store is not None else None
 
-    def sizes(self, key: str) -> tuple[int, int] | None:
-        """As `FeatureStore.sizes`."""
+    def gold_sizes(self, key: str) -> tuple[int, int] | None:
+        """See `FeatureStore.gold_sizes`."""
         store, key = self._find(key)
-        return store.sizes(key) if store is not None else None
+        return store.gold_sizes(key) if store is not None else None

@@ -1,4 +1,4 @@
-"""Wav and mp4 written: a file is either whole or not there."""
+"""Writes wav and mp4 files; after an interruption a file is either complete or not there."""
 
 import contextlib
 from collections.abc import Iterable, Iterator
@@ -19,14 +19,15 @@ def write_audio(path, audio: np.ndarray, sample_rate: int, metadata: dict[str, s
     """Write mono 16-bit PCM wav with LIST/INFO tags.
 
     Args:
-      path: where; its folder is made.
+      path: file to write; its folder is made.
       audio: float [samples], -1..1 (clipped).
       sample_rate: Hz.
       metadata: tags (see `TAGS`).
+
     Raises:
-      MediaError: there are no samples, or some are not numbers.
+      MediaError: there are no samples, or some are not finite.
     """
-    audio = _sound(path, audio)
+    audio = _checked_audio(path, audio)
     with _atomic(path) as temporary:
         with soundfile.SoundFile(temporary, "w", sample_rate, 1, "PCM_16", format="WAV") as sound:
             for key, value in _tags(metadata).items():
@@ -38,6 +39,7 @@ def write_video(
     path,
     frames: np.ndarray | Iterable[np.ndarray],
     fps: int = FPS,
+    *,
     audio: np.ndarray | None = None,
     sample_rate: int | None = None,
     metadata: dict[str, str] | None = None,
@@ -46,33 +48,36 @@ def write_video(
 ) -> None:
     """Write an mp4 that plays everywhere: h264 yuv420p, and aac when there is sound.
 
-    Sound and pictures end together: the shorter one is extended (by silence, or by holding the last frame). One encoder
-    thread, so the same input gives the same bytes on every machine with the same libraries.
+    Sound and video end together: the shorter one is extended (by silence, or by holding the last frame). One encoder
+    thread is used, so the same input gives the same bytes on every machine with the same libraries.
 
     Args:
-      path: where; its folder is made.
+      path: file to write; its folder is made.
       frames: uint8 [F, h, w, 3] RGB (h, w even), or an iterator of frames.
-      fps: frames a second.
-      audio, sample_rate: float [samples], -1..1, and its rate.
+      fps: frames per second.
+      audio: float [samples], -1..1 (clipped); None writes a silent video.
+      sample_rate: rate of `audio`, Hz.
       metadata: tags (see `TAGS`).
-      preset, crf: x264's speed and quality.
+      preset: x264's preset, speed against size.
+      crf: x264's constant rate factor; smaller is better.
+
     Raises:
-      MediaError: no frames, odd or changing sizes, sound without a rate or with values that are not numbers.
+      MediaError: no frames, odd or changing sizes, sound without a rate or with values that are not finite.
     """
     if audio is not None:
         if not sample_rate:
             raise MediaError(path, "sound needs its sample_rate")
-        audio = _sound(path, audio)
+        audio = _checked_audio(path, audio)
     with _atomic(path) as temporary, av.open(str(temporary), "w", format="mp4", options=_MOVFLAGS) as container:
         container.metadata.update(_tags(metadata))
         video = container.add_stream("libx264", rate=fps, options={"preset": preset, "crf": str(crf), "threads": "1"})
         video.pix_fmt = "yuv420p"
         sound = None
-        if audio is not None:  # the fast coder halves the time and, on speech, loses less
+        if audio is not None:  # the fast coder takes half the time and, on speech, loses less
             sound = container.add_stream("aac", _aac_rate(sample_rate), layout="mono", options={"aac_coder": "fast"})
         written, last = 0, None
         for frame in frames:
-            frame = _frame(path, frame, last)
+            frame = _checked_frame(path, frame, last)
             if last is None:
                 video.height, video.width = frame.shape[:2]
             _encode_frame(container, video, frame, written)
@@ -92,16 +97,16 @@ _MOVFLAGS = {"movflags": "faststart"}
 
 
 def _tags(metadata: dict[str, str] | None) -> dict[str, str]:
-    """Names both containers know; the rest as "name: value" in the comment."""
+    """Return the tags by names that both containers have; the others become "name: value" in the comment."""
     metadata = {key: str(value) for key, value in (metadata or {}).items()}
     tags = {key: value for key, value in metadata.items() if key in TAGS}
-    rest = [f"{key}: {value}" for key, value in metadata.items() if key not in TAGS]
-    if rest:
-        tags["comment"] = "; ".join(([tags["comment"]] if tags.get("comment") else []) + rest)
+    others = [f"{key}: {value}" for key, value in metadata.items() if key not in TAGS]
+    if others:
+        tags["comment"] = "; ".join(([tags["comment"]] if tags.get("comment") else []) + others)
     return tags
 
 
-def _sound(path, audio) -> np.ndarray:
+def _checked_audio(path, audio) -> np.ndarray:
     audio = np.asarray(audio, np.float32)
     if audio.ndim != 1 or not len(audio):
         raise MediaError(path, f"sound must be [samples] with at least one sample, not {list(audio.shape)}")
@@ -110,7 +115,7 @@ def _sound(path, audio) -> np.ndarray:
     return np.clip(audio, -1.0, 1.0)
 
 
-def _frame(path, frame, last) -> np.ndarray:
+def _checked_frame(path, frame, last) -> np.ndarray:
     frame = np.ascontiguousarray(frame)
     if frame.dtype != np.uint8 or frame.ndim != 3 or frame.shape[2] != 3 or frame.shape[0] % 2 or frame.shape[1] % 2:
         raise MediaError(path, f"a frame must be uint8 [h, w, 3] with even h and w, not {frame.dtype} {frame.shape}")
@@ -121,7 +126,7 @@ def _frame(path, frame, last) -> np.ndarray:
 
 @contextlib.contextmanager
 def _atomic(path) -> Iterator[Path]:
-    """`replacing`, in a folder that is made, with the encoder's errors as MediaError."""
+    """Make the folder, write through `replacing`, and turn the encoder's errors into a MediaError."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     try:

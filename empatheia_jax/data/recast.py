@@ -1,10 +1,10 @@
-"""Recasting: the same words performed by other people, an augmentation for corpora of few dialogues.
+"""Speaker substitution (the config's `data.recast`): the same words spoken by other people, for small corpora.
 
 A training Example keeps its words and its emotion; who speaks and who listens come from other dialogues of the same
-avatar emotion. The speaker's voice and face are those of one such dialogue, the listener's earlier ones, profile and
-style gold those of another. Whoever answers a sad speaker in this corpus does so in their own voice, so the golds stay
-true; what goes is the chance to know a dialogue by heart and with it the listener's profile. The content gold stays the
-Example's own: it is about the words.
+avatar emotion. The speaker's voice and face are those of one such dialogue; the listener's earlier utterances, profile
+and style gold are those of another. In this corpus whoever answers a sad speaker does so in their own voice, so the
+golds stay true; what is lost is the chance to learn a dialogue by heart and with it the listener's profile. The content
+gold stays the Example's own, since it depends on the words.
 """
 
 import collections
@@ -17,25 +17,25 @@ from empatheia_jax.data.schema import Example, Profile
 
 
 @dataclasses.dataclass(frozen=True)
-class Cast:
-    """Who performs an Example: feature-store keys by the Example's own keys, the listener, the style gold's key."""
+class SpeakerAssignment:
+    """Whose recordings stand in for an Example's own."""
 
-    media: dict[str, str]
+    feature_keys: dict[str, str]  # feature-store key of each of the Example's utterances -> key to read instead
     listener_profile: Profile | None
-    style: str
+    style_key: str  # feature-store key of the utterance whose style is the gold
 
 
 @dataclasses.dataclass
 class _Dialogue:
-    """One dialogue's performances, as keys of the feature store in the order they were spoken."""
+    """The utterances of one dialogue, as feature-store keys in the order they were spoken."""
 
     speaker: list[str] = dataclasses.field(default_factory=list)
     listener: list[str] = dataclasses.field(default_factory=list)
     listener_profile: Profile | None = None
 
 
-class Recast:
-    """Draws casts for labelled Examples from the dialogues that Examples of the same avatar emotion belong to."""
+class SpeakerSubstitution:
+    """Draws speakers for labelled Examples from the dialogues of the same avatar emotion."""
 
     def __init__(self, examples: list[Example]):
         dialogues: dict[str, dict[str, _Dialogue]] = collections.defaultdict(dict)
@@ -49,19 +49,21 @@ class Recast:
                 keys = dialogue.speaker if utterance.role == "speaker" else dialogue.listener
                 if (key := example.utterance_key(utterance)) not in keys:
                     keys.append(key)
-        self._by_emotion = {emotion: list(found.values()) for emotion, found in dialogues.items()}
+        self._by_emotion = {emotion: list(by_id.values()) for emotion, by_id in dialogues.items()}
 
-    def __call__(self, example: Example, rng: np.random.Generator) -> Cast | None:
-        """A cast for `example`; None where it has no emotion, no response, or no listener to borrow."""
+    def __call__(self, example: Example, rng: np.random.Generator) -> SpeakerAssignment | None:
+        """Draw speaker and listener for `example`; None where it has no emotion label or no response."""
         if example.chain is None or example.response is None:
             return None
         choices = self._by_emotion[emotions.avatar_emotion(example.chain.speaker_emotion)]
-        speaker, listener = (choices[int(place)] for place in rng.integers(len(choices), size=2))
+        speaker, listener = (choices[int(index)] for index in rng.integers(len(choices), size=2))
         offsets = rng.integers(16, size=2)
-        media, counts = {}, [0, 0]
+        feature_keys, counts = {}, [0, 0]
         for utterance in example.utterances:
-            part = 0 if utterance.role == "speaker" else 1
-            keys = (speaker.speaker, listener.listener)[part]
-            media[example.utterance_key(utterance)] = keys[(counts[part] + offsets[part]) % len(keys)]
-            counts[part] += 1
-        return Cast(media, listener.listener_profile, media[example.utterance_key(example.response)])
+            role = 0 if utterance.role == "speaker" else 1
+            keys = (speaker.speaker, listener.listener)[role]
+            feature_keys[example.utterance_key(utterance)] = keys[(counts[role] + offsets[role]) % len(keys)]
+            counts[role] += 1
+        return SpeakerAssignment(
+            feature_keys, listener.listener_profile, style_key=feature_keys[example.utterance_key(example.response)]
+        )

@@ -1,10 +1,10 @@
-"""What text may be: one line that the tokenizer and the English phonemizer can take."""
+"""Cleaning and checks of text for the tokenizer and the English phonemizer."""
 
 import unicodedata
 
 
 def clean_text(text: str) -> str:
-    """One line of composed Unicode: white space collapsed, control characters and byte-order marks taken out."""
+    """Return one line of composed Unicode: white space collapsed, control characters and byte-order marks removed."""
     if text.isascii() and text.isprintable() and "  " not in text:
         return text.strip()
     text = unicodedata.normalize("NFC", text)
@@ -13,7 +13,7 @@ def clean_text(text: str) -> str:
 
 
 def text_problem(text: str) -> tuple[str, str] | None:
-    """(reason, detail) where tokenizer or English phonemizer cannot take `text`, else None."""
+    """Return (reason, detail) where the tokenizer or the English phonemizer cannot take `text`, else None."""
     if not clean_text(text):
         return "text is empty", ""
     if text.isascii():
@@ -21,8 +21,8 @@ def text_problem(text: str) -> tuple[str, str] | None:
     if any(unicodedata.category(c) == "Cs" for c in text):
         return "text is broken Unicode", "half of a surrogate pair: write the file again as UTF-8"
     letters = [c for c in text if c.isalpha()]
-    other = [c for c in letters if not unicodedata.name(c, "").startswith(("LATIN", "FULLWIDTH LATIN"))]
-    if len(other) * 2 > len(letters):
-        script = unicodedata.name(other[0], "unknown").split()[0].lower()
+    foreign = [c for c in letters if not unicodedata.name(c, "").startswith(("LATIN", "FULLWIDTH LATIN"))]
+    if len(foreign) * 2 > len(letters):
+        script = unicodedata.name(foreign[0], "unknown").split()[0].lower()
         return "text is in another script", f"mostly {script} letters in {text[:40]!r}; only English can be spoken"
     return None

@@ -1,8 +1,8 @@
-"""The released AvaMERG files -> a TFDS dataset (`array_record`; TensorFlow is not needed): `empatheia build-data`.
+"""`empatheia build-data`: builds a TFDS dataset (`array_record`) from the released AvaMERG files, without TensorFlow.
 
 Read it with `tfds.data_source("avamerg", data_dir=DIR)` once this module is imported, with
 `tfds.builder_from_directory(DIR/avamerg/1.0.0).as_data_source("train")`, or give its folder as `data.path`.
-`tfds.load` and `as_dataset` make `tf.data` pipelines and so need TensorFlow.
+`tfds.load` and `as_dataset` make `tf.data` pipelines, which need TensorFlow.
 """
 
 import itertools
@@ -35,13 +35,19 @@ _CITATION = """@inproceedings{zhang2025avamerg,
 
 
 class Avamerg(tfds.core.GeneratorBasedBuilder):
-    """One record a dialogue, in the order of the released JSON; the fields are described in `data.tfds_records`.
+    """The builder: one record for each dialogue, in the order of the released JSON; fields as in `data.tfds_records`.
 
     Args:
-      source: folder of the released layout; empty: TFDS's `manual_dir`.
+      source: folder of the released layout; empty for TFDS's `manual_dir`.
       embed_media: copy the recordings into the records, instead of naming where they are.
       on_error: "skip" counts bad records and unreadable media and goes on; "stop" raises at the first.
-      validation_share, max_turns: as in `avamerg.read_examples`.
+      validation_share: as in `avamerg.read_examples`.
+      max_turns: as in `avamerg.read_examples`.
+      **kwargs: arguments of TFDS's own builder, such as `data_dir`.
+
+    Attributes:
+      reports: what was read and dropped, a report for each split.
+      not_embedded: {"recording", "error"} of each recording that was left out.
     """
 
     name = NAME
@@ -59,9 +65,9 @@ class Avamerg(tfds.core.GeneratorBasedBuilder):
         **kwargs,
     ):
         self._source, self._embed, self._on_error = str(source), embed_media, on_error
-        self._reading = {"validation_share": validation_share, "max_turns": max_turns}
+        self._read_options = {"validation_share": validation_share, "max_turns": max_turns}
         self.reports: list[Report] = []
-        self.not_embedded: list[dict] = []  # {recording, error} of what was left out
+        self.not_embedded: list[dict] = []
         super().__init__(**{"file_format": "array_record"} | kwargs)
 
     def _info(self) -> tfds.core.DatasetInfo:
@@ -96,7 +102,7 @@ class Avamerg(tfds.core.GeneratorBasedBuilder):
         self.info.metadata["root"] = str(root)
         splits = {}
         for split in avamerg.available_splits(root):
-            examples, report = avamerg.read_examples(root, split, on_error=self._on_error, **self._reading)
+            examples, report = avamerg.read_examples(root, split, on_error=self._on_error, **self._read_options)
             self.reports.append(report)
             if examples:
                 splits[split] = self._generate_examples(examples, root)
@@ -108,10 +114,10 @@ class Avamerg(tfds.core.GeneratorBasedBuilder):
             yield number, self._record(list(turns), root)
 
     def _record(self, turns: list[Example], root: Path) -> dict:
-        """A dialogue's record; recordings that cannot be embedded are left out and counted, or end the build."""
+        """Return a dialogue's record; recordings that cannot be embedded are left out and listed, or stop the build."""
         from empatheia_jax.data.media import MediaError, duration
 
-        def readable(recording: Recording) -> bool:
+        def is_readable(recording: Recording) -> bool:
             try:
                 duration(recording)
             except MediaError as error:
@@ -121,11 +127,11 @@ class Avamerg(tfds.core.GeneratorBasedBuilder):
                 return False
             return True
 
-        bad: set[Recording] = set()
+        unreadable: set[Recording] = set()
         if self._embed:
             recordings = {r for turn in turns for u in turn.utterances for r in (u.audio, u.video) if r is not None}
-            bad = {recording for recording in sorted(recordings, key=str) if not readable(recording)}
-        return to_record(turns, root, self._embed, bad)
+            unreadable = {recording for recording in sorted(recordings, key=str) if not is_readable(recording)}
+        return to_record(turns, root, self._embed, unreadable)
 
 
 def build(
@@ -136,9 +142,19 @@ def build(
     on_error: str = "stop",
     validation_share: float = 0.2,
 ) -> tuple[Path, str]:
-    """Build the dataset below `output` and write its card; (folder of the dataset, what the card says of the counts).
+    """Build the dataset below `output` and write its card.
 
-    An interrupted build leaves nothing that is taken for a dataset.
+    An interrupted build leaves nothing that would be read as a dataset.
+
+    Args:
+      source: folder of the released layout.
+      output: folder that the dataset is written into, as `avamerg/VERSION`.
+      embed_media: copy the recordings into the records, instead of naming where they are.
+      on_error: "skip" counts bad records and unreadable media and goes on; "stop" raises at the first.
+      validation_share: as in `avamerg.read_examples`.
+
+    Returns:
+      The folder of the dataset, and the counts of its card as text.
 
     Raises:
       RecordError: nothing to read, a bad record or recording ("stop"), or a dataset that is there already.
@@ -156,13 +172,13 @@ def build(
     builder.download_and_prepare(download_config=tfds.download.DownloadConfig(manual_dir=str(Path(source).absolute())))
     statistics = "\n".join(report.summary() for report in builder.reports)
     if builder.not_embedded:
-        lines = [f"  {one['error']}" for one in builder.not_embedded]
+        lines = [f"  {entry['error']}" for entry in builder.not_embedded]
         statistics += f"\nnot embedded: {len(lines)} recordings\n" + "\n".join(lines)
-    (folder / CARD).write_text(_card(builder, statistics), encoding="utf-8")
+    (folder / CARD).write_text(_format_card(builder, statistics), encoding="utf-8")
     return folder, statistics
 
 
-def _card(builder: Avamerg, statistics: str) -> str:
+def _format_card(builder: Avamerg, statistics: str) -> str:
     media = "their bytes are in the records" if builder.info.metadata["embed_media"] else "by reference"
     splits = "\n".join(f"| {name} | {split.num_examples} |" for name, split in builder.info.splits.items())
     return f"""# AvaMERG {builder.version}

@@ -1,8 +1,9 @@
-"""A dataset that `empatheia build-data` wrote, read back: one record a dialogue -> the Examples that went into it.
+"""Records of a dataset of `empatheia build-data`: Examples to record, and record back to the same Examples.
 
-The record's fields are those of the released JSON, flat: `history` has all entries of all turns, each with its turn's
-number; what a dialogue does not have is an empty text or -1. `media` names each recording (`archive` is empty for a
-file of its own) relative to the folder the dataset was built from; `content` holds its bytes where they were embedded.
+A record is one dialogue. Its fields are those of the released JSON, flat: `history` has all entries of all turns, each
+with the number of its turn; what a dialogue does not have is an empty text or -1. `media` names each recording
+(`archive` is empty where it is a file, not a member of a zip) relative to the folder the dataset was built from;
+`content` holds its bytes where they were embedded.
 """
 
 import functools
@@ -12,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from empatheia_jax.data.containers import Embedded, Member, Recording, source
+from empatheia_jax.data.containers import Embedded, Member, Recording, readable_input
 from empatheia_jax.data.schema import ChainOfEmpathy, Example, Profile, RecordError, Utterance
 
 NAME = "avamerg"
@@ -21,15 +22,15 @@ CHAIN = ("event_scenario", "speaker_emotion", "emotion_cause", "goal_to_response
 
 
 def dataset_folder(path: Path) -> Path | None:
-    """The folder of a built dataset: `path` itself, or its newest version below; None where there is none."""
+    """Find the folder of a built dataset: `path` itself, or its newest version below; None where there is none."""
     if (path / INFO).is_file():
         return path
     versions = sorted(path.glob(f"{NAME}/*/{INFO}")) or sorted(path.glob(f"*/{INFO}"))
     return versions[-1].parent if versions else None
 
 
-def splits_of(folder: Path) -> list[str]:
-    """The splits of a built dataset, from its own description."""
+def split_names(folder: Path) -> list[str]:
+    """List the splits of a built dataset, from its own description."""
     return [split["name"] for split in json.loads((folder / INFO).read_text())["splits"]]
 
 
@@ -37,12 +38,19 @@ def splits_of(folder: Path) -> list[str]:
 
 
 def to_record(examples: list[Example], root: Path, embed: bool, without: Set[Recording] = frozenset()) -> dict:
-    """The Examples of one dialogue as the builder's record, with the bytes of recordings to `embed`.
+    """Convert the Examples of one dialogue to the builder's record.
 
-    `without`: recordings that are left out.
+    Args:
+      examples: all Examples of the dialogue.
+      root: folder that media are named relative to.
+      embed: whether the record holds the bytes of the recordings.
+      without: recordings to leave out.
+
+    Raises:
+      RecordError: the Examples come from a dataset with embedded media.
     """
     first = examples[0]
-    said = {
+    recordings = {
         (utterance.index, modality): recording
         for example in examples
         for utterance in example.utterances
@@ -65,13 +73,13 @@ def to_record(examples: list[Example], root: Path, embed: bool, without: Set[Rec
             for example in examples
         ],
         "history": [
-            {"turn_id": example.turn_id, "index": said.index, "role": said.role, "utterance": said.text}
+            {"turn_id": example.turn_id, "index": entry.index, "role": entry.role, "utterance": entry.text}
             for example in examples
-            for said in example.history
+            for entry in example.history
         ],
         "media": [
-            _media_record(index, modality, recording, root, embed)
-            for (index, modality), recording in sorted(said.items())
+            {"index": index, "modality": modality} | _media_record(recording, root, embed)
+            for (index, modality), recording in sorted(recordings.items())
         ],
     }
 
@@ -83,19 +91,17 @@ def _profile_record(profile: Profile | None) -> dict:
     return known | {"ID": -1 if profile.id is None else profile.id}
 
 
-def _media_record(index: int, modality: str, recording: Recording, root: Path, embed: bool) -> dict:
+def _media_record(recording: Recording, root: Path, embed: bool) -> dict:
     if isinstance(recording, Embedded):
         raise RecordError(f"{recording}: a built dataset cannot be built from again; use the released files")
     path = recording if isinstance(recording, Path) else recording.archive
-    below = path.relative_to(root) if path.is_relative_to(root) else path
+    relative = path.relative_to(root) if path.is_relative_to(root) else path
     content = b""
     if embed:
-        content = recording.read_bytes() if isinstance(recording, Path) else source(recording).getvalue()
+        content = recording.read_bytes() if isinstance(recording, Path) else readable_input(recording).getvalue()
     return {
-        "index": index,
-        "modality": modality,
-        "archive": "" if isinstance(recording, Path) else str(below),
-        "file": str(below) if isinstance(recording, Path) else recording.name,
+        "archive": "" if isinstance(recording, Path) else str(relative),
+        "file": str(relative) if isinstance(recording, Path) else recording.name,
         "content": content,
     }
 
@@ -104,43 +110,51 @@ def _media_record(index: int, modality: str, recording: Recording, root: Path, e
 
 
 def read(folder: Path, split: str) -> Iterator[list[Example]]:
-    """The Examples of each dialogue of a built dataset, in the order it was built in.
+    """Read the Examples of each dialogue of a built dataset, in the order it was built in.
 
     Raises:
-      RecordError: no such split in it.
+      RecordError: the dataset has no such split.
     """
     root = Path(json.loads((folder / "metadata.json").read_text())["root"])
     for number, record in enumerate(_records(folder, split)):
-        yield to_examples(record, split, root, folder, number)
+        yield to_examples(record, split, root, folder=folder, number=number)
 
 
-def to_examples(record: dict, split: str, root: Path, folder: Path, number: int) -> list[Example]:
-    """One record, as `tfds.data_source` gives it, as Examples; `root` is where its media are."""
-    identity = _text(record["conversation_id"])
+def to_examples(record: dict, split: str, root: Path, *, folder: Path, number: int) -> list[Example]:
+    """Convert a record, as `tfds.data_source` gives it, back to the Examples of its dialogue.
+
+    Args:
+      record: the record.
+      split: its split.
+      root: folder that its media are named relative to.
+      folder: folder of the dataset, for media that are embedded in it.
+      number: position of the record in the split.
+    """
+    conversation = _text(record["conversation_id"])
     media: dict[int, dict[str, Recording]] = {}
-    for place, one in enumerate(_rows(record["media"])):
-        media.setdefault(int(one["index"]), {})[_text(one["modality"])] = _recording(
-            one, root, Embedded(folder, split, number, place, len(one["content"]), _text(one["file"]))
+    for place, entry in enumerate(_entries(record["media"])):
+        media.setdefault(int(entry["index"]), {})[_text(entry["modality"])] = _recording(
+            entry, root, Embedded(folder, split, number, place, len(entry["content"]), _text(entry["file"]))
         )
     histories: dict[int, list[Utterance]] = {}
-    known: dict[tuple, Utterance] = {}
+    utterances: dict[tuple, Utterance] = {}
 
-    def utterance(index: int, role: str, text: str) -> Utterance:
-        return known.setdefault((index, role, text), Utterance(index, role, text, **media.get(index, {})))
+    def get_utterance(index: int, role: str, text: str) -> Utterance:
+        return utterances.setdefault((index, role, text), Utterance(index, role, text, **media.get(index, {})))
 
-    for said in _rows(record["history"]):
-        one = utterance(int(said["index"]), _text(said["role"]), _text(said["utterance"]))
-        histories.setdefault(int(said["turn_id"]), []).append(one)
+    for entry in _entries(record["history"]):
+        utterance = get_utterance(int(entry["index"]), _text(entry["role"]), _text(entry["utterance"]))
+        histories.setdefault(int(entry["turn_id"]), []).append(utterance)
     profiles = {role: _profile(record[f"{role}_profile"]) for role in ("speaker", "listener")}
     examples = []
-    for turn in _rows(record["turns"]):
+    for turn in _entries(record["turns"]):
         turn_id, response = int(turn["turn_id"]), _text(turn["response"])
         steps = {step: _text(turn[step]) for step in CHAIN}
         examples.append(
             Example(
-                id=f"{split}/{identity}/{turn_id}",
+                id=f"{split}/{conversation}/{turn_id}",
                 split=split,
-                conversation_id=identity,
+                conversation_id=conversation,
                 turn_id=turn_id,
                 topic=_text(record["topic"]),
                 context=_text(turn["context"]),
@@ -148,16 +162,17 @@ def to_examples(record: dict, split: str, root: Path, folder: Path, number: int)
                 speaker_profile=profiles["speaker"],
                 listener_profile=profiles["listener"],
                 chain=ChainOfEmpathy(**steps) if steps["speaker_emotion"] else None,
-                response=utterance(int(turn["response_index"]), "listener", response) if response else None,
+                response=get_utterance(int(turn["response_index"]), "listener", response) if response else None,
             )
         )
     return examples
 
 
-def _recording(one: dict, root: Path, embedded: Embedded) -> Recording:
+def _recording(entry: dict, root: Path, embedded: Embedded) -> Recording:
+    """Return where the recording of a media entry is: `embedded` where its bytes are in the record."""
     if embedded.size:
         return embedded
-    archive, file = _text(one["archive"]), _text(one["file"])
+    archive, file = _text(entry["archive"]), _text(entry["file"])
     return Member(root / archive, file) if archive else root / file
 
 
@@ -167,8 +182,8 @@ def _profile(record: dict) -> Profile | None:
     return Profile(**words, id=None if number < 0 else number) if words["age"] else None
 
 
-def _rows(table: dict) -> Iterator[dict]:
-    """A feature that is a sequence of dicts, which comes as a dict of columns."""
+def _entries(table: dict) -> Iterator[dict]:
+    """Iterate over a feature that is a sequence of dicts, which TFDS gives as a dict of columns."""
     for values in zip(*table.values(), strict=True):
         yield dict(zip(table, values, strict=True))
 
@@ -193,5 +208,5 @@ def _record(folder: Path, split: str, number: int) -> dict:
 
 
 def media_bytes(folder: Path, split: str, number: int, place: int) -> bytes:
-    """The bytes of one embedded recording."""
+    """Read the bytes of one embedded recording: `place` among the media of record `number`."""
     return bytes(_record(folder, split, number)["media"]["content"][place])

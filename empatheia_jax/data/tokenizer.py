@@ -1,7 +1,7 @@
-"""Text to ids and back: a byte-level BPE of our own, or the tokenizer of a Llama checkpoint.
+"""Tokenizers: a byte-level BPE trained on the run's text, or the tokenizer of a Llama checkpoint.
 
-The 34 tokens of the multimodal parts stand beside the base vocabulary, never inside it: their ids start at
-`vocab_size`, so the frozen embedding of a base model is untouched (they have their own small table in the model).
+The 34 new tokens stand beside the base vocabulary, never inside it: their ids start at `vocab_size`, so the frozen
+embedding of a base model is untouched (they have their own small table in the model).
 
 Text is encoded as *continuing* text: no beginning-of-text token and no leading dummy space are added, so that the ids
 of the pieces of a prompt can be joined as lists. `data/prompts.py` adds both where a prompt begins.
@@ -16,7 +16,7 @@ import sentencepiece
 import tokenizers
 from tokenizers import decoders, models, pre_tokenizers, trainers
 
-SIGNALS = 16
+SIGNALS = 16  # generation signals of a modality
 AUDIO_SLOT, VIDEO_SLOT = "<Aud>", "<Vid>"
 AUDIO_SIGNALS = tuple(f"<AUD{number}>" for number in range(1, SIGNALS + 1))
 VIDEO_SIGNALS = tuple(f"<VID{number}>" for number in range(1, SIGNALS + 1))
@@ -24,27 +24,29 @@ NEW_TOKENS = (AUDIO_SLOT, VIDEO_SLOT, *AUDIO_SIGNALS, *VIDEO_SIGNALS)
 """Appendix D.1: two placeholders and 2 x 16 generation signals, in the order of their ids."""
 
 _PAD, _BOS, _EOS = "<pad>", "<s>", "</s>"
-_SMALLEST = 3 + 256  # the three special tokens and one entry a byte
+_MIN_VOCAB_SIZE = 3 + 256  # the three special tokens and one entry a byte
 
 
 class TokenizerError(ValueError):
-    """A tokenizer that cannot be trained or loaded, or an id it does not have."""
+    """A tokenizer cannot be trained or loaded, or does not have an id."""
 
 
 class Tokenizer:
     """A base vocabulary of `vocab_size` entries, and after it the 34 `NEW_TOKENS`.
 
     Attributes:
-      vocab_size: entries of the base vocabulary = rows of the LLM's own embedding.
-      pad_id, bos_id, eos_id: ids inside the base vocabulary.
+      vocab_size: entries of the base vocabulary, as many as the LLM's own embedding has.
+      pad_id: id of the padding token, inside the base vocabulary.
+      bos_id: id of <s>.
+      eos_id: id of </s>.
       dummy_prefix: whether the base model saw a space before the first word of a text (Llama 1/2, Vicuna).
     """
 
     def __init__(self, backend, *, vocab_size: int, pad_id: int, bos_id: int, eos_id: int, dummy_prefix: bool = False):
-        """`backend` is a `_Fast` or `_SentencePiece`; use `train_bpe` or `load`."""
+        """Wrap a `_Fast` or `_SentencePiece` as `backend`; call `train_bpe` or `load` instead."""
         if backend.size > vocab_size:
             raise TokenizerError(
-                f"the tokenizer has {backend.size} entries, more than the {vocab_size} rows of the embedding: "
+                f"the tokenizer has {backend.size} entries, more than the {vocab_size} of the embedding: "
                 "tokenizer and model do not belong together"
             )
         self._backend = backend
@@ -53,11 +55,11 @@ class Tokenizer:
         self._new_ids = {token: vocab_size + index for index, token in enumerate(NEW_TOKENS)}
 
     def __len__(self) -> int:
-        """All ids: base vocabulary and new tokens."""
+        """Return the number of all ids: base vocabulary and new tokens."""
         return self.vocab_size + len(NEW_TOKENS)
 
     def token_id(self, token: str) -> int:
-        """Id of one of `NEW_TOKENS`, such as "<AUD3>"."""
+        """Return the id of one of `NEW_TOKENS`, such as "<AUD3>"."""
         return self._new_ids[token]
 
     @property
@@ -66,23 +68,23 @@ class Tokenizer:
         return [self._new_ids[token] for token in (*AUDIO_SIGNALS, *VIDEO_SIGNALS)]
 
     def encode(self, text: str) -> list[int]:
-        """Ids of continuing text. Special or new tokens written in `text` are plain characters here."""
+        """Return the ids of continuing text. Special or new tokens written in `text` are plain characters here."""
         return self._backend.encode(text)
 
     def decode(self, ids: Sequence[int]) -> str:
-        """Text of `ids`; special and new tokens have none. Undecodable bytes become U+FFFD.
+        """Return the text of `ids`; special and new tokens have none. Undecodable bytes become U+FFFD.
 
         Raises:
           TokenizerError: for an id that is negative or past the last new token.
         """
         ids = [int(token) for token in ids]
-        strange = [token for token in ids if not 0 <= token < len(self)]
-        if strange:
-            raise TokenizerError(f"id {strange[0]} is outside 0..{len(self) - 1}")
+        out_of_range = [token for token in ids if not 0 <= token < len(self)]
+        if out_of_range:
+            raise TokenizerError(f"id {out_of_range[0]} is outside 0..{len(self) - 1}")
         return self._backend.decode([token for token in ids if token < self._backend.size])
 
     def save(self, folder: Path | str) -> Path:
-        """Write the base vocabulary into `folder` so that `load` reads it back; returns the file."""
+        """Write the base vocabulary into `folder` so that `load` reads it back; return the file."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         special = {"pad_token": self.pad_id, "bos_token": self.bos_id, "eos_token": self.eos_id}
@@ -122,30 +124,30 @@ class _Fast:
 
 
 def _drop_dummy_prefix(spec: dict) -> bool:
-    """Take the leading "▁" of Llama 1/2 out of a tokenizer.json (both ways it is written); True if there was one."""
-    found = False
+    """Remove the leading "▁" of Llama 1/2 from a tokenizer.json (in either form); return whether it had one."""
+    has_prefix = False
 
-    def without(part: dict | None, children: str) -> dict | None:
-        nonlocal found
+    def remove(part: dict | None, children: str) -> dict | None:
+        nonlocal has_prefix
         if part is None:
             return None
         if part["type"] == "Sequence":
-            kept = [kept for child in part[children] if (kept := without(child, children)) is not None]
+            kept = [kept for child in part[children] if (kept := remove(child, children)) is not None]
             return {**part, children: kept} if kept else None
         if part["type"] == "Metaspace":
-            found = found or part.get("prepend_scheme", "always") != "never"
+            has_prefix = has_prefix or part.get("prepend_scheme", "always") != "never"
             return {**{k: v for k, v in part.items() if k != "add_prefix_space"}, "prepend_scheme": "never"}
         if part["type"] == "Prepend":
-            found = True
+            has_prefix = True
             return None
         is_space_strip = part["type"] == "Strip" and part.get("content") == " " and part.get("start", 0)
         return None if is_space_strip else part
 
-    spec["normalizer"] = without(spec.get("normalizer"), "normalizers")
-    spec["pre_tokenizer"] = without(spec.get("pre_tokenizer"), "pretokenizers")
-    if found:
-        spec["decoder"] = without(spec.get("decoder"), "decoders")
-    return found
+    spec["normalizer"] = remove(spec.get("normalizer"), "normalizers")
+    spec["pre_tokenizer"] = remove(spec.get("pre_tokenizer"), "pretokenizers")
+    if has_prefix:
+        spec["decoder"] = remove(spec.get("decoder"), "decoders")
+    return has_prefix
 
 
 class _SentencePiece:
@@ -190,14 +192,16 @@ def train_bpe(texts: Iterable[str], vocab_size: int) -> Tokenizer:
     """Train a byte-level BPE (every string can be encoded) on `texts`.
 
     Args:
-      texts: training text; what is to be a single token should occur as often as it will at work.
-      vocab_size: rows of the LLM's embedding. Few texts may give fewer entries; the rest of the rows stay unused.
+      texts: training text; what is to be a single token should occur as often as it will at inference.
+      vocab_size: size of the LLM's embedding. Few texts may give fewer entries; the rest stays unused.
 
     Raises:
       TokenizerError: when `vocab_size` does not hold the 256 bytes and 3 special tokens, or there is no text.
     """
-    if vocab_size < _SMALLEST:
-        raise TokenizerError(f"vocab_size {vocab_size} is too small: 256 bytes and 3 special tokens need {_SMALLEST}")
+    if vocab_size < _MIN_VOCAB_SIZE:
+        raise TokenizerError(
+            f"vocab_size {vocab_size} is too small: 256 bytes and 3 special tokens need {_MIN_VOCAB_SIZE}"
+        )
     texts = [text for text in texts if text]
     if not texts:
         raise TokenizerError("no text to train a tokenizer on")
@@ -224,8 +228,8 @@ def load(path: Path | str, *, vocab_size: int | None = None) -> Tokenizer:
 
     Args:
       path: the folder, or the file itself. Where both files are there, `tokenizer.model` is used: it is the original.
-      vocab_size: rows of the model's embedding, where they are more than the tokenizer has entries; by default those
-        of `tokenizer_config.json` or `config.json` beside it, else the number of entries.
+      vocab_size: size of the model's embedding, where it is larger than the tokenizer; by default that of
+        `tokenizer_config.json` or `config.json` beside it, else the number of entries.
 
     Raises:
       TokenizerError: nothing to load, an unreadable file, or one without a begin or end token.
@@ -241,9 +245,9 @@ def load(path: Path | str, *, vocab_size: int | None = None) -> Tokenizer:
         raise TokenizerError(f"{file}: not a tokenizer that can be read ({error})") from error
     settings = _read_json(file.parent / "special_tokens_map.json") | _read_json(file.parent / "tokenizer_config.json")
     model = _read_json(file.parent / "config.json")
-    bos = _special(backend, settings, "bos_token", (_BOS, "<|begin_of_text|>"), file)
-    eos = _special(backend, settings, "eos_token", (_EOS, "<|end_of_text|>", "<|eot_id|>"), file)
-    pad = _special(backend, settings, "pad_token", (_PAD, "<unk>"), None)
+    bos = _special_token_id(backend, settings, "bos_token", (_BOS, "<|begin_of_text|>"), required_by=file)
+    eos = _special_token_id(backend, settings, "eos_token", (_EOS, "<|end_of_text|>", "<|eot_id|>"), required_by=file)
+    pad = _special_token_id(backend, settings, "pad_token", (_PAD, "<unk>"))
     if vocab_size is None:
         vocab_size = max(backend.size, settings.get("vocab_size") or 0, model.get("vocab_size") or 0)
     return Tokenizer(
@@ -265,8 +269,14 @@ def _read_json(path: Path) -> dict:
         raise TokenizerError(f"{path}: not JSON ({error})") from error
 
 
-def _special(backend, settings: dict, name: str, usual: tuple[str, ...], file: Path | None) -> int | None:
-    """Id of a special token: as configured, else under one of its usual names; an error names `file` when given."""
+def _special_token_id(
+    backend, settings: dict, name: str, usual: tuple[str, ...], *, required_by: Path | None = None
+) -> int | None:
+    """Return the id of a special token: as configured, else under one of its usual names.
+
+    Raises:
+      TokenizerError: there is none, and the file `required_by` needs it.
+    """
     configured = settings.get(name)
     if isinstance(configured, dict):  # transformers writes an AddedToken as an object
         configured = configured.get("content")
@@ -274,6 +284,8 @@ def _special(backend, settings: dict, name: str, usual: tuple[str, ...], file: P
         index = backend.id_of(token)
         if index is not None:
             return index
-    if file is not None:
-        raise TokenizerError(f"{file}: no {name} (looked for {', '.join(usual)}); name it in tokenizer_config.json")
+    if required_by is not None:
+        raise TokenizerError(
+            f"{required_by}: no {name} (looked for {', '.join(usual)}); name it in tokenizer_config.json"
+        )
     return None

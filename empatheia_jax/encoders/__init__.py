@@ -1,4 +1,4 @@
-"""Section 4.1: what the machine hears and sees. One contract: preprocess (host) -> static shape -> device."""
+"""Speech and video encoders (section 4.1) behind one contract: preprocess (host) -> static shape -> device."""
 
 import dataclasses
 
@@ -7,9 +7,9 @@ from empatheia_jax.encoders.contract import EncoderError, ModalityEncoder
 
 
 def build_encoders(config: EncoderConfig) -> dict[str, ModalityEncoder]:
-    """The encoder of each modality, {"audio": ..., "video": ...}, that `config.kind` names.
+    """Build the encoders that `config.kind` names: {"audio": ..., "video": ...}.
 
-    Weights are not read before the first `encode`; their identity is, with `settings`.
+    Weights are read by the first `encode`; their identity already by `settings`.
     """
     if config.kind == "classical":
         from empatheia_jax.encoders.classical import ClassicalAudio, ClassicalVideo

@@ -1,8 +1,8 @@
-"""Encoders without weights: what a phonetician and a camera would measure (DESIGN decision 4).
+"""Encoders without weights: acoustic measures of speech, gradients and colours of faces (DESIGN decision 4).
 
 `ClassicalAudio`: F0, voicing, energy, tilt, flux and log-mel shape in Na equal segments, and statistics of the whole
 utterance repeated in every segment. `ClassicalVideo`: histograms of oriented gradients and a colour grid of the face
-in Nv frames. All scalings are fixed constants, chosen once from what speech and faces are like; nothing is fitted.
+in Nv frames. All scalings are fixed constants, chosen once for speech and faces in general; nothing is fitted to data.
 """
 
 import dataclasses
@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from empatheia_jax.encoders.contract import checked_audio, checked_video, spaced
+from empatheia_jax.encoders.contract import evenly_spaced, validate_audio, validate_video
 from empatheia_jax.encoders.face_crop import crop_faces
 from empatheia_jax.encoders.face_pixels import CELLS, COLOUR_GRID, CROP, ORIENTATIONS, colour_grid, oriented_gradients
 from empatheia_jax.encoders.voice_frames import SAMPLE_RATE, voice_frames
@@ -19,7 +19,7 @@ from empatheia_jax.encoders.voice_measures import DIMS, scaling, voice_measures
 
 @dataclasses.dataclass(frozen=True)
 class ClassicalAudio:
-    """Speech -> float32 [segments, 83].
+    """The speech encoder without weights: features float32 [segments, 83].
 
     Dimensions of a segment (raw unit; scaled to order 1 by `(raw - offset) / scale`):
       0 F0, log2 Hz (interpolated where unvoiced)      1 F0 less the utterance's median, semitones
@@ -55,22 +55,22 @@ class ClassicalAudio:
         return {"name": self.name, "version": 1, "shape": list(self.feature_shape), "sample_rate": self.sample_rate}
 
     def preprocess(self, media: np.ndarray) -> np.ndarray:
-        """Audio float32 [samples] at 16 kHz -> raw measures float32 [segments, 83] in the units listed above.
+        """Measure audio float32 [samples] at 16 kHz: return float32 [segments, 83] in the units listed above.
 
         Raises:
-          EncoderError: when `media` is not a non-empty vector of finite floats.
+          EncoderError: `media` is not a non-empty vector of finite floats.
         """
-        return voice_measures(voice_frames(checked_audio(media)), self.segments)
+        return voice_measures(voice_frames(validate_audio(media)), self.segments)
 
     def encode(self, batch: Sequence[np.ndarray]) -> np.ndarray:
-        """Raw measures [..., segments, 83] -> features of order 1, the same shape."""
+        """Scale raw measures [..., segments, 83] to features of order 1, the same shape."""
         offset, scale = scaling()
         return np.clip((np.asarray(batch) - offset) / scale, -5.0, 5.0).astype(np.float32)
 
 
 @dataclasses.dataclass
 class ClassicalVideo:
-    """Face video -> float32 [frames, 756]: what a frame's edges and colours are, at evenly spaced moments.
+    """The face encoder without weights: float32 [frames, 756], edges and colours of evenly spaced frames.
 
     Dimensions: 0..647 histograms of 8 unsigned gradient orientations in 9 x 9 cells of the 72 px face crop
     (normalised over neighbouring cells: Dalal and Triggs, 2005); 648..755 mean Y, Cr, Cb of a 6 x 6 grid.
@@ -81,7 +81,7 @@ class ClassicalVideo:
     modality: str = "video"
     sample_rate: int = 0
     on_device: bool = False
-    faces_missed: int = 0  # clips in which no face was found since this object was made
+    faces_missed: int = 0  # clips without a detected face since this object was made
 
     @property
     def feature_shape(self) -> tuple[int, int]:
@@ -95,20 +95,20 @@ class ClassicalVideo:
         return {"name": self.name, "version": 1, "shape": list(self.feature_shape), "crop": CROP}
 
     def preprocess(self, media: np.ndarray) -> np.ndarray:
-        """Video uint8 [F, h, w, 3] RGB -> face crops uint8 [frames, 72, 72, 3] at evenly spaced moments.
+        """Crop the face of video uint8 [F, h, w, 3] RGB: return uint8 [frames, 72, 72, 3], evenly spaced frames.
 
-        A clip in which no face is found is used whole and counted in `faces_missed`.
+        A clip in which no face is found is used uncropped and counted in `faces_missed`.
 
         Raises:
-          EncoderError: when `media` is not a non-empty uint8 RGB video.
+          EncoderError: `media` is not a non-empty uint8 RGB video.
         """
-        media = checked_video(media)
-        crops, found = crop_faces(media[spaced(len(media), self.frames)], CROP)
-        self.faces_missed += not found
+        media = validate_video(media)
+        crops, has_face = crop_faces(media[evenly_spaced(len(media), self.frames)], CROP)
+        self.faces_missed += not has_face
         return crops
 
     def encode(self, batch: Sequence[np.ndarray]) -> np.ndarray:
-        """Face crops uint8 [..., frames, 72, 72, 3] -> features float32 [..., frames, 756] of order 1."""
+        """Encode face crops uint8 [..., frames, 72, 72, 3]: return features float32 [..., frames, 756] of order 1."""
         batch = np.asarray(batch)
         flat = batch.reshape(-1, CROP, CROP, 3)
         features = np.concatenate([oriented_gradients(flat), colour_grid(flat)], axis=1)

@@ -1,4 +1,4 @@
-"""The vision tower of CLIP (Radford et al. 2021, arXiv:2103.00020): what sees in section 4.1. As transformers'."""
+"""The vision tower of CLIP (Radford et al. 2021, arXiv:2103.00020), section 4.1's video encoder, as in transformers."""
 
 import dataclasses
 
@@ -15,7 +15,7 @@ from empatheia_jax.sharding import param
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ClipVisionConfig(TransformerConfig):
-    """Architecture of a vision tower. Images are square, of `image_size` pixels a side."""
+    """The architecture of a vision tower. Images are square, of `image_size` pixels a side."""
 
     pre_norm: bool = dataclasses.field(default=True, init=False)  # every published tower
     activation: str = "quick_gelu"
@@ -29,63 +29,65 @@ class ClipVisionConfig(TransformerConfig):
 
     @classmethod
     def vit_l_14_336(cls) -> "ClipVisionConfig":
-        """openai/clip-vit-large-patch14-336: 304M parameters."""
+        """Return openai/clip-vit-large-patch14-336: 304M parameters."""
         return cls(width=1024, layers=24, heads=16, mlp_width=4096, image_size=336, patch_size=14)
 
     @classmethod
     def vit_b_32(cls) -> "ClipVisionConfig":
-        """openai/clip-vit-base-patch32: 87M parameters."""
+        """Return openai/clip-vit-base-patch32: 87M parameters."""
         return cls(width=768, layers=12, heads=12, mlp_width=3072)
 
     @classmethod
     def small(cls) -> "ClipVisionConfig":
-        """A tower of a million parameters on small pictures; nobody publishes weights of it."""
+        """Return a tower of a million parameters for small images; it has no published weights."""
         return cls(width=128, layers=3, heads=4, mlp_width=384, image_size=96, patch_size=16)
 
     @classmethod
     def tiny(cls) -> "ClipVisionConfig":
-        """For tests: two layers, 3 x 3 patches."""
+        """Return a tower for tests: two layers, 3 x 3 patches."""
         return cls(width=32, layers=2, heads=4, mlp_width=64, image_size=24, patch_size=8)
 
     @property
     def patches(self) -> int:
-        """P: whole patches of one image."""
+        """The number of patches P of one image; a border narrower than a patch is not used."""
         return (self.image_size // self.patch_size) ** 2
 
 
 class ClipVision(nnx.Module):
-    """CLIPVisionModel of transformers, for inference."""
+    """The inference part of transformers' CLIPVisionModel."""
 
     def __init__(self, config: ClipVisionConfig, *, rngs: nnx.Rngs):
         self.config = config
         width, dtype = config.width, config.param_dtype
         window = (config.patch_size, config.patch_size, 3, width)
-        axes = ("rows", "rows", "features", "embed")
+        axes = ("unsharded", "unsharded", "features", "embed")
         self.patch_kernel = convolution_kernel(rngs.params(), window, axes, dtype)
-        # One draw for both: the class token and the position table have the same scale.
+        # Class token and position table have the same scale, so they are drawn together.
         table = (INIT_STD * jax.random.normal(rngs.params(), (2 + config.patches, width))).astype(dtype)
         self.class_embedding = param(table[0], "embed")
-        self.position_embedding = param(table[1:], "rows", "embed")
+        self.position_embedding = param(table[1:], "unsharded", "embed")
         self.pre_norm = LayerNorm((width,), "embed", epsilon=config.norm_epsilon)
         self.layers = Layers(config, rngs.params())
         self.post_norm = LayerNorm((width,), "embed", epsilon=config.norm_epsilon)
 
     def __call__(self, pixels: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """Images -> patch and image features.
+        """Encode images into patch and image features.
 
         Args:
           pixels: float32 [B, H, W, 3] RGB with H = W = `image_size`, normalised by CLIP's mean and deviation.
+
         Returns:
-          last hidden float32 [B, 1 + P, D], class token first, patches by rows, without the post norm; pooled float32
-          [B, D], the class token with it.
+          Last hidden states float32 [B, 1 + P, D], class token first, then patches row by row, without the post norm;
+          and pooled float32 [B, D], the class token after the post norm.
+
         Raises:
-          ValueError: when the images have another size.
+          ValueError: the images have another size.
         """
         hidden = self.layers(self._embed(pixels))
         return hidden.astype(jnp.float32), self.post_norm(hidden[:, 0]).astype(jnp.float32)
 
     def hidden_states(self, pixels: jax.Array) -> jax.Array:
-        """As `__call__`, but what the first layer reads and what every layer gives: float32 [1 + L, B, 1 + P, D]."""
+        """Return the first layer's input and every layer's output for images: float32 [1 + L, B, 1 + P, D]."""
         return self.layers.states(self._embed(pixels)).astype(jnp.float32)
 
     def _embed(self, pixels):

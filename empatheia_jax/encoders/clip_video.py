@@ -1,4 +1,4 @@
-"""CLIP's vision tower as the encoder of faces (section 4.1): a clip -> pooled features of Nv frames."""
+"""CLIP's vision tower as the encoder of video (section 4.1): pooled features of Nv frames of a clip."""
 
 import dataclasses
 import functools
@@ -9,20 +9,20 @@ import jax.numpy as jnp
 import numpy as np
 from PIL import Image
 
-from empatheia_jax.buckets import power_of_two
+from empatheia_jax.buckets import next_power_of_two
 from empatheia_jax.encoders.clip import ClipVision, ClipVisionConfig
-from empatheia_jax.encoders.contract import checked_video, spaced
-from empatheia_jax.frozen import FrozenNetwork, spread_batch
+from empatheia_jax.encoders.contract import evenly_spaced, validate_video
+from empatheia_jax.frozen import FrozenNetwork, batch_over_devices
 
 MEAN = (0.48145466, 0.4578275, 0.40821073)
 DEVIATION = (0.26862954, 0.26130258, 0.27577711)
-"""Of the pictures that CLIP was trained on, RGB in 0..1 (Radford et al. 2021)."""
-BATCH_CLIPS = 8  # that go through the network at once
+"""Mean and deviation of CLIP's training images, RGB in 0..1 (Radford et al. 2021)."""
+BATCH_CLIPS = 8  # clips that go through the network at once
 
 
 @dataclasses.dataclass(frozen=True)
 class ClipVideo:
-    """Video -> float32 [frames, D]: CLIP's pooled vector, with its post norm, of evenly spaced frames."""
+    """The CLIP video encoder: float32 [frames, D], pooled vectors (after the post norm) of evenly spaced frames."""
 
     config: ClipVisionConfig
     weights: str  # see `empatheia_jax.frozen`
@@ -31,7 +31,7 @@ class ClipVideo:
     modality: str = "video"
     sample_rate: int = 0
     on_device: bool = True
-    faces_missed: int = 0  # faces are not looked for: frames are taken whole
+    faces_missed: int = 0  # always: frames are not cropped to the face
 
     @property
     def feature_shape(self) -> tuple[int, int]:
@@ -45,44 +45,46 @@ class ClipVideo:
         return {"name": self.name, "version": 1, "shape": list(self.feature_shape)} | self.network.identity
 
     def preprocess(self, media: np.ndarray) -> np.ndarray:
-        """Video uint8 [F, h, w, 3] RGB -> uint8 [frames, S, S, 3]: the shorter side scaled to S, the middle cut out.
+        """Resize video uint8 [F, h, w, 3] RGB to uint8 [frames, S, S, 3]: shorter side scaled to S, centre cropped.
 
         Raises:
-          EncoderError: when `media` is not a non-empty uint8 RGB video.
+          EncoderError: `media` is not a non-empty uint8 RGB video.
         """
-        media = checked_video(media)
-        return np.stack([_square(media[index], self.config.image_size) for index in spaced(len(media), self.frames)])
+        media = validate_video(media)
+        return np.stack(
+            [_resize_and_crop(media[index], self.config.image_size) for index in evenly_spaced(len(media), self.frames)]
+        )
 
     def encode(self, batch: Sequence[np.ndarray]) -> np.ndarray:
-        """Preprocessed clips -> features float32 [B, frames, D]."""
+        """Encode preprocessed clips: return features float32 [B, frames, D]."""
         features = np.empty((len(batch), *self.feature_shape), np.float32)
-        most = spread_batch(BATCH_CLIPS)
-        for start in range(0, len(batch), most):
-            clips = np.stack(batch[start : start + most])
+        batch_size = batch_over_devices(BATCH_CLIPS)
+        for start in range(0, len(batch), batch_size):
+            clips = np.stack(batch[start : start + batch_size])
             count = len(clips)
-            clips = np.pad(clips, ((0, min(power_of_two(count), most) - count), *((0, 0),) * 4))
+            clips = np.pad(clips, ((0, min(next_power_of_two(count), batch_size) - count), *((0, 0),) * 4))
             features[start : start + count] = self._forward(clips)[:count]
         return features
 
     @functools.cached_property
     def _forward(self):
-        return self.network.compiled(_pooled)
+        return self.network.compile(_pool_clips)
 
     @functools.cached_property
     def network(self) -> FrozenNetwork:
-        """The network itself, not loaded yet."""
+        """The frozen network; its weights are loaded on first use."""
         return FrozenNetwork(self.config, ClipVision, self.weights, "encoders.clip_weights")
 
 
-def _pooled(clip: ClipVision, clips: jax.Array) -> jax.Array:
-    """uint8 [B, N, S, S, 3] -> [B, N, D]."""
+def _pool_clips(clip: ClipVision, clips: jax.Array) -> jax.Array:
+    """Return CLIP's pooled vectors [B, N, D] of clips uint8 [B, N, S, S, 3]."""
     pixels = clips.reshape(-1, *clips.shape[2:]).astype(jnp.float32) / 255.0
     _, pooled = clip((pixels - jnp.array(MEAN)) / jnp.array(DEVIATION))
     return pooled.reshape(*clips.shape[:2], -1)
 
 
-def _square(frame: np.ndarray, side: int) -> np.ndarray:
-    """Picture uint8 [h, w, 3] -> [side, side, 3], as CLIP's published preprocessing (bicubic)."""
+def _resize_and_crop(frame: np.ndarray, side: int) -> np.ndarray:
+    """Return an image uint8 [h, w, 3] as [side, side, 3], as CLIP's published preprocessing (bicubic) does."""
     height, width = frame.shape[:2]
     shorter = min(height, width)
     size = (int(side * width / shorter), int(side * height / shorter))

@@ -1,4 +1,4 @@
-"""The seam between media and model (section 4.1): preprocess (host) -> static shape -> encode -> [N, D] features."""
+"""The interface of encoders (section 4.1): preprocess (host) -> static shape -> encode -> [N, D] features."""
 
 from collections.abc import Sequence
 from typing import Literal, Protocol
@@ -9,44 +9,45 @@ import numpy as np
 class ModalityEncoder(Protocol):
     """A frozen network (or fixed computation) that turns one utterance's speech or video into N vectors.
 
-    Work is cut in two: `preprocess` is the host's part, done in worker processes; `encode` takes what many utterances
-    gave and batches it in a few static shapes. What comes out has the same shape for every utterance, however long it
-    was.
+    The work has two parts: `preprocess` runs on the host, in worker processes; `encode` takes the preprocessed arrays
+    of many utterances and batches them in a few static shapes. Features have the same shape for every utterance,
+    whatever its length.
     """
 
     name: str  # e.g. "classical_audio"; part of the feature store's identity
     modality: Literal["audio", "video"]
     sample_rate: int  # of the audio that `preprocess` takes, in Hz; 0 for video
-    input_shape: tuple[int | None, ...]  # of what `preprocess` returns; None: as long as the utterance
+    input_shape: tuple[int | None, ...]  # of the result of `preprocess`; None: depends on the utterance's length
     feature_shape: tuple[int, int]  # (N, D)
-    faces_missed: int  # of a video encoder: clips in which it looked for a face and found none, so far
-    on_device: bool  # whether `encode` is a network that wants the accelerator, so one process should run it
+    faces_missed: int  # of a video encoder: clips so far in which it did not find a face
+    on_device: bool  # whether `encode` runs a network on the accelerator, so that one process should call it
 
     def preprocess(self, media: np.ndarray) -> np.ndarray:
-        """One utterance -> array of `input_shape`.
+        """Prepare one utterance: return an array of `input_shape`.
 
         Args:
           media: audio float32 [samples] in -1..1 at `sample_rate`, or video uint8 [F, h, w, 3] RGB; any length >= 1.
+
         Raises:
-          EncoderError: when `media` is empty or has another rank or dtype.
+          EncoderError: `media` is empty or has another rank or dtype.
         """
 
     def encode(self, batch: Sequence[np.ndarray]) -> np.ndarray:
-        """What `preprocess` gave for B utterances -> their features float32 [B, N, D]."""
+        """Encode the preprocessed arrays of B utterances: return features float32 [B, N, D]."""
 
     def settings(self) -> dict:
-        """What the features depend on, as JSON values: two encoders with equal settings give equal features."""
+        """Return all that the features depend on, as JSON values: equal settings give equal features."""
 
 
 class EncoderError(ValueError):
-    """Media that cannot be encoded: says what was given and what is wanted."""
+    """Media cannot be encoded; the message says what was given and what is expected."""
 
 
-def checked_audio(media: np.ndarray) -> np.ndarray:
-    """`media` itself.
+def validate_audio(media: np.ndarray) -> np.ndarray:
+    """Return `media` as an array.
 
     Raises:
-      EncoderError: when it is not a non-empty vector of finite floats.
+      EncoderError: it is not a non-empty vector of finite floats.
     """
     media = np.asarray(media)
     if media.ndim != 1 or media.size == 0 or not np.issubdtype(media.dtype, np.floating):
@@ -56,11 +57,11 @@ def checked_audio(media: np.ndarray) -> np.ndarray:
     return media
 
 
-def checked_video(media: np.ndarray) -> np.ndarray:
-    """`media` itself.
+def validate_video(media: np.ndarray) -> np.ndarray:
+    """Return `media` as an array.
 
     Raises:
-      EncoderError: when it is not a non-empty uint8 RGB video.
+      EncoderError: it is not a non-empty uint8 RGB video.
     """
     media = np.asarray(media)
     if media.ndim != 4 or media.shape[-1] != 3 or media.dtype != np.uint8 or 0 in media.shape:
@@ -68,6 +69,6 @@ def checked_video(media: np.ndarray) -> np.ndarray:
     return media
 
 
-def spaced(available: int, wanted: int) -> np.ndarray:
-    """Indices [wanted] of the middles of equal parts of `available` items; repeats when there are too few."""
-    return np.minimum(((np.arange(wanted) + 0.5) * available / wanted).astype(int), available - 1)
+def evenly_spaced(available: int, count: int) -> np.ndarray:
+    """Return indices [count] of the middles of equal parts of `available` items; they repeat when there are too few."""
+    return np.minimum(((np.arange(count) + 0.5) * available / count).astype(int), available - 1)

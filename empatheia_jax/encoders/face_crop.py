@@ -1,8 +1,8 @@
-"""Where the face is: OpenCV's Haar cascade on one frame of a clip (it ships with OpenCV; no weights to download).
+"""Face detection with OpenCV's Haar cascade on one frame of a clip (it ships with OpenCV; no weights to download).
 
-The red channel is searched first: skin of every tone is bright in it, so dark faces are found as light ones are (of the
-sample corpus's dark-skinned elderly avatars the cascade loses two thirds in grey). What is not found there is looked
-for again with local contrast equalised and a finer step.
+The red channel is searched first: skin of every tone is bright in it, so dark faces are detected as well as light ones
+(in grey the cascade misses two thirds of the sample corpus's dark-skinned elderly avatars). A frame without a detection
+is searched again with its local contrast equalised and a finer step.
 """
 
 import functools
@@ -26,35 +26,35 @@ def _cascade():
 
 
 def find_face(frame: np.ndarray) -> tuple[int, int, int] | None:
-    """The largest face of a frame uint8 [h, w, 3] RGB as a square (top, left, side) in pixels, or None."""
+    """Return the largest face of a frame uint8 [h, w, 3] RGB as a square (top, left, side) in pixels, or None."""
     import cv2
 
     scale = min(1.0, SEARCH_SIZE / min(frame.shape[:2]))
     red = np.ascontiguousarray(frame[..., 0])
     if scale < 1.0:
         red = cv2.resize(red, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
-    least = max(20, int(MIN_SHARE * min(red.shape)))
-    found = _cascade().detectMultiScale(red, scaleFactor=1.1, minNeighbors=4, minSize=(least, least))
-    if len(found) == 0:
-        even = cv2.createCLAHE(3.0, (4, 4)).apply(red)
-        found = _cascade().detectMultiScale(even, scaleFactor=1.03, minNeighbors=3, minSize=(least, least))
-    if len(found) == 0:
+    min_side = max(20, int(MIN_SHARE * min(red.shape)))
+    boxes = _cascade().detectMultiScale(red, scaleFactor=1.1, minNeighbors=4, minSize=(min_side, min_side))
+    if len(boxes) == 0:
+        equalised = cv2.createCLAHE(3.0, (4, 4)).apply(red)
+        boxes = _cascade().detectMultiScale(equalised, scaleFactor=1.03, minNeighbors=3, minSize=(min_side, min_side))
+    if len(boxes) == 0:
         return None
-    left, top, side, _ = max(found, key=lambda box: box[2] * box[3])
+    left, top, side, _ = max(boxes, key=lambda box: box[2] * box[3])
     return int(top / scale), int(left / scale), int(side / scale)
 
 
 def crop_faces(frames: np.ndarray, size: int) -> tuple[np.ndarray, bool]:
     """Crop the face of a clip and scale it to size x size.
 
-    The face is searched on the middle frame and the same square is cut from all frames, so that the head's movement
-    stays visible. Without a face the whole frame is used.
+    The face is detected on the middle frame and the same square is cut from all frames, so that the head's movement
+    stays visible. Without a face the full frame is used.
 
     Args:
       frames: uint8 [F, h, w, 3] RGB.
       size: side of the result in pixels.
     Returns:
-      uint8 [F, size, size, 3], and whether a face was found.
+      Crops uint8 [F, size, size, 3], and whether a face was found.
     """
     import cv2
 

@@ -1,4 +1,4 @@
-"""What a face crop looks like: gradient orientations (Dalal and Triggs, 2005) and colours, scaled to order 1."""
+"""Features of face crops: gradient orientations (Dalal and Triggs, 2005) and colours, scaled to order 1."""
 
 import numpy as np
 
@@ -9,8 +9,10 @@ COLOUR_GRID = 6
 
 
 def oriented_gradients(crops: np.ndarray) -> np.ndarray:
-    """uint8 RGB [F, 72, 72, 3] -> scaled HOG float32 [F, 648], order (row, column, orientation)."""
-    grey = np.sqrt(crops @ np.float32([0.299, 0.587, 0.114]) / 255.0)  # the root evens out illumination
+    """Return the scaled HOG float32 [F, 648], order (row, column, orientation), of crops uint8 RGB [F, 72, 72, 3]."""
+    grey = np.sqrt(
+        crops @ np.float32([0.299, 0.587, 0.114]) / 255.0
+    )  # the square root reduces differences of illumination
     across, down = np.zeros_like(grey), np.zeros_like(grey)
     across[:, :, 1:-1] = grey[:, :, 2:] - grey[:, :, :-2]
     down[:, 1:-1] = grey[:, 2:] - grey[:, :-2]
@@ -33,7 +35,7 @@ def _cell_means(image: np.ndarray) -> np.ndarray:
 
 
 def _normalise(bins: np.ndarray) -> np.ndarray:
-    """Each cell by the norms of the four 2 x 2 blocks it belongs to, clipped at 0.4 and averaged."""
+    """Return each cell divided by the norms of the four 2 x 2 blocks it belongs to, clipped at 0.4 and averaged."""
     energy = np.pad(np.square(bins).sum(axis=-1), ((0, 0), (1, 1), (1, 1)), mode="edge")
     block = energy[:, :-1, :-1] + energy[:, :-1, 1:] + energy[:, 1:, :-1] + energy[:, 1:, 1:]
     norm = np.sqrt(block + 1e-4)
@@ -44,7 +46,7 @@ def _normalise(bins: np.ndarray) -> np.ndarray:
 
 
 def colour_grid(crops: np.ndarray) -> np.ndarray:
-    """uint8 RGB [F, 72, 72, 3] -> scaled mean Y, Cr, Cb of 6 x 6 cells, float32 [F, 108]."""
+    """Return scaled mean Y, Cr, Cb of 6 x 6 cells, float32 [F, 108], of crops uint8 RGB [F, 72, 72, 3]."""
     cell = CROP // COLOUR_GRID
     mean = crops.reshape(len(crops), COLOUR_GRID, cell, COLOUR_GRID, cell, 3).mean(axis=(2, 4), dtype=np.float32)
     luma = mean @ np.float32([0.299, 0.587, 0.114])

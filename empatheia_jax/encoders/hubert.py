@@ -1,6 +1,6 @@
-"""HuBERT (Hsu et al. 2021, arXiv:2106.07447): what hears in section 4.1. Waveform in, one vector every 20 ms out.
+"""HuBERT (Hsu et al. 2021, arXiv:2106.07447), section 4.1's speech encoder: waveform in, one vector every 20 ms out.
 
-Both published architectures, as transformers' HubertModel: base (group norm after the first convolution, post-norm
+Both published architectures of transformers' HubertModel: base (group norm after the first convolution, post-norm
 layers) and large (layer norm after every convolution, pre-norm layers). SpecAugment's mask embedding is for training
 HuBERT itself and is not here.
 """
@@ -27,15 +27,15 @@ from empatheia_jax.sharding import param
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class HubertConfig(TransformerConfig):
-    """Architecture of a HuBERT; `pre_norm` is transformers' do_stable_layer_norm, other names are its own."""
+    """The architecture of a HuBERT. Fields have transformers' names; `pre_norm` is its do_stable_layer_norm."""
 
     conv_dim: tuple[int, ...] = (512,) * 7
     conv_kernel: tuple[int, ...] = (10, 3, 3, 3, 3, 2, 2)  # samples, then frames
-    conv_stride: tuple[int, ...] = (5, 2, 2, 2, 2, 2, 2)  # 320 in all: 20 ms at 16 kHz
+    conv_stride: tuple[int, ...] = (5, 2, 2, 2, 2, 2, 2)  # product 320: 20 ms at 16 kHz
     conv_bias: bool = False
     feat_extract_norm: Literal["group", "layer"] = "group"
     feat_proj_layer_norm: bool = True
-    num_conv_pos_embeddings: int = 128  # frames that the positional convolution sees
+    num_conv_pos_embeddings: int = 128  # width of the positional convolution, in frames
     num_conv_pos_embedding_groups: int = 16
 
     def __post_init__(self):
@@ -55,24 +55,24 @@ class HubertConfig(TransformerConfig):
 
     @classmethod
     def base(cls) -> "HubertConfig":
-        """facebook/hubert-base-ls960: 95M parameters."""
+        """Return facebook/hubert-base-ls960: 95M parameters."""
         return cls(width=768, layers=12, heads=12, mlp_width=3072, pre_norm=False)
 
     @classmethod
     def large(cls) -> "HubertConfig":
-        """facebook/hubert-large-ll60k: 316M parameters."""
+        """Return facebook/hubert-large-ll60k: 316M parameters."""
         return cls(
             width=1024, layers=24, heads=16, mlp_width=4096, pre_norm=True, conv_bias=True, feat_extract_norm="layer"
         )
 
     @classmethod
     def small(cls) -> "HubertConfig":
-        """A base of a million parameters with the published hop of 20 ms; nobody publishes weights of it."""
+        """Return a base of a million parameters with the published hop of 20 ms; it has no published weights."""
         return cls(width=128, layers=3, heads=4, mlp_width=384, pre_norm=False, conv_dim=(64,) * 7)
 
     @classmethod
     def tiny(cls) -> "HubertConfig":
-        """A base for tests: two layers, a frame every 20 samples."""
+        """Return a base for tests: two layers, a frame every 20 samples."""
         return cls(
             width=32,
             layers=2,
@@ -86,15 +86,15 @@ class HubertConfig(TransformerConfig):
             num_conv_pos_embedding_groups=4,
         )
 
-    def frames(self, samples):
-        """Frames that `samples` (an int or an integer array) give; 0 where there are too few for one."""
+    def frame_count(self, samples):
+        """Return the number of frames of `samples` (an int or an integer array); 0 where there are too few for one."""
         for kernel, stride in zip(self.conv_kernel, self.conv_stride, strict=True):
-            samples = _windows(samples, kernel, stride)
+            samples = _window_count(samples, kernel, stride)
         return samples
 
 
 def weight_norm(gain: jax.Array, direction: jax.Array) -> jax.Array:
-    """The positional convolution's kernel [K, D / groups, D] in float32: each tap of `direction` scaled to `gain` [K].
+    """Return the positional convolution's kernel float32 [K, D / groups, D]: taps of `direction` with norms `gain` [K].
 
     torch's weight_norm over dim 2: gain is original0 (weight_g in older checkpoints), direction original1 (weight_v).
     """
@@ -104,13 +104,13 @@ def weight_norm(gain: jax.Array, direction: jax.Array) -> jax.Array:
 
 
 class Convolution(nnx.Module):
-    """One strided layer of the feature extractor: convolution, the norm if it has one, GELU."""
+    """A strided layer of the feature extractor: convolution, the norm if it has one, GELU."""
 
     def __init__(self, config: HubertConfig, index: int, *, rngs: nnx.Rngs):
         self.stride, self.norm_kind = config.conv_stride[index], "none"
         width = config.conv_dim[index]
         shape = (config.conv_kernel[index], config.conv_dim[index - 1] if index else 1, width)
-        axes = ("rows", "features", "features")
+        axes = ("unsharded", "features", "features")
         self.kernel = convolution_kernel(rngs.params(), shape, axes, config.param_dtype)
         self.bias, self.norm = nnx.data(None), nnx.data(None)
         if config.conv_bias:
@@ -120,16 +120,16 @@ class Convolution(nnx.Module):
             self.norm = LayerNorm((width,), "features")  # torch's epsilon: no checkpoint's config sets another
 
     def __call__(self, x: jax.Array, lengths: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """[B, S, C] of true `lengths` int [B] -> ([B, S', C'], lengths').
+        """Convolve sequences [B, S, C] of valid `lengths` int [B]: return ([B, S', C'], lengths').
 
-        Windows are cut without padding, so a frame within lengths' never reads past `lengths`.
+        Windows are taken without padding, so a frame within lengths' never reads past `lengths`.
         """
         x = jax.lax.conv_general_dilated(
             x, self.kernel[...].astype(x.dtype), (self.stride,), "VALID", dimension_numbers=("NWC", "WIO", "NWC")
         )
         if self.bias is not None:
             x = x + self.bias[...].astype(x.dtype)
-        lengths = _windows(lengths, self.kernel.shape[0], self.stride)
+        lengths = _window_count(lengths, self.kernel.shape[0], self.stride)
         if self.norm_kind == "layer":
             x = self.norm(x)
         elif self.norm_kind == "group":
@@ -138,7 +138,7 @@ class Convolution(nnx.Module):
 
 
 class Hubert(nnx.Module):
-    """HubertModel of transformers, for inference."""
+    """The inference part of transformers' HubertModel."""
 
     def __init__(self, config: HubertConfig, *, rngs: nnx.Rngs):
         self.config = config
@@ -150,26 +150,28 @@ class Hubert(nnx.Module):
         kernel = jax.random.normal(rngs.params(), (features, width)) / math.sqrt(features)
         self.feature_projection = Affine(kernel.astype(dtype), ("features",), ("embed",))
         window = (config.num_conv_pos_embeddings, width // config.num_conv_pos_embedding_groups, width)
-        axes = ("rows", "features", "embed")
+        axes = ("unsharded", "features", "embed")
         self.position_direction = convolution_kernel(rngs.params(), window, axes, dtype)
         direction = self.position_direction[...].astype(jnp.float32)
-        self.position_gain = param(jnp.sqrt(jnp.sum(jnp.square(direction), axis=(1, 2))), "rows")
+        self.position_gain = param(jnp.sqrt(jnp.sum(jnp.square(direction), axis=(1, 2))), "unsharded")
         self.position_bias = param(jnp.zeros(width, dtype), "embed")
         self.norm = LayerNorm((width,), "embed", epsilon=config.norm_epsilon)
         self.layers = Layers(config, rngs.params())
 
     def __call__(self, waveform: jax.Array, lengths: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """Speech -> its hidden states, each utterance's as if it had been alone.
+        """Encode speech into hidden states; each utterance's are those of a batch of its own.
 
         Args:
           waveform: float32 [B, S] at 16 kHz, scaled as the checkpoint's preprocessor does (published ones: zero mean
-            and unit variance over the true samples); what lies past an utterance's end does not matter.
-          lengths: int32 [B], true samples.
+            and unit variance over the valid samples); values past an utterance's end have no influence.
+          lengths: int32 [B], valid samples.
+
         Returns:
-          hidden float32 [B, F, D], 0 past an utterance's end; mask bool [B, F], true where a frame is the utterance's.
+          Hidden states float32 [B, F, D], 0 past an utterance's end; mask bool [B, F], true on the utterance's frames.
           An utterance too short for one frame has none.
+
         Raises:
-          ValueError: when S is too short for one frame.
+          ValueError: S is too short for one frame.
         """
         x, mask = self._embed(waveform, lengths)
         x = self.layers(x, mask)
@@ -178,26 +180,26 @@ class Hubert(nnx.Module):
         return jnp.where(mask[..., None], x, 0).astype(jnp.float32), mask
 
     def hidden_states(self, waveform: jax.Array, lengths: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """As `__call__`, but what the first layer reads and what every layer gives: float32 [1 + L, B, F, D].
+        """Return the first layer's input and every layer's output for `__call__`'s arguments: float32 [1 + L, B, F, D].
 
-        A pre-norm model's last state is before the final norm.
+        A pre-norm model's last output is before the final norm.
         """
         x, mask = self._embed(waveform, lengths)
         return jnp.where(mask[..., None], self.layers.states(x, mask), 0).astype(jnp.float32), mask
 
     def _embed(self, waveform, lengths):
-        """What the first layer reads [B, F, D], and the frame mask."""
-        if not self.config.frames(waveform.shape[1]):
+        """Return the first layer's input [B, F, D] and the frame mask."""
+        if not self.config.frame_count(waveform.shape[1]):
             raise ValueError(f"Hubert: {waveform.shape[1]} samples are too few for one frame")
-        # Silence past the end: whatever was there (even NaN) cannot come back through a sum times 0.
-        silent = jnp.arange(waveform.shape[1]) >= lengths[:, None]
-        x = jnp.where(silent, 0, waveform).astype(self.config.compute_dtype)[..., None]
+        # Zeros past the end, because a mask by multiplication would keep NaN.
+        past_end = jnp.arange(waveform.shape[1]) >= lengths[:, None]
+        x = jnp.where(past_end, 0, waveform).astype(self.config.compute_dtype)[..., None]
         for convolution in self.convolutions:
             x, lengths = convolution(x, lengths)
         mask = jnp.arange(x.shape[1]) < lengths[:, None]
         if self.feature_norm is not None:
             x = self.feature_norm(x)
-        # The positional convolution reaches past the end, where an utterance alone would meet its zero padding.
+        # The positional convolution reads past the end, where an utterance alone has zero padding.
         x = jnp.where(mask[..., None], self.feature_projection(x), 0)
         x = x + self._positions(x)
         return (x if self.config.pre_norm else self.norm(x)), mask
@@ -217,16 +219,16 @@ class Hubert(nnx.Module):
         return ACTIVATIONS["gelu"](x + self.position_bias[...].astype(x.dtype))
 
 
-def _windows(length, kernel, stride):
-    """Windows of `kernel` every `stride` that fit into `length` (an int or an integer array)."""
+def _window_count(length, kernel, stride):
+    """Return how many windows of `kernel` every `stride` fit into `length` (an int or an integer array)."""
     count = (length - kernel) // stride + 1
     return max(count, 0) if isinstance(count, int) else jnp.maximum(count, 0)
 
 
 def _norm_over_time(x: jax.Array, lengths: jax.Array, norm: LayerNorm) -> jax.Array:
-    """Group norm with one channel a group: [B, S, C] normalised by each channel's moments over its true frames.
+    """Apply group norm with one channel a group: [B, S, C] by each channel's moments over the valid frames.
 
-    torch's takes padding in; here an utterance must not know how long its batch is.
+    torch's moments include padding; here the result must not depend on the length of the batch.
     """
     mask = (jnp.arange(x.shape[1]) < lengths[:, None])[..., None]
     count = jnp.maximum(lengths, 1)[:, None, None].astype(jnp.float32)

@@ -1,4 +1,4 @@
-"""HuBERT as the encoder of voices (section 4.1): an utterance -> Na segment means of its last hidden states."""
+"""HuBERT as the encoder of speech (section 4.1): Na segment means of an utterance's last hidden states."""
 
 import dataclasses
 import functools
@@ -8,18 +8,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from empatheia_jax.buckets import power_of_two
-from empatheia_jax.encoders.contract import checked_audio
+from empatheia_jax.buckets import next_power_of_two
+from empatheia_jax.encoders.contract import validate_audio
 from empatheia_jax.encoders.hubert import Hubert, HubertConfig
-from empatheia_jax.frozen import FrozenNetwork, spread_batch
+from empatheia_jax.frozen import FrozenNetwork, batch_over_devices
 
 SAMPLE_RATE = 16_000
-BATCH_SECONDS = 64  # of padded speech that goes through the network at once, a device
+BATCH_SECONDS = 64  # seconds of padded speech that go through the network at once, per device
 
 
 @dataclasses.dataclass(frozen=True)
 class HubertAudio:
-    """Speech -> float32 [segments, D]: frames of 20 ms, averaged over `segments` equal parts of the utterance."""
+    """The HuBERT speech encoder: float32 [segments, D], 20 ms frames averaged over equal parts of the utterance."""
 
     config: HubertConfig
     weights: str  # see `empatheia_jax.frozen`
@@ -41,54 +41,54 @@ class HubertAudio:
         return {"name": self.name, "version": 1, "shape": list(self.feature_shape)} | self.network.identity
 
     def preprocess(self, media: np.ndarray) -> np.ndarray:
-        """Audio float32 [samples] at 16 kHz -> float32 [samples] of zero mean and unit variance (as published).
+        """Scale audio float32 [samples] at 16 kHz to zero mean and unit variance (as published).
 
-        What is too short for one frame is filled up with silence.
+        Audio too short for one frame is padded with zeros.
 
         Raises:
-          EncoderError: when `media` is not a non-empty vector of finite floats.
+          EncoderError: `media` is not a non-empty vector of finite floats.
         """
-        scaled = normalised(checked_audio(media).astype(np.float32))
-        return np.pad(scaled, (0, max(0, self._shortest - len(scaled))))
+        scaled = normalise_waveform(validate_audio(media).astype(np.float32))
+        return np.pad(scaled, (0, max(0, self._min_samples - len(scaled))))
 
     def encode(self, batch: Sequence[np.ndarray]) -> np.ndarray:
-        """Preprocessed waveforms -> features float32 [B, segments, D].
+        """Encode preprocessed waveforms: return features float32 [B, segments, D].
 
-        Utterances of like length go through the network together, padded to the next power of two seconds; padding
-        changes nothing (`Hubert`).
+        Utterances of similar length go through the network together, padded to the next power of two seconds; padding
+        does not change the features (`Hubert`).
         """
         features = np.empty((len(batch), *self.feature_shape), np.float32)
         by_length: dict[int, list[int]] = {}
-        for place, waveform in enumerate(batch):
-            by_length.setdefault(padded_samples(len(waveform)), []).append(place)
-        for length, places in by_length.items():
-            most = max(1, spread_batch(BATCH_SECONDS * SAMPLE_RATE) // length)
-            for start in range(0, len(places), most):
-                chosen = places[start : start + most]
-                waveform = np.zeros((min(power_of_two(len(chosen)), most), length), np.float32)
+        for index, waveform in enumerate(batch):
+            by_length.setdefault(padded_samples(len(waveform)), []).append(index)
+        for length, indices in by_length.items():
+            batch_size = max(1, batch_over_devices(BATCH_SECONDS * SAMPLE_RATE) // length)
+            for start in range(0, len(indices), batch_size):
+                chosen = indices[start : start + batch_size]
+                waveform = np.zeros((min(next_power_of_two(len(chosen)), batch_size), length), np.float32)
                 lengths = np.zeros(len(waveform), np.int32)
-                for row, place in enumerate(chosen):
-                    waveform[row, : len(batch[place])] = batch[place]
-                    lengths[row] = len(batch[place])
+                for i, index in enumerate(chosen):
+                    waveform[i, : len(batch[index])] = batch[index]
+                    lengths[i] = len(batch[index])
                 features[chosen] = self._forward(waveform, lengths)[: len(chosen)]
         return features
 
     @functools.cached_property
     def _forward(self):
-        return self.network.compiled(self._means)
+        return self.network.compile(self._encode_waveforms)
 
     @functools.cached_property
     def network(self) -> FrozenNetwork:
-        """The network itself, not loaded yet."""
+        """The frozen network; its weights are loaded on first use."""
         return FrozenNetwork(self.config, Hubert, self.weights, "encoders.hubert_weights")
 
-    def _means(self, hubert: Hubert, waveform: jax.Array, lengths: jax.Array) -> jax.Array:
+    def _encode_waveforms(self, hubert: Hubert, waveform: jax.Array, lengths: jax.Array) -> jax.Array:
         hidden, mask = hubert(waveform, lengths)
         return segment_means(hidden, jnp.sum(mask, axis=1), self.segments)
 
     @functools.cached_property
-    def _shortest(self) -> int:
-        """Samples that give one frame."""
+    def _min_samples(self) -> int:
+        """The number of samples that give one frame."""
         samples = 1
         pairs = zip(reversed(self.config.conv_kernel), reversed(self.config.conv_stride), strict=True)
         for kernel, stride in pairs:
@@ -96,21 +96,21 @@ class HubertAudio:
         return samples
 
 
-def normalised(audio: np.ndarray) -> np.ndarray:
-    """A recording float32 [samples] with zero mean and unit variance, as HuBERT and wav2vec 2.0 are given it."""
+def normalise_waveform(audio: np.ndarray) -> np.ndarray:
+    """Return audio float32 [samples] scaled to zero mean and unit variance, the input of HuBERT and wav2vec 2.0."""
     return (audio - audio.mean()) / np.sqrt(audio.var() + 1e-7)
 
 
 def padded_samples(samples: int) -> int:
-    """How long a recording at 16 kHz is made: the next power of two seconds."""
-    return SAMPLE_RATE * power_of_two(-(-samples // SAMPLE_RATE))
+    """Return the samples that a recording at 16 kHz is padded to: the next power of two seconds."""
+    return SAMPLE_RATE * next_power_of_two(-(-samples // SAMPLE_RATE))
 
 
 def segment_means(hidden: jax.Array, frames: jax.Array, segments: int) -> jax.Array:
-    """Means over equal parts: hidden [B, F, D] of true `frames` int [B] -> [B, segments, D].
+    """Return means over equal parts [B, segments, D] of hidden states [B, F, D] with `frames` int [B] valid ones.
 
     Part i has the frames from floor(i n / N) to before ceil((i + 1) n / N), so where frames are fewer than parts they
-    are used again. No frames give zeros.
+    are used more than once. No frames give zeros.
     """
     part = jnp.arange(segments)
     first = part * frames[:, None] // segments  # [B, N]

@@ -19,22 +19,22 @@ from empatheia_jax.sharding import param
 
 ACTIVATIONS = {
     "gelu": functools.partial(jax.nn.gelu, approximate=False),
-    "quick_gelu": lambda x: x * jax.nn.sigmoid(1.702 * x),  # of OpenAI's CLIP
+    "quick_gelu": lambda x: x * jax.nn.sigmoid(1.702 * x),  # as in OpenAI's CLIP
 }
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TransformerConfig:
-    """Shape and number formats of an encoder's transformer.
+    """Shape and dtypes of an encoder's transformer.
 
-    Norms are held and computed in float32 whatever the dtypes say.
+    Norms are stored and computed in float32 whatever the dtypes.
     """
 
     width: int
     layers: int
     heads: int
     mlp_width: int
-    pre_norm: bool  # x + f(norm(x)); otherwise norm(x + f(x)), as in the first transformer
+    pre_norm: bool  # x + f(norm(x)); otherwise norm(x + f(x)), as in the original transformer
     activation: Literal["gelu", "quick_gelu"] = "gelu"
     norm_epsilon: float = 1e-5
     compute_dtype: str = "float32"
@@ -52,9 +52,12 @@ class TransformerConfig:
 
 
 class Affine(nnx.Module):
-    """y = x W + b in x's dtype, [..., *inputs] -> [..., *outputs].
+    """A linear map y = x W + b in x's dtype, [..., *inputs] -> [..., *outputs].
 
-    `axes_in` and `axes_out` are the logical names of W's axes; an axis of layers in front belongs to the scan.
+    Args:
+      kernel: W [*inputs, *outputs], or [L, *inputs, *outputs] for layers that are scanned.
+      axes_in: logical names of the input axes.
+      axes_out: logical names of the output axes.
     """
 
     def __init__(self, kernel: jax.Array, axes_in: tuple[str, ...], axes_out: tuple[str, ...]):
@@ -69,7 +72,7 @@ class Affine(nnx.Module):
 
 
 class Layers(nnx.Module):
-    """All layers, every Param with a leading axis L."""
+    """All layers of the transformer, stacked: every Param has a leading axis L."""
 
     def __init__(self, config: TransformerConfig, key: jax.Array):
         self.config = config
@@ -93,20 +96,20 @@ class Layers(nnx.Module):
         self.mlp_norm = LayerNorm(shape, "layers", "embed", epsilon=config.norm_epsilon)
 
     def __call__(self, x: jax.Array, mask: jax.Array | None = None) -> jax.Array:
-        """[B, S, D] -> [B, S, D]; position s is attended to where `mask` bool [B, S] is true (default: everywhere)."""
-        return jax.lax.scan(lambda x, layer: (layer.one(x, mask), None), x, self)[0]
+        """Run all layers on [B, S, D]; attention sees positions where `mask` bool [B, S] is true (None: everywhere)."""
+        return jax.lax.scan(lambda x, layer: (layer.apply_layer(x, mask), None), x, self)[0]
 
     def states(self, x: jax.Array, mask: jax.Array | None = None) -> jax.Array:
-        """As `__call__`, but what goes in and what every layer gives: [1 + L, B, S, D]."""
+        """Return the input and every layer's output for `__call__`'s arguments: [1 + L, B, S, D]."""
 
         def body(x, layer):
-            x = layer.one(x, mask)
+            x = layer.apply_layer(x, mask)
             return x, x
 
         return jnp.concatenate([x[None], jax.lax.scan(body, x, self)[1]])
 
-    def one(self, x: jax.Array, mask: jax.Array | None) -> jax.Array:
-        """One layer, of a `Layers` whose leading axis the scan has taken away."""
+    def apply_layer(self, x: jax.Array, mask: jax.Array | None) -> jax.Array:
+        """Run one layer, on a `Layers` whose leading axis the scan has removed."""
         if self.config.pre_norm:
             x = x + self._attend(self.attention_norm(x), mask)
             return x + self._mlp(self.mlp_norm(x))
@@ -124,6 +127,6 @@ class Layers(nnx.Module):
 
 
 def convolution_kernel(key: jax.Array, shape: tuple[int, ...], axes: tuple[str, ...], dtype: str) -> nnx.Param:
-    """Kernel [*window, in, out] drawn with He's variance 2 / fan in."""
+    """Draw a kernel [*window, in, out] with He's variance 2 / fan in."""
     value = jax.random.normal(key, shape) * math.sqrt(2 / math.prod(shape[:-1]))
     return param(value.astype(dtype), *axes)

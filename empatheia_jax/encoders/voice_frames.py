@@ -16,18 +16,18 @@ F0_MIN, F0_MAX = 60.0, 600.0  # Hz
 LAG_MIN, LAG_MAX = int(SAMPLE_RATE / F0_MAX), int(SAMPLE_RATE / F0_MIN) + 1
 MELS = 40
 MEL_LOW, MEL_HIGH = 60.0, 7600.0  # Hz
-FLOOR_DB = -90.0  # level of silence: little above the rounding noise of 16 bits
-MEL_FLOOR_DB = -60.0  # of a band under the frame's energy
+FLOOR_DB = -90.0  # level of silence: just above the quantisation noise of 16 bits
+MEL_FLOOR_DB = -60.0  # lowest level of a band relative to the frame's energy
 
 _DIP = 0.15  # YIN's threshold: the first lag whose dip is deeper is the period
 _VOICED = 0.35  # a frame whose best dip is shallower than this is unvoiced
 _GATE_DB = 35.0  # a frame this far under the loudest is silence
-_SPAN = WINDOW + LAG_MAX + 1  # samples a frame needs
+_SPAN = WINDOW + LAG_MAX + 1  # samples that a frame needs
 
 
 @dataclasses.dataclass(frozen=True)
 class VoiceFrames:
-    """Descriptions of an utterance's T frames, 10 ms apart."""
+    """Measures of an utterance's T frames, 10 ms apart."""
 
     f0: np.ndarray  # float32 [T] Hz; in unvoiced frames interpolated between voiced ones; 0 everywhere if none is
     voiced: np.ndarray  # bool [T]
@@ -39,9 +39,9 @@ class VoiceFrames:
 
 
 def voice_frames(audio: np.ndarray) -> VoiceFrames:
-    """Describe audio float32 [samples] at 16 kHz, every 10 ms; T = ceil(samples / 160), at least 1."""
+    """Measure audio float32 [samples] at 16 kHz, every 10 ms; T = ceil(samples / 160), at least 1."""
     count = max(1, -(-len(audio) // HOP))
-    frames = _frames(audio, count)
+    frames = _cut_frames(audio, count)
     middle = (_SPAN - WINDOW) // 2
     mel_power = _mel_power(frames[:, middle : middle + WINDOW])
     energy = _decibel(np.mean(np.square(frames[:, middle : middle + WINDOW], dtype=np.float64), axis=1))
@@ -61,8 +61,8 @@ def voice_frames(audio: np.ndarray) -> VoiceFrames:
     )
 
 
-def _frames(audio: np.ndarray, count: int) -> np.ndarray:
-    """Overlapping frames float32 [T, _SPAN], centred every HOP samples; zeros beyond the ends."""
+def _cut_frames(audio: np.ndarray, count: int) -> np.ndarray:
+    """Return overlapping frames float32 [T, _SPAN], centred every HOP samples; zeros beyond the ends."""
     before = _SPAN // 2
     padded = np.zeros((count - 1) * HOP + HOP // 2 + 2 * before + HOP, np.float32)
     padded[before : before + len(audio)] = audio[: len(padded) - before]
@@ -73,21 +73,21 @@ def _decibel(power: np.ndarray) -> np.ndarray:
     return 10.0 * np.log10(np.maximum(power, 1e-12))
 
 
-def _mel(hz):
+def _hz_to_mel(hz):
     return 2595.0 * np.log10(1.0 + np.asarray(hz, np.float64) / 700.0)
 
 
 def mel_centres() -> np.ndarray:
-    """Centre frequencies in Hz [MELS] of the triangular filters (HTK's mel scale)."""
-    points = np.linspace(_mel(MEL_LOW), _mel(MEL_HIGH), MELS + 2)
+    """Return the centre frequencies in Hz [MELS] of the triangular filters (HTK's mel scale)."""
+    points = np.linspace(_hz_to_mel(MEL_LOW), _hz_to_mel(MEL_HIGH), MELS + 2)
     return (700.0 * (10.0 ** (points / 2595.0) - 1.0))[1:-1]
 
 
 @functools.cache
-def _mel_matrix() -> np.ndarray:
-    """Triangular filters float32 [WINDOW / 2 + 1, MELS], peak 1, evenly spaced in mel."""
-    points = np.linspace(_mel(MEL_LOW), _mel(MEL_HIGH), MELS + 2)
-    bins = _mel(np.arange(512 // 2 + 1) * SAMPLE_RATE / 512)[:, None]
+def _mel_filters() -> np.ndarray:
+    """Return triangular filters float32 [WINDOW / 2 + 1, MELS], peak 1, evenly spaced in mel."""
+    points = np.linspace(_hz_to_mel(MEL_LOW), _hz_to_mel(MEL_HIGH), MELS + 2)
+    bins = _hz_to_mel(np.arange(512 // 2 + 1) * SAMPLE_RATE / 512)[:, None]
     rise = (bins - points[:-2]) / (points[1:-1] - points[:-2])
     fall = (points[2:] - bins) / (points[2:] - points[1:-1])
     return np.maximum(0.0, np.minimum(rise, fall)).astype(np.float32)
@@ -98,15 +98,15 @@ def _mel_power(frames: np.ndarray) -> np.ndarray:
     spectrum = np.fft.rfft(frames * window, n=512, axis=1)
     # Normalised so that a frame's total is about its mean square.
     power = (spectrum.real**2 + spectrum.imag**2) * (2.0 / (512 * float(np.sum(window**2))))
-    return power.astype(np.float32) @ _mel_matrix()
+    return power.astype(np.float32) @ _mel_filters()
 
 
 @functools.cache
 def _tilt_weights() -> np.ndarray:
-    """Least-squares slope over log2 frequency of the bands between 500 and 6000 Hz, as weights [MELS]."""
+    """Return weights [MELS] of the least-squares slope over log2 frequency of the bands between 500 and 6000 Hz."""
     octave = np.log2(mel_centres())
-    inside = (mel_centres() >= 500.0) & (mel_centres() <= 6000.0)
-    centred = np.where(inside, octave - octave[inside].mean(), 0.0)
+    in_band = (mel_centres() >= 500.0) & (mel_centres() <= 6000.0)
+    centred = np.where(in_band, octave - octave[in_band].mean(), 0.0)
     return centred / np.sum(centred**2)
 
 
@@ -115,36 +115,36 @@ def _tilt(mel_db: np.ndarray) -> np.ndarray:
 
 
 def _yin(frames: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """F0 in Hz [T] and the depth of the dip [T] (0: perfectly periodic) of frames [T, _SPAN]."""
+    """Return F0 in Hz [T] and the depth of the dip [T] (0: perfectly periodic) of frames [T, _SPAN]."""
     frames = frames - frames.mean(axis=1, keepdims=True)
     lags = LAG_MAX + 1
     head = np.fft.rfft(frames[:, :WINDOW], n=1024, axis=1)
-    whole = np.fft.rfft(frames, n=1024, axis=1)
-    correlation = np.fft.irfft(np.conj(head) * whole, n=1024, axis=1)[:, :lags]
+    full = np.fft.rfft(frames, n=1024, axis=1)
+    correlation = np.fft.irfft(np.conj(head) * full, n=1024, axis=1)[:, :lags]
     sums = np.cumsum(np.square(frames, dtype=np.float64), axis=1)
     sums = np.concatenate([np.zeros((len(frames), 1)), sums], axis=1)
     shifted = sums[:, WINDOW : WINDOW + lags] - sums[:, :lags]  # energy of x[lag : lag + WINDOW]
     difference = np.maximum(shifted[:, :1] + shifted - 2.0 * correlation, 0.0)
     mean = np.cumsum(difference[:, 1:], axis=1) / np.arange(1, lags)
-    normal = difference[:, 1:] / np.maximum(mean, 1e-9)  # [T, LAG_MAX], entry i is lag i + 1
-    normal = np.where(mean > 1e-9, normal, 1.0)
+    normalised = difference[:, 1:] / np.maximum(mean, 1e-9)  # [T, LAG_MAX], entry i is lag i + 1
+    normalised = np.where(mean > 1e-9, normalised, 1.0)
 
-    inner = normal[:, LAG_MIN - 1 : -1]  # lags LAG_MIN .. LAG_MAX - 1, each with both neighbours
-    left, right = normal[:, LAG_MIN - 2 : -2], normal[:, LAG_MIN:]
+    inner = normalised[:, LAG_MIN - 1 : -1]  # lags LAG_MIN .. LAG_MAX - 1, each with both neighbours
+    left, right = normalised[:, LAG_MIN - 2 : -2], normalised[:, LAG_MIN:]
     dip = (inner < _DIP) & (inner <= left) & (inner < right)
     best = np.where(dip.any(axis=1), dip.argmax(axis=1), inner.argmin(axis=1))
-    row = np.arange(len(frames))
-    low, high, depth = left[row, best], right[row, best], inner[row, best]
-    curve = low - 2.0 * depth + high
-    offset = np.where(curve > 1e-9, 0.5 * (low - high) / np.maximum(curve, 1e-9), 0.0)
+    frame = np.arange(len(frames))
+    before, after, depth = left[frame, best], right[frame, best], inner[frame, best]
+    curvature = before - 2.0 * depth + after
+    offset = np.where(curvature > 1e-9, 0.5 * (before - after) / np.maximum(curvature, 1e-9), 0.0)
     return SAMPLE_RATE / (best + LAG_MIN + np.clip(offset, -0.5, 0.5)), depth
 
 
 def _smooth(f0: np.ndarray, voiced: np.ndarray) -> np.ndarray:
-    """Median of 5 over voiced frames (single octave slips go), log-interpolated across unvoiced ones."""
+    """Return F0 median-filtered over 5 voiced frames (against octave errors), log-interpolated over unvoiced ones."""
     if not voiced.any():
         return np.zeros(len(f0), np.float32)
-    where = np.nonzero(voiced)[0]
-    values = np.pad(np.log(f0[where]), 2, mode="edge")
+    voiced_frames = np.nonzero(voiced)[0]
+    values = np.pad(np.log(f0[voiced_frames]), 2, mode="edge")
     values = np.median(np.lib.stride_tricks.sliding_window_view(values, 5), axis=1)
-    return np.exp(np.interp(np.arange(len(f0)), where, values)).astype(np.float32)
+    return np.exp(np.interp(np.arange(len(f0)), voiced_frames, values)).astype(np.float32)

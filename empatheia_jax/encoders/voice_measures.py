@@ -1,6 +1,6 @@
-"""From frames every 10 ms to what an utterance sounds like: measures of equal segments and of the whole.
+"""Acoustic measures of an utterance's equal segments and of the full utterance, from frames every 10 ms.
 
-Scales are fixed round numbers for speech at a usual level, so a feature means the same in every recording.
+Scales are fixed round numbers for speech at a usual level, so that a feature means the same in every recording.
 """
 
 import functools
@@ -9,14 +9,14 @@ import numpy as np
 
 from empatheia_jax.encoders.voice_frames import MELS, VoiceFrames, mel_centres
 
-LOCAL_DIMS = 10
-CLIP_DIMS = 13
-LTAS_BANDS = 20
+LOCAL_DIMS = 10  # measures of a segment
+CLIP_DIMS = 13  # measures of the utterance
+LTAS_BANDS = 20  # bands of the long-term average spectrum
 DIMS = LOCAL_DIMS + MELS + CLIP_DIMS + LTAS_BANDS
 
 
 def voice_measures(frames: VoiceFrames, segments: int) -> np.ndarray:
-    """Raw measures float32 [segments, DIMS]; `classical.ClassicalAudio` lists the dimensions and their units."""
+    """Return raw measures float32 [segments, DIMS]; `classical.ClassicalAudio` lists the dimensions and their units."""
     pool = segment_weights(len(frames.energy), segments)
     clip = clip_measures(frames)
     local = local_measures(frames, pool, clip)
@@ -25,7 +25,7 @@ def voice_measures(frames: VoiceFrames, segments: int) -> np.ndarray:
 
 @functools.cache
 def scaling() -> tuple[np.ndarray, np.ndarray]:
-    """Offsets and scales [DIMS]: round numbers for adult and child speech recorded at a usual level."""
+    """Return offsets and scales [DIMS]: round numbers for adult and child speech recorded at a usual level."""
     local = [(7.6, 0.6), (0, 3), (0, 1.5), (0.5, 0.4), (0.6, 0.3), (-35, 15), (-5, 12), (0, 10), (-4, 6), (3, 2)]
     clip = [
         (7.6, 0.6),
@@ -42,7 +42,7 @@ def scaling() -> tuple[np.ndarray, np.ndarray]:
         (0.7, 0.1),
         (2.3, 0.2),
     ]
-    # The average voice is about flat to 500 Hz and falls above.
+    # The spectrum of an average voice is about flat up to 500 Hz and falls above.
     shape = -22.0 - 3.0 * np.maximum(0.0, np.log2(mel_centres() / 500.0))
     mel = [(offset, 12.0) for offset in shape]
     ltas = [(offset, 8.0) for offset in shape.reshape(LTAS_BANDS, -1).mean(axis=1)]
@@ -51,10 +51,10 @@ def scaling() -> tuple[np.ndarray, np.ndarray]:
 
 
 def segment_weights(frames: int, segments: int) -> np.ndarray:
-    """Averaging weights float32 [segments, frames] of equal segments; a frame over a border counts in both.
+    """Return averaging weights float32 [segments, frames] of equal segments; a frame on a border counts in both.
 
-    Fractions make this independent of length: a clip and the same clip with every frame doubled pool alike, and
-    clips of fewer frames than segments need no special case.
+    Fractional weights make this independent of length: a clip and the same clip with every frame doubled have the same
+    averages, and clips of fewer frames than segments need no special case.
     """
     edges = np.linspace(0.0, frames, segments + 1)
     start = np.arange(frames)
@@ -68,20 +68,26 @@ def _semitones(f0: np.ndarray, median: float) -> np.ndarray:
 
 
 def _flux(mel: np.ndarray) -> np.ndarray:
-    """Mean absolute change of the mel shape to the next frame, dB [T]."""
+    """Return the mean absolute change of the mel shape to the next frame, dB [T]."""
     if len(mel) < 2:
         return np.zeros(len(mel), np.float32)
     change = np.abs(np.diff(mel, axis=0)).mean(axis=1)
     return np.concatenate([change, change[-1:]])
 
 
-def _change(segments: np.ndarray) -> np.ndarray:
-    """Central difference along the segments [segments]."""
+def _central_difference(segments: np.ndarray) -> np.ndarray:
+    """Return the central difference [segments] along the segments."""
     return np.gradient(segments) if len(segments) > 1 else np.zeros_like(segments)
 
 
 def local_measures(frames: VoiceFrames, pool: np.ndarray, clip: np.ndarray) -> np.ndarray:
-    """Measures 0..9 of each segment [segments, 10]."""
+    """Return measures 0..9 of each segment [segments, 10].
+
+    Args:
+      frames: of the utterance.
+      pool: weights of `segment_weights`.
+      clip: the utterance's `clip_measures`.
+    """
     median = 2.0 ** clip[0] if frames.voiced.any() else 0.0
     pitch = pool @ _semitones(frames.f0, median)
     energy = pool @ frames.energy
@@ -90,12 +96,12 @@ def local_measures(frames: VoiceFrames, pool: np.ndarray, clip: np.ndarray) -> n
         [
             clip[0] + pitch / 12.0,
             pitch,
-            _change(pitch),
+            _central_difference(pitch),
             pool @ frames.voiced.astype(np.float32),
             pool @ frames.periodicity,
             energy,
             energy - level,
-            _change(energy),
+            _central_difference(energy),
             pool @ frames.tilt,
             pool @ _flux(frames.mel),
         ],
@@ -104,34 +110,34 @@ def local_measures(frames: VoiceFrames, pool: np.ndarray, clip: np.ndarray) -> n
 
 
 def clip_measures(frames: VoiceFrames) -> np.ndarray:
-    """Measures of the whole utterance [33]; where there is no voice, the offset of the scale (a feature of 0)."""
-    result = scaling()[0][LOCAL_DIMS + MELS :].astype(np.float64)
+    """Return measures of the full utterance [33]; without voice they are the scale's offset (a feature of 0)."""
+    measures = scaling()[0][LOCAL_DIMS + MELS :].astype(np.float64)
     active, voiced = frames.active, frames.voiced
     if active.any():
         first, last = np.nonzero(active)[0][[0, -1]]
-        result[5], result[6] = frames.energy[active].mean(), frames.energy[active].std()
-        result[9] = _flux(frames.mel)[active].mean()
+        measures[5], measures[6] = frames.energy[active].mean(), frames.energy[active].std()
+        measures[9] = _flux(frames.mel)[active].mean()
         nuclei = syllable_nuclei(frames.energy, voiced) / (active.sum() * 0.01)
-        result[10] = np.log2(max(nuclei, 0.5))
-        result[11] = voiced.sum() / active.sum()
+        measures[10] = np.log2(max(nuclei, 0.5))
+        measures[11] = voiced.sum() / active.sum()
         if last - first >= 10:
-            result[12] = np.log2(modulation_rate(frames.mel[first : last + 1]))
+            measures[12] = np.log2(modulation_rate(frames.mel[first : last + 1]))
     if voiced.any():
         median = float(np.median(frames.f0[voiced]))
         pitch = _semitones(frames.f0, median)
         low, high = np.percentile(pitch[voiced], [10, 90])
-        both = voiced[1:] & voiced[:-1]
-        result[:4] = np.log2(median), low, high, np.log2(high - low + 0.5)
-        result[4] = np.abs(np.diff(pitch))[both].mean() if both.any() else 0.0
-        result[7], result[8] = frames.tilt[voiced].mean(), frames.tilt[voiced].std()
-        result[CLIP_DIMS:] = frames.mel[voiced].mean(axis=0).reshape(LTAS_BANDS, -1).mean(axis=1)
-    return result
+        voiced_pairs = voiced[1:] & voiced[:-1]
+        measures[:4] = np.log2(median), low, high, np.log2(high - low + 0.5)
+        measures[4] = np.abs(np.diff(pitch))[voiced_pairs].mean() if voiced_pairs.any() else 0.0
+        measures[7], measures[8] = frames.tilt[voiced].mean(), frames.tilt[voiced].std()
+        measures[CLIP_DIMS:] = frames.mel[voiced].mean(axis=0).reshape(LTAS_BANDS, -1).mean(axis=1)
+    return measures
 
 
 def modulation_rate(mel: np.ndarray) -> float:
-    """How fast the spectrum's shape changes, Hz: the mean frequency of its cosine coefficients over time.
+    """Return how fast the spectrum's shape changes, in Hz: the mean frequency of its cosine coefficients over time.
 
-    A rate of articulation that needs no peaks: the derivative of a sine of f Hz deviates 2 pi f times as much as it.
+    A rate of articulation that needs no peak picking: the deviation of a sine's derivative is 2 pi f times the sine's.
 
     Args:
       mel: log-mel shape [T >= 4, MELS], 10 ms apart.
@@ -144,18 +150,23 @@ def modulation_rate(mel: np.ndarray) -> float:
 
 
 def syllable_nuclei(energy: np.ndarray, voiced: np.ndarray, prominence: float = 2.0) -> int:
-    """Peaks of the smoothed energy contour [T] (dB, 10 ms) that stand out by `prominence` dB and are voiced.
+    """Count the voiced peaks of the smoothed energy contour that stand out by `prominence` dB.
 
     After de Jong and Wempe (2009), who count syllables this way without a transcript.
+
+    Args:
+      energy: [T] in dB, 10 ms apart.
+      voiced: bool [T].
+      prominence: in dB.
     """
     kernel = np.hanning(9)[1:-1]
     kernel /= kernel.sum()
     contour = np.convolve(np.pad(energy, 3, mode="edge"), kernel, mode="valid")
-    count, rising, extreme, at = 0, False, contour[0], 0
+    count, is_rising, extreme, peak = 0, False, contour[0], 0
     for index, value in enumerate(contour):
-        if (value > extreme) == rising:  # still going the same way
-            extreme, at = (value, index) if value != extreme else (extreme, at)
-        elif abs(value - extreme) > prominence:  # turned for good
-            count += rising and bool(voiced[max(0, at - 2) : at + 3].any())
-            rising, extreme, at = not rising, value, index
-    return count + (rising and bool(voiced[max(0, at - 2) : at + 3].any()))
+        if (value > extreme) == is_rising:  # the direction is unchanged
+            extreme, peak = (value, index) if value != extreme else (extreme, peak)
+        elif abs(value - extreme) > prominence:  # the direction has changed by more than the prominence
+            count += is_rising and bool(voiced[max(0, peak - 2) : peak + 3].any())
+            is_rising, extreme, peak = not is_rising, value, index
+    return count + (is_rising and bool(voiced[max(0, peak - 2) : peak + 3].any()))

@@ -1,1 +1,1 @@
-"""Section 6 and appendix E.3: the paper's metrics, and a report that people look at."""
+"""Section 6 and appendix E.3: the paper's metrics, and the report page."""

@@ -1,7 +1,6 @@
-"""The same test dialogues under different conditions: with and without voice and face, with another's media, and with
-another profile in the prompt (sections 6.1, 6.2; Table 2's "w/o SPC&VID")."""
+"""The conditions of evaluation: with and without speech and video, with another dialogue's media, and with another
+profile in the prompt (sections 6.1, 6.2; Table 2's "w/o SPC&VID")."""
 
-import dataclasses
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -12,76 +11,75 @@ from empatheia_jax.data.schema import Example, Profile
 Features = Callable[[str], Mapping | None]
 
 
-def nothing_heard(key: str) -> None:
-    """Features of nobody: every slot keeps its placeholder."""
+def no_media(key: str) -> None:
+    """Return no features for any utterance: every slot keeps its placeholder."""
     return None
 
 
 def swapped_media(examples: list[Example], features: Features) -> tuple[Features, dict[str, str]]:
-    """Voice and face of another dialogue, with another emotion, under the words of this one.
+    """Exchange the media of dialogues: each gets those of another dialogue with another emotion.
 
-    Each dialogue takes the media of the next one (in the order of their ids) whose avatar emotion differs; an utterance
-    takes that of the same index, or the last of the same role.
+    The donor is the next dialogue (in the order of their ids) whose avatar emotion differs; an utterance takes the
+    media of the donor's utterance of the same index, or of the last one of the same role.
 
     Args:
       examples: of one split; those without a chain of empathy get no media.
       features: utterance key -> stored features.
     Returns:
-      the features (None where no dialogue of another emotion exists), and for each conversation the avatar emotion
-      its media now show.
+      The features (None where no dialogue of another emotion exists), and for each conversation the avatar emotion
+      that its media now show.
     """
     dialogues: dict[str, Example] = {}
-    for example in examples:  # the longest history of each dialogue
-        known = dialogues.get(example.conversation_id)
-        if example.chain and (known is None or len(example.history) > len(known.history)):
+    for example in examples:  # keep the longest history of each dialogue
+        longest = dialogues.get(example.conversation_id)
+        if example.chain and (longest is None or len(example.history) > len(longest.history)):
             dialogues[example.conversation_id] = example
     ids = sorted(dialogues)
     donors: dict[str, str] = {}
-    shown: dict[str, str] = {}
+    shown_emotions: dict[str, str] = {}
     for position, identity in enumerate(ids):
-        own = _emotion(dialogues[identity])
+        emotion = _avatar_emotion(dialogues[identity])
         others = (ids[(position + step) % len(ids)] for step in range(1, len(ids)))
-        donor = next((other for other in others if _emotion(dialogues[other]) != own), None)
+        donor = next((other for other in others if _avatar_emotion(dialogues[other]) != emotion), None)
         if donor is None:
             continue
-        shown[identity] = _emotion(dialogues[donor])
-        given = dialogues[donor]
+        source = dialogues[donor]
+        shown_emotions[identity] = _avatar_emotion(source)
         for utterance in dialogues[identity].history:
-            same_role = [u for u in given.history if u.role == utterance.role] or list(given.history)
-            taken = next((u for u in same_role if u.index == utterance.index), same_role[-1])
-            donors[dialogues[identity].utterance_key(utterance)] = given.utterance_key(taken)
-    return (lambda key: features(donors[key]) if key in donors else None), shown
+            same_role = [u for u in source.history if u.role == utterance.role] or list(source.history)
+            donor_utterance = next((u for u in same_role if u.index == utterance.index), same_role[-1])
+            donors[dialogues[identity].utterance_key(utterance)] = source.utterance_key(donor_utterance)
+    return (lambda key: features(donors[key]) if key in donors else None), shown_emotions
 
 
-def _emotion(example: Example) -> str:
+def _avatar_emotion(example: Example) -> str:
     return emotions.avatar_emotion(example.chain.speaker_emotion)
 
 
 def another_profile(profile: Profile) -> Profile:
-    """A profile that differs in age, gender and timbre at once: the next of each table."""
+    """Return a profile that differs in age, gender and timbre: the next entry of each table."""
 
-    def following(table: tuple[str, ...], value: str) -> str:
+    def next_entry(table: tuple[str, ...], value: str) -> str:
         return table[(table.index(value) + 1) % len(table)]
 
     return Profile(
-        following(emotions.AGES, profile.age),
-        following(emotions.GENDERS, profile.gender),
-        following(emotions.TIMBRES, profile.timbre),
+        next_entry(emotions.AGES, profile.age),
+        next_entry(emotions.GENDERS, profile.gender),
+        next_entry(emotions.TIMBRES, profile.timbre),
     )
 
 
-def without_profile(examples: list[Example]) -> list[Example]:
-    """The Examples with the listener's profile unknown to the prompt (labels are kept by the caller)."""
-    return [dataclasses.replace(example, listener_profile=None) for example in examples]
-
-
 def neutral_conversations(path: Path, split: str) -> set[str]:
-    """Ids of a split's conversations whose words carry no emotion, as the sample corpus' labels.json says; else none.
+    """Return the ids of a split's conversations whose words carry no emotion, from the sample corpus' labels.json.
 
-    The validation split is a part of train.json and shares its numbers.
+    The set is empty for corpora without that file. The validation split is a part of train.json and shares its ids.
+
+    Args:
+      path: folder of the corpus.
+      split: "train", "validation" or "test".
     """
     labels = Path(path) / "labels.json"
     if not labels.is_file():
         return set()
     dialogues = json.loads(labels.read_text()).get("dialogues", {}).get("test" if split == "test" else "train", {})
-    return {conversation for conversation, said in dialogues.items() if said["half"] == "neutral"}
+    return {conversation for conversation, entry in dialogues.items() if entry["half"] == "neutral"}

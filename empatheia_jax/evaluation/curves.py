@@ -1,4 +1,4 @@
-"""metrics.jsonl as pictures: which terms of a stage share a panel, and what to say about them."""
+"""The training curves of metrics.jsonl: which terms of a stage share a panel, and their captions."""
 
 import dataclasses
 import json
@@ -28,7 +28,7 @@ PANELS = (
     ("KL of the latents", ("kl_content", "kl_style"), "log"),
     ("Gradient norm", ("grad_norm",), "log"),
 )
-"""(title, terms that share a panel, kind of scale). A term that is in none gets a panel of its own."""
+"""(title, terms that share a panel, kind of scale). A term that is not listed gets a panel of its own."""
 NOT_DRAWN = {
     "step",
     "stage",
@@ -45,14 +45,14 @@ HELD_OUT = "validation_"
 
 @dataclasses.dataclass
 class Log:
-    """metrics.jsonl by stage: records in the order of the file, and how many lines could not be read."""
+    """The records of metrics.jsonl by stage, in the order of the file, and how many lines could not be read."""
 
     stages: dict[int, list[dict]]
     unreadable: int = 0
 
 
 def read_log(path: Path) -> Log:
-    """Read metrics.jsonl. A line that was only half written (a live or killed run) is counted and passed over.
+    """Read metrics.jsonl. An incomplete line (of a live or killed run) is counted and skipped.
 
     Raises:
       OSError: the file cannot be read.
@@ -68,29 +68,35 @@ def read_log(path: Path) -> Log:
 
 
 def curve(records: Sequence[dict], term: str, name: str) -> Curve:
-    """A term's values over the steps, training and held out; values that are no finite number are left out."""
+    """Return a term's values over the steps, training and held out; values that are not finite are left out.
+
+    Args:
+      records: of one stage.
+      term: key of the training values; with "validation_" before it, of the held-out values.
+      name: of the curve, for the legend.
+    """
     series = {}
     for key in (term, HELD_OUT + term):
-        points = [(record["step"], record[key]) for record in records if _finite(record.get(key))]
+        points = [(record["step"], record[key]) for record in records if _is_finite(record.get(key))]
         series[key] = ([step for step, _ in points], [value for _, value in points])
     return Curve(name, *series[term], *series[HELD_OUT + term])
 
 
 def training_section(path: Path | None) -> tuple[str, str, str]:
-    """The section with one panel a term (or a few that belong together) for each stage."""
+    """Return the section of training curves, with a panel for each term or group of terms of each stage."""
     intro = "Lines: training batches. Rings: dialogues held out from training, where they were measured."
     anchor, title = "training", "Training"
     caption = "<b>Training curves.</b> Loss terms of each stage over steps."
     try:
         log = read_log(path) if path is not None else Log({})
-        why = "no metrics.jsonl was given." if path is None else f"{path.name} holds no step."
+        reason = "no metrics.jsonl was given." if path is None else f"{path.name} holds no step."
     except OSError as error:
-        log, why = Log({}), f"{path.name} cannot be read ({error.strerror})."
+        log, reason = Log({}), f"{path.name} cannot be read ({error.strerror})."
     if not log.stages:
-        return page.section(anchor, title, "", page.no_data(caption, why))
+        return page.section(anchor, title, "", page.no_data(caption, reason))
     if log.unreadable:
         intro += f" Lines of {page.escape(path.name)} that could not be read: {log.unreadable}."
-    parts = [_pace(log)]
+    parts = [_stage_table(log)]
     for stage in sorted(log.stages):
         name = STAGES.get(stage)
         parts.append(f"<h3>Stage {stage}{': ' + page.escape(name) if name else ''}</h3>")
@@ -99,39 +105,39 @@ def training_section(path: Path | None) -> tuple[str, str, str]:
 
 
 def _stage_panels(stage: int, records: list[dict]) -> list[str]:
-    terms = {}  # in the order of their appearance
+    terms = {}  # keys in the order of their appearance
     for record in records:
         for key, value in record.items():
             term = key.removeprefix(HELD_OUT)
-            if term not in NOT_DRAWN and _finite(value):
+            if term not in NOT_DRAWN and _is_finite(value):
                 terms[term] = True
-    if "emp" in terms and _same(records, "loss", "emp"):
+    if "emp" in terms and _are_equal(records, "loss", "emp"):
         terms.pop("loss", None)
     panels = [(title, tuple(term for term in group if term in terms), kind) for title, group, kind in PANELS]
     grouped = {term for _, group, _ in panels for term in group}
-    panels += [(_spoken(term), (term,), "") for term in terms if term not in grouped]
-    return [_panel(stage, title, group, kind, records) for title, group, kind in panels if group]
+    panels += [(_label(term), (term,), "") for term in terms if term not in grouped]
+    return [_panel(records, stage, title, group, kind=kind) for title, group, kind in panels if group]
 
 
-def _panel(stage: int, title: str, group: Sequence[str], kind: str, records: list[dict]) -> str:
-    lines = [curve(records, term, _spoken(term.removesuffix("_accuracy"))) for term in group]
+def _panel(records: list[dict], stage: int, title: str, group: Sequence[str], *, kind: str) -> str:
+    lines = [curve(records, term, _label(term.removesuffix("_accuracy"))) for term in group]
     ends = []
     for line in lines:
         end = f"{line.name} " if len(lines) > 1 else ""
-        end += _figures(line.values[-1], kind) if line.values else "not trained on"
-        end += f", held out {_figures(line.held_out_values[-1], kind)}" if line.held_out_values else ""
+        end += _format_value(line.values[-1], kind) if line.values else "not trained on"
+        end += f", held out {_format_value(line.held_out_values[-1], kind)}" if line.held_out_values else ""
         ends.append(end)
     alt = f"Stage {stage}, {title}, over steps. At the end: {'; '.join(ends)}."
     drawing = plots.curves(lines, alt, log=kind == "log", share=kind == "share")
     return page.figure(drawing, f"<b>{page.escape(title)}.</b> At the end: {page.escape('; '.join(ends))}.")
 
 
-def _pace(log: Log) -> str:
-    """Steps, loss and speed of each stage."""
+def _stage_table(log: Log) -> str:
+    """Return a table of steps, loss and speed of each stage."""
     rows = []
     for stage, records in sorted(log.stages.items()):
-        rates = [record["tokens_per_second"] for record in records if _finite(record.get("tokens_per_second"))]
-        losses = [record["loss"] for record in records if _finite(record.get("loss"))]
+        rates = [record["tokens_per_second"] for record in records if _is_finite(record.get("tokens_per_second"))]
+        losses = [record["loss"] for record in records if _is_finite(record.get("loss"))]
         first, last = (f"{losses[0]:.3g}", f"{losses[-1]:.3g}") if losses else ("–", "–")
         speed = f"{statistics.median(rates):,.0f}" if rates else "–"
         name = STAGES.get(stage)
@@ -141,18 +147,18 @@ def _pace(log: Log) -> str:
     return page.figure(page.table(head, rows), "<b>The stages.</b> Steps count over the whole run.")
 
 
-def _finite(value) -> bool:
+def _is_finite(value) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 
-def _same(records: list[dict], one: str, other: str) -> bool:
-    both = [(r[one], r[other]) for r in records if _finite(r.get(one)) and _finite(r.get(other))]
-    return bool(both) and all(math.isclose(a, b, rel_tol=1e-4, abs_tol=1e-6) for a, b in both)
+def _are_equal(records: list[dict], first: str, second: str) -> bool:
+    pairs = [(r[first], r[second]) for r in records if _is_finite(r.get(first)) and _is_finite(r.get(second))]
+    return bool(pairs) and all(math.isclose(a, b, rel_tol=1e-4, abs_tol=1e-6) for a, b in pairs)
 
 
-def _spoken(term: str) -> str:
+def _label(term: str) -> str:
     return term.replace("_", " ")
 
 
-def _figures(value: float, kind: str) -> str:
+def _format_value(value: float, kind: str) -> str:
     return f"{100 * value:.1f}{page.PER_CENT}" if kind == "share" else f"{value:.3g}"

@@ -1,4 +1,4 @@
-"""`empatheia evaluate`: the paper's text metrics and what the latents know, on held-out dialogues (section 6, E.3)."""
+"""`empatheia evaluate`: the paper's text metrics and measures of the latents on held-out dialogues (section 6, E.3)."""
 
 import contextlib
 import dataclasses
@@ -15,11 +15,11 @@ from empatheia_jax.atomic import write_json
 from empatheia_jax.config import ConfigError
 from empatheia_jax.data import emotions
 from empatheia_jax.data.avamerg import read_examples
-from empatheia_jax.data.encoded import labels
+from empatheia_jax.data.encoded import class_labels
 from empatheia_jax.data.rows import Rows
 from empatheia_jax.data.schema import Example
 from empatheia_jax.evaluation import conditions, text
-from empatheia_jax.evaluation.latents import explained, predictor, training_means
+from empatheia_jax.evaluation.latents import explained_variance, make_predictor, training_means
 from empatheia_jax.evaluation.report import write_report
 from empatheia_jax.generators.build import build_generators
 from empatheia_jax.inference.engine import Answer, Engine
@@ -30,14 +30,21 @@ WITH, WITHOUT, SWAPPED = "with speech and video", "without", "swapped media"
 
 
 def evaluate(run: Path, split: str, output: Path, quantization: str | None = None) -> Path:
-    """Measure a run on a split; writes report.json and report.html into `output`, returns the page.
+    """Evaluate a run on a split: write report.json and report.html.
 
     Args:
-      run: workdir of a trained run. split: "validation" or "test". output: folder, made if it is not there.
-      quantization: of the base, "none", "int8" or "nf4"; None: as it was trained.
+      run: workdir of a trained run.
+      split: "validation" or "test".
+      output: folder of the report, made if it does not exist.
+      quantization: of the base, "none", "int8" or "nf4"; None: as in training.
+
+    Returns:
+      Path of report.html.
+
     Raises:
-      ConfigError: `run` is no trained run, or nothing in the split carries a chain of empathy to measure against.
-      RecordError: the run's data cannot be read. StoreError: its feature store is missing or made otherwise.
+      ConfigError: `run` is no trained run, or no dialogue of the split has a chain of empathy to compare with.
+      RecordError: the run's data cannot be read.
+      StoreError: its feature store is missing or was made with other settings.
     """
     started = time.monotonic()
     engine = Engine(run, batch=BATCH, quantization=quantization)
@@ -64,20 +71,20 @@ def evaluate(run: Path, split: str, output: Path, quantization: str | None = Non
     }
     seconds: dict[str, float] = {}
     with _timed(seconds, "text"):
-        answers = _text(report, engine, labelled, neutral)
+        answers = _measure_text(report, engine, labelled, neutral)
     if engine.widths is not None:
         store = open_store(engine.folder, config)
         with _timed(seconds, "disentangler"):
-            _disentangler(report, engine, store, labelled, answers)
+            report["disentangler"] = _measure_disentangler(engine, store, labelled, answers)
         with _timed(seconds, "latents"):
-            _latents(report, engine, store, split, labelled)
+            report["latents"] = _measure_latents(engine, store, split, labelled)
         with _timed(seconds, "style"):
-            _style(report, engine, store, [e for e in labelled if e.conversation_id in neutral])
-    written = engine.tally
+            _measure_style(report, engine, store, [e for e in labelled if e.conversation_id in neutral])
+    stats = engine.stats
     report["settings"]["decoding"] = {
-        "tokens": written.tokens,
-        "tokens_per_second": round(written.tokens_per_second, 1),
-        "occupancy": round(written.occupancy, 3),
+        "tokens": stats.tokens,
+        "tokens_per_second": round(stats.tokens_per_second, 1),
+        "occupancy": round(stats.occupancy, 3),
     }
     report["aims"] = aims(report)
     report["seconds"] = {name: round(value, 1) for name, value in seconds.items()}
@@ -118,30 +125,30 @@ def _profiles(engine: Engine, examples: list[Example]):
 # Words ----------------------------------------------------------------------------------------------------------------
 
 
-def _text(report: dict, engine: Engine, examples: list[Example], neutral: set[str]) -> list[Answer]:
-    """Emotion accuracy and Distinct under each condition; returns the answers with media (or the only ones)."""
+def _measure_text(report: dict, engine: Engine, examples: list[Example], neutral: set[str]) -> list[Answer]:
+    """Measure emotion accuracy and Distinct under each condition; return the answers with media (or the only ones)."""
     profiles = _profiles(engine, examples)
     runs: dict[str, list[Answer]] = {}
-    shown: dict[str, str] = {}
+    shown_emotions: dict[str, str] = {}
     if engine.widths is not None:
         store = open_store(engine.folder, engine.config)
-        others, shown = conditions.swapped_media(examples, store.get)
+        others, shown_emotions = conditions.swapped_media(examples, store.get)
         runs[WITH] = engine.answer(examples, store.get, profiles)
         runs[SWAPPED] = engine.answer(examples, others, profiles)
-    runs[WITHOUT] = engine.answer(examples, conditions.nothing_heard, profiles)
+    runs[WITHOUT] = engine.answer(examples, conditions.no_media, profiles)
     report["emotion"] = {"labels": list(emotions.AVATAR_EMOTIONS), "conditions": {}}
     report["text"] = {}
     for name, answers in runs.items():
         entry = _accuracies(examples, answers, neutral)
         if name == SWAPPED:
             hits = [
-                (a.parsed.avatar_emotion == shown.get(e.conversation_id))
+                (a.parsed.avatar_emotion == shown_emotions.get(e.conversation_id))
                 for e, a in zip(examples, answers, strict=True)
             ]
             entry["follows_media7"] = _interval(examples, hits)
-            known = [e.conversation_id in neutral for e in examples]
-            if any(known):
-                entry["neutral_follows_media7"] = _interval(examples, hits, known)
+            is_neutral = [e.conversation_id in neutral for e in examples]
+            if any(is_neutral):
+                entry["neutral_follows_media7"] = _interval(examples, hits, is_neutral)
         report["emotion"]["conditions"][name] = entry
         if name != SWAPPED:
             report["text"][name] = _diversity(examples, answers)
@@ -163,29 +170,29 @@ def _gold7(example: Example) -> str:
     return emotions.avatar_emotion(example.chain.speaker_emotion)
 
 
-def _interval(examples: list[Example], values: list, wanted: list[bool] | None = None) -> list[float]:
-    """Mean over Examples with its 90 % interval, dialogues redrawn: [value, low, high]."""
+def _interval(examples: list[Example], values: list, selected: list[bool] | None = None) -> list[float]:
+    """Return the mean over (selected) Examples with its 90 % bootstrap interval over dialogues: [value, low, high]."""
     dialogues: dict[str, list[float]] = {}
-    for number, (example, value) in enumerate(zip(examples, values, strict=True)):
-        if wanted is None or wanted[number]:
+    for index, (example, value) in enumerate(zip(examples, values, strict=True)):
+        if selected is None or selected[index]:
             dialogues.setdefault(example.conversation_id, []).append(float(value))
-    table = np.array([[sum(one), len(one)] for one in dialogues.values()])
+    table = np.array([[sum(turns), len(turns)] for turns in dialogues.values()])
     return list(text.bootstrap(table, lambda rows: float(rows[:, 0].sum() / rows[:, 1].sum())))
 
 
 def _accuracies(examples: list[Example], answers: list[Answer], neutral: set[str]) -> dict:
-    right7 = [a.parsed.avatar_emotion == _gold7(e) for e, a in zip(examples, answers, strict=True)]
-    right32 = [a.parsed.speaker_emotion == e.chain.speaker_emotion for e, a in zip(examples, answers, strict=True)]
+    correct7 = [a.parsed.avatar_emotion == _gold7(e) for e, a in zip(examples, answers, strict=True)]
+    correct32 = [a.parsed.speaker_emotion == e.chain.speaker_emotion for e, a in zip(examples, answers, strict=True)]
     entry = {
         "n": len(examples),
-        "acc7": _interval(examples, right7),
-        "acc32": _interval(examples, right32),
+        "acc7": _interval(examples, correct7),
+        "acc32": _interval(examples, correct32),
         "complete_chains": float(np.mean([not a.parsed.missing for a in answers])),
     }
-    halves = [e.conversation_id in neutral for e in examples]
-    if any(halves):
-        entry["neutral7"] = _interval(examples, right7, halves)
-        entry["emotional7"] = _interval(examples, right7, [not half for half in halves])
+    is_neutral = [e.conversation_id in neutral for e in examples]
+    if any(is_neutral):
+        entry["neutral7"] = _interval(examples, correct7, is_neutral)
+        entry["emotional7"] = _interval(examples, correct7, [not half for half in is_neutral])
     return entry
 
 
@@ -229,37 +236,41 @@ def _sample(example: Example, answer: Answer) -> dict:
 # Style ----------------------------------------------------------------------------------------------------------------
 
 
-def _disentangler(report: dict, engine: Engine, store, examples: list[Example], answers: list[Answer]) -> None:
-    """Accuracy of the disentangler's labels: profile in the prompt; heard and seen before; neither; another profile."""
-    gold = [labels(example) for example in examples]
-    blind = engine.answer(examples, store.get, [None] * len(examples))
-    heard = [any(u.role == "listener" for u in example.history) for example in examples]
+def _measure_disentangler(engine: Engine, store, examples: list[Example], answers: list[Answer]) -> dict:
+    """Return the accuracies of the disentangler's labels by what is known of the listener's profile."""
+    gold = [class_labels(example) for example in examples]
+    without_profile = engine.answer(examples, store.get, [None] * len(examples))
+    was_heard = [any(u.role == "listener" for u in example.history) for example in examples]
     other = [conditions.another_profile(e.listener_profile) if e.listener_profile else None for e in examples]
-    told = engine.answer(examples, store.get, other)
-    wanted = [labels(dataclasses.replace(e, listener_profile=p)) for e, p in zip(examples, other, strict=True)]
-    report["disentangler"] = {
+    with_other = engine.answer(examples, store.get, other)
+    other_labels = [
+        class_labels(dataclasses.replace(e, listener_profile=p)) for e, p in zip(examples, other, strict=True)
+    ]
+    return {
         "profile in the prompt": _label_accuracy(answers, gold),
-        "heard and seen before": _label_accuracy(blind, gold, heard),
-        "neither": _label_accuracy(blind, gold, [not h for h in heard]),
-        "another profile in the prompt": _label_accuracy(told, wanted),
+        "heard and seen before": _label_accuracy(without_profile, gold, was_heard),
+        "neither": _label_accuracy(without_profile, gold, [not heard for heard in was_heard]),
+        "another profile in the prompt": _label_accuracy(with_other, other_labels),
     }
 
 
-def _label_accuracy(answers: list[Answer], gold: list[dict[str, int]], wanted: list[bool] | None = None) -> dict:
-    chosen = [i for i in range(len(answers)) if wanted is None or wanted[i]]
-    entry: dict = {"n": len(chosen)}
-    right: dict[str, list[bool]] = {}
+def _label_accuracy(answers: list[Answer], gold: list[dict[str, int]], selected: list[bool] | None = None) -> dict:
+    indices = [i for i in range(len(answers)) if selected is None or selected[i]]
+    entry: dict = {"n": len(indices)}
+    correct: dict[str, list[bool]] = {}
     for name in ("emotion", "age", "gender", "timbre"):
-        right[name] = [int(np.argmax(answers[i].labels[name])) == gold[i][name] for i in chosen if gold[i][name] >= 0]
-        if right[name]:
-            entry[name] = float(np.mean(right[name]))
-    if chosen and all(right.values()):
-        entry["all"] = float(np.mean(np.all([right[name] for name in ("age", "gender", "timbre")], axis=0)))
+        correct[name] = [
+            int(np.argmax(answers[i].labels[name])) == gold[i][name] for i in indices if gold[i][name] >= 0
+        ]
+        if correct[name]:
+            entry[name] = float(np.mean(correct[name]))
+    if indices and all(correct.values()):
+        entry["all"] = float(np.mean(np.all([correct[name] for name in ("age", "gender", "timbre")], axis=0)))
     return entry
 
 
-def _latents(report: dict, engine: Engine, store, split: str, examples: list[Example]) -> None:
-    config, predict = engine.config, predictor(engine.graphdef)
+def _measure_latents(engine: Engine, store, split: str, examples: list[Example]) -> dict:
+    config, predict = engine.config, make_predictor(engine.graphdef)
     speech, _ = build_generators(config.generators)
     nearest = getattr(speech, "decode_content", None)
     splits = {name: _examples(engine, name) for name in ("train", "validation")} | {split: examples}
@@ -270,38 +281,38 @@ def _latents(report: dict, engine: Engine, store, split: str, examples: list[Exa
             "all",
             config,
             engine.tokenizer,
-            store,
-            engine.widths,
+            store=store,
+            widths=engine.widths,
             train=False,
             seed=config.seed,
         )
 
     means = training_means(rows(splits["train"]))
-    report["latents"] = {
-        name: explained(predict, engine.state, rows(chosen), means, nearest)
+    return {
+        name: explained_variance(predict, engine.state, rows(chosen), means, nearest_phoneme=nearest)
         for name, chosen in splits.items()
         if chosen
     }
 
 
-def _style(report: dict, engine: Engine, store, neutral: list[Example]) -> None:
+def _measure_style(report: dict, engine: Engine, store, neutral: list[Example]) -> None:
     if not neutral:
-        return  # a corpus that does not say which of its words are neutral
-    from empatheia_jax.evaluation.style_sweep import sweep
+        return  # the corpus does not say which of its dialogues have neutral words
+    from empatheia_jax.evaluation.style_sweep import sweep_styles
 
     speech, face = build_generators(engine.config.generators, face_size=128)
     features: Callable[[str], Mapping | None] = store.get
-    report["style"] = sweep(engine, speech, face, neutral, features)
+    report["style"] = sweep_styles(engine, speech, face, neutral, features=features)
 
 
 # Aims -----------------------------------------------------------------------------------------------------------------
 
 
 def aims(report: dict) -> list[dict]:
-    """What the sample corpus is built to show, beside what was measured; parts that were not measured are left out."""
+    """Return the aims of the sample corpus beside what was measured; what was not measured is left out."""
     rows: list[dict] = []
 
-    def aim(what: str, path: tuple, least: float, most: bool = False) -> None:
+    def add(label: str, path: tuple, bound: float, at_most: bool = False) -> None:
         value = report
         for step in path:
             value = value.get(step) if isinstance(value, dict) else (value[step] if value is not None else None)
@@ -309,41 +320,41 @@ def aims(report: dict) -> list[dict]:
                 return
         rows.append(
             {
-                "what": what,
-                "aim": f"{'at most' if most else 'at least'} {least:g}",
+                "what": label,
+                "aim": f"{'at most' if at_most else 'at least'} {bound:g}",
                 "got": f"{value:.3f}",
-                "met": bool(value <= least if most else value >= least),
+                "met": bool(value <= bound if at_most else value >= bound),
             }
         )
 
     emotion = ("emotion", "conditions")
-    aim("7-way gain from speech and video, lower 5 % bound", ("emotion", "gain7", 1), 0.20)
-    aim("neutral words, with speech and video: 7-way", (*emotion, WITH, "neutral7", 0), 0.70)
-    aim("neutral words, without: 7-way", (*emotion, WITHOUT, "neutral7", 0), 0.30, most=True)
-    aim("emotional words, without: 7-way", (*emotion, WITHOUT, "emotional7", 0), 0.50)
-    aim("swapped media, neutral words: 7-way follows the media", (*emotion, SWAPPED, "neutral_follows_media7", 0), 0.70)
+    add("7-way gain from speech and video, lower 5 % bound", ("emotion", "gain7", 1), 0.20)
+    add("neutral words, with speech and video: 7-way", (*emotion, WITH, "neutral7", 0), 0.70)
+    add("neutral words, without: 7-way", (*emotion, WITHOUT, "neutral7", 0), 0.30, at_most=True)
+    add("emotional words, without: 7-way", (*emotion, WITHOUT, "emotional7", 0), 0.50)
+    add("swapped media, neutral words: 7-way follows the media", (*emotion, SWAPPED, "neutral_follows_media7", 0), 0.70)
     split = report.get("split", "test")
-    for name, least in (("content_speech", 0.9), ("content_video", 0.8), ("style_speech", 0.7), ("style_video", 0.7)):
-        aim(f"variance explained, {name}", ("latents", split, name), least)
-    aim("nearest phoneme of C_speech", ("latents", split, "nearest_phoneme"), 0.95)
+    for name, bound in (("content_speech", 0.9), ("content_video", 0.8), ("style_speech", 0.7), ("style_video", 0.7)):
+        add(f"variance explained, {name}", ("latents", split, name), bound)
+    add("nearest phoneme of C_speech", ("latents", split, "nearest_phoneme"), 0.95)
     for condition in ("profile in the prompt", "heard and seen before"):
         for label in ("age", "gender", "timbre"):
-            aim(f"{label}, {condition}", ("disentangler", condition, label), 0.85)
-    aim("emotion by the disentangler", ("disentangler", "profile in the prompt", "emotion"), 0.85)
+            add(f"{label}, {condition}", ("disentangler", condition, label), 0.85)
+    add("emotion by the disentangler", ("disentangler", "profile in the prompt", "emotion"), 0.85)
     for label in ("age", "gender", "timbre"):
-        aim(
+        add(
             f"{label} follows another prompted profile",
             ("disentangler", "another profile in the prompt", label),
             0.90,
         )
-    for name, what in (("f0", "F0"), ("rate", "syllables/s"), ("mouth", "mouth curve"), ("brow", "brow height")):
-        aim(f"{what}: rank correlation over 28 cells", ("style", "rho", name, 0), 0.8)
-        aim(f"{what}: permutation p", ("style", "rho", name, 1), 0.01, most=True)
+    for name, measure in (("f0", "F0"), ("rate", "syllables/s"), ("mouth", "mouth curve"), ("brow", "brow height")):
+        add(f"{measure}: rank correlation over 28 cells", ("style", "rho", name, 0), 0.8)
+        add(f"{measure}: permutation p", ("style", "rho", name, 1), 0.01, at_most=True)
     between = ("style", "f0_between_profiles", "worst")
-    aim("F0 moved by the profile alone, worst pair's error, semitones", between, 3.0, most=True)
+    add("F0 moved by the profile alone, worst pair's error, semitones", between, 3.0, at_most=True)
     return rows
 
 
 def read_report(folder: Path) -> dict:
-    """The report.json of an evaluation."""
+    """Read the report.json of an evaluation."""
     return json.loads((folder / "report.json").read_text())

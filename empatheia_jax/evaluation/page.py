@@ -1,7 +1,7 @@
-"""The report's building blocks: numbers, tables, dots with intervals, bars, figures, and the page around them.
+"""The report's HTML elements: numbers, tables, dots with intervals, bars, figures, and the page around them.
 
-Everything is HTML with no script, no link outwards and no font to fetch. Text that comes from data is escaped here and
-nowhere else: `escape` for words, and every block takes plain words unless its docstring says HTML.
+The HTML has no script, no external link and no font to download. Text from data is escaped here and nowhere else, by
+`escape`; every function takes plain text unless its docstring says HTML.
 """
 
 import html
@@ -11,10 +11,10 @@ from collections.abc import Iterable, Sequence
 from empatheia_jax.evaluation.page_style import CSS
 
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; media-src data:"
-"""The page may load nothing but what it holds."""
+"""The page may load nothing from outside."""
 
 PER_CENT = "\u00a0%"
-"""The sign after a number, not to be torn from it."""
+"""The percent sign after a number, with a space that does not break."""
 
 Estimate = float | Sequence[float] | None
 """A number, or [number, low, high], or None where it was not measured."""
@@ -24,17 +24,17 @@ Estimate = float | Sequence[float] | None
 
 
 def escape(value) -> str:
-    """A value as text that is safe inside HTML and in attributes."""
+    """Return a value as text that is safe inside HTML and in attributes."""
     return html.escape("–" if value is None else str(value), quote=True)
 
 
-def words_of(value) -> str:
-    """Text from data, in its own writing direction."""
+def text_html(value) -> str:
+    """Return text from data as HTML that keeps its own writing direction."""
     return f'<bdi dir="auto">{escape(value)}</bdi>'
 
 
 def interval(value: Estimate) -> tuple[float, float, float] | None:
-    """(value, low, high), low = high = value where no interval is known; None where there is no number."""
+    """Return (value, low, high), low = high = value where no interval is known; None where there is no number."""
     if value is None or isinstance(value, str):
         return None
     triple = tuple(value) if isinstance(value, Sequence) else (value,) * 3
@@ -44,7 +44,14 @@ def interval(value: Estimate) -> tuple[float, float, float] | None:
 
 
 def number(value: Estimate, digits: int = 2, scale: float = 1.0, sign: bool = False) -> str:
-    """A number, with its interval where it has one."""
+    """Format a number, with its interval where it has one.
+
+    Args:
+      value: the number.
+      digits: after the point.
+      scale: factor before formatting.
+      sign: a positive number gets a plus sign.
+    """
     triple = interval(value)
     if triple is None:
         return "–"
@@ -53,37 +60,40 @@ def number(value: Estimate, digits: int = 2, scale: float = 1.0, sign: bool = Fa
 
 
 def percent(value: Estimate, digits: int = 1) -> str:
-    """A share in [0, 1] in per cent, with its interval where it has one."""
+    """Format a share in [0, 1] in per cent, with its interval where it has one."""
     middle, space, rest = number(value, digits, 100.0).partition(" ")
     return middle if middle == "–" else f"{middle}{PER_CENT}{space}{rest}"
 
 
 def clock(seconds: float) -> str:
-    """Seconds for people: "9.6 s", "84 s", "2 min 05 s"."""
+    """Format seconds: "9.6 s", "84 s", "2 min 05 s"."""
     if seconds < 9.95:
         return f"{seconds:.1f} s"
-    whole = round(seconds)
-    return f"{whole} s" if whole < 120 else f"{whole // 60} min {whole % 60:02d} s"
+    rounded = round(seconds)
+    return f"{rounded} s" if rounded < 120 else f"{rounded // 60} min {rounded % 60:02d} s"
 
 
 # Blocks ===============================================================================================================
 
 
 def figure(body: str, caption: str) -> str:
-    """A framed figure. `body` and `caption` are HTML."""
+    """Return a figure with its caption; `body` and `caption` are HTML."""
     return f"<figure>{body}<figcaption>{caption}</figcaption></figure>"
 
 
-def no_data(caption: str, why: str) -> str:
-    """The place of a figure that could not be drawn, and the reason in plain words. `caption` is HTML."""
-    return figure(f'<p class="none">No data: {escape(why)}</p>', caption)
+def no_data(caption: str, reason: str) -> str:
+    """Return the place of a figure that could not be drawn, with the reason; `caption` is HTML."""
+    return figure(f'<p class="none">No data: {escape(reason)}</p>', caption)
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]], *, words: int = 1, style: str = "") -> str:
-    """A table that scrolls sideways on a narrow screen. Cells are HTML; the first of a row is its header.
+    """Return a table that scrolls sideways on a narrow screen.
 
     Args:
-      words: how many columns from the left hold words; the others hold numbers and are set flush right.
+      head: column titles, HTML.
+      rows: cells, HTML; the first of each row is its header.
+      words: how many columns from the left hold text; the others hold numbers and are aligned right.
+      style: CSS class of the table.
     """
     kinds = ["" if column < words else ' class="n"' for column in range(len(head))]
     top = "".join(f'<th scope="col"{kind}>{cell}</th>' for kind, cell in zip(kinds, head, strict=True))
@@ -98,16 +108,16 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]], *, words: int = 1,
 
 
 def scroll(body: str, label: str) -> str:
-    """A box that scrolls sideways, also by keyboard. `body` is HTML."""
+    """Return a box that scrolls sideways, also by keyboard; `body` is HTML."""
     return f'<div class="scroll" tabindex="0" role="region" aria-label="{escape(label)}">{body}</div>'
 
 
 Dots = tuple[str, float | None, Sequence[tuple[str, int, Estimate]]]
-"""(heading, a share to compare with, [(label, series 1..4, share)])."""
+"""(heading, a share to compare with or None, [(label, series 1..4, share)])."""
 
 
 def dots(groups: Sequence[Dots]) -> str:
-    """Shares on a common scale from 0 to 100 %, each a dot with its interval; what to compare with is a dashed line."""
+    """Return shares as dots with intervals on a scale from 0 to 100 %; the share to compare with is a dashed line."""
     parts = []
     for heading, mark, entries in groups:
         parts.append(f'<div class="head">{escape(heading)}</div>')
@@ -130,7 +140,7 @@ def _dot(value: Estimate, series: int, mark: float | None) -> str:
 
 
 def bars(rows: Sequence[tuple[str, float, float | None]]) -> str:
-    """Seconds as bars on a common scale, with a tick where a budget ends.
+    """Return seconds as bars on a common scale, with a tick where a budget ends.
 
     Args:
       rows: (label, seconds, budget in seconds or None).
@@ -148,21 +158,21 @@ def bars(rows: Sequence[tuple[str, float, float | None]]) -> str:
 
 
 def tiles(entries: Sequence[tuple[str, str, str]]) -> str:
-    """The few numbers to know first: (what, value, note). Values and notes are HTML."""
+    """Return the most important numbers as tiles: (label, value, note). Values and notes are HTML."""
     cells = (
-        f"<div><dt>{escape(what)}</dt><dd>{value}<small>{note}</small></dd></div>" for what, value, note in entries
+        f"<div><dt>{escape(label)}</dt><dd>{value}<small>{note}</small></dd></div>" for label, value, note in entries
     )
     return f'<dl class="tiles">{"".join(cells)}</dl>'
 
 
 def pairs(entries: Iterable[tuple[str, str]]) -> str:
-    """Names and what belongs to them, one below the other: (words, HTML)."""
+    """Return names and their values, one below the other: (text, HTML)."""
     cells = "".join(f"<dt>{escape(name)}</dt><dd>{value}</dd>" for name, value in entries)
     return f'<dl class="chain">{cells}</dl>'
 
 
 def details(summary: str, body: str) -> str:
-    """A part that opens on demand. `body` is HTML."""
+    """Return a part that opens on demand; `body` is HTML."""
     return f"<details><summary>{escape(summary)}</summary>{body}</details>"
 
 
@@ -170,14 +180,22 @@ def details(summary: str, body: str) -> str:
 
 
 def section(anchor: str, title: str, intro: str, *parts: str) -> tuple[str, str, str]:
-    """(anchor, title, HTML) of a section. `intro` is HTML, one or two sentences; `parts` are HTML."""
+    """Return (anchor, title, HTML) of a section; `intro`, one or two sentences, and `parts` are HTML."""
     lead = f"<p>{intro}</p>" if intro else ""
     body = f'<section id="{anchor}" aria-labelledby="{anchor}-title"><h2 id="{anchor}-title">{escape(title)}</h2>{lead}'
     return anchor, title, body + "".join(parts) + "</section>"
 
 
-def document(title: str, lead: str, top: str, sections: Sequence[tuple[str, str, str]], foot: str) -> str:
-    """The whole page. `lead`, `top` and `foot` are HTML."""
+def document(title: str, sections: Sequence[tuple[str, str, str]], *, lead: str, top: str, foot: str) -> str:
+    """Return the complete page.
+
+    Args:
+      title: of the page.
+      sections: from `section`.
+      lead: HTML under the title.
+      top: HTML above the sections.
+      foot: HTML of the footer.
+    """
     links = "".join(f'<li><a href="#{anchor}">{escape(name)}</a></li>' for anchor, name, _ in sections)
     return (
         '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'

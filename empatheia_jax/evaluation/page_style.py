@@ -1,4 +1,4 @@
-"""The report's style sheet: sober, light and dark by the reader's setting, one column on a phone."""
+"""The report's style sheet: light or dark by the reader's setting, one column on a phone."""
 
 CSS = """
 :root {

@@ -1,7 +1,7 @@
-"""matplotlib figures as inline SVG that follows the page: its font, its colours, light or dark.
+"""matplotlib figures as inline SVG in the font and the colours of the page, light or dark.
 
-Figures are drawn in stand-in colours which are then replaced by the page's CSS variables; ids are made unique, since
-all figures share one document. Sizes are chosen so that letters stay readable on a phone.
+Figures are drawn in placeholder colours, which are then replaced by the page's CSS variables; ids are made unique,
+since all figures share one document. Sizes are chosen so that letters stay readable on a phone.
 """
 
 import dataclasses
@@ -21,12 +21,12 @@ INK, MUTED, LINE = "#0a0b01", "#0a0b02", "#0a0b03"
 SERIES = ("#0a0b11", "#0a0b12", "#0a0b13", "#0a0b14")
 VARIABLES = {INK: "--ink", MUTED: "--muted", LINE: "--line"} | {c: f"--s{k}" for k, c in enumerate(SERIES, 1)}
 MARKERS = ("o", "s", "D", "^")
-MOST_POINTS = 400
+MAX_POINTS = 400
 
 
 @dataclasses.dataclass
 class Curve:
-    """One term of a loss: what training logged, and what held-out dialogues gave."""
+    """The values of one term over the steps, in training and on held-out dialogues."""
 
     name: str
     steps: Sequence[float] = ()
@@ -36,25 +36,30 @@ class Curve:
 
 
 def curves(lines: Sequence[Curve], alt: str, *, log: bool = False, share: bool = False) -> str:
-    """Training curves over steps, at most four; held-out values are rings in the curve's colour.
+    """Draw training curves over steps; held-out values are rings in the curve's colour.
 
     Args:
-      alt: what the figure shows, for those who do not see it.
-      log: logarithmic values, where all are positive.
+      lines: one to four curves.
+      alt: text alternative.
+      log: logarithmic scale, where all values are positive.
       share: values are shares, shown from 0 to 100 %.
+
     Returns:
-      an `<svg>` element.
+      An `<svg>` element.
+
+    Raises:
+      ValueError: no curve, or more than four.
     """
     if not 1 <= len(lines) <= len(SERIES):
         raise ValueError(f"{len(lines)} curves in one figure: draw 1 to {len(SERIES)}")
     figure, axes = _axes(3.0, 2.1, legend=len(lines) > 1, label=False)
     scale = 100.0 if share else 1.0
-    everything = []
+    drawn = []
     for color, line in zip(SERIES, lines, strict=False):
-        steps, values = _thinned(line.steps, line.values)
-        everything += [*values, *line.held_out_values]
-        lonely = {"marker": ".", "markersize": 5} if len(steps) == 1 else {}
-        axes.plot(steps, scale * values, color=color, linewidth=1.3, label=line.name, **lonely)
+        steps, values = _thin(line.steps, line.values)
+        drawn += [*values, *line.held_out_values]
+        marker = {"marker": ".", "markersize": 5} if len(steps) == 1 else {}
+        axes.plot(steps, scale * values, color=color, linewidth=1.3, label=line.name, **marker)
         rings = np.asarray(line.held_out_values, float) * scale
         axes.plot(
             line.held_out_steps,
@@ -68,14 +73,14 @@ def curves(lines: Sequence[Curve], alt: str, *, log: bool = False, share: bool =
             linewidth=0.9,
             clip_on=False,
         )
-    everything = np.asarray(everything, float)
-    if log and np.all(everything > 0) and everything.max() > 3 * everything.min():
-        _log_axis(axes, everything)
+    drawn = np.asarray(drawn, float)
+    if log and np.all(drawn > 0) and drawn.max() > 3 * drawn.min():
+        _log_axis(axes, drawn)
     elif share:
         axes.set_ylim(0, 103)
         axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g} %"))
-    elif np.all(everything >= 0):
-        axes.set_ylim(0, 1.08 * max(everything.max(), 1e-12))
+    elif np.all(drawn >= 0):
+        axes.set_ylim(0, 1.08 * max(drawn.max(), 1e-12))
     axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
     axes.set_xlabel("step")
     if len(lines) > 1:
@@ -94,13 +99,19 @@ def curves(lines: Sequence[Curve], alt: str, *, log: bool = False, share: bool =
 
 
 def scatter(groups: Mapping[str, tuple[Sequence[float], Sequence[float]]], x: str, y: str, alt: str) -> str:
-    """Points of up to four groups, told apart by colour and shape, with the line of equality.
+    """Draw points of one to four groups in different colours and shapes, with the line of equality.
 
     Args:
       groups: name -> (x values, y values).
-      x, y: labels of the axes.
+      x: label of the x axis.
+      y: label of the y axis.
+      alt: text alternative.
+
     Returns:
-      an `<svg>` element.
+      An `<svg>` element.
+
+    Raises:
+      ValueError: no group, or more than four.
     """
     if not 1 <= len(groups) <= len(SERIES):
         raise ValueError(f"{len(groups)} groups in one figure: draw 1 to {len(SERIES)}")
@@ -118,19 +129,22 @@ def scatter(groups: Mapping[str, tuple[Sequence[float], Sequence[float]]], x: st
     return _svg(figure, alt)
 
 
-def waveform(audio: np.ndarray, sample_rate: int, seconds: float, marks: Sequence[float], alt: str) -> str:
-    """A recording's loudness over time from edge to edge, with times marked: made to lie under a strip of frames.
+def waveform(audio: np.ndarray, sample_rate: int, seconds: float, marks: Sequence[float], *, alt: str) -> str:
+    """Draw a waveform from edge to edge, with times marked, to be placed under a strip of frames.
 
     Args:
       audio: float32 [samples].
-      seconds: what the full width stands for.
-      marks: times to mark, seconds.
+      sample_rate: in Hz.
+      seconds: duration that the full width stands for.
+      marks: times to mark, in seconds.
+      alt: text alternative.
+
     Returns:
-      an `<svg>` element.
+      An `<svg>` element.
     """
     figure = Figure(figsize=(10, 1.15))
     axes = figure.add_axes((0, 0.24, 1, 0.76))
-    _plain(axes)
+    _style_axes(axes)
     axes.spines["left"].set_visible(False)
     edges = np.linspace(0, max(round(seconds * sample_rate), 1), 601).astype(int)
     padded = np.zeros(edges[-1] + 1, np.float32)
@@ -138,8 +152,8 @@ def waveform(audio: np.ndarray, sample_rate: int, seconds: float, marks: Sequenc
     top = np.maximum.reduceat(padded, edges[:-1])
     bottom = np.minimum.reduceat(padded, edges[:-1])
     axes.fill_between((edges[:-1] + edges[1:]) / 2 / sample_rate, bottom, top, color=SERIES[0], linewidth=0.4)
-    reach = max(float(np.abs(padded).max()), 1e-3) * 1.05
-    axes.set(xlim=(0, seconds), ylim=(-reach, reach), yticks=[], xticks=list(marks))
+    limit = max(float(np.abs(padded).max()), 1e-3) * 1.05
+    axes.set(xlim=(0, seconds), ylim=(-limit, limit), yticks=[], xticks=list(marks))
     axes.set_xticklabels([f"{mark:.1f} s" for mark in marks])
     axes.grid(axis="x", color=MUTED, linewidth=0.6)
     return _svg(figure, alt)
@@ -149,16 +163,16 @@ def waveform(audio: np.ndarray, sample_rate: int, seconds: float, marks: Sequenc
 
 
 def _axes(width: float, height: float, legend: bool, label: bool):
-    """A figure with one pair of axes; margins are fixed, in inches, so that neighbours on the page line up."""
+    """Return a figure with one pair of axes; margins are fixed, in inches, so that neighbours on the page line up."""
     left, right, bottom, top = 0.6 if label else 0.42, 0.1, 0.4, 0.27 if legend else 0.08
     figure = Figure(figsize=(width, height))
     axes = figure.add_axes((left / width, bottom / height, 1 - (left + right) / width, 1 - (bottom + top) / height))
-    _plain(axes)
+    _style_axes(axes)
     axes.grid(axis="y", color=LINE, linewidth=0.6)
     return figure, axes
 
 
-def _plain(axes) -> None:
+def _style_axes(axes) -> None:
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)
     for side in ("left", "bottom"):
@@ -180,17 +194,17 @@ def _log_axis(axes, values: np.ndarray) -> None:
     axes.tick_params(axis="y", which="minor", length=0)
 
 
-def _thinned(steps: Sequence[float], values: Sequence[float]) -> tuple[np.ndarray, np.ndarray]:
-    """At most `MOST_POINTS` points, means of neighbours: a long run stays light and no spike is picked by chance."""
+def _thin(steps: Sequence[float], values: Sequence[float]) -> tuple[np.ndarray, np.ndarray]:
+    """Average neighbours to at most `MAX_POINTS` points: the file stays small and no spike is picked by chance."""
     steps, values = np.asarray(steps, float), np.asarray(values, float)
-    if len(steps) <= MOST_POINTS:
+    if len(steps) <= MAX_POINTS:
         return steps, values
-    bins = np.array_split(np.arange(len(steps)), MOST_POINTS)
-    return np.array([steps[own].mean() for own in bins]), np.array([values[own].mean() for own in bins])
+    bins = np.array_split(np.arange(len(steps)), MAX_POINTS)
+    return np.array([steps[points].mean() for points in bins]), np.array([values[points].mean() for points in bins])
 
 
 def _svg(figure: Figure, alt: str) -> str:
-    """The figure as an `<svg>` element in the page's colours and font."""
+    """Return the figure as an `<svg>` element in the page's colours and font."""
     FigureCanvasSVG(figure)
     figure.patch.set_visible(False)
     buffer = io.StringIO()

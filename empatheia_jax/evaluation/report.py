@@ -1,4 +1,4 @@
-"""report.html: what a run learned and what it can do, in one file that needs no network."""
+"""report.html: the results of an evaluation in one self-contained file."""
 
 import datetime
 import json
@@ -8,7 +8,7 @@ from pathlib import Path
 
 from empatheia_jax.atomic import replacing
 from empatheia_jax.evaluation import page, results
-from empatheia_jax.evaluation.answer import answer_section, plain
+from empatheia_jax.evaluation.answer import answer_section, value_html
 from empatheia_jax.evaluation.curves import training_section
 
 TimeBudget = Sequence[tuple[str, float, float | None]]
@@ -16,7 +16,7 @@ SHARES = ("acc7", "acc32", "neutral7", "emotional7", "follows_media7", "neutral_
 
 
 class ReportError(ValueError):
-    """A report dict that cannot be shown as it is: names the part and what it should hold."""
+    """A report dict that cannot be shown: names the part and what it should hold."""
 
 
 def write_report(
@@ -28,11 +28,11 @@ def write_report(
     response: dict | None = None,
     time_budget: TimeBudget | None = None,
 ) -> Path:
-    """Write `folder`/report.html. Nothing is left half-written, and a part without data says so on the page.
+    """Write `folder`/report.html, completely or not at all. A part without data says so on the page.
 
     Args:
-      folder: made if it is not there.
-      report: JSON values; every part may be absent. Accuracies and explained variances are shares (1.0 is all), alone
+      folder: made if it does not exist.
+      report: JSON values; every part may be absent. Accuracies and explained variances are shares (at most 1.0), alone
         or as [value, low, high]; Distinct is in per cent.
         "run", "split", "date", "command", "device": text; "versions": {package: version}; "settings": {name: value};
         "seconds": {part: seconds};
@@ -47,17 +47,19 @@ def write_report(
         "samples": [{"id", "history": [[role, text]], "emotion", "predicted", "chain", "response", "gold_response"}];
         "aims": [{"what", "aim", "got", "met"}].
       metrics: the run's metrics.jsonl; a config.json beside it is shown with the settings.
-      video: the mp4 of one answer, held inside the page.
+      video: the mp4 of one answer, embedded in the page.
       response: what `respond` recorded with it: "chain_of_empathy", "response" and anything else.
       time_budget: (part, seconds, budget in seconds or None), in order.
+
     Returns:
-      path of report.html.
+      Path of report.html.
+
     Raises:
       ReportError: a part has another form than described.
       OSError: the folder cannot be written.
     """
     check_report(report)
-    config = _config(metrics)
+    config = _read_config(metrics)
     sections = [
         answer_section(video, response),
         results.emotion_section(report.get("emotion")),
@@ -74,7 +76,7 @@ def write_report(
     lead = " · ".join(page.escape(report[key]) for key in ("split", "date", "device") if report.get(key))
     now = datetime.datetime.now().astimezone()
     foot = f"Written by empatheia_jax, {now:%Y-%m-%d %H:%M}. Voices and faces on this page are synthetic."
-    content = page.document(title, lead, _summary(report) + _aims(report), sections, foot)
+    content = page.document(title, sections, lead=lead, top=_summary(report) + _aims(report), foot=foot)
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "report.html"
     with replacing(path) as temporary:
@@ -83,7 +85,7 @@ def write_report(
 
 
 def check_report(report: dict) -> None:
-    """Stop at what would be shown wrongly: percentages given as shares, a confusion matrix of another size.
+    """Check for what would be shown wrongly: per cent in place of shares, a confusion matrix of another size.
 
     Raises:
       ReportError: names the part, its value and the form it should have.
@@ -104,8 +106,8 @@ def check_report(report: dict) -> None:
     shares = [("emotion.gain7", emotion.get("gain7"))]
     for name, values in (emotion.get("conditions") or {}).items():
         shares += [(f"emotion.conditions.{name}.{key}", values.get(key)) for key in SHARES]
-    labelled = ("emotion", "age", "gender", "timbre", "all")
-    for part, keys in (("disentangler", labelled), ("latents", ("nearest_phoneme",))):
+    accuracies = ("emotion", "age", "gender", "timbre", "all")
+    for part, keys in (("disentangler", accuracies), ("latents", ("nearest_phoneme",))):
         for name, values in (report.get(part) or {}).items():
             shares += [(f"{part}.{name}.{key}", values.get(key)) for key in keys]
     for where, value in shares:
@@ -123,22 +125,22 @@ def check_report(report: dict) -> None:
 
 
 def _summary(report: dict) -> str:
-    """The few numbers to know first."""
+    """Return tiles with the most important numbers."""
     emotion = report.get("emotion") or {}
     conditions = emotion.get("conditions") or {}
     entries = []
     for name in ("with speech and video", "without"):
         triple = page.interval((conditions.get(name) or {}).get("acc7"))
         if triple:
-            what = "Emotion right, with speech and video" if name != "without" else "Emotion right, words only"
-            entries.append((what, f"{100 * triple[0]:.0f}{page.PER_CENT}", f"of 7; {_range(triple, 100)}"))
+            label = "Emotion right, with speech and video" if name != "without" else "Emotion right, words only"
+            entries.append((label, f"{100 * triple[0]:.0f}{page.PER_CENT}", f"of 7; {_range(triple, 100)}"))
     if triple := page.interval(emotion.get("gain7")):
         points = f"{100 * triple[0]:+.0f}".replace("-", "−")
         entries.append(("Gain from speech and video", points, f"points; {_range(triple, 100)}"))
     words = (report.get("text") or {}).get("with speech and video") or {}
-    if (one := page.interval(words.get("dist1"))) and (two := page.interval(words.get("dist2"))):
+    if (dist1 := page.interval(words.get("dist1"))) and (dist2 := page.interval(words.get("dist2"))):
         note = f"per cent; n = {page.escape(words.get('n'))}"
-        entries.append(("Distinct-1 / Distinct-2", f"{one[0]:.1f} / {two[0]:.1f}", note))
+        entries.append(("Distinct-1 / Distinct-2", f"{dist1[0]:.1f} / {dist2[0]:.1f}", note))
     aims = report.get("aims") or []
     if aims:
         entries.append(("Aims met", f"{sum(bool(aim.get('met')) for aim in aims)} of {len(aims)}", "listed below"))
@@ -157,21 +159,21 @@ def _aims(report: dict) -> str:
         return ""
     rows = [
         (
-            page.words_of(aim.get("what")),
+            page.text_html(aim.get("what")),
             '<span class="met">met</span>' if aim.get("met") else '<span class="missed">missed</span>',
-            page.words_of(aim.get("aim")),
-            page.words_of(aim.get("got")),
+            page.text_html(aim.get("aim")),
+            page.text_html(aim.get("got")),
         )
         for aim in aims
     ]
     body = page.table(("Aim", "Result", "Wanted", "Measured"), rows, words=4)
-    return page.figure(body, "<b>What was aimed at</b> and what came of it.")
+    return page.figure(body, "<b>Aims</b> of the sample corpus, and what was measured.")
 
 
 def _time_section(time_budget: TimeBudget | None) -> tuple[str, str, str]:
-    caption = "<b>Time budget.</b> Bars: time taken, in another colour where it is over; upright lines: planned."
+    caption = "<b>Time budget.</b> Bars: time taken, in another colour where over budget; vertical lines: the budget."
     if not time_budget:
-        return page.section("time", "Time", "", page.no_data(caption, "no time was taken."))
+        return page.section("time", "Time", "", page.no_data(caption, "no times were recorded."))
     for name, seconds, limit in time_budget:
         if not all(math.isfinite(part) and part >= 0 for part in (seconds, 0.0 if limit is None else limit)):
             raise ReportError(f"time_budget of {name!r} is {seconds} of {limit}: give seconds, 0 or more")
@@ -185,26 +187,28 @@ def _settings_section(report: dict, config: dict | None) -> tuple[str, str, str]
     rows = []
     if report.get("command"):
         rows.append(("Command", f"<code>{page.escape(report['command'])}</code>"))
-    told = [key for key in ("run", "split", "date", "device") if report.get(key)]
-    rows += [(key.capitalize(), page.words_of(report[key])) for key in told]
+    facts = [key for key in ("run", "split", "date", "device") if report.get(key)]
+    rows += [(key.capitalize(), page.text_html(report[key])) for key in facts]
     if report.get("versions"):
-        rows.append(("Versions", plain({name: str(version) for name, version in report["versions"].items()})))
+        rows.append(("Versions", value_html({name: str(version) for name, version in report["versions"].items()})))
     if report.get("settings"):
-        rows.append(("Settings", plain(report["settings"])))
+        rows.append(("Settings", value_html(report["settings"])))
     if report.get("seconds"):
-        rows.append(("Measuring took", plain({name: page.clock(own) for name, own in report["seconds"].items()})))
+        rows.append(
+            ("Measuring took", value_html({name: page.clock(seconds) for name, seconds in report["seconds"].items()}))
+        )
     caption = "<b>Settings</b> of the run and of this measurement."
     if not rows and not config:
         return page.section("settings", "Settings", "", page.no_data(caption, "no settings were recorded."))
     body = page.pairs(rows)
     if config:
-        cells = [(f"<code>{page.escape(name)}</code>", plain(value)) for name, value in _flat(config)]
+        cells = [(f"<code>{page.escape(name)}</code>", value_html(value)) for name, value in _flatten(config)]
         body += page.details("The whole configuration", page.table(("Field", "Value"), cells, words=2))
     return page.section("settings", "Settings", "", page.figure(body, caption))
 
 
-def _config(metrics: Path | None) -> dict | None:
-    """The resolved config that lies beside metrics.jsonl, if it does."""
+def _read_config(metrics: Path | None) -> dict | None:
+    """Return the config.json beside metrics.jsonl; None where there is none."""
     path = metrics.parent / "config.json" if metrics is not None else None
     try:
         config = json.loads(path.read_text(encoding="utf-8")) if path is not None else None
@@ -213,9 +217,11 @@ def _config(metrics: Path | None) -> dict | None:
     return config if isinstance(config, dict) else None
 
 
-def _flat(config: dict, before: str = "") -> list[tuple[str, object]]:
-    """Nested settings as dotted names."""
+def _flatten(config: dict, prefix: str = "") -> list[tuple[str, object]]:
+    """Return nested settings as (dotted name, value)."""
     rows = []
     for name, value in config.items():
-        rows += _flat(value, f"{before}{name}.") if isinstance(value, dict) and value else [(f"{before}{name}", value)]
+        rows += (
+            _flatten(value, f"{prefix}{name}.") if isinstance(value, dict) and value else [(f"{prefix}{name}", value)]
+        )
     return rows

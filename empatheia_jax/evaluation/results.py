@@ -1,7 +1,7 @@
-"""The report's sections about what was measured: emotion, words, latents, disentangler, style, example answers.
+"""The report's sections of results: emotion, words, latents, disentangler, style, example answers.
 
-Each function takes its part of the report dict (see `report.write_report`) or None and returns a section of the page; a
-figure without data stays in its place and says so.
+Each public function takes its part of the report dict (see `report.write_report`) or None and returns a section of the
+page; a figure without data keeps its place and says so.
 """
 
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ from empatheia_jax.evaluation import page, plots
 from empatheia_jax.evaluation.answer import chain_rows
 from empatheia_jax.evaluation.text import TOKENIZER
 
-NINETY = "Brackets and pale bars hold 90 % of redraws of the dialogues."
+INTERVAL_NOTE = "Brackets and pale bars hold 90 % of redraws of the dialogues."
 Section = tuple[str, str, str]
 
 
@@ -18,17 +18,17 @@ Section = tuple[str, str, str]
 
 
 def emotion_section(emotion: dict | None) -> Section:
-    """Emotion accuracy per condition and half, the gain, and the confusion matrix."""
+    """Return the section of emotion accuracy by condition and half, the gain, and the confusion matrix."""
     emotion = emotion or {}
     intro = (
         "Which emotion the model reads from a dialogue, taken from the chain of empathy that it wrote. In the neutral "
         "half of the dialogues the words tell nothing; only voice and face do."
     )
-    return page.section("emotion", "Emotion", intro, _accuracy(emotion), _confusion(emotion))
+    return page.section("emotion", "Emotion", intro, _accuracy_figure(emotion), _confusion_figure(emotion))
 
 
 CONDITIONS = ("with speech and video", "without", "swapped media")
-"""Those known by name come first, in this order, so that they keep their colours from report to report."""
+"""These come first, in this order, so that they have the same colours in all reports."""
 ACCURACIES = (
     ("All dialogues, 7 emotions", "acc7", 1 / 7),
     ("Neutral words, 7 emotions", "neutral7", 1 / 7),
@@ -39,8 +39,8 @@ ACCURACIES = (
 )
 
 
-def _accuracy(emotion: dict) -> str:
-    caption = f"<b>Emotion accuracy</b> (Eq. 23). {NINETY} Dashed: a guess."
+def _accuracy_figure(emotion: dict) -> str:
+    caption = f"<b>Emotion accuracy</b> (Eq. 23). {INTERVAL_NOTE} Dashed: a guess."
     conditions = emotion.get("conditions") or {}
     names = sorted(conditions, key=lambda name: CONDITIONS.index(name) if name in CONDITIONS else len(CONDITIONS))
     groups = []
@@ -66,33 +66,34 @@ def _accuracy(emotion: dict) -> str:
     return page.figure(page.dots(groups), f"{caption} {' '.join(notes)}")
 
 
-def _confusion(emotion: dict) -> str:
-    heard = CONDITIONS[0] in (emotion.get("conditions") or {CONDITIONS[0]: None})
+def _confusion_figure(emotion: dict) -> str:
+    has_media = CONDITIONS[0] in (emotion.get("conditions") or {CONDITIONS[0]: None})
     caption = (
-        f"<b>Confusion {CONDITIONS[0] if heard else 'without speech and video'}.</b> Rows: gold; columns: predicted; "
-        "numbers: responses with a readable emotion. Stronger colour: a larger share of the row. Outlined: right."
+        f"<b>Confusion {CONDITIONS[0] if has_media else 'without speech and video'}.</b> Rows: gold; columns: "
+        "predicted; numbers: responses with a readable emotion. Stronger colour: a larger share of the row. "
+        "Outlined: right."
     )
     counts, labels = emotion.get("confusion"), emotion.get("labels")
     if not counts or not labels:
         return page.no_data(caption, "no confusion matrix was counted.")
     head = "".join(f'<th scope="col">{page.escape(label)}</th>' for label in labels)
     lines = []
-    for row, (label, own) in enumerate(zip(labels, counts, strict=True)):
-        total = sum(own) or 1
-        cells = "".join(_share_cell(count, total, row == column) for column, count in enumerate(own))
+    for row, (label, row_counts) in enumerate(zip(labels, counts, strict=True)):
+        total = sum(row_counts) or 1
+        cells = "".join(_share_cell(count, total, row == column) for column, count in enumerate(row_counts))
         lines.append(f'<tr><th scope="row">{page.escape(label)}</th>{cells}</tr>')
     top = f'<thead><tr><th scope="col">gold \\ predicted</th>{head}</tr></thead>'
     body = page.scroll(f'<table class="confusion">{top}<tbody>{"".join(lines)}</tbody></table>', "Confusion matrix")
     return page.figure(body, caption)
 
 
-def _share_cell(count: int, total: int, right: bool) -> str:
-    kind = "heat right" if right else "heat"
-    return f'<td class="{kind}" style="--share:{count / total:.3f}">{count or ""}</td>'
+def _share_cell(count: int, total: int, is_right: bool) -> str:
+    css_class = "heat right" if is_right else "heat"
+    return f'<td class="{css_class}" style="--share:{count / total:.3f}">{count or ""}</td>'
 
 
 def words_section(text: dict | None) -> Section:
-    """Distinct-1 and Distinct-2 per condition."""
+    """Return the section of Distinct-1 and Distinct-2 by condition."""
     caption = (
         "<b>Distinct words and word pairs</b> (Eqs. 24, 25), in per cent. Corpus: of all responses together "
         f"({page.escape(TOKENIZER)}); it falls as their number n grows, so compare equal n. Sentence: the mean over "
@@ -124,7 +125,7 @@ LATENTS = (
 
 
 def latents_section(latents: dict | None) -> Section:
-    """Explained variance of the latents, training beside held-out dialogues."""
+    """Return the section of the latents' explained variance, training beside held-out dialogues."""
     caption = (
         "<b>Variance explained</b> against the training mean: 100 % is the gold latent itself, 0 % (or less) no better "
         "than the mean. Last group: share of positions whose nearest phoneme is the right one."
@@ -141,12 +142,12 @@ def latents_section(latents: dict | None) -> Section:
     body = (
         page.figure(page.dots(groups), caption) if groups else page.no_data(caption, "the latents were not measured.")
     )
-    intro = "How close predicted content and style come to what the generators hear and see in the recording."
+    intro = "How close predicted content and style are to what the generators extract from the recording."
     return page.section("latents", "Latents", intro, body)
 
 
 def disentangler_section(disentangler: dict | None) -> Section:
-    """Accuracy of the four classifiers under the conditions of profile knowledge."""
+    """Return the section of the four classifiers' accuracy, by what is known of the profile."""
     caption = (
         "<b>Labels from the style disentangler</b> (Eq. 11), share right. Where another profile stands in the prompt, "
         "right means that the prediction follows the prompt. Where the profile is neither given nor heard, age, gender "
@@ -172,50 +173,50 @@ MEASURES = (
 
 
 def style_section(style: dict | None) -> Section:
-    """What the style asks for against what is measured in the answer's sound and pictures."""
+    """Return the section of style: the corpus against what is measured in the audio and frames of the answers."""
     style = style or {}
     cells = style.get("cells") or []
     profiles = list(dict.fromkeys(cell.get("profile") for cell in cells))
-    figures = [_measure(measure, cells, profiles, style.get("rho") or {}) for measure in MEASURES]
-    keys = "".join(_key(index, name) for index, name in enumerate(profiles[:4]))
+    figures = [_measure_figure(measure, cells, profiles, style.get("rho") or {}) for measure in MEASURES]
+    keys = "".join(_legend_key(index, name) for index, name in enumerate(profiles[:4]))
     legend = f'<p class="legend">{keys}</p>' if keys else ""
-    table = page.details("The cells as a table", _cells(cells)) if cells else ""
+    table = page.details("The cells as a table", _cell_table(cells)) if cells else ""
     intro = (
-        "Each point is one profile with one emotion. Across: what the corpus's performances of it show; up: what was "
-        "measured in the answers. On the dashed line both are equal."
+        "Each point is one profile with one emotion. Horizontal: measured in the corpus; vertical: measured in the "
+        "answers. On the dashed line both are equal."
     )
     grid = f'<div class="grid two">{"".join(figures)}</div>'
     return page.section("style", "Style, heard and seen", intro, legend, grid, table)
 
 
-def _measure(measure: tuple[str, str, str, str], cells: Sequence[dict], profiles: list, rho: dict) -> str:
+def _measure_figure(measure: tuple[str, str, str, str], cells: Sequence[dict], profiles: list, rho: dict) -> str:
     key, sense, name, unit = measure
-    asked, got = f"{key}_asked", f"{key}_{sense}"
+    expected, measured = f"{key}_asked", f"{key}_{sense}"
     groups = {}
     for profile in profiles[:4]:
-        own = [cell for cell in cells if cell.get("profile") == profile]
-        own = [cell for cell in own if page.interval(cell.get(asked)) and page.interval(cell.get(got))]
-        if own:
-            groups[str(profile)] = ([cell[asked] for cell in own], [cell[got] for cell in own])
+        points = [cell for cell in cells if cell.get("profile") == profile]
+        points = [cell for cell in points if page.interval(cell.get(expected)) and page.interval(cell.get(measured))]
+        if points:
+            groups[str(profile)] = ([cell[expected] for cell in points], [cell[measured] for cell in points])
     caption = f"<b>{name}.</b>"
     if not groups:
         return page.no_data(caption, "nothing was measured.")
     result = rho.get(key)
-    measured = result and page.interval(result[0]) and page.interval(result[1])
-    said = f"ρ = {result[0]:.2f}, p {_p(result[1])}" if measured else "correlation not measured"
+    has_rho = result and page.interval(result[0]) and page.interval(result[1])
+    correlation = f"ρ = {result[0]:.2f}, p {_format_p(result[1])}" if has_rho else "correlation not measured"
     count = sum(len(xs) for xs, _ in groups.values())
     suffix = f" ({unit})" if unit else ""
     drawing = plots.scatter(
-        groups, f"corpus{suffix}", f"answers{suffix}", f"{name}: {count} cells, corpus against answers; {said}."
+        groups, f"corpus{suffix}", f"answers{suffix}", f"{name}: {count} cells, corpus against answers; {correlation}."
     )
-    return page.figure(drawing, f"{caption} {count} cells, {said}.")
+    return page.figure(drawing, f"{caption} {count} cells, {correlation}.")
 
 
-def _p(value: float) -> str:
+def _format_p(value: float) -> str:
     return "< 0.001" if value < 0.001 else f"= {value:.3f}"
 
 
-def _key(index: int, name) -> str:
+def _legend_key(index: int, name) -> str:
     shapes = (
         '<circle cx="5" cy="5" r="4.4"/>',
         '<rect x="1" y="1" width="8" height="8"/>',
@@ -226,7 +227,7 @@ def _key(index: int, name) -> str:
     return f'<span class="key">{mark}{page.escape(name)}</span>'
 
 
-def _cells(cells: Sequence[dict]) -> str:
+def _cell_table(cells: Sequence[dict]) -> str:
     keys = [f"{key}_{part}" for key, sense, _, _ in MEASURES for part in ("asked", sense)]
     head = ("Profile", "Emotion", *(key.replace("_", " ") for key in keys))
     rows = [
@@ -244,7 +245,7 @@ def _cells(cells: Sequence[dict]) -> str:
 
 
 def samples_section(samples: Sequence[dict] | None) -> Section:
-    """Example answers beside the gold ones."""
+    """Return the section of example answers beside the gold ones."""
     caption = "<b>Example answers</b> beside the corpus's own."
     if not samples:
         return page.section("samples", "Example answers", "", page.no_data(caption, "no answer was given."))
@@ -254,22 +255,22 @@ def samples_section(samples: Sequence[dict] | None) -> Section:
 
 def _sample(sample: dict) -> str:
     turns = "".join(
-        f"<li><b>{page.escape(str(role).capitalize())}:</b> {page.words_of(text)}</li>"
+        f"<li><b>{page.escape(str(role).capitalize())}:</b> {page.text_html(text)}</li>"
         for role, text in sample.get("history") or []
     )
-    right = sample.get("emotion") == sample.get("predicted")
-    verdict = f'<span class="{"met" if right else "missed"}">{"right" if right else "wrong"}</span>'
-    gold, predicted = page.words_of(sample.get("emotion")), page.words_of(sample.get("predicted"))
+    is_right = sample.get("emotion") == sample.get("predicted")
+    verdict = f'<span class="{"met" if is_right else "missed"}">{"right" if is_right else "wrong"}</span>'
+    gold, predicted = page.text_html(sample.get("emotion")), page.text_html(sample.get("predicted"))
     answers = (
-        f"<div><b>The model</b>{page.words_of(sample.get('response'))}</div>"
-        f"<div><b>The corpus</b>{page.words_of(sample.get('gold_response'))}</div>"
+        f"<div><b>The model</b>{page.text_html(sample.get('response'))}</div>"
+        f"<div><b>The corpus</b>{page.text_html(sample.get('gold_response'))}</div>"
     )
     chain = page.details("Chain of empathy", page.pairs(chain_rows(sample.get("chain"))))
     written = (sample.get("chain") or {}).get("written")
     if written:  # no chain could be read from it
-        chain = page.details("What the model wrote", f"<p>{page.words_of(written)}</p>")
+        chain = page.details("What the model wrote", f"<p>{page.text_html(written)}</p>")
     return (
-        f'<article><h3>{page.words_of(sample.get("id"))}</h3><ol class="turns">{turns}</ol>'
+        f'<article><h3>{page.text_html(sample.get("id"))}</h3><ol class="turns">{turns}</ol>'
         f'<div class="pair">{answers}</div>'
         f'<p class="muted">Emotion: gold {gold}, predicted {predicted}: {verdict}</p>{chain}</article>'
     )

@@ -1,7 +1,7 @@
-"""Appendix E.3.1: emotion accuracy (Eq. 23), Distinct-1 and Distinct-2 (Eqs. 24, 25), and how sure one can be of them.
+"""The text metrics of appendix E.3.1: emotion accuracy (Eq. 23), Distinct-1 and -2 (Eqs. 24, 25), and intervals.
 
 Accuracies are shares in [0, 1]; Distinct is in per cent, as in Table 2. Distinct falls as a corpus grows and depends on
-the tokenizer, so always print the number of responses and `TOKENIZER` beside it.
+the tokenizer, so print the number of responses and `TOKENIZER` with it.
 """
 
 import math
@@ -11,11 +11,11 @@ from collections.abc import Callable, Hashable, Sequence
 import numpy as np
 
 TOKENIZER = "Treebank-style words, case kept"
-"""What `dist_corpus` counts, in words for a table's caption."""
+"""The tokens of `dist_corpus`, for a table's caption."""
 
 
 class TextMetricError(ValueError):
-    """Responses or labels that no number can be computed from."""
+    """Responses or labels from which no metric can be computed."""
 
 
 _OPENING = re.compile(r"""(?:^|(?<=[ (\[{<]))(?:"|'')""")
@@ -24,7 +24,7 @@ _SEPARATE = re.compile(
     `+ | '' | "                  # quotation marks
     | [«»“”‘’„–—]
     | \.{2,} | --                # ellipsis, dash
-    | [:,](?!\d)                 # but 10,000 and 7:30 stay whole
+    | [:,](?!\d)                 # but 10,000 and 7:30 are one token
     | [;@\#$%&?!*()\[\]{}<>]
     | (?<!\w)'(?=\w)(?!(?:re|ve|ll|[mtsdn])\b)  # an apostrophe that opens a word, unless the word is an ending
     """,
@@ -40,9 +40,9 @@ _MERGED = re.compile(
 
 
 def words(text: str) -> list[str]:
-    """Split a response into words the way the CEM line of work does (the Penn Treebank's conventions, on a whole line).
+    """Split a response into words as the evaluation of CEM does (the Penn Treebank's conventions, on a whole line).
 
-    Punctuation is a token of its own; a period stays with its word ("sorry.") unless it ends the text; the endings
+    Punctuation is a separate token; a period stays with its word ("sorry.") unless it ends the text; the endings
     's 'm 'd 'll 're 've n't are cut off ("do", "n't"), "cannot" and "gonna" come apart; an opening double quote becomes
     two backticks and a closing one two apostrophes. Case is kept.
     """
@@ -57,7 +57,7 @@ def words(text: str) -> list[str]:
 
 
 def _plain_words(text: str) -> list[str]:
-    """Words of a stretch without separate punctuation, endings and merged words taken apart."""
+    """Split text without separate punctuation into words, endings and merged words taken apart."""
     tokens = []
     for word in text.split():
         endings = []
@@ -72,51 +72,62 @@ def _plain_words(text: str) -> list[str]:
 
 
 def emotion_accuracy(predicted: Sequence[str | None], gold: Sequence[str]) -> float:
-    """Eq. 23: the share of responses whose predicted emotion is exactly the gold one, in [0, 1].
+    """Return the share of responses whose predicted emotion is exactly the gold one, in [0, 1] (Eq. 23).
 
     Args:
-      predicted: one label a response; None where the model named none, which counts as wrong.
-      gold: as many labels. Pass the 32 fine labels or the 7 avatar emotions, the same kind on both sides.
+      predicted: a label for each response; None where the model named none, which counts as wrong.
+      gold: as many labels, of the same set: the 32 fine labels or the 7 avatar emotions.
+
     Raises:
-      TextMetricError: when there are none, or their numbers differ.
+      TextMetricError: no labels, or different numbers of them.
     """
     if len(predicted) != len(gold):
         raise TextMetricError(f"{len(predicted)} predicted emotions for {len(gold)} gold ones: pass one a response")
     if not gold:
         raise TextMetricError("emotion accuracy of no responses: pass at least one")
-    return sum(mine == right for mine, right in zip(predicted, gold, strict=True)) / len(gold)
+    return sum(guess == label for guess, label in zip(predicted, gold, strict=True)) / len(gold)
 
 
 def ngrams(tokens: Sequence[str], n: int) -> list[tuple[str, ...]]:
-    """All runs of `n` tokens, in order, repeats included."""
+    """Return all runs of `n` tokens, in order, repeats included.
+
+    Raises:
+      TextMetricError: n is below 1.
+    """
     if n < 1:
         raise TextMetricError(f"n-grams of {n} words: n must be at least 1")
     return [tuple(tokens[start : start + n]) for start in range(len(tokens) - n + 1)]
 
 
 def count_ngrams(responses: Sequence[str], n: int) -> tuple[int, int]:
-    """(distinct, all) n-grams of a set of responses; none crosses from one response into the next."""
+    """Count the (distinct, all) n-grams of responses; none crosses from one response into the next."""
     grams = [gram for response in responses for gram in ngrams(words(response), n)]
     return len(set(grams)), len(grams)
 
 
 def dist_corpus(responses: Sequence[str], n: int) -> float:
-    """Eqs. 24, 25: distinct n-grams of the whole set over all its n-grams, in per cent (Table 2's scale).
+    """Return the distinct n-grams of all responses over all their n-grams, in per cent as in Table 2 (Eqs. 24, 25).
+
+    Responses without any n-gram score 0.
 
     Raises:
-      TextMetricError: when there is no response. A set without any n-gram scores 0.
+      TextMetricError: no response.
     """
-    _some(responses)
+    _require_any(responses)
     distinct, total = count_ngrams(responses, n)
     return 100.0 * distinct / total if total else 0.0
 
 
 def dist_sentence(responses: Sequence[str], n: int) -> float:
-    """E3RG's Distinct: the mean over responses of distinct / all n-grams, lower-cased, on white space, in per cent.
+    """Return E3RG's Distinct: the mean over responses of distinct / all n-grams, in per cent.
 
-    Not comparable with `dist_corpus` (it is near 97 for any fluent text). A response without an n-gram counts as 0.
+    Words are lower-cased and split at white space. The result is not comparable with `dist_corpus` (near 97 for any
+    fluent text). A response without an n-gram counts as 0.
+
+    Raises:
+      TextMetricError: no response.
     """
-    _some(responses)
+    _require_any(responses)
     shares = []
     for response in responses:
         grams = ngrams(response.lower().split(), n)
@@ -125,29 +136,33 @@ def dist_sentence(responses: Sequence[str], n: int) -> float:
 
 
 def dist_interval(dialogues: Sequence[Sequence[str]], n: int) -> tuple[float, float, float]:
-    """`dist_corpus` with its 90 % interval: (value, low, high), in per cent.
+    """Return `dist_corpus` with its 90 % interval: (value, low, high), in per cent.
 
-    The bootstrap cannot be used here: a resampled corpus repeats dialogues, and repeats lower Distinct by themselves.
-    This is the jackknife: each dialogue is left out once, and the spread of the values is scaled up. It errs on the
-    wide side, as a jackknife does: by 5 to 35 % for words of Zipf's law in 42 to 100 dialogues.
+    The bootstrap cannot be used here: a resampled corpus repeats dialogues, and repeats alone lower Distinct. This is
+    the jackknife: each dialogue is left out once, and the spread of the values is scaled up. As usual with a jackknife,
+    the interval is too wide: by 5 to 35 % for words of Zipf's law in 42 to 100 dialogues.
 
     Args:
       dialogues: the responses of each dialogue.
+
+    Raises:
+      TextMetricError: no n-gram.
     """
     dialogues = [[ngrams(words(response), n) for response in responses] for responses in dialogues]
     grams = [[gram for response in dialogue for gram in response] for dialogue in dialogues]
-    total = sum(len(own) for own in grams)
+    total = sum(map(len, grams))
     if not total:
         raise TextMetricError(f"no {n}-gram in {len(dialogues)} dialogues: nothing to count")
-    holders: dict[Hashable, int] = {}
-    for own in grams:
-        for gram in set(own):
-            holders[gram] = holders.get(gram, 0) + 1
-    value = len(holders) / total
+    dialogue_counts: dict[Hashable, int] = {}  # n-gram -> in how many dialogues it occurs
+    for dialogue in grams:
+        for gram in set(dialogue):
+            dialogue_counts[gram] = dialogue_counts.get(gram, 0) + 1
+    value = len(dialogue_counts) / total
     without = []
-    for own in grams:
-        alone = sum(holders[gram] == 1 for gram in set(own))  # these go with the dialogue
-        without.append((len(holders) - alone) / (total - len(own)) if total > len(own) else value)
+    for dialogue in grams:
+        only_here = sum(dialogue_counts[gram] == 1 for gram in set(dialogue))
+        rest = total - len(dialogue)
+        without.append((len(dialogue_counts) - only_here) / rest if rest else value)
     count = len(without)
     spread = math.sqrt((count - 1) / count * float(np.sum((np.array(without) - np.mean(without)) ** 2)))
     return tuple(100.0 * bound for bound in (value, max(0.0, value - 1.645 * spread), min(1.0, value + 1.645 * spread)))
@@ -156,16 +171,18 @@ def dist_interval(dialogues: Sequence[Sequence[str]], n: int) -> tuple[float, fl
 def bootstrap(
     values: Sequence, statistic: Callable[[Sequence], float], seed: int = 0, samples: int = 2000
 ) -> tuple[float, float, float]:
-    """A statistic and where it lies in 90 of 100 redraws of the dialogues: (value, lower 5 %, upper 95 %).
+    """Return a statistic with its 90 % bootstrap interval: (value, 5th percentile, 95th percentile).
 
-    Whole dialogues are redrawn with replacement, since the turns of one dialogue stand or fall together.
+    Whole dialogues are redrawn with replacement, since the turns of one dialogue are not independent.
 
     Args:
-      values: one entry a dialogue, whatever `statistic` reads (an array is redrawn along its first axis).
-      statistic: from a list (or array) like `values` to a number; dialogues may occur several times in it.
+      values: an entry for each dialogue, of any kind that `statistic` reads (an array is redrawn along its first axis).
+      statistic: a list (or array) like `values` -> a number; dialogues may occur several times in it.
+      seed: of the redraws.
       samples: number of redraws.
+
     Raises:
-      TextMetricError: when `values` is empty or `samples` is not positive.
+      TextMetricError: `values` is empty, or `samples` is not positive.
     """
     if len(values) == 0:
         raise TextMetricError("bootstrap over no dialogues: pass at least one")
@@ -180,6 +197,6 @@ def bootstrap(
     return float(statistic(values)), float(low), float(high)
 
 
-def _some(responses: Sequence[str]) -> None:
+def _require_any(responses: Sequence[str]) -> None:
     if not responses:
         raise TextMetricError("Distinct of no responses: pass at least one")

@@ -1,4 +1,4 @@
-"""One switch a generator kind: the backend that a config names."""
+"""Build the speech and the face generator that a config names."""
 
 import dataclasses
 import importlib.util
@@ -6,26 +6,32 @@ from pathlib import Path
 
 from empatheia_jax.config import ConfigError, GeneratorConfig
 from empatheia_jax.generators.interfaces import FaceGenerator, SpeechGenerator
-from empatheia_jax.weights import is_weights, read_facts
+from empatheia_jax.weights import is_weights, read_metadata
 
 PUBLISHED_WIDTHS = {
     "styletts2": (512 + 768, 128 + 128),
     "dreamtalk": (11 * 256, 256),
     "dreamtalk compact": (2 * 256, 256),
 }
-"""(content_dim, style_dim) of appendix D.2's generators: text encoder and PL-BERT, acoustic and prosodic style; a
-window of 11 audio vectors a frame or the two projected rows of its 40 ms, style code. For plans, made before there are
-weights to ask."""
+"""(content_dim, style_dim) of appendix D.2's generators. Speech: text encoder and PL-BERT, acoustic and prosodic style.
+Face: a window of 11 audio vectors per frame or (compact) the two projected audio features of its 40 ms, and the style
+code. Used by plans, which are made before there are weights to read the widths from."""
 
 
 def build_generators(config: GeneratorConfig, face_size: int = 256) -> tuple[SpeechGenerator, FaceGenerator]:
-    """The frozen speech and face generators; weights are not read yet.
+    """Build the frozen speech and face generators; their weights are loaded when first used.
 
     Args:
-      face_size: side of the drawn face's frames in pixels; dreamtalk's have their own.
+      config: backends, folders of weights and their settings.
+      face_size: side of the classical face's frames in pixels; DreamTalk's frames have a fixed size.
+
+    Returns:
+      The speech generator and the face generator.
+
     Raises:
-      ConfigError: when this version has no backend of that name, or a setting does not fit it.
-      CheckpointError, DreamTalkError: no converted weights in `speech_weights`, `face_weights`.
+      ConfigError: a setting does not fit its backend, or torch is not installed.
+      CheckpointError: no converted weights in `speech_weights`.
+      DreamTalkError: no converted weights in `face_weights`.
       TorchBackendError: no checkout, dependency or checkpoint of the original.
     """
     return _speech(config), _face(config, face_size)
@@ -49,11 +55,11 @@ def _speech(config: GeneratorConfig) -> SpeechGenerator:
         from empatheia_jax.generators.styletts2.voice import StyleTTS2Speech
 
         return StyleTTS2Speech(config.speech_weights, config.speech_dtype, config.style_refine == "diffusion")
-    _needs_torch("speech")
+    _require_torch("speech")
     from empatheia_jax.generators.torch_backend.styletts2 import TorchStyleTTS2Speech
 
-    known = read_facts(config.speech_weights)["sha256"] if config.speech_weights else ""
-    return TorchStyleTTS2Speech(config.torch, known, config.style_refine == "diffusion")
+    sha256 = read_metadata(config.speech_weights)["sha256"] if config.speech_weights else ""
+    return TorchStyleTTS2Speech(config.torch, sha256, config.style_refine == "diffusion")
 
 
 def _face(config: GeneratorConfig, face_size: int) -> FaceGenerator:
@@ -74,27 +80,30 @@ def _face(config: GeneratorConfig, face_size: int) -> FaceGenerator:
         from empatheia_jax.generators.dreamtalk.face import DreamTalkFace
 
         compact = config.face_content == "compact"
-        return DreamTalkFace(config.face_weights, draw=config.face_sampler, compact=compact)
-    _needs_torch("face")
+        return DreamTalkFace(config.face_weights, sampler=config.face_sampler, compact=compact)
+    _require_torch("face")
     from empatheia_jax.generators.torch_backend.dreamtalk import TorchDreamTalkFace
 
     return TorchDreamTalkFace(config)
 
 
-def _needs_torch(kind: str) -> None:
+def _require_torch(kind: str) -> None:
     if importlib.util.find_spec("torch") is None:
         raise ConfigError(f"generators.{kind} 'torch' needs torch: pip install -e '.[originals]'")
 
 
 def generator_widths(config: GeneratorConfig) -> tuple[tuple[int, int], tuple[int, int]]:
-    """(content_dim, style_dim) of the speech and of the face generator: from its weights, else the published table."""
-    config = dataclasses.replace(config, **config.golds_of)
+    """Return (content_dim, style_dim) of the speech and of the face generator, without building networks.
+
+    They are read from the converted weights where there are some, else from `PUBLISHED_WIDTHS`.
+    """
+    config = dataclasses.replace(config, **config.target_backend)
 
     def widths(kind: str, name: str, part: str, build) -> tuple[int, int]:
         folder = getattr(config, f"{kind}_weights")
         if name == "classical" or (folder and is_weights(Path(folder) / part)):
-            made = build()
-            return made.content_dim, made.style_dim
+            generator = build()
+            return generator.content_dim, generator.style_dim
         if kind == "face" and config.face_content == "compact":
             name = f"{name} compact"
         return PUBLISHED_WIDTHS[name]

@@ -1,6 +1,6 @@
-"""Text to phoneme symbols, shared by every speech generator.
+"""Text to phoneme symbols, for all speech generators.
 
-The symbol table is StyleTTS 2's (178 entries, appendix D.2.1), so ids mean the same to all generators. Grapheme to
+The symbol table is StyleTTS 2's (178 entries, appendix D.2.1), so ids mean the same to every generator. Grapheme to
 phoneme conversion is espeak-ng's (en-us) through phonemizer, loaded at run time from the `voice` extra.
 """
 
@@ -12,11 +12,11 @@ import unicodedata
 
 import numpy as np
 
-from empatheia_jax.generators.spoken import ends_in_abbreviation, spoken
+from empatheia_jax.generators.spoken import ends_in_abbreviation, normalise_text
 
 PAD_ID = 0
 MAX_PHONEMES = 512
-"""Longest symbol sequence (the leading 0 included): PL-BERT's limit. Longer text is split at sentences."""
+"""Longest symbol sequence, the leading 0 included: PL-BERT's limit. Longer text is split at sentences."""
 
 _PUNCTUATION = ';:,.!?¡¿—…"«»“”'
 _LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
@@ -36,37 +36,45 @@ SYMBOLS: tuple[str, ...] = (
     _APOSTROPHE,
     "ᵻ",
 )
-"""All 178 symbols by id; "$" (0) is padding, the apostrophe stands at 174 and 176 and is encoded as 176."""
+"""All 178 symbols by id: "$" (0) is padding; the apostrophe occurs at 174 and 176 and is encoded as 176."""
 
 SYMBOL_ID: dict[str, int] = {symbol: index for index, symbol in enumerate(SYMBOLS)}
 
-_LOCK = threading.Lock()  # espeak keeps its state in globals
+_LOCK = threading.Lock()  # espeak keeps its state in global variables
 _SPACED = re.compile(r"\s*(\.{2,}|[;:,!?¡¿—…\"«»“”]|\.(?=\s|$|[\"”»]))\s*")
 _SENTENCE_END = re.compile(r"(?<=[.!?…])[\"”»']?\s+|(?<=[。！？])\s*")
 _CLAUSE_END = re.compile(r"(?<=[,;:—])\s+")
 
 
 class PhonemeError(ValueError):
-    """Text that cannot be turned into phonemes: says what was found and what to do."""
+    """A text cannot be turned into phonemes; the message says why and what to do."""
 
 
 def phonemize(text: str) -> str:
-    """English text -> IPA with stress; punctuation is kept and stands between single spaces; numbers are words
-    (`spoken`).
+    """Turn English text into IPA with stress marks, numbers read as words (`normalise_text`).
 
-    This is the form StyleTTS 2 was trained on: "Hello there, friend." -> "həlˈoʊ ðˈɛɹ , fɹˈɛnd .".
+    Punctuation is kept, between single spaces, as in StyleTTS 2's training data: "Hello there, friend." ->
+    "həlˈoʊ ðˈɛɹ , fɹˈɛnd .".
+
+    Args:
+      text: English text in Latin script.
+
+    Returns:
+      IPA.
 
     Raises:
-      PhonemeError: nothing to pronounce, another script than Latin, or the `voice` extra is missing.
+      PhonemeError: nothing to pronounce, a script other than Latin, or the `voice` extra is missing.
     """
-    speakable = _speakable(text)
+    cleaned = _clean(text)
     with _LOCK:
-        ipa = _backend().phonemize([speakable])
+        ipa = _backend().phonemize([cleaned])
     return " ".join(_SPACED.sub(r" \1 ", ipa[0] if ipa else "").split())
 
 
 def encode(ipa: str) -> np.ndarray:
-    """IPA -> symbol ids int32 [P] with the leading 0; symbols outside the table are dropped (`unknown_symbols`).
+    """Return the symbol ids of `ipa`: int32 [P], with the leading 0.
+
+    Symbols outside the table are dropped (see `unknown_symbols`).
 
     Raises:
       PhonemeError: more than `MAX_PHONEMES` symbols.
@@ -80,12 +88,12 @@ def encode(ipa: str) -> np.ndarray:
 
 
 def unknown_symbols(ipa: str) -> list[str]:
-    """Symbols of `ipa` that `encode` drops, in order of first appearance."""
+    """Return the symbols of `ipa` that `encode` drops, in order of first appearance."""
     return list(dict.fromkeys(symbol for symbol in ipa if symbol not in SYMBOL_ID))
 
 
 def decode(ids: np.ndarray) -> str:
-    """Symbol ids [P] -> IPA; padding (0 and negative) leaves nothing.
+    """Return the IPA of symbol ids [P]; padding (0 and negative ids) is skipped.
 
     Raises:
       PhonemeError: an id beyond the table.
@@ -97,9 +105,10 @@ def decode(ids: np.ndarray) -> str:
 
 
 def split_sentences(text: str, max_characters: int = 320) -> list[str]:
-    """Split text at sentence ends, not behind "Dr."; one over `max_characters` is split at commas, then at words.
+    """Split text at sentence ends; a sentence over `max_characters` is split at commas, then at words.
 
-    320 characters of English stay clearly below `MAX_PHONEMES` symbols.
+    The full stop of an abbreviation ("Dr.") is no sentence end. 320 characters of English stay clearly below
+    `MAX_PHONEMES` symbols.
     """
     sentences, pieces = [""], []
     for sentence in _SENTENCE_END.split(text.strip()):
@@ -127,26 +136,26 @@ def _shorten(sentence: str, limit: int) -> list[str]:
     return pieces
 
 
-def _speakable(text: str) -> str:
-    """Normalise quotes, drop what espeak would read as markup or spell out, refuse other scripts."""
+def _clean(text: str) -> str:
+    """Normalise quotes and numbers, drop characters that espeak would misread, and refuse other scripts."""
     text = unicodedata.normalize("NFC", text).translate(str.maketrans({"’": "'", "‘": "'", "\n": " "}))
     try:
-        text = spoken(text).replace("–", "—")
+        text = normalise_text(text).replace("–", "—")
     except ImportError as error:
-        raise PhonemeError(_missing(error)) from error
+        raise PhonemeError(_missing_message(error)) from error
     foreign = [c for c in text if c.isalpha() and "LATIN" not in unicodedata.name(c, "")]
     if foreign:
         raise PhonemeError(
             f"cannot pronounce {''.join(foreign[:8])!r}: the voice reads English (Latin script) only: transcribe it"
         )
-    kept = "".join(c if c.isalnum() or c in _PUNCTUATION or c in " '-&%$£€@+/°" else " " for c in text)
-    if not any(c.isalnum() for c in kept):
+    pronounceable = "".join(c if c.isalnum() or c in _PUNCTUATION or c in " '-&%$£€@+/°" else " " for c in text)
+    if not any(c.isalnum() for c in pronounceable):
         raise PhonemeError(f"nothing to pronounce in {text[:40]!r}: give a text with words")
-    return " ".join(kept.split())
+    return " ".join(pronounceable.split())
 
 
 def espeak_files() -> tuple[str, str]:
-    """Paths of the espeak-ng library and its data folder, from `espeakng-loader`.
+    """Return the paths of the espeak-ng library and of its data folder, from `espeakng-loader`.
 
     Raises:
       PhonemeError: the `voice` extra is not installed.
@@ -154,30 +163,30 @@ def espeak_files() -> tuple[str, str]:
     try:
         import espeakng_loader
     except ImportError as error:
-        raise PhonemeError(_missing(error)) from error
+        raise PhonemeError(_missing_message(error)) from error
     return str(espeakng_loader.get_library_path()), str(espeakng_loader.get_data_path())
 
 
 @functools.cache
 def _backend():
-    """phonemizer's espeak backend; it works on a private copy of the library, apart from the classical voice's."""
+    """Return phonemizer's espeak backend, which uses a copy of the library separate from the classical voice's."""
     library, data = espeak_files()
     try:
         from phonemizer.backend import EspeakBackend
         from phonemizer.backend.espeak.wrapper import EspeakWrapper
     except ImportError as error:
-        raise PhonemeError(_missing(error)) from error
+        raise PhonemeError(_missing_message(error)) from error
     if not hasattr(EspeakWrapper, "set_data_path"):
-        # The mainline package would end the process inside C when the data is not in its compiled-in place.
-        raise PhonemeError("phonemizer cannot be told where espeak's data is: install phonemizer-fork instead")
+        # The mainline package would abort the process when the data is not at its compiled-in path.
+        raise PhonemeError("phonemizer cannot be given the path of espeak's data: install phonemizer-fork instead")
     EspeakWrapper.set_library(library)
     EspeakWrapper.set_data_path(data)
     quiet = logging.getLogger(f"{__name__}.phonemizer")
-    quiet.setLevel(logging.ERROR)  # it warns whenever punctuation changes the number of words
+    quiet.setLevel(logging.ERROR)  # it would warn whenever punctuation changes the number of words
     return EspeakBackend(
         "en-us", preserve_punctuation=True, with_stress=True, language_switch="remove-flags", logger=quiet
     )
 
 
-def _missing(error: ImportError) -> str:
+def _missing_message(error: ImportError) -> str:
     return f"speech needs espeak-ng and num2words ({error.name} is not installed): pip install 'empatheia-jax[voice]'"

@@ -1,7 +1,7 @@
-"""Written English -> the words that a person would say: amounts, dates, units and abbreviations, before G2P.
+"""English text normalisation before grapheme-to-phoneme conversion: amounts, dates, units, abbreviations as words.
 
-espeak-ng reads a whole number well and the rest as it is written ("dollar twenty", "three dot five"): those are spelt
-out here, the numbers by num2words.
+espeak-ng reads integer numbers well but other numeric text literally ("dollar twenty", "three dot five"); such text is
+written out here, numbers by num2words.
 """
 
 import re
@@ -31,10 +31,10 @@ ABBREVIATIONS = {
     "w/o": "without",
     "w/": "with",
 }
-"""Those that end a sentence too ("etc.", "a.m.") keep its full stop where a capital follows; "No." is one before a
-figure only."""
+"""Those that may end a sentence ("etc.", "a.m.") keep its full stop where a capital follows; "No." is an abbreviation
+before a digit only."""
 
-_ENDING = {"etc.", "a.m.", "p.m."}
+_MAY_END_SENTENCE = {"etc.", "a.m.", "p.m."}
 _CURRENCIES = {"$": ("dollar", "cent"), "£": ("pound", "penny"), "€": ("euro", "cent")}
 _PLURALS = {"penny": "pence", "foot": "feet", "inch": "inches"}
 _UNITS = {
@@ -81,24 +81,24 @@ _THOUSANDS = re.compile(r"(?<![\w,.])\d{1,3}(?:,\d{3})+(?![\w,])")
 _LONG = re.compile(r"\d{16,}")
 
 
-def spoken(text: str) -> str:
-    """Text with amounts, times, years, fractions, units, signs and abbreviations as words; plain numbers stay.
+def normalise_text(text: str) -> str:
+    """Write amounts, times, years, fractions, units, signs and abbreviations as words; plain integers stay.
 
-    Said once more, nothing changes.
+    The function is idempotent.
     """
     for sign, written in _FRACTIONS.items():
         text = re.sub(rf"(?<=\d){sign}", f" and {written}", text).replace(sign, written)
-    text = _LONG.sub(lambda found: " ".join(found[0]), text)  # no quantity: read digit by digit
+    text = _LONG.sub(lambda match: " ".join(match[0]), text)  # not a quantity: read digit by digit
     text = _ABBREVIATION.sub(_abbreviation, text)
     text = _MONEY.sub(_money, text)
     text = _TIME.sub(_time, text)
-    text = _ORDINAL.sub(lambda found: _words(found[1], "ordinal"), text)
+    text = _ORDINAL.sub(lambda match: _words(match[1], "ordinal"), text)
     text = _UNIT.sub(_unit, text)
     text = _FRACTION.sub(_fraction, text)
     text = _RANGE.sub(_range, text)
     text = _YEAR.sub(_year, text)
-    text = _DECIMAL.sub(lambda found: _amount(found[1] or "0", f".{found[2]}"), text)
-    text = _THOUSANDS.sub(lambda found: _words(found[0]), text)
+    text = _DECIMAL.sub(lambda match: _amount(match[1] or "0", f".{match[2]}"), text)
+    text = _THOUSANDS.sub(lambda match: _words(match[0]), text)
     text = re.sub(r"\s?%", " percent", text)
     text = re.sub(r"#(?=\d)", "number ", text)
     text = re.sub(r"\s?&\s?", " and ", text)
@@ -108,9 +108,9 @@ def spoken(text: str) -> str:
 
 
 def ends_in_abbreviation(text: str) -> bool:
-    """Whether the full stop at the end of `text` may well end no sentence."""
+    """Whether the full stop at the end of `text` belongs to an abbreviation or an initial."""
     last = text.split()[-1] if text.split() else ""
-    return (last in ABBREVIATIONS and last not in _ENDING) or re.fullmatch(r"[A-Z]\.", last) is not None
+    return (last in ABBREVIATIONS and last not in _MAY_END_SENTENCE) or re.fullmatch(r"[A-Z]\.", last) is not None
 
 
 def _words(number: str, kind: str = "cardinal") -> str:
@@ -119,75 +119,75 @@ def _words(number: str, kind: str = "cardinal") -> str:
     return num2words(int(number.replace(",", "")), to=kind).replace(",", "")
 
 
-def _amount(whole: str, fraction: str | None) -> str:
+def _amount(integer: str, fraction: str | None) -> str:
     """("1,200", ".50") -> "one thousand two hundred point five zero"."""
-    said = _words(whole)
-    return said if not fraction else f"{said} point {' '.join(_words(digit) for digit in fraction[1:])}"
+    words = _words(integer)
+    return words if not fraction else f"{words} point {' '.join(_words(digit) for digit in fraction[1:])}"
 
 
-def _counted(amount: str, one: bool, unit: str) -> str:
-    if not one:
+def _with_unit(amount: str, is_singular: bool, unit: str) -> str:
+    if not is_singular:
         first, _, rest = unit.partition(" ")
         first = _PLURALS.get(first, first if first == "hertz" else f"{first}s")
         unit = f"{first} {rest}".strip()
     return f"{amount} {unit}"
 
 
-def _abbreviation(found: re.Match) -> str:
-    short, after, following = found[1], found[2], found[3]
+def _abbreviation(match: re.Match) -> str:
+    short, after, following = match[1], match[2], match[3]
     if short == "No." and not (after.isspace() and following.isdigit()):
         return short
     if short == "St." and not (after.isspace() and following.isupper()):
         return "Street"  # "Main St.", not "St. James"
-    ends = short in _ENDING and (not after.strip() and (not following or following.isupper()))
+    ends = short in _MAY_END_SENTENCE and (not after.strip() and (not following or following.isupper()))
     return ABBREVIATIONS[short] + ("." if ends else "")
 
 
-def _money(found: re.Match) -> str:
-    sign, whole, fraction, scale = found.groups()
+def _money(match: re.Match) -> str:
+    sign, integer, fraction, scale = match.groups()
     unit, small = _CURRENCIES[sign]
-    number = int(whole.replace(",", ""))
+    number = int(integer.replace(",", ""))
     if scale or (fraction and len(fraction) != 3):
-        return _counted(_amount(whole, fraction) + (f" {scale.strip()}" if scale else ""), False, unit)
-    said = _counted(_words(whole), number == 1, unit)
+        return _with_unit(_amount(integer, fraction) + (f" {scale.strip()}" if scale else ""), False, unit)
+    words = _with_unit(_words(integer), number == 1, unit)
     cents = int(fraction[1:]) if fraction else 0
     if not cents:
-        return said
-    change = _counted(_words(str(cents)), cents == 1, small)
-    return f"{said} and {change}" if number else change
+        return words
+    change = _with_unit(_words(str(cents)), cents == 1, small)
+    return f"{words} and {change}" if number else change
 
 
-def _time(found: re.Match) -> str:
-    hour, minute = int(found[1]), found[2]
+def _time(match: re.Match) -> str:
+    hour, minute = int(match[1]), match[2]
     if minute == "00":
         return f"{_words(str(hour))} o'clock" if 1 <= hour <= 12 else f"{_words(str(hour))} hundred"
     return f"{_words(str(hour))} {'oh ' if minute[0] == '0' else ''}{_words(minute)}"
 
 
-def _unit(found: re.Match) -> str:
-    minus, whole, fraction, unit = found.groups()
-    said = _counted(_amount(whole, fraction), whole == "1" and not fraction, _UNITS[unit])
-    return f"minus {said}" if minus else said
+def _unit(match: re.Match) -> str:
+    minus, integer, fraction, unit = match.groups()
+    words = _with_unit(_amount(integer, fraction), integer == "1" and not fraction, _UNITS[unit])
+    return f"minus {words}" if minus else words
 
 
-def _fraction(found: re.Match) -> str:
-    count, of = int(found[1]), int(found[2])
-    if count >= of:
-        return found[0]  # 24/7
-    part = {2: "half", 4: "quarter"}.get(of) or _words(found[2], "ordinal")
+def _fraction(match: re.Match) -> str:
+    count, denominator = int(match[1]), int(match[2])
+    if count >= denominator:
+        return match[0]  # 24/7
+    part = {2: "half", 4: "quarter"}.get(denominator) or _words(match[2], "ordinal")
     if count == 1:
         return f"one {part}"
-    return f"{_words(found[1])} {'halves' if of == 2 else f'{part}s'}"
+    return f"{_words(match[1])} {'halves' if denominator == 2 else f'{part}s'}"
 
 
-def _range(found: re.Match) -> str:
-    first, last = found[1], found[2]
-    rises = int(first) < int(last) and (len(first), len(last)) != (3, 4)  # 555-1234 is a telephone's
-    return f"{first} to {last}" if rises else found[0]
+def _range(match: re.Match) -> str:
+    first, last = match[1], match[2]
+    is_range = int(first) < int(last) and (len(first), len(last)) != (3, 4)  # 555-1234 is a telephone number
+    return f"{first} to {last}" if is_range else match[0]
 
 
-def _year(found: re.Match) -> str:
-    said = _words(found[1], "year")
-    if not found[2]:
-        return said
-    return f"{said[:-1]}ies" if said.endswith("y") else f"{said}s"  # "nineteen eighties"
+def _year(match: re.Match) -> str:
+    words = _words(match[1], "year")
+    if not match[2]:
+        return words
+    return f"{words[:-1]}ies" if words.endswith("y") else f"{words}s"  # "nineteen eighties"

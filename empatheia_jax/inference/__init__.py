@@ -1,1 +1,1 @@
-"""A dialogue in, an avatar's answer out."""
+"""Inference: a dialogue goes in, an avatar's answer comes out."""

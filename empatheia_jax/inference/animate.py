@@ -1,4 +1,4 @@
-"""`empatheia animate`: speech and a portrait to a talking face, and how it was made."""
+"""`empatheia animate`: makes a talking face from speech and a portrait, and records how."""
 
 import time
 from collections.abc import Iterator
@@ -11,14 +11,14 @@ from empatheia_jax.atomic import write_json
 from empatheia_jax.data.media import read_audio, read_video
 from empatheia_jax.data.media_writing import write_video
 from empatheia_jax.generators.classical.portrait import read_portrait
-from empatheia_jax.generators.dreamtalk.coefficients import read_pose, read_style
+from empatheia_jax.generators.dreamtalk.coefficients import read_expression, read_pose
 from empatheia_jax.generators.dreamtalk.errors import DreamTalkError
 from empatheia_jax.generators.dreamtalk.face import DreamTalkFace
-from empatheia_jax.generators.dreamtalk.networks import HEARING_RATE
+from empatheia_jax.generators.dreamtalk.networks import AUDIO_SAMPLE_RATE
 from empatheia_jax.generators.interfaces import Portrait
 from empatheia_jax.inference import provenance
 
-CLIPS = (".mat", ".npz")
+COEFFICIENT_SUFFIXES = (".mat", ".npz")
 
 
 def animate(
@@ -26,42 +26,55 @@ def animate(
     audio: Path,
     portrait: Path,
     output: Path,
+    *,
     consent: bool = False,
     style: Path | None = None,
     pose: Path | None = None,
-    draw: str = "ddim",
+    sampler: str = "ddim",
     steps: int = 10,
     scale: float = 1.0,
     seed: int = 0,
 ) -> dict:
-    """Let the face in `portrait` say what `audio` says, into OUTPUT.mp4; OUTPUT.json says from what.
+    """Animate the face of a portrait with recorded speech; write `output` and a .json with the provenance beside it.
 
     Args:
+      checkpoint: folder of converted DreamTalk weights.
+      audio: the speech.
+      portrait: a picture of a face.
+      output: the .mp4 to write.
       consent: the person in the portrait agreed; it is recorded.
-      style: a clip of 3DMM coefficients (.mat, .npz) or a video of a face; without one, no style is asked for.
-      pose: a clip of coefficients whose head moves so; without one the head is still.
-      draw, steps, scale, seed: of the diffusion (`Networks`).
+      style: a clip of 3DMM coefficients (.mat, .npz) or a video of a face; None: the null style.
+      pose: a clip of coefficients whose head movement is taken; None: the head is still.
+      sampler: of the diffusion, "ddim" or "ddpm".
+      steps: of ddim; a divisor of 1000.
+      scale: of guidance by the style.
+      seed: of the diffusion.
+
     Returns:
-      what OUTPUT.json holds.
+      What the .json holds.
+
     Raises:
-      ConsentError, DreamTalkError, PortraitError, MediaError: one clear error, nothing written.
+      ConsentError: no consent.
+      DreamTalkError: weights, coefficients or an output name that cannot be used.
+      PortraitError: not a picture, or no face in it.
+      MediaError: audio or video that cannot be read.
     """
     output = Path(output)
     if output.suffix != ".mp4":
         raise DreamTalkError(f"{output}: the output is a .mp4")
-    agreed = provenance.consent(consent, portrait)
-    face = DreamTalkFace(checkpoint, draw=draw, steps=steps, scale=scale, seed=seed)
-    picture, notes = face.cut(read_portrait(portrait))
-    moves = read_pose(Path(pose)) if pose else None
-    code = _style(face, style)
-    sound = read_audio(audio, HEARING_RATE)
-    started, first = time.perf_counter(), []
-    content = face.content_of(sound, HEARING_RATE)
+    recorded_consent = provenance.record_consent(consent, portrait)
+    face = DreamTalkFace(checkpoint, sampler=sampler, steps=steps, scale=scale, seed=seed)
+    picture, notes = face.crop_portrait(read_portrait(portrait))
+    head_pose = read_pose(Path(pose)) if pose else None
+    style_code = _read_style(face, style)
+    sound = read_audio(audio, AUDIO_SAMPLE_RATE)
+    started, first_frame_s = time.perf_counter(), []
+    content = face.content_from_audio(sound, AUDIO_SAMPLE_RATE)
 
-    def shown() -> Iterator[np.ndarray]:
-        frames = face.frames(content, code, Portrait(image=picture), moves)
+    def timed_frames() -> Iterator[np.ndarray]:
+        frames = face.frames(content, style_code, Portrait(image=picture), head_pose)
         for frame in tqdm(frames, total=len(content), unit="frame", desc="animate", mininterval=2.0):
-            first.append(time.perf_counter() - started) if not first else None
+            first_frame_s.append(time.perf_counter() - started) if not first_frame_s else None
             yield frame
 
     facts = provenance.provenance(speech="given recording", face=face.name)
@@ -71,21 +84,25 @@ def animate(
         "portrait": str(portrait),
         "style": str(style) if style else None,
         "pose": str(pose) if pose else None,
-        "diffusion": {"draw": draw, "steps": steps, "scale": scale, "seed": seed},
-        "consent": agreed,
+        "diffusion": {"draw": sampler, "steps": steps, "scale": scale, "seed": seed},
+        "consent": recorded_consent,
         "notes": notes,
         "frames": len(content),
     }
-    told = provenance.tags({name: value for name, value in facts.items() if isinstance(value, str)})
-    write_video(output, shown(), audio=sound, sample_rate=HEARING_RATE, metadata=told)
-    facts |= {"seconds": len(content) / face.fps, "first_frame_s": first[0], "took_s": time.perf_counter() - started}
+    tags = provenance.tags({name: value for name, value in facts.items() if isinstance(value, str)})
+    write_video(output, timed_frames(), audio=sound, sample_rate=AUDIO_SAMPLE_RATE, metadata=tags)
+    facts |= {
+        "seconds": len(content) / face.fps,
+        "first_frame_s": first_frame_s[0],
+        "took_s": time.perf_counter() - started,
+    }
     write_json(output.with_suffix(".json"), facts)
     return facts
 
 
-def _style(face: DreamTalkFace, style: Path | None) -> np.ndarray:
+def _read_style(face: DreamTalkFace, style: Path | None) -> np.ndarray:
     if style is None:
-        return face.no_style()
-    if Path(style).suffix in CLIPS:
-        return face.style_of(read_style(Path(style)))
-    return face.style(read_video(style, first=face.style_frames))
+        return face.null_style()
+    if Path(style).suffix in COEFFICIENT_SUFFIXES:
+        return face.style_from_expression(read_expression(Path(style)))
+    return face.style(read_video(style, max_frames=face.style_frames))

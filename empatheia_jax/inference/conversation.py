@@ -1,8 +1,8 @@
-"""Turn after turn, each prompt read only from where it differs from what is already in the cache.
+"""Answers turn after turn: each prompt is prefilled only from where it differs from what the cache holds.
 
-The next prompt of a dialogue repeats the one before but for its last line and goes on from there; that of another
-dialogue still begins with the same instruction. The cache keeps prompt and answer of the turn before, and the longest
-prefix that is the same (ids, and what was heard and seen in its slots) is not read again.
+The next prompt of a dialogue repeats the previous one but for its last lines and continues it; that of another dialogue
+still begins with the same instruction. The cache keeps prompt and answer of the previous turn, and the longest common
+prefix (the same ids, and the same media in its slots) is not prefilled again.
 """
 
 import hashlib
@@ -13,26 +13,27 @@ import numpy as np
 from empatheia_jax.buckets import bucket
 from empatheia_jax.data.schema import Example, Profile
 from empatheia_jax.inference.engine import Answer, Engine, Prompt
-from empatheia_jax.llm.batching import Slots
-from empatheia_jax.llm.cache import put_rows
+from empatheia_jax.llm.batching import DecodeState
+from empatheia_jax.llm.cache import put_sequences
 
-SMALLEST = 256  # tokens of a prompt that there is room for at first; doubled when a prompt outgrows it
-ROW = np.zeros(1, np.int32)  # the only one
+MIN_PROMPT = 256  # tokens of a prompt that the cache has room for at first; doubled when a prompt is longer
+FIRST = np.zeros(1, np.int32)  # indices of the only sequence
 
 Media = dict[int, tuple[str, bytes | None]]
-"""Position of a slot's first token -> modality, digest of what is in it (None: nothing heard or seen)."""
+"""Position of a slot's first token -> modality, and digest of its features (None: nothing heard or seen)."""
 
 
 class Conversation:
-    """Answers Examples one after the other on one row of cache.
+    """Answers Examples one after the other on one cached sequence.
 
     Attributes:
-      read: tokens of prompts that were prefilled. reused: those that the cache held already.
+      tokens_read: tokens of prompts that were prefilled.
+      tokens_reused: tokens of prompts that the cache held already.
     """
 
     def __init__(self, engine: Engine):
-        self.engine, self.read, self.reused = engine, 0, 0
-        self._slots: Slots | None = None
+        self.engine, self.tokens_read, self.tokens_reused = engine, 0, 0
+        self._decode_state: DecodeState | None = None
         self._ids: list[int] = []
         self._media: Media = {}
 
@@ -41,49 +42,56 @@ class Conversation:
         example: Example,
         features: Callable[[str], Mapping | None],
         profile: Profile | None,
-        reached: Callable[[str], None] = lambda name: None,
+        on_ready: Callable[[str], None] = lambda part: None,
     ) -> Answer:
-        """Answer one Example; arguments and result are those of `Engine.answer`, for one."""
+        """Answer one Example; arguments and result are those of `Engine.answer` for a single Example."""
         prompt = self.engine.prompt(example, features, profile)
-        media = {slot.position: (slot.modality, _digest(prompt.medium(slot))) for slot in prompt.slots}
-        slots = self._room_for(prompt)
-        start = common_prefix(self._ids, self._media, prompt.ids, media, self.engine.config.projector.tokens)
-        self._slots, self._ids, self._media = None, [], {}  # given up: whatever stops us, nothing stale is left
-        places = sum(position >= start for position in media)
-        slots = self.engine.admit(slots, ROW, [prompt], start, places, window=slots.cache.capacity)
-        slots = self.engine.advance(slots)
-        text = np.asarray(slots.tokens)[0, : int(slots.written[0])].tolist()
-        reached("words")
-        (answer,) = self.engine.read(slots, ROW, [prompt], [text])()
-        self._slots, self._ids, self._media = slots, prompt.ids + text, media
-        self.read, self.reused = self.read + len(prompt.ids) - start, self.reused + start
+        media = {slot.position: (slot.modality, _digest(prompt.slot_features(slot))) for slot in prompt.slots}
+        current = self._with_room_for(prompt)
+        slot_tokens = self.engine.config.projector.tokens
+        start = common_prefix_length(self._ids, self._media, prompt.ids, media, slot_tokens=slot_tokens)
+        self._decode_state, self._ids, self._media = None, [], {}  # donated: after an exception nothing stale is left
+        max_slots, window = sum(position >= start for position in media), current.cache.capacity
+        current = self.engine.admit(current, FIRST, [prompt], start=start, max_slots=max_slots, window=window)
+        current = self.engine.advance(current)
+        text = np.asarray(current.tokens)[0, : int(current.written[0])].tolist()
+        on_ready("words")
+        (answer,) = self.engine.read(current, FIRST, [prompt], [text])()
+        self._decode_state, self._ids, self._media = current, prompt.ids + text, media
+        self.tokens_read, self.tokens_reused = self.tokens_read + len(prompt.ids) - start, self.tokens_reused + start
         return answer
 
-    def _room_for(self, prompt: Prompt) -> Slots:
-        """Slots of one row with room for the prompt, and in them all that was held before."""
-        held = self._slots
-        if held is not None and held.cache.capacity >= self.engine.capacity(len(prompt.ids), [prompt]):
-            return held
-        fresh = self.engine.empty_slots(1, self.engine.capacity(bucket(len(prompt.ids), SMALLEST, 1), [prompt]))
-        return fresh if held is None else fresh._replace(cache=put_rows(fresh.cache, ROW, held.cache))
+    def _with_room_for(self, prompt: Prompt) -> DecodeState:
+        """Return the decode state, grown if needed so that the prompt and its answer fit."""
+        current = self._decode_state
+        if current is not None and current.cache.capacity >= self.engine.capacity(len(prompt.ids), [prompt]):
+            return current
+        capacity = self.engine.capacity(bucket(len(prompt.ids), MIN_PROMPT, 1), [prompt])
+        grown = self.engine.empty_decode_state(1, capacity)
+        return grown if current is None else grown._replace(cache=put_sequences(grown.cache, FIRST, current.cache))
 
 
-def common_prefix(held: Sequence[int], held_media: Media, ids: Sequence[int], media: Media, width: int) -> int:
-    """How many first tokens of a prompt a cache holds: the same ids, and the same media in every slot.
+def common_prefix_length(
+    cached_ids: Sequence[int], cached_media: Media, ids: Sequence[int], media: Media, *, slot_tokens: int
+) -> int:
+    """Return how many first tokens of a prompt a cache holds: the same ids, and the same media in every slot.
 
     Args:
-      held, held_media: what is in the cache. ids, media: the prompt; its last token is always read anew.
-      width: tokens of a slot; a slot is held wholly or not at all.
+      cached_ids: ids in the cache.
+      cached_media: media in the cache.
+      ids: of the prompt; its last token is always read again.
+      media: of the prompt.
+      slot_tokens: tokens of a slot; a slot is reused entirely or not at all.
     """
-    most = min(len(held), len(ids) - 1)
-    differ = np.flatnonzero(np.asarray(held[:most]) != np.asarray(ids[:most]))
-    start = int(differ[0]) if len(differ) else most
-    changed = [place for place in {**held_media, **media} if held_media.get(place) != media.get(place)]
-    start = min([start, *changed])
-    return min([start, *(place for place in media if place < start < place + width)])
+    longest = min(len(cached_ids), len(ids) - 1)
+    different = np.flatnonzero(np.asarray(cached_ids[:longest]) != np.asarray(ids[:longest]))
+    length = int(different[0]) if len(different) else longest
+    changed = [position for position in {**cached_media, **media} if cached_media.get(position) != media.get(position)]
+    length = min([length, *changed])
+    return min([length, *(position for position in media if position < length < position + slot_tokens)])
 
 
-def _digest(medium: np.ndarray | None) -> bytes | None:
-    if medium is None:
+def _digest(features: np.ndarray | None) -> bytes | None:
+    if features is None:
         return None
-    return hashlib.blake2b(repr((medium.dtype, medium.shape)).encode() + medium.tobytes()).digest()
+    return hashlib.blake2b(repr((features.dtype, features.shape)).encode() + features.tobytes()).digest()

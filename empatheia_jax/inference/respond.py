@@ -1,4 +1,4 @@
-"""`empatheia respond`: a dialogue (words, voice, face; at least one of them) in, out.mp4 and out.json out."""
+"""`empatheia respond`: answers a dialogue (words, voice, face; at least one of them) with out.mp4 and out.json."""
 
 import dataclasses
 import functools
@@ -23,20 +23,20 @@ from empatheia_jax.inference import provenance
 from empatheia_jax.inference.avatars import choose_avatar
 from empatheia_jax.inference.conversation import Conversation
 from empatheia_jax.inference.engine import Answer, Engine
-from empatheia_jax.inference.perform import perform
+from empatheia_jax.inference.perform import SynthesizedAnswer, synthesize
 from empatheia_jax.profiling.capture import traced
 from empatheia_jax.training.run import saved_config
 from empatheia_jax.training.stages import ADAPTED
-from empatheia_jax.training.step import trains
+from empatheia_jax.training.step import in_groups
 
 
 class RespondError(ValueError):
-    """A request that cannot be answered: says what is wrong and what would do."""
+    """A request that cannot be answered: says what is wrong and what to change."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Request:
-    """What `empatheia respond` is asked for; see its --help."""
+    """The arguments of `empatheia respond`; see its --help."""
 
     run: Path
     output: Path
@@ -54,12 +54,12 @@ class Request:
     content_source: str | None = None
     torch: dict[str, Path | bool | None] = dataclasses.field(default_factory=dict)  # by name of `TorchConfig`
     face_size: int = 256
-    trace: Path | None = None  # where a second, warm answer is traced to
+    trace: Path | None = None  # folder for the trace of a second, warm answer
     quantization: str | None = None  # of the base; None: as it was trained
 
 
 def parse_profile(value: str) -> Profile:
-    """ "AGE,GENDER,TIMBRE" -> Profile.
+    """Parse "AGE,GENDER,TIMBRE".
 
     Raises:
       RespondError: a word that is not in its table.
@@ -75,35 +75,43 @@ def parse_profile(value: str) -> Profile:
 
 
 def read_request(request: Request, config: Config) -> Example:
-    """The Example to answer: from a dialogue file, or from one utterance given as text, speech and video.
+    """Return the Example to answer: from a dialogue file, or from one utterance given as text, speech and video.
 
     Raises:
-      RespondError: nothing to answer, or both ways at once. RecordError: a bad dialogue.
+      RespondError: nothing to answer, or a dialogue file and an utterance at once.
+      RecordError: a bad dialogue.
     """
-    loose = [value for value in (request.text, request.speech, request.video) if value is not None]
+    inputs = [value for value in (request.text, request.speech, request.video) if value is not None]
     if request.dialogue is not None:
-        if loose:
+        if inputs:
             raise RespondError("give either --dialogue or --text/--speech/--video, not both")
         return read_dialogue(request.dialogue, max_turns=config.data.max_turns)
-    if not loose:
+    if not inputs:
         raise RespondError("nothing to answer: give --dialogue FILE.json, or --text, --speech, --video (one or more)")
-    if request.text is not None and len(loose) == 1 and not any(c.isalnum() for c in request.text):
+    if request.text is not None and len(inputs) == 1 and not any(c.isalnum() for c in request.text):
         raise RespondError(f"--text {request.text!r}: there are no words in it; say something or give --speech")
     if not config.modalities and request.text is None:
         raise RespondError(f"{request.run} was trained on words only: give --text")
-    said = {"index": 0, "role": "speaker", "utterance": request.text or ""}
+    entry = {"index": 0, "role": "speaker", "utterance": request.text or ""}
     for name, path in (("speech", request.speech), ("video", request.video)):
         if path is not None:
-            said[name] = str(Path(path).absolute())
-    return read_dialogue({"turns": [{"turn_id": "0", "context": "", "dialogue_history": [said]}]})
+            entry[name] = str(Path(path).absolute())
+    return read_dialogue({"turns": [{"turn_id": "0", "context": "", "dialogue_history": [entry]}]})
 
 
 def encode_media(
     example: Example, config: Config, encoders: dict[str, ModalityEncoder], notes: list[str]
 ) -> dict[str, dict[str, np.ndarray]]:
-    """Features of all media of an Example, by utterance key: {"audio": float32 [Na, Da], "video": [Nv, Dv]}.
+    """Encode all media of an Example.
 
-    A video with sound and no recording beside it is heard, and `notes` gets a line about it.
+    Args:
+      example: its utterances name the files.
+      config: limits of the media, and which modalities are read.
+      encoders: by modality.
+      notes: gets a line where the sound track of a video is heard because no recording was given.
+
+    Returns:
+      By utterance key: {"audio": float32 [Na, Da], "video": float32 [Nv, Dv]}, without what is absent.
 
     Raises:
       MediaError: a file that is missing, unreadable, empty or over the limits.
@@ -111,29 +119,29 @@ def encode_media(
     limits = {"max_seconds": config.data.max_seconds, "max_megabytes": config.data.max_megabytes}
     features: dict[str, dict[str, np.ndarray]] = {}
     for utterance in example.history:
-        found: dict[str, np.ndarray] = {}
-        audio = utterance.audio or _sound_of(utterance, notes)
+        encoded: dict[str, np.ndarray] = {}
+        audio = utterance.audio or _sound_track(utterance, notes)
         if audio is not None and "audio" in config.modalities:
             encoder = encoders["audio"]
-            heard = read_audio(audio, encoder.sample_rate, **limits)
-            found["audio"] = encoder.encode([encoder.preprocess(heard)])[0]
+            samples = read_audio(audio, encoder.sample_rate, **limits)
+            encoded["audio"] = encoder.encode([encoder.preprocess(samples)])[0]
         if utterance.video is not None and "video" in config.modalities:
             encoder = encoders["video"]
             frames = read_video(utterance.video, count=encoder.feature_shape[0], max_side=512, **limits)
-            found["video"] = encoder.encode([encoder.preprocess(frames)])[0]
-        features[example.utterance_key(utterance)] = found
+            encoded["video"] = encoder.encode([encoder.preprocess(frames)])[0]
+        features[example.utterance_key(utterance)] = encoded
     return features
 
 
-def _sound_of(utterance: Utterance, notes: list[str]) -> Path | None:
-    """The video itself, where it has a sound track and no recording was given."""
+def _sound_track(utterance: Utterance, notes: list[str]) -> Path | None:
+    """Return the path of the utterance's video where it has a sound track."""
     if utterance.video is None:
         return None
     try:
-        sound, _ = duration(utterance.video)
+        seconds, _ = duration(utterance.video)
     except MediaError:
-        return None  # read_video reports it better
-    if sound > 0:
+        return None  # read_video will raise with a better message
+    if seconds > 0:
         notes.append(f"heard the sound track of {utterance.video.name}")
         return utterance.video
     return None
@@ -142,44 +150,54 @@ def _sound_of(utterance: Utterance, notes: list[str]) -> Path | None:
 def choose_portrait(
     request: Request, profile: Profile, notes: list[str], face: str = "classical"
 ) -> tuple[Portrait, int | None]:
-    """Who is shown: the avatar of the profile, or a given portrait; and the avatar's number, None with a portrait.
+    """Return the portrait to animate, and the avatar's number.
 
-    `face` says whose golds the generator's are: the drawn one takes a portrait's colours, dreamtalk the picture.
+    Args:
+      request: may name a portrait file.
+      profile: of the avatar.
+      notes: gets a line about what is special about the file's face.
+      face: the target backend of the face generator: "classical" takes the portrait's colours, "dreamtalk" the picture.
+
+    Returns:
+      The portrait, and the avatar's number or None where the portrait is from a file.
 
     Raises:
-      ConsentError: a portrait without consent. PortraitError: not a picture, or no face in it.
+      ConsentError: a portrait without consent.
+      PortraitError: not a picture, or no face in it.
     """
     avatar = choose_avatar(profile)
     if request.portrait is None:
         return avatar.portrait, avatar.id
-    provenance.consent(request.consent, request.portrait)
+    provenance.record_consent(request.consent, request.portrait)
     from empatheia_jax.generators.classical.portrait import PortraitError, appearance_from_portrait, read_portrait
 
     picture = read_portrait(request.portrait)
     try:
-        appearance, said = appearance_from_portrait(picture, avatar.appearance)
+        appearance, portrait_notes = appearance_from_portrait(picture, avatar.appearance)
     except PortraitError as error:
         raise PortraitError(f"{request.portrait}: {error}") from error
-    notes += said
-    # A face generator that draws photographs takes the picture itself.
+    notes += portrait_notes
+    # A face generator of photographs animates the picture itself.
     return Portrait(image=picture if face == "dreamtalk" else None, appearance=appearance), None
 
 
-_ASKED = ("output", "dialogue", "text", "speech", "video", "profile", "portrait", "consent", "trace")
+_PER_REQUEST = ("output", "dialogue", "text", "speech", "video", "profile", "portrait", "consent", "trace")
 
 
 class Responder:
-    """A run that answers requests: what one needed is loaded and compiled for the next."""
+    """A run that answers requests: what one request has loaded and compiled is kept for the next."""
 
     def __init__(self, request: Request, **engine):
-        """For requests to the run, with the generators and at the size of `request`; nothing large is loaded yet.
+        """Read the run's config; nothing large is loaded yet.
 
         Args:
-          engine: settings of `Engine`.
+          request: its run, generators and size are those of all later requests.
+          engine: further arguments of `Engine`.
+
         Raises:
-          ConfigError: no run, or generators that its latents do not speak to.
+          ConfigError: no run, or generators for which its latents were not trained.
         """
-        self.loaded_for = _loaded_for(request)
+        self.loaded_settings = _loaded_settings(request)
         self.run, self.face_size = request.run, request.face_size
         self._engine = {"quantization": request.quantization} | engine
         config = saved_config(request.run)
@@ -187,12 +205,16 @@ class Responder:
 
     @functools.cached_property
     def encoders(self) -> dict[str, ModalityEncoder]:
-        """What hears and sees; none of a run on words."""
+        """The encoders by modality; none for a run on words."""
         return build_encoders(self.config.encoders) if self.config.modalities else {}
 
     @functools.cached_property
     def engine(self) -> Engine:
-        """The run itself. Raises as `Engine`, and RespondError where it has no latents."""
+        """The run's engine.
+
+        Raises:
+          RespondError: the run has no latents; and what `Engine` raises.
+        """
         engine = Engine(self.run, generators=self.config.generators, **self._engine)
         if engine.widths is None:
             raise RespondError(f"{self.run} was trained on words only, without voice and face: train stages 2 to 4")
@@ -200,20 +222,26 @@ class Responder:
 
     @functools.cached_property
     def conversation(self) -> Conversation:
-        """What has been read: of a request that goes on from the one before, only what is new is read."""
+        """The conversation so far: of a request that continues the previous one, only what is new is prefilled."""
         return Conversation(self.engine)
 
     @functools.cached_property
     def generators(self) -> tuple[SpeechGenerator, FaceGenerator]:
-        """Voice and face."""
+        """The speech and the face generator."""
         return build_generators(self.config.generators, self.face_size)
 
     def respond(self, request: Request) -> dict:
-        """Answer a request; writes `output` (mp4) and its .json beside it, and returns what the .json holds.
+        """Answer a request: write `output` (mp4) and a .json beside it, and return what the .json holds.
+
+        Nothing is written where an error is raised.
 
         Raises:
-          RespondError, RecordError, MediaError, ConfigError, StoreError, CheckpointError: one clear error, nothing
-            written.
+          RespondError: a request that cannot be answered, or an answer without a response.
+          RecordError: a bad dialogue.
+          MediaError: media that cannot be read.
+          ConfigError: no run, or one that cannot answer yet.
+          StoreError: the run's feature store is missing.
+          CheckpointError: the checkpoint does not belong to the run's config.
         """
         started = time.monotonic()
         notes: list[str] = []
@@ -223,37 +251,38 @@ class Responder:
         def mark(name: str) -> None:
             timings[name] = round(time.monotonic() - started - sum(timings.values()), 3)
 
-        def reached(name: str) -> None:
-            first[name] = round(time.monotonic() - started, 4)
+        def on_ready(part: str) -> None:
+            first[part] = round(time.monotonic() - started, 4)
 
         if request.output.suffix != ".mp4":
             raise RespondError(f"--output {request.output}: the answer is a video, name it .mp4")
-        if _loaded_for(request) != self.loaded_for:
+        if _loaded_settings(request) != self.loaded_settings:
             raise RespondError("another run, generators or size than this responder's: make one for them")
         config = self.config
         example = read_request(request, config)
         if request.profile is not None:
             example = dataclasses.replace(example, listener_profile=request.profile)
         features = encode_media(example, config, self.encoders, notes)
-        # a portrait without a face fails before the model is loaded
+        # Checked before the model is loaded: a portrait without a face.
         choose_portrait(request, request.profile or Profile("young", "female", "mid"), [])
         mark("encode")
         engine = self.engine
         mark("load")
-        known = prompt_profile(example, config)
-        answer = self.conversation.answer(example, features.get, known, reached)
+        known_profile = prompt_profile(example, config)
+        answer = self.conversation.answer(example, features.get, known_profile, on_ready)
         if answer.parsed.response is None:
             raise RespondError(
                 f"the model wrote no response (missing: {', '.join(answer.parsed.missing)}); it wrote {answer.text!r}"
             )
         mark("reason")
-        profile = request.profile or known or predicted_profile(answer)
-        portrait, avatar_id = choose_portrait(request, profile, notes, config.generators.golds_of["face"])
+        profile = request.profile or known_profile or predicted_profile(answer)
+        portrait, avatar_id = choose_portrait(request, profile, notes, config.generators.target_backend["face"])
         speech, face = self.generators
-        performance = perform(engine, speech, face, answer, portrait, config.generators.content_source, reached)
-        if performance.content_source != config.generators.content_source:
+        source = config.generators.content_source
+        synthesized = synthesize(engine, speech, face, answer, portrait=portrait, source=source, on_ready=on_ready)
+        if synthesized.content_source != source:
             notes.append(
-                f"the synchronizer agrees with the response on {performance.agreement:.0%} of its phonemes (under "
+                f"the synchronizer agrees with the response on {synthesized.agreement:.0%} of its phonemes (under "
                 "90 %): the generator's own content was spoken"
             )
         mark("generate")
@@ -262,21 +291,23 @@ class Responder:
             face=face.name,
             weights=self._weights_hash,
             step=engine.position.step,
-            content=performance.content_source,
+            content=synthesized.content_source,
         )
         if engine.config.llm.quantization != "none":
             facts |= {"quantization": engine.config.llm.quantization}
         if request.portrait is not None:
             facts |= {
                 "portrait": str(request.portrait),
-                "consent": provenance.consent(request.consent, request.portrait),
+                "consent": provenance.record_consent(request.consent, request.portrait),
             }
-        result = describe(answer, profile, request.profile or known, performance, avatar_id, notes)
+        result = describe_answer(
+            answer, profile, synthesized, given_profile=request.profile or known_profile, avatar=avatar_id, notes=notes
+        )
         write_video(
             request.output,
-            performance.frames,
-            audio=performance.speech.audio,
-            sample_rate=performance.speech.sample_rate,
+            synthesized.frames,
+            audio=synthesized.speech.audio,
+            sample_rate=synthesized.speech.sample_rate,
             metadata=provenance.tags(facts),
         )
         mark("encode_video")
@@ -285,23 +316,23 @@ class Responder:
         write_json(request.output.with_suffix(".json"), result)
         if request.trace is not None:
             with traced(request.trace, "a warm answer"):
-                (again,) = engine.answer([example], features.get, [known])
-                perform(engine, speech, face, again, portrait, config.generators.content_source)
+                (again,) = engine.answer([example], features.get, [known_profile])
+                synthesize(engine, speech, face, again, portrait=portrait, source=source)
         return result
 
     @functools.cached_property
     def _weights_hash(self) -> str:
-        return provenance.weights_hash(nnx.filter_state(self.engine.state, trains(ADAPTED)))
+        return provenance.weights_hash(nnx.filter_state(self.engine.state, in_groups(ADAPTED)))
 
 
 def respond(request: Request) -> dict:
-    """Answer one request, as `Responder.respond`."""
+    """Answer one request, as `Responder.respond` does."""
     return Responder(request).respond(request)
 
 
-def _loaded_for(request: Request) -> dict:
-    """The part of a request that says what is loaded: all but what is asked."""
-    return {name: value for name, value in vars(request).items() if name not in _ASKED}
+def _loaded_settings(request: Request) -> dict:
+    """Return the fields of a request that say what is loaded."""
+    return {name: value for name, value in vars(request).items() if name not in _PER_REQUEST}
 
 
 def _generators(request: Request, config: Config):
@@ -312,31 +343,48 @@ def _generators(request: Request, config: Config):
         "face": request.face_generator,
         "content_source": request.content_source,
     }
-    given = {name: str(value) if isinstance(value, Path) else value for name, value in request.torch.items() if value}
-    changes["torch"] = dataclasses.replace(config.generators.torch, **given) if given else None
+    torch = {name: str(value) if isinstance(value, Path) else value for name, value in request.torch.items() if value}
+    changes["torch"] = dataclasses.replace(config.generators.torch, **torch) if torch else None
     chosen = dataclasses.replace(config.generators, **{name: value for name, value in changes.items() if value})
     for name in ("speech", "face"):
-        trained, asked = config.generators.golds_of[name], chosen.golds_of[name]
-        if trained != asked:
+        trained, requested = config.generators.target_backend[name], chosen.target_backend[name]
+        if trained != requested:
             raise ConfigError(
-                f"--{name}-generator {asked}: this run's latents speak to {trained!r}; train a run for {asked!r}"
+                f"--{name}-generator {requested}: this run's latents are for {trained!r}; train a run for {requested!r}"
             )
     return chosen
 
 
 def predicted_profile(answer: Answer) -> Profile:
-    """The listener that the disentangler reads from r^s and r^v: the likeliest age, gender and timbre."""
+    """Return the listener's profile as the disentangler reads it from r^s and r^v: the likeliest labels."""
     picked = {name: int(np.argmax(answer.labels[name])) for name in ("age", "gender", "timbre")}
     return Profile(emotions.AGES[picked["age"]], emotions.GENDERS[picked["gender"]], emotions.TIMBRES[picked["timbre"]])
 
 
-def describe(answer: Answer, profile: Profile, given: Profile | None, performance, avatar_id, notes) -> dict:
-    """What out.json says of an answer, but for "timings" and "provenance"; `given` None: the profile is predicted."""
+def describe_answer(
+    answer: Answer,
+    profile: Profile,
+    synthesized: SynthesizedAnswer,
+    *,
+    given_profile: Profile | None,
+    avatar: int | None,
+    notes: list[str],
+) -> dict:
+    """Return what out.json says of an answer, without "timings", "first" and "provenance".
+
+    Args:
+      answer: of the engine.
+      profile: with which the answer was synthesised.
+      synthesized: speech and video.
+      given_profile: the profile where one was given; None: `profile` is predicted.
+      avatar: number of the avatar; None with a portrait file.
+      notes: for the user.
+    """
     parsed = answer.parsed
     emotion = {
         name: round(float(p), 4) for name, p in zip(emotions.AVATAR_EMOTIONS, answer.labels["emotion"], strict=True)
     }
-    seconds = len(performance.speech.audio) / performance.speech.sample_rate
+    seconds = len(synthesized.speech.audio) / synthesized.speech.sample_rate
     return {
         "chain_of_empathy": {
             "event_scenario": parsed.event_scenario,
@@ -351,12 +399,12 @@ def describe(answer: Answer, profile: Profile, given: Profile | None, performanc
             "age": profile.age,
             "gender": profile.gender,
             "timbre": profile.timbre,
-            "source": "given" if given is not None else "predicted",
+            "source": "given" if given_profile is not None else "predicted",
         },
-        "avatar": avatar_id,
-        "content_source": performance.content_source,
-        "content_agreement": performance.agreement,
+        "avatar": avatar,
+        "content_source": synthesized.content_source,
+        "content_agreement": synthesized.agreement,
         "seconds": round(seconds, 3),
-        "frames": len(performance.frames),
+        "frames": len(synthesized.frames),
         "notes": notes,
     }

@@ -1,4 +1,4 @@
-"""`empatheia speak`: a text to a wav in one voice, and how it was made."""
+"""`empatheia speak`: speaks a text in one voice, and records how."""
 
 import time
 from pathlib import Path
@@ -9,8 +9,8 @@ from empatheia_jax.atomic import write_json
 from empatheia_jax.data.media import read_audio
 from empatheia_jax.data.media_writing import write_audio
 from empatheia_jax.generators.styletts2.errors import StyleTTS2Error
-from empatheia_jax.generators.styletts2.manner import Manner
-from empatheia_jax.generators.styletts2.script import read_script
+from empatheia_jax.generators.styletts2.manner import SynthesisOptions
+from empatheia_jax.generators.styletts2.script import phonemize_text
 from empatheia_jax.generators.styletts2.voice import StyleTTS2Speech
 from empatheia_jax.inference import provenance
 
@@ -19,49 +19,60 @@ def speak(
     checkpoint: Path,
     text: str,
     output: Path,
+    *,
     reference: Path | None = None,
     consent: bool = False,
-    manner: Manner | None = None,
+    options: SynthesisOptions | None = None,
     dtype: str = "float32",
 ) -> dict:
-    """Speak `text` into OUTPUT.wav; OUTPUT.json says from what, and both that it is synthetic.
+    """Speak a text; write `output` and a .json with the provenance beside it.
 
     Args:
-      reference: a recording of the voice to speak with; needs `consent` of the person in it.
+      checkpoint: folder of converted StyleTTS 2 weights.
+      text: to speak.
+      output: the .wav to write.
+      reference: a recording of the voice to speak with; needs `consent` of the person in it. None: a drawn voice.
+      consent: the person in the reference agreed; it is recorded.
+      options: of style sampling, speed and seed; None: the defaults.
       dtype: of the decoder, "float32" or "bfloat16".
+
     Returns:
-      what OUTPUT.json holds.
+      What the .json holds.
+
     Raises:
-      ConsentError: a reference without consent. StyleTTS2Error: one that is unfit; an output that is no .wav.
-      MediaError: a recording that cannot be read. PhonemeError: nothing to pronounce. CheckpointError: no weights.
+      ConsentError: a reference without consent.
+      StyleTTS2Error: an unsuitable reference, or an output that is no .wav.
+      MediaError: a recording that cannot be read.
+      PhonemeError: nothing to pronounce.
+      CheckpointError: no weights.
     """
-    manner, output = manner or Manner(), Path(output)
+    options, output = options or SynthesisOptions(), Path(output)
     if output.suffix != ".wav":
         raise StyleTTS2Error(f"{output}: the output is a .wav")
-    agreed = provenance.consent(consent, reference) if reference is not None else None
-    script, voice = read_script(text), StyleTTS2Speech(checkpoint, dtype)
+    recorded_consent = provenance.record_consent(consent, reference) if reference is not None else None
+    script, voice = phonemize_text(text), StyleTTS2Speech(checkpoint, dtype)
     style = None
     if reference is not None:
         style = voice.style(read_audio(reference, voice.sample_rate), voice.sample_rate)
-    start, first, parts = time.perf_counter(), 0.0, []
-    for part in voice.stream(script, style, manner):
-        first = first or time.perf_counter() - start
+    start, first_audio_s, parts = time.perf_counter(), 0.0, []
+    for part in voice.stream(script, style, options):
+        first_audio_s = first_audio_s or time.perf_counter() - start
         parts.append(part.audio)
     audio = np.concatenate(parts)
     facts = provenance.provenance(speech=voice.name)
     facts |= {
-        "weights": voice.stages.sha256[:16],
+        "weights": voice.networks.sha256[:16],
         "text": text,
         "sentences": len(parts),
         "notes": script.notes,
         "seconds": len(audio) / voice.sample_rate,
-        "first_audio_s": first,
+        "first_audio_s": first_audio_s,
         "took_s": time.perf_counter() - start,
-        "manner": vars(manner) | {},
+        "manner": vars(options) | {},
         "reference": str(reference) if reference else None,
-        "consent": agreed,
+        "consent": recorded_consent,
     }
-    told = provenance.tags({name: value for name, value in facts.items() if isinstance(value, str)})
-    write_audio(output, audio, voice.sample_rate, told)
+    tags = provenance.tags({name: value for name, value in facts.items() if isinstance(value, str)})
+    write_audio(output, audio, voice.sample_rate, tags)
     write_json(output.with_suffix(".json"), facts)
     return facts

@@ -1,13 +1,14 @@
-"""The hourglass of Fig. 4: a Transformer-based variational auto-encoder block (section 4.3, Eqs. 1-6).
+"""The VAE block of Fig. 4: a Transformer-based variational auto-encoder (section 4.3, Eqs. 1-6).
 
     z   = Enc(FFN(r), q)        self-attention over FFN(r), then a mean and a log-variance a token
     out = Dec(FFN(z), q)        queries q attend to each other and to FFN(z)
 
-Table 8: four encoder and four decoder layers at full size. The KL term is not in the paper's losses; it is a mean per
-dimension with a small weight, and inference uses the mean.
+Table 8: four encoder and four decoder layers at full size. The KL term is not in the paper's losses; it is a mean over
+dimensions with a small weight, and inference uses the posterior's mean.
 """
 
 import dataclasses
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -34,11 +35,20 @@ class EncoderLayer(nnx.Module):
         self.mlp = FeedForward(config.width, config.mlp_width, config.width, rngs=rngs)
 
     def __call__(self, x: jax.Array, mask: jax.Array, key: jax.Array | None) -> jax.Array:
-        """x float32 [K, S, D], mask bool [K, S] -> [K, S, D]; `key` turns dropout on."""
-        key_a, key_b = (None, None) if key is None else jax.random.split(key)
+        """Apply the layer.
+
+        Args:
+          x: float32 [K, S, D].
+          mask: bool [K, S].
+          key: turns dropout on; None is evaluation.
+
+        Returns:
+          float32 [K, S, D].
+        """
+        attention_key, mlp_key = (None, None) if key is None else jax.random.split(key)
         y = self.norm_attention(x)
-        x = x + _dropout(self.attention(y, y, mask), self.dropout, key_a)
-        return x + _dropout(self.mlp(self.norm_mlp(x)), self.dropout, key_b)
+        x = x + _dropout(self.attention(y, y, mask), self.dropout, attention_key)
+        return x + _dropout(self.mlp(self.norm_mlp(x)), self.dropout, mlp_key)
 
 
 class DecoderLayer(nnx.Module):
@@ -51,8 +61,21 @@ class DecoderLayer(nnx.Module):
         self.cross_attention = Attention(config.width, config.heads, rngs=rngs)
         self.mlp = FeedForward(config.width, config.mlp_width, config.width, rngs=rngs)
 
-    def __call__(self, x, query_mask, memory, memory_mask, key):
-        """Queries x [K, Q, D] with mask [K, Q] over memory [K, S, D] with mask [K, S] -> [K, Q, D]."""
+    def __call__(
+        self, x: jax.Array, query_mask: jax.Array, memory: jax.Array, memory_mask: jax.Array, *, key: jax.Array | None
+    ) -> jax.Array:
+        """Apply the layer.
+
+        Args:
+          x: queries float32 [K, Q, D].
+          query_mask: bool [K, Q].
+          memory: FFN(z) float32 [K, S, D].
+          memory_mask: bool [K, S].
+          key: turns dropout on; None is evaluation.
+
+        Returns:
+          float32 [K, Q, D].
+        """
         keys = (None,) * 3 if key is None else jax.random.split(key, 3)
         y = self.norm_self(x)
         x = x + _dropout(self.self_attention(y, y, query_mask), self.dropout, keys[0])
@@ -60,8 +83,8 @@ class DecoderLayer(nnx.Module):
         return x + _dropout(self.mlp(self.norm_mlp(x)), self.dropout, keys[2])
 
 
-def stack(layers: int, create, rngs: nnx.Rngs) -> nnx.Module:
-    """`layers` modules of one kind as one module whose parameters have a leading "layers" axis (for lax.scan)."""
+def stack_layers(layers: int, create: Callable, rngs: nnx.Rngs) -> nnx.Module:
+    """Create `layers` modules as one whose parameters have a leading "layers" axis, for `scan_layers`."""
 
     @nnx.vmap(transform_metadata={nnx.PARTITION_NAME: "layers"})
     def make(values):
@@ -70,10 +93,18 @@ def stack(layers: int, create, rngs: nnx.Rngs) -> nnx.Module:
     return make(rngs.normal((layers, count_normals(create))))
 
 
-def scan(layers: nnx.Module, count: int, call, x: jax.Array, key: jax.Array | None) -> jax.Array:
-    """Run stacked `layers` (of `stack`) one after another: call(layer, x, key_of_layer) -> x of the same shape.
+def scan_layers(layers: nnx.Module, count: int, call: Callable, x: jax.Array, *, key: jax.Array | None) -> jax.Array:
+    """Apply stacked layers one after another.
 
-    `key` None gives every layer None: no dropout.
+    Args:
+      layers: of `stack_layers`.
+      count: how many.
+      call: (layer, x, layer's key) -> x of the same shape.
+      x: the first layer's input.
+      key: split for the layers; None gives every layer None (no dropout).
+
+    Returns:
+      The last layer's output.
     """
     keys = None if key is None else jax.random.split(key, count)
 
@@ -86,19 +117,19 @@ def scan(layers: nnx.Module, count: int, call, x: jax.Array, key: jax.Array | No
 
 @dataclasses.dataclass(frozen=True)
 class Latent:
-    """What an hourglass returns: the decoder's output and the posterior it came from."""
+    """What a VAE block returns: the decoder's output and the posterior."""
 
     output: jax.Array  # [K, Q, D]
     mean: jax.Array  # [K, S, D]
     log_variance: jax.Array  # [K, S, D]
 
     def kl(self) -> jax.Array:
-        """KL(q(z|r) || N(0, 1)), a mean over dimensions: [K, S]."""
+        """Return KL(q(z|r) || N(0, 1)), float32 [K, S], a mean over dimensions."""
         variance = jnp.exp(self.log_variance)
         return 0.5 * jnp.mean(variance + self.mean**2 - 1.0 - self.log_variance, axis=-1)
 
 
-class Hourglass(nnx.Module):
+class VaeBlock(nnx.Module):
     """One VAE block of Fig. 4: encoder layers over FFN(r), z, decoder layers over the queries; all float32.
 
     The log-variance is kept within -12..6.
@@ -107,36 +138,55 @@ class Hourglass(nnx.Module):
     def __init__(self, config: LatentConfig, *, rngs: nnx.Rngs):
         width = config.width
         self.config = config
-        self.encoder = stack(config.encoder_layers, lambda rngs: EncoderLayer(config, rngs=rngs), rngs)
-        self.decoder = stack(config.decoder_layers, lambda rngs: DecoderLayer(config, rngs=rngs), rngs)
+        self.encoder = stack_layers(config.encoder_layers, lambda rngs: EncoderLayer(config, rngs=rngs), rngs)
+        self.decoder = stack_layers(config.decoder_layers, lambda rngs: DecoderLayer(config, rngs=rngs), rngs)
         self.encoder_norm, self.decoder_norm = LayerNorm((width,), "latent"), LayerNorm((width,), "latent")
         self.mean = Linear(width, width, "latent", "latent_mlp", rngs=rngs)
         self.log_variance = Linear(width, width, "latent", "latent_mlp", rngs=rngs, scale=0.01)
         self.log_variance.bias[...] = jnp.full(width, config.log_variance_init)
         self.ffn_z = FeedForward(width, config.mlp_width, width, rngs=rngs)
 
-    def __call__(self, inputs, input_mask, queries, query_mask, key: jax.Array | None = None) -> Latent:
-        """Args:
-          inputs: FFN(r) float32 [K, S, D]; input_mask: bool [K, S].
-          queries: q float32 [K, Q, D]; query_mask: bool [K, Q].
+    def __call__(
+        self,
+        inputs: jax.Array,
+        input_mask: jax.Array,
+        queries: jax.Array,
+        query_mask: jax.Array,
+        *,
+        key: jax.Array | None = None,
+    ) -> Latent:
+        """Encode the inputs and decode at the queries.
+
+        Args:
+          inputs: FFN(r) float32 [K, S, D].
+          input_mask: bool [K, S].
+          queries: q float32 [K, Q, D].
+          query_mask: bool [K, Q].
           key: samples z and turns dropout on; None takes the mean.
+
         Returns:
-          `Latent`: output [K, Q, D], posterior [K, S, D]. Rows of padded queries or inputs hold no meaning.
+          Output [K, Q, D] and posterior [K, S, D]; their values at padded queries or inputs have no meaning.
         """
         encode_key, sample_key, decode_key = (None,) * 3 if key is None else jax.random.split(key, 3)
         config = self.config
-        x = scan(self.encoder, config.encoder_layers, lambda layer, x, k: layer(x, input_mask, k), inputs, encode_key)
+        x = scan_layers(
+            self.encoder,
+            config.encoder_layers,
+            lambda layer, x, layer_key: layer(x, input_mask, layer_key),
+            inputs,
+            key=encode_key,
+        )
         x = self.encoder_norm(x)
         mean, log_variance = self.mean(x), jnp.clip(self.log_variance(x), -12.0, 6.0)  # [K, S, D]
         z = mean
         if sample_key is not None:
             z = z + jnp.exp(0.5 * log_variance) * jax.random.normal(sample_key, mean.shape)
         memory = self.ffn_z(z)
-        y = scan(
+        y = scan_layers(
             self.decoder,
             config.decoder_layers,
-            lambda layer, y, k: layer(y, query_mask, memory, input_mask, k),
+            lambda layer, y, layer_key: layer(y, query_mask, memory, input_mask, key=layer_key),
             queries,
-            decode_key,
+            key=decode_key,
         )
         return Latent(self.decoder_norm(y), mean, log_variance)

@@ -1,8 +1,8 @@
-"""Whitened signal states: what differs between Examples, on one scale in every direction.
+"""Whitening of the signal states r^s and r^v: centred, and of equal variance in every direction. Not in the paper.
 
 Most of what r^s and r^v hold is the same in every Example (which of the 16 tokens it is) or large and of no use here
-(how long the text was). Profile and emotion are linear in them but sit in directions of little variance, which a
-disentangler that starts from nothing takes thousands of Examples to find. Not in the paper.
+(how long the text was). Profile and emotion are linear in them but lie in directions of little variance, which a
+disentangler that starts from random values needs thousands of Examples to find.
 """
 
 import jax
@@ -17,28 +17,36 @@ FLOOR = 1e-2  # of the largest variance: smaller ones are not blown up further
 
 
 class Whitening(nnx.Module):
-    """(r - shift) W, brought to a root mean square of 1; set by `fit` when a stage begins, trained from there."""
+    """(r - shift) W, scaled to a root mean square of 1; set by `fit` when a stage begins, then trained."""
 
     def __init__(self, width: int):
-        self.shift = param(jnp.zeros((2, SIGNALS, width)), "rows", "rows", "features")
+        self.shift = param(jnp.zeros((2, SIGNALS, width)), "unsharded", "unsharded", "features")
         self.kernel = param(jnp.eye(width), "features", "features")
 
     def __call__(self, r_s: jax.Array, r_v: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """r^s, r^v float32 [K, 16, D] -> the same, whitened."""
+        """Whiten r^s and r^v, float32 [K, 16, D] each."""
 
-        def white(r: jax.Array, shift: jax.Array) -> jax.Array:
+        def whiten(r: jax.Array, shift: jax.Array) -> jax.Array:
             x = (r - shift) @ self.kernel[...]
-            # While the LLM's side trains, its states wander off the shift: a bound keeps that from drowning the rest.
+            # While the LLM trains, its states drift away from the shift; the scaling keeps the drift from dominating.
             return x * jax.lax.rsqrt(jnp.mean(x * x, axis=-1, keepdims=True) + 1e-3)
 
-        return white(r_s, self.shift[0]), white(r_v, self.shift[1])
+        return whiten(r_s, self.shift[0]), whiten(r_v, self.shift[1])
 
 
 def fit(speech: np.ndarray, video: np.ndarray) -> dict[str, np.ndarray]:
-    """Shift [2, 16, D] and symmetric kernel [D, D] (ZCA) of states r^s, r^v [n, 16, D] of n Examples."""
+    """Compute the whitening (ZCA) of the states of n Examples.
+
+    Args:
+      speech: r^s float32 [n, 16, D].
+      video: r^v float32 [n, 16, D].
+
+    Returns:
+      {"shift": float32 [2, 16, D], "kernel": symmetric float32 [D, D]}.
+    """
     states = np.stack([speech, video]).astype(np.float64)  # [2, n, 16, D]
     shift = states.mean(axis=1)
-    rest = (states - shift[:, None]).reshape(-1, states.shape[-1])
-    values, vectors = np.linalg.eigh(rest.T @ rest / len(rest))
+    centred = (states - shift[:, None]).reshape(-1, states.shape[-1])
+    values, vectors = np.linalg.eigh(centred.T @ centred / len(centred))
     kernel = (vectors / np.sqrt(np.maximum(values, 0.0) + FLOOR * values.max())) @ vectors.T
     return {"shift": shift.astype(np.float32), "kernel": kernel.astype(np.float32)}

@@ -1,11 +1,12 @@
-"""Continuous batching: many prompts through a fixed number of slots, each freed slot filled with the next prompt.
+"""Continuous batching: many prompts decoded in a batch of fixed size, where each finished sequence makes room at once.
 
-A static batch writes until its longest answer ends; here a row whose answer ends makes room at once, so nearly every
-step of every row writes a token that somebody wants. Memory is that of the slots, however many prompts there are.
+A static batch is decoded until its longest answer ends. Here the next prompt takes the place of an answer that has
+ended, so nearly every step of every sequence writes a token of an answer. Memory is that of the batch, however many
+prompts there are.
 
-`admit`, `advance` and `share_prefix` are plain traceable functions: call them inside `jax.jit`, with the model's state
-as an argument and the slots donated. `Continuous` drives them from the host and looks at the device once for every
-freed slot (or group of slots), not once a token.
+`admit`, `advance` and `share_prefix` are plain traceable functions: call them inside `jax.jit`, with the model's
+parameters as an argument and the `DecodeState` donated. `ContinuousBatcher` drives them from the host and waits for the
+device once for every finished sequence (or group of them), not once per token.
 """
 
 import collections
@@ -20,210 +21,245 @@ import jax.numpy as jnp
 import numpy as np
 
 from empatheia_jax.config import LlamaConfig
-from empatheia_jax.llm.cache import Cache, chunk_positions, empty_cache, put_rows, take_rows
+from empatheia_jax.llm.cache import Cache, chunk_positions, empty_cache, put_sequences, take_sequences
 from empatheia_jax.llm.llama import Llama
 
-STEPS = 64  # between two looks from the host, at most
-PREFIX = 32  # what all prompts share is read once, in multiples of so many tokens: few shapes
+MAX_STEPS = 64  # most steps before the host looks at the device again
+PREFIX_MULTIPLE = 32  # shared prefixes are of a multiple of so many tokens, so that few shapes are compiled
 
 
-class Slots(NamedTuple):
-    """B sequences being written, greedily. A slot that is not live waits for its answer to be taken, or is empty."""
+class DecodeState(NamedTuple):
+    """B sequences that are decoded greedily. One that is not live waits for its answer to be read, or is empty."""
 
-    cache: Cache  # prompt and what was written, up to `prompt + written`
-    token: jax.Array  # int32 [B] chosen, not yet written
-    prompt: jax.Array  # int32 [B] tokens of the prompt
-    written: jax.Array  # int32 [B]
+    cache: Cache  # holds the prompt and the written tokens, `prompt_length + written` positions
+    next_token: jax.Array  # int32 [B] chosen, not yet written
+    prompt_length: jax.Array  # int32 [B]
+    written: jax.Array  # int32 [B] number of tokens written
     budget: jax.Array  # int32 [B] most tokens to write
     live: jax.Array  # bool [B]
-    tokens: jax.Array  # int32 [B, N]; a row's first `written` count
+    tokens: jax.Array  # int32 [B, N]; the first `written` of each sequence are valid
 
 
-def empty_slots(config: LlamaConfig, rows: int, capacity: int, most: int) -> Slots:
-    """`rows` empty slots, each with room for `capacity` positions and `most` new tokens."""
-    numbers = [jnp.zeros(rows, jnp.int32) for _ in range(4)]  # buffers of their own, so that all can be donated
-    cache, tokens = empty_cache(config, rows, capacity), jnp.zeros((rows, most), jnp.int32)
-    return Slots(cache, *numbers, jnp.zeros(rows, bool), tokens)
+def empty_decode_state(config: LlamaConfig, batch: int, capacity: int, max_new_tokens: int) -> DecodeState:
+    """Return `batch` empty sequences, each with room for `capacity` positions and `max_new_tokens` new tokens."""
+    counters = [jnp.zeros(batch, jnp.int32) for _ in range(4)]  # separate buffers, so that all can be donated
+    cache, tokens = empty_cache(config, batch, capacity), jnp.zeros((batch, max_new_tokens), jnp.int32)
+    return DecodeState(cache, *counters, jnp.zeros(batch, bool), tokens)
 
 
-def shared_length(prompts: Sequence[list[int]]) -> int:
-    """With how many tokens all prompts begin, in multiples of `PREFIX`, leaving one of each; 0 for a single prompt."""
+def shared_prefix_length(prompts: Sequence[list[int]]) -> int:
+    """Return how many tokens all prompts begin with, in multiples of `PREFIX_MULTIPLE`; 0 for a single prompt.
+
+    At least one token of every prompt is left out.
+    """
     if len(prompts) == 1:
         return 0
-    common = len(os.path.commonprefix(prompts))  # of lists as of strings
-    return min(common, min(map(len, prompts)) - 1) // PREFIX * PREFIX
+    common = len(os.path.commonprefix(prompts))  # works on lists as on strings
+    return min(common, min(map(len, prompts)) - 1) // PREFIX_MULTIPLE * PREFIX_MULTIPLE
 
 
-def share_prefix(llm: Llama, slots: Slots, embeddings: jax.Array) -> Slots:
-    """Write embeddings [1, P, D], with which all prompts begin, into every slot: `admit` then starts at P.
+def share_prefix(llm: Llama, decode_state: DecodeState, embeddings: jax.Array) -> DecodeState:
+    """Write the prefix that all prompts begin with into every sequence: `admit` then starts after it.
 
-    A slot keeps it from prompt to prompt, as no prompt writes before its own start.
+    A sequence keeps the prefix from prompt to prompt, since no prompt writes before its own start.
+
+    Args:
+      llm: the model.
+      decode_state: B sequences.
+      embeddings: [1, P, D], of the prefix.
     """
     length = embeddings.shape[1]
-    one = empty_cache(llm.config, 1, length)
-    _, one = llm(embeddings, jnp.arange(length, dtype=jnp.int32)[None], cache=one)
-    shared = (full.at[:, :, :length].set(part) for full, part in zip(slots.cache, one, strict=True))
-    return slots._replace(cache=Cache(*shared))
+    prefix = empty_cache(llm.config, 1, length)
+    _, prefix = llm(embeddings, jnp.arange(length, dtype=jnp.int32)[None], cache=prefix)
+    shared = (full.at[:, :, :length].set(part) for full, part in zip(decode_state.cache, prefix, strict=True))
+    return decode_state._replace(cache=Cache(*shared))
 
 
 def admit(
     llm: Llama,
-    slots: Slots,
-    rows: jax.Array,
+    decode_state: DecodeState,
+    sequences: jax.Array,
     embeddings: jax.Array,
+    *,
     start: jax.Array,
     lengths: jax.Array,
     budgets: jax.Array,
-    *,
     eos_id: int | jax.Array,
     window: int,
-) -> Slots:
-    """Prefill slots `rows` int [G] with prompts whose first `start` [G] tokens these slots already hold.
+) -> DecodeState:
+    """Prefill G sequences with prompts whose first tokens they already hold.
 
     Args:
-      embeddings: [G, T, D], what follows them, padded on the right to T; lengths: int [G] >= 1 of it. A row outside
-        the slots is padding of the group: nothing of it is kept.
-      budgets: int [G], most tokens to write: 1 to the slots' N, and no more than their capacity leaves.
-      window: no prompt is longer; the prefill reads and writes the first `window` positions only.
+      llm: the model.
+      decode_state: B sequences.
+      sequences: int [G], indices of the sequences; an index out of range pads the group, nothing of it is kept.
+      embeddings: [G, T, D], the prompts from `start` on, padded on the right.
+      start: int [G], how many first tokens of its prompt a sequence holds.
+      lengths: int [G] >= 1, valid tokens of `embeddings`.
+      budgets: int [G], most tokens to write: 1 to the N of `decode_state`, and no more than its capacity leaves.
+      eos_id: the end token.
+      window: no prompt is longer (static); the prefill reads and writes the first `window` positions only.
     """
     positions = chunk_positions(start, lengths, embeddings.shape[1], window)
-    hidden, part = llm(embeddings, positions, cache=take_rows(slots.cache, rows, window))
+    hidden, part = llm(embeddings, positions, cache=take_sequences(decode_state.cache, sequences, window))
     last = jnp.take_along_axis(hidden, (lengths - 1)[:, None, None], axis=1)[:, 0]
     token = jnp.argmax(llm.logits(last), axis=-1).astype(jnp.int32)
-    new = {"token": token, "prompt": start + lengths, "written": 0, "budget": budgets, "live": token != eos_id}
-    put = {name: getattr(slots, name).at[rows].set(value, mode="drop") for name, value in new.items()}
-    return slots._replace(cache=put_rows(slots.cache, rows, part), **put)
+    new = {
+        "next_token": token,
+        "prompt_length": start + lengths,
+        "written": 0,
+        "budget": budgets,
+        "live": token != eos_id,
+    }
+    updated = {name: getattr(decode_state, name).at[sequences].set(value, mode="drop") for name, value in new.items()}
+    return decode_state._replace(cache=put_sequences(decode_state.cache, sequences, part), **updated)
 
 
 def advance(
     llm: Llama,
     embed_fn: Callable[[jax.Array], jax.Array],
-    slots: Slots,
-    least: jax.Array,
-    steps: jax.Array,
+    decode_state: DecodeState,
     *,
+    stop_at: jax.Array,
+    max_steps: jax.Array,
     eos_id: int | jax.Array,
-) -> tuple[Slots, jax.Array]:
-    """Write a token in every live slot, step after step: `steps` at most, while more than `least` slots are live.
+) -> tuple[DecodeState, jax.Array]:
+    """Write a token in every live sequence, step after step.
 
-    `embed_fn` maps tokens [B, 1] to embeddings [B, 1, D]. A slot stops being live when its next token would be `eos_id`
-    or its budget is written, so a step of a live slot is never in vain.
+    A sequence stops being live when its next token would be `eos_id` or its budget is written, so no step of a live
+    sequence is wasted.
+
+    Args:
+      llm: the model.
+      embed_fn: tokens [B, 1] -> embeddings [B, 1, D].
+      decode_state: B sequences.
+      stop_at: int scalar; the loop ends when no more than so many sequences are live.
+      max_steps: int scalar, most steps.
+      eos_id: the end token.
 
     Returns:
-      the slots, and the steps that were made.
+      The sequences, and the number of steps made.
     """
-    rows = jnp.arange(len(slots.live))
+    sequences = jnp.arange(len(decode_state.live))
 
-    def going(state):
-        step, slots = state
-        return (step < steps) & (jnp.sum(slots.live) > least)
+    def is_unfinished(carry):
+        step, current = carry
+        return (step < max_steps) & (jnp.sum(current.live) > stop_at)
 
-    def write_one(state):
-        step, slots = state
-        live, token = slots.live, slots.token
-        positions = jnp.where(live, slots.prompt + slots.written, slots.cache.capacity)
-        hidden, cache = llm(embed_fn(token[:, None]), positions[:, None], cache=slots.cache)
-        columns = jnp.where(live, slots.written, slots.tokens.shape[1])  # of a slot that is not live: dropped
-        tokens = slots.tokens.at[rows, columns].set(token, mode="drop")
-        written = slots.written + live
+    def write_token(carry):
+        step, current = carry
+        live, token = current.live, current.next_token
+        positions = jnp.where(live, current.prompt_length + current.written, current.cache.capacity)
+        hidden, cache = llm(embed_fn(token[:, None]), positions[:, None], cache=current.cache)
+        columns = jnp.where(live, current.written, current.tokens.shape[1])  # not live: out of range, ignored
+        tokens = current.tokens.at[sequences, columns].set(token, mode="drop")
+        written = current.written + live
         token = jnp.argmax(llm.logits(hidden[:, 0]), axis=-1).astype(jnp.int32)
-        live = live & (token != eos_id) & (written < slots.budget)
-        return step + 1, slots._replace(cache=cache, token=token, written=written, live=live, tokens=tokens)
+        live = live & (token != eos_id) & (written < current.budget)
+        return step + 1, current._replace(cache=cache, next_token=token, written=written, live=live, tokens=tokens)
 
-    step, slots = jax.lax.while_loop(going, write_one, (jnp.int32(0), slots))
-    return slots, step
+    steps, decode_state = jax.lax.while_loop(is_unfinished, write_token, (jnp.int32(0), decode_state))
+    return decode_state, steps
 
 
 @dataclasses.dataclass
-class Tally:
-    """What was written, and how well the slots were used."""
+class DecodeStats:
+    """What was written, and how well the batch was used."""
 
     tokens: int = 0  # of answers, </s> not counted
-    slot_steps: int = 0  # steps times slots
-    seconds: float = 0.0  # everything counted: prefill, host, reading
+    sequence_steps: int = 0  # steps times sequences of the batch
+    seconds: float = 0.0  # of everything: prefill, host, reading
 
     @property
     def occupancy(self) -> float:
-        """Share of slot-steps that wrote a token of an answer."""
-        return self.tokens / max(1, self.slot_steps)
+        """The share of sequence-steps that wrote a token of an answer."""
+        return self.tokens / max(1, self.sequence_steps)
 
     @property
     def tokens_per_second(self) -> float:
-        """Tokens of answers a second."""
+        """Tokens of answers per second."""
         return self.tokens / max(1e-9, self.seconds)
 
 
-class Continuous:
-    """Drives slots over many prompts.
+class ContinuousBatcher:
+    """Decodes many prompts in a batch of fixed size.
 
     Attributes:
-      slots: the slots, empty again after `run`. tally: counts every `run`.
+      decode_state: the batch; all its sequences are free again after `run`.
+      stats: counts over all calls of `run`.
     """
 
     def __init__(
         self,
-        slots: Slots,
-        admit: Callable[[Slots, np.ndarray, list[int]], Slots],
-        advance: Callable[[Slots, int, int], tuple[Slots, jax.Array]],
-        read: Callable[[Slots, np.ndarray, list[int], list[list[int]]], Callable[[], Sequence]],
+        decode_state: DecodeState,
+        admit: Callable[[DecodeState, np.ndarray, list[int]], DecodeState],
+        advance: Callable[[DecodeState, int, int], tuple[DecodeState, jax.Array]],
+        read: Callable[[DecodeState, np.ndarray, list[int], list[list[int]]], Callable[[], Sequence]],
         *,
-        together: int = 1,
-        steps: int = STEPS,
-        tally: Tally | None = None,
+        group_size: int = 1,
+        max_steps: int = MAX_STEPS,
+        stats: DecodeStats | None = None,
     ):
-        """Nothing is run yet.
+        """Take the batch and its compiled functions; nothing is run yet.
 
         Args:
-          admit: (slots, rows int32 [together], numbers of the prompts) -> slots; donates the slots.
-          advance: (slots, least, steps) -> (slots, steps made), as the function above; donates the slots.
-          read: (slots, rows int32 [together], numbers, tokens written of each) -> a call that waits for what is made of
-            these answers, one each; it leaves the slots as they are. The device may be behind: it is called after the
-            next steps were sent to the device.
-          together: slots that are filled, and read, at a time. More share one pass over the weights and wait for each
-            other. In a group that is not full, rows beyond `numbers` name no slot.
-          steps: between two looks from the host, at most. tally: counts on from here; None: from nothing.
+          decode_state: an empty batch of B sequences.
+          admit: (decode_state, sequences int32 [group_size], indices of the prompts) -> decode_state; donates it. In an
+            incomplete group, the sequences beyond the prompts are out of range.
+          advance: (decode_state, stop_at, max_steps) -> (decode_state, steps made), as `advance` above; donates it.
+          read: (decode_state, sequences int32 [group_size], indices of the prompts, tokens written after each) -> a
+            function that waits for the device and returns one result for each prompt. `decode_state` is not changed.
+            The function is called after the next steps were dispatched, so that host and device work at the same time.
+          group_size: sequences that are admitted, and read, at a time. A larger group shares one pass over the
+            weights, but its sequences wait for each other.
+          max_steps: most steps before the host looks at the device again.
+          stats: is counted on; None: counts begin at zero.
         """
-        self.slots, self._admit, self._advance, self._read = slots, admit, advance, read
-        self._rows, self._together, self._steps = len(slots.live), min(together, len(slots.live)), steps
-        self.tally = tally or Tally()
+        self.decode_state, self._admit, self._advance, self._read = decode_state, admit, advance, read
+        self._batch, self._max_steps = len(decode_state.live), max_steps
+        self._group_size, self.stats = min(group_size, self._batch), stats or DecodeStats()
 
     def run(self, count: int) -> Iterator[tuple[int, object]]:
-        """Answer prompts 0 to count - 1; yields (number, what `read` made of it) as they finish."""
+        """Answer prompts 0 to count - 1; yield (index of the prompt, result of `read`) as they finish."""
         started = time.perf_counter()
-        waiting, held = collections.deque(range(count)), {}  # held: slot -> number
-        ready: list[tuple[list[int], Callable[[], Sequence]]] = []
-        while waiting or held:
-            self._fill(waiting, held)
-            self.slots, made = self._advance(self.slots, self._least(len(waiting), len(held)), self._steps)
-            yield from _results(ready)  # of the round before, while the device writes
-            live, written, tokens, made = jax.device_get((self.slots.live, self.slots.written, self.slots.tokens, made))
-            self.tally.slot_steps += int(made) * self._rows
-            done = [row for row in held if not live[row]]
-            for group in (done[i : i + self._together] for i in range(0, len(done), self._together)):
-                numbers = [held.pop(row) for row in group]
-                texts = [tokens[row, : written[row]].tolist() for row in group]
-                self.tally.tokens += sum(map(len, texts))
-                ready.append((numbers, self._read(self.slots, self._group(group), numbers, texts)))
-        yield from _results(ready)
-        self.tally.seconds += time.perf_counter() - started
+        waiting, assigned = collections.deque(range(count)), {}  # assigned: sequence -> prompt
+        pending: list[tuple[list[int], Callable[[], Sequence]]] = []
+        while waiting or assigned:
+            self._fill(waiting, assigned)
+            self.decode_state, steps = self._advance(
+                self.decode_state, self._stop_at(len(waiting), len(assigned)), self._max_steps
+            )
+            yield from _results(pending)  # of the previous round, while the device decodes
+            live, written, tokens, steps = jax.device_get(
+                (self.decode_state.live, self.decode_state.written, self.decode_state.tokens, steps)
+            )
+            self.stats.sequence_steps += int(steps) * self._batch
+            done = [sequence for sequence in assigned if not live[sequence]]
+            for group in (done[i : i + self._group_size] for i in range(0, len(done), self._group_size)):
+                prompts = [assigned.pop(sequence) for sequence in group]
+                texts = [tokens[sequence, : written[sequence]].tolist() for sequence in group]
+                self.stats.tokens += sum(map(len, texts))
+                pending.append((prompts, self._read(self.decode_state, self._padded(group), prompts, texts)))
+        yield from _results(pending)
+        self.stats.seconds += time.perf_counter() - started
 
-    def _fill(self, waiting: collections.deque, held: dict[int, int]) -> None:
-        free = [row for row in range(self._rows) if row not in held]
-        while waiting and len(free) >= min(self._together, len(waiting)):
-            numbers = [waiting.popleft() for _ in range(min(self._together, len(waiting)))]
-            rows, free = free[: len(numbers)], free[len(numbers) :]
-            held.update(zip(rows, numbers, strict=True))
-            self.slots = self._admit(self.slots, self._group(rows), numbers)
+    def _fill(self, waiting: collections.deque, assigned: dict[int, int]) -> None:
+        free = [sequence for sequence in range(self._batch) if sequence not in assigned]
+        while waiting and len(free) >= min(self._group_size, len(waiting)):
+            prompts = [waiting.popleft() for _ in range(min(self._group_size, len(waiting)))]
+            group, free = free[: len(prompts)], free[len(prompts) :]
+            assigned.update(zip(group, prompts, strict=True))
+            self.decode_state = self._admit(self.decode_state, self._padded(group), prompts)
 
-    def _least(self, waiting: int, held: int) -> int:
-        """Slots that go on when the next group can be admitted; 0 when nobody waits for a slot."""
-        return held - (min(self._together, waiting) - (self._rows - held)) if waiting else 0
+    def _stop_at(self, waiting: int, assigned: int) -> int:
+        """Return how many sequences are still live when the next group can be admitted; 0 when no prompt waits."""
+        return assigned - (min(self._group_size, waiting) - (self._batch - assigned)) if waiting else 0
 
-    def _group(self, rows: list[int]) -> np.ndarray:
-        return np.array(rows + [self._rows] * (self._together - len(rows)), np.int32)
+    def _padded(self, group: list[int]) -> np.ndarray:
+        return np.array(group + [self._batch] * (self._group_size - len(group)), np.int32)
 
 
-def _results(ready: list) -> Iterator[tuple[int, object]]:
-    while ready:
-        numbers, wait = ready.pop(0)
-        yield from zip(numbers, wait(), strict=True)
+def _results(pending: list) -> Iterator[tuple[int, object]]:
+    while pending:
+        prompts, wait = pending.pop(0)
+        yield from zip(prompts, wait(), strict=True)

@@ -1,8 +1,8 @@
-"""The static key-value cache: slot s of a row holds the key of position s.
+"""The static key-value cache: entry s of a sequence holds the key and value of its position s.
 
-Rows advance on their own (ragged batches): a chunk of any length is appended at its `positions`, and a query at
-position p reads the slots 0 to p. Rows are filled from 0 without gaps, so these are exactly the written ones; rows may
-be wound back by writing earlier positions again. A token whose position is `capacity` or more is padding: it is not
+Sequences advance independently (ragged batches): a chunk of any length is appended at its `positions`, and a query at
+position p reads the entries 0 to p. A sequence is filled from 0 without gaps, so these are exactly the written ones; it
+may be rewound by writing earlier positions again. A token whose position is `capacity` or more is padding: it is not
 written.
 """
 
@@ -15,53 +15,80 @@ from empatheia_jax.config import LlamaConfig
 
 
 class Cache(NamedTuple):
-    """Keys (after RoPE) and values [L, B, S, K, d] in the compute dtype."""
+    """Keys (after RoPE) and values of B sequences, [L, B, S, K, d] in the compute dtype."""
 
     keys: jax.Array
     values: jax.Array
 
     @property
     def capacity(self) -> int:
-        """S, the positions a row can hold."""
+        """S, the number of positions that a sequence can hold."""
         return self.keys.shape[2]
 
 
-def empty_cache(config: LlamaConfig, rows: int, capacity: int) -> Cache:
-    """A cache of zeros for `rows` sequences of up to `capacity` positions."""
-    shape = (config.layers, rows, capacity, config.kv_heads, config.head_dim)
+def empty_cache(config: LlamaConfig, batch: int, capacity: int) -> Cache:
+    """Return a cache of zeros for `batch` sequences of up to `capacity` positions."""
+    shape = (config.layers, batch, capacity, config.kv_heads, config.head_dim)
     return Cache(jnp.zeros(shape, config.compute_dtype), jnp.zeros(shape, config.compute_dtype))
 
 
 def chunk_positions(start: jax.Array, lengths: jax.Array, chunk: int, capacity: int) -> jax.Array:
-    """int32 [B, C]: `start` [B] onwards for the first `lengths` [B] tokens of a chunk, `capacity` for its padding."""
+    """Return the positions of a chunk's tokens, int32 [B, C].
+
+    Args:
+      start: int [B], position of the chunk's first token.
+      lengths: int [B], tokens of the chunk; the others are padding, whose position is `capacity`.
+      chunk: C, static.
+      capacity: of the cache.
+    """
     offsets = jnp.arange(chunk)
     return jnp.where(offsets < lengths[:, None], start[:, None] + offsets, capacity).astype(jnp.int32)
 
 
 def write_layer(
-    cache: Cache, layer: jax.Array, key: jax.Array, value: jax.Array, positions: jax.Array
+    cache: Cache, layer: jax.Array, key: jax.Array, value: jax.Array, *, positions: jax.Array
 ) -> tuple[Cache, jax.Array, jax.Array]:
-    """Write key, value [B, T, K, d] of one layer at positions [B, T]; return the cache and that layer [B, S, K, d].
+    """Write the keys and values of one layer.
 
-    The whole cache stays a loop carry and is updated in place: handing the scan one layer in and one out would copy it.
+    The whole cache stays a loop carry and is updated in place: a scan that takes and returns single layers would copy
+    it.
+
+    Args:
+      cache: to be written; give it up to have it updated in place.
+      layer: int scalar, index of the layer.
+      key: [B, T, K, d], after RoPE.
+      value: [B, T, K, d].
+      positions: int [B, T].
+
+    Returns:
+      The cache, and the keys and values of that layer, [B, S, K, d] each.
     """
-    rows = jnp.arange(key.shape[0])[:, None]
-    keys = cache.keys.at[layer, rows, positions].set(key, mode="drop")
-    values = cache.values.at[layer, rows, positions].set(value, mode="drop")
+    sequences = jnp.arange(key.shape[0])[:, None]
+    keys = cache.keys.at[layer, sequences, positions].set(key, mode="drop")
+    values = cache.values.at[layer, sequences, positions].set(value, mode="drop")
     read = [jax.lax.dynamic_index_in_dim(array, layer, 0, keepdims=False) for array in (keys, values)]
     return Cache(keys, values), *read
 
 
-def take_rows(cache: Cache, rows: jax.Array, positions: int | None = None) -> Cache:
-    """A copy of `rows` int [G], their first `positions`. A row that the cache does not have is a copy of another."""
+def take_sequences(cache: Cache, sequences: jax.Array, positions: int | None = None) -> Cache:
+    """Copy some sequences out of a cache.
+
+    Args:
+      cache: of B sequences.
+      sequences: int [G], indices of them; an index out of range gives a copy of another sequence.
+      positions: how many first positions are copied (static); None: all.
+    """
     window = slice(None if positions is None else positions)
-    return Cache(*(array.at[:, rows, window].get(mode="clip") for array in cache))
+    return Cache(*(array.at[:, sequences, window].get(mode="clip") for array in cache))
 
 
-def put_rows(cache: Cache, rows: jax.Array, part: Cache) -> Cache:
-    """The cache with the first positions of `rows` int [G] replaced by `part`; in place where the cache is donated.
+def put_sequences(cache: Cache, sequences: jax.Array, part: Cache) -> Cache:
+    """Return the cache with the first positions of some sequences replaced; in place where the cache is donated.
 
-    A row that the cache does not have is dropped.
+    Args:
+      cache: of B sequences.
+      sequences: int [G], indices of those that are replaced; indices out of range are ignored.
+      part: cache of G sequences.
     """
     window = slice(part.capacity)
-    return Cache(*(old.at[:, rows, window].set(new, mode="drop") for old, new in zip(cache, part, strict=True)))
+    return Cache(*(old.at[:, sequences, window].set(new, mode="drop") for old, new in zip(cache, part, strict=True)))

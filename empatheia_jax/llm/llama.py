@@ -1,7 +1,6 @@
 """The core reasoner (section 4.2): a decoder-only Llama with stacked, scanned layers.
 
-The contract between the LLM and the rest of the house: embeddings in; states after the final
-norm, logits and cache out.
+Embeddings go in; states after the final norm, logits and the cache come out: nothing else of it is used elsewhere.
 Pre-norm RMSNorm (float32), rotary positions, grouped-query attention, SwiGLU; names follow transformers' checkpoints.
 """
 
@@ -19,14 +18,14 @@ from empatheia_jax.llm import attention
 from empatheia_jax.llm.cache import Cache, write_layer
 from empatheia_jax.llm.lora import Projection, adapter_dropout, check_targets, down_project, draw_lora_a
 from empatheia_jax.llm.quantized import QuantizedKernel
-from empatheia_jax.llm.remat import rematerialised
-from empatheia_jax.sharding import gathered, keep_rows
+from empatheia_jax.llm.remat import apply_remat
+from empatheia_jax.sharding import gather_weight, shard_rows
 
 PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
 
 def rope_frequencies(head_dim: int, theta: float, scaling: RopeScaling | None = None) -> np.ndarray:
-    """Rotary frequencies float32 [head_dim / 2] in radians a position, scaled as transformers does.
+    """Return the rotary frequencies, float32 [head_dim / 2] in radians a position, scaled as transformers does.
 
     "linear" divides all of them by `factor`; "llama3" only those whose wavelength exceeds the original context
     divided by `low_freq_factor`, with a linear blend up to the original context divided by `high_freq_factor`.
@@ -43,14 +42,14 @@ def rope_frequencies(head_dim: int, theta: float, scaling: RopeScaling | None = 
 
 
 def rms_norm(x: jax.Array, scale: jax.Array, epsilon: float) -> jax.Array:
-    """x / rms(x) * scale over the last axis, computed in float32, returned in x's dtype."""
+    """Return x / rms(x) * scale over the last axis, computed in float32, in x's dtype."""
     x32 = x.astype(jnp.float32)
     normed = x32 * jax.lax.rsqrt(jnp.mean(jnp.square(x32), axis=-1, keepdims=True) + epsilon)
     return (normed * scale.astype(jnp.float32)).astype(x.dtype)
 
 
 def projection_axes(config: LlamaConfig) -> dict[str, tuple[dict[str, int], dict[str, int]]]:
-    """{projection: (input axes, output axes)}, each {logical axis name: size}."""
+    """Return {projection: (input axes, output axes)}, each {logical axis name: size}."""
     embed, mlp = {"embed": config.width}, {"mlp": config.mlp_width}
     heads = {"heads": config.heads, "head_dim": config.head_dim}
     kv_heads = {"kv_heads": config.kv_heads, "head_dim": config.head_dim}
@@ -76,8 +75,8 @@ class Layers(nnx.Module):
         scales = dict.fromkeys(axes, config.init_std)
         if config.quantization == "none":
             kernels = draw_stacked(jax.random.normal, base_key, shapes, scales, layers=layers, dtype=config.param_dtype)
-        else:  # to be read
-            kernels = {name: QuantizedKernel(name, layers, x, y, config) for name, (x, y) in axes.items()}
+        else:  # zeros: a quantised base is always loaded
+            kernels = {name: QuantizedKernel(name, layers, x, y, config=config) for name, (x, y) in axes.items()}
         if config.init_match and config.quantization == "none":
             keys = jnp.repeat(kernels["k_proj"], config.heads // config.kv_heads, axis=2)
             mix = config.init_match * keys + (1 - config.init_match**2) ** 0.5 * kernels["q_proj"]
@@ -95,7 +94,9 @@ class Layers(nnx.Module):
 class Llama(nnx.Module):
     """A Llama-architecture decoder. Without `lora` it holds no adapter parameters at all.
 
-    Raises LoraError when a LoRA target names no projection, QuantizationError when a kernel cannot be quantised so.
+    Raises:
+      LoraError: a LoRA target names no projection.
+      QuantizationError: a kernel that cannot be quantised as configured.
     """
 
     def __init__(self, config: LlamaConfig, lora: LoraConfig | None = None, *, rngs: nnx.Rngs):
@@ -109,20 +110,21 @@ class Llama(nnx.Module):
         )
         self.layers = Layers(config, lora, layers_key)
         self.norm = nnx.Param(jnp.ones((config.width,), jnp.float32), out_sharding=("embed",), eager_sharding=False)
-        self.head = nnx.data(None)  # tied: the embedding is read again
+        self.head = nnx.data(None)  # tied embeddings: the head is `embedding`
         if not config.tie_embeddings:
-            head = config.init_std * jax.random.normal(head_key, table)  # the embedding's shape: compiled once
+            # Drawn in the embedding's shape, so that one program is compiled for both.
+            head = config.init_std * jax.random.normal(head_key, table)
             self.head = nnx.Param(
                 head.T.astype(config.param_dtype), out_sharding=("embed", "vocab"), eager_sharding=False
             )
 
     def embed(self, tokens: jax.Array) -> jax.Array:
-        """Tokens int [...] < vocab_size -> rows [..., D] in the compute dtype."""
-        rows = jnp.take(gathered(self.embedding[...], "vocab", "embed"), tokens, axis=0)
-        return keep_rows(rows.astype(self.config.compute_dtype))
+        """Return the embeddings [..., D], in the compute dtype, of tokens int [...] < vocab_size."""
+        embeddings = jnp.take(gather_weight(self.embedding[...], "vocab", "embed"), tokens, axis=0)
+        return shard_rows(embeddings.astype(self.config.compute_dtype))
 
     def logits(self, hidden: jax.Array) -> jax.Array:
-        """Hidden states [..., D] -> float32 logits [..., V]."""
+        """Return the logits float32 [..., V] of hidden states [..., D]."""
         if self.head is None:
             table = self.embedding[...].astype(hidden.dtype)
             return jnp.einsum("...d,vd->...v", hidden, table, preferred_element_type=jnp.float32)
@@ -139,81 +141,95 @@ class Llama(nnx.Module):
         cache: Cache | None = None,
         dropout_key: jax.Array | None = None,
     ) -> tuple[jax.Array, Cache | None]:
-        """Embeddings [B, T, D] at positions int [B, T] -> (states after the final norm [B, T, D], cache or None).
+        """Run all layers over whole batch rows, or over a chunk that is appended to a cache.
 
-        Either whole rows (`segment_ids` int [B, T] keeps packed Examples apart, 0 is padding; without them a row is
-        one Example, padded on the right; `longest`, static, is the most tokens of an Example), or a chunk to append to
-        `cache` at `positions` (see `cache.py`). LoRA dropout is on when `dropout_key` is given.
+        Args:
+          embeddings: [B, T, D].
+          positions: int [B, T]; with a cache, where the tokens are written (see `cache.py`).
+          segment_ids: int [B, T]; keeps packed Examples apart, 0 is padding. None: one Example in each row, padded on
+            the right.
+          longest: most tokens of an Example (static); None: T.
+          cache: to append to; excludes `segment_ids`.
+          dropout_key: turns LoRA dropout on.
+
+        Returns:
+          States after the final norm, [B, T, D] in the compute dtype, and the cache or None.
+
+        Raises:
+          ValueError: both `segment_ids` and `cache`.
         """
         if cache is not None and segment_ids is not None:
-            raise ValueError("Llama: a cached row is one sequence; pass segment_ids or a cache, not both")
-        x = keep_rows(embeddings.astype(self.config.compute_dtype))
-        run = _Run(self.config, self.lora, positions, segment_ids, longest)
+            raise ValueError("Llama: a cached sequence is not packed; pass segment_ids or a cache, not both")
+        x = shard_rows(embeddings.astype(self.config.compute_dtype))
+        scan = _LayerScan(self.config, self.lora, positions, segment_ids=segment_ids, longest=longest)
         keys = None
         if dropout_key is not None and self.lora is not None and self.lora.dropout > 0.0:
             keys = jax.random.split(dropout_key, self.config.layers)
         xs = (self.layers, jnp.arange(self.config.layers), keys)
-        layer = run.layer if cache is not None else rematerialised(run.layer, self.config.remat)
+        layer = scan.layer if cache is not None else apply_remat(scan.layer, self.config.remat)
         (x, cache), _ = jax.lax.scan(layer, (x, cache), xs)
         return rms_norm(x, self.norm[...], self.config.norm_epsilon), cache
 
     def hidden_states(self, embeddings: jax.Array, positions: jax.Array) -> jax.Array:
-        """As `__call__` on whole rows, but what goes in and what every layer gives, without the final norm.
+        """Return the embeddings and every layer's output before the final norm, [1 + L, B, T, D] in the compute dtype.
 
-        Returns:
-          [1 + L, B, T, D] in the compute dtype.
+        Args:
+          embeddings: [B, T, D], whole rows of one Example each.
+          positions: int [B, T].
         """
         x = embeddings.astype(self.config.compute_dtype)
-        run = _Run(self.config, self.lora, positions)
+        scan = _LayerScan(self.config, self.lora, positions)
 
         def body(x, layer):
-            (x, _), _ = run.layer((x, None), (layer, 0, None))
+            (x, _), _ = scan.layer((x, None), (layer, 0, None))
             return x, x
 
         return jnp.concatenate([x[None], jax.lax.scan(body, x, self.layers)[1]])
 
 
-class _Run:
+class _LayerScan:
     """What the layers of one call share: rotary angles, segments, settings. `layer` is the body of the scan."""
 
-    def __init__(self, config, lora, positions, segment_ids=None, longest=None):
+    def __init__(self, config, lora, positions, *, segment_ids=None, longest=None):
         self.config, self.lora, self.positions = config, lora, positions
         self.segment_ids, self.longest = segment_ids, longest
         frequencies = rope_frequencies(config.head_dim, config.rope_theta, config.rope_scaling)
         self.angles = attention.rotary_angles(positions, frequencies)
 
     def layer(self, carry, per_layer):
-        """One decoder layer: x + attention(norm(x)), then x + mlp(norm(x))."""
+        """Run one decoder layer: x + attention(norm(x)), then x + mlp(norm(x))."""
         (x, cache), (weights, index, key) = carry, per_layer
         epsilon = self.config.norm_epsilon
         keys = (None,) * 4 if key is None else tuple(jax.random.split(key, 4))
         normed = rms_norm(x, weights.attention_norm[...], epsilon)
-        mixed, cache = self._attention(weights, normed, cache, index, keys[:2])
-        x = keep_rows(checkpoint_name(x + mixed, "mid"))
-        x = keep_rows(x + self._mlp(weights, rms_norm(x, weights.mlp_norm[...], epsilon), keys[2:]))
+        attended, cache = self._attention(weights, normed, cache=cache, index=index, keys=keys[:2])
+        x = shard_rows(checkpoint_name(x + attended, "mid"))
+        x = shard_rows(x + self._mlp(weights, rms_norm(x, weights.mlp_norm[...], epsilon), keys[2:]))
         return (x, cache), None
 
-    def _attention(self, weights, x, cache, index, keys):
-        low_q, low_k, low_v = self._low(x, keys[0], weights.q_proj, weights.k_proj, weights.v_proj)
+    def _attention(self, weights, x, *, cache, index, keys):
+        low_q, low_k, low_v = self._down_project(x, keys[0], weights.q_proj, weights.k_proj, weights.v_proj)
         query = checkpoint_name(attention.rotate(weights.q_proj(x, low_q), self.angles), "q")
         key = checkpoint_name(attention.rotate(weights.k_proj(x, low_k), self.angles), "k")
         value = checkpoint_name(weights.v_proj(x, low_v), "v")
         if cache is None:
-            out = attention.attend(query, key, value, self.segment_ids, self.config.attention, self.longest)
+            out = attention.attend(
+                query, key, value, self.segment_ids, implementation=self.config.attention, longest=self.longest
+            )
         else:
-            cache, key, value = write_layer(cache, index, key, value, self.positions)
+            cache, key, value = write_layer(cache, index, key, value, positions=self.positions)
             out = attention.attend_cached(query, key, value, self.positions)
-        return weights.o_proj(out, *self._low(out, keys[1], weights.o_proj)), cache
+        return weights.o_proj(out, *self._down_project(out, keys[1], weights.o_proj)), cache
 
     def _mlp(self, weights, x, keys):
-        low_gate, low_up = self._low(x, keys[0], weights.gate_proj, weights.up_proj)
+        low_gate, low_up = self._down_project(x, keys[0], weights.gate_proj, weights.up_proj)
         gate = checkpoint_name(weights.gate_proj(x, low_gate), "gate")
         up = checkpoint_name(weights.up_proj(x, low_up), "up")
         product = jax.nn.silu(gate) * up
-        return weights.down_proj(product, *self._low(product, keys[1], weights.down_proj))
+        return weights.down_proj(product, *self._down_project(product, keys[1], weights.down_proj))
 
-    def _low(self, x, key, *readers):
-        """What the adapters of the readers of x make of it after dropout, which is drawn once for all of them."""
-        if key is not None and any(reader.adapted for reader in readers):
+    def _down_project(self, x, key, *projections):
+        """Return `down_project` of x after adapter dropout, whose mask all the projections share."""
+        if key is not None and any(projection.adapted for projection in projections):
             x = adapter_dropout(x, self.lora.dropout, key)
-        return down_project(x, readers)
+        return down_project(x, projections)

@@ -15,19 +15,19 @@ from flax import nnx
 
 from empatheia_jax.config import LoraConfig
 from empatheia_jax.initial_values import draw_stacked
-from empatheia_jax.llm.low_rank import narrow, widen
+from empatheia_jax.llm.low_rank import lora_down, lora_up
 from empatheia_jax.llm.quantized import QuantizedKernel
 
 
 class LoraError(ValueError):
-    """An adapter setting that would train nothing, or not what was asked for."""
+    """LoRA targets that match no projection, or a merge without adapters."""
 
 
 class Projection(nnx.Module):
-    """The same linear map (no bias) of all L layers, stacked on axis 0, with an optional adapter.
+    """One of the linear maps (no bias) of all L layers, stacked on axis 0, with an optional adapter.
 
-    `lax.scan` over the owning module hands the body one layer, and `__call__` is written for that: kernel
-    [*shape_in, *shape_out], or a `QuantizedKernel` of it. `lora_a` [*shape_in, r] and `lora_b` [r, *shape_out],
+    `lax.scan` over the owning module gives its body one layer at a time, and `__call__` is written for one layer:
+    kernel [*shape_in, *shape_out], or a `QuantizedKernel` of it. `lora_a` [*shape_in, r] and `lora_b` [r, *shape_out],
     float32, are None without an adapter.
     """
 
@@ -40,7 +40,15 @@ class Projection(nnx.Module):
         lora: LoraConfig | None = None,
         lora_a: jax.Array | None = None,
     ):
-        """kernel [L, *shape_in, *shape_out] with their logical axis names; with `lora`, `lora_a` [L, *shape_in, r]."""
+        """Wrap a kernel.
+
+        Args:
+          kernel: [L, *shape_in, *shape_out].
+          axes_in: logical names of its input axes.
+          axes_out: logical names of its output axes.
+          lora: the adapter's settings; None: no adapter.
+          lora_a: the adapter's initial A, float32 [L, *shape_in, r].
+        """
         self.axes = ("layers", *axes_in, *axes_out)
         self.kernel = kernel if isinstance(kernel, QuantizedKernel) else self._param(kernel)
         self.inputs = len(axes_in)
@@ -65,15 +73,23 @@ class Projection(nnx.Module):
         return self.lora_a is not None
 
     def __call__(self, x: jax.Array, low: jax.Array | None) -> jax.Array:
-        """x [..., *shape_in] -> [..., *shape_out] in x's dtype; `low` [..., r] is x A, of `down_project`."""
+        """Apply the projection of one layer.
+
+        Args:
+          x: [..., *shape_in].
+          low: x A [..., r], from `down_project`; None without an adapter.
+
+        Returns:
+          [..., *shape_out] in x's dtype.
+        """
         if isinstance(self.kernel, QuantizedKernel):
             y = self.kernel(x)
         else:
             y = jnp.tensordot(x, self.kernel[...].astype(x.dtype), axes=self.inputs)
-        return y if low is None else y + widen(low, self.scale * self.lora_b[...])
+        return y if low is None else y + lora_up(low, self.scale * self.lora_b[...])
 
     def fold(self) -> None:
-        """Put kernel + (alpha / r) A B, summed in float32, in the kernel's place and drop the adapter.
+        """Replace the kernel by kernel + (alpha / r) A B, summed in float32, and remove the adapter.
 
         A quantised kernel is dequantised for the sum, which is kept in the LLM's `param_dtype`.
         """
@@ -89,31 +105,52 @@ class Projection(nnx.Module):
         self.lora_a = self.lora_b = nnx.data(None)
 
 
-def down_project(x: jax.Array, readers: Sequence[Projection]) -> list[jax.Array | None]:
-    """x A [..., r] of every projection that reads x [..., *shape_in], by one product; None where it has no adapter.
+def down_project(x: jax.Array, projections: Sequence[Projection]) -> list[jax.Array | None]:
+    """Return x A for the adapters of all projections of one input, by a single matmul.
 
-    With q, k and v adapted, x is so read once, not three times, and the product is 3 r wide.
+    With q, k and v adapted, x is read once, not three times, and the matmul is 3 r wide.
+
+    Args:
+      x: [..., *shape_in].
+      projections: those whose input x is.
+
+    Returns:
+      [..., r] for each projection; None where it has no adapter.
     """
-    adapted = [reader for reader in readers if reader.adapted]
+    adapted = [projection for projection in projections if projection.adapted]
     if not adapted:
-        return [None] * len(readers)
-    joined = narrow(x, jnp.concatenate([reader.lora_a[...] for reader in adapted], axis=-1))
+        return [None] * len(projections)
+    joined = lora_down(x, jnp.concatenate([projection.lora_a[...] for projection in adapted], axis=-1))
     parts = iter(jnp.split(joined, len(adapted), axis=-1))
-    return [next(parts) if reader.adapted else None for reader in readers]
+    return [next(parts) if projection.adapted else None for projection in projections]
 
 
 def check_targets(lora: LoraConfig | None, projections: tuple[str, ...]) -> None:
-    """Raise LoraError unless `lora.targets` names at least one projection and nothing but projections."""
+    """Check that `lora.targets` names at least one projection and nothing but projections.
+
+    Raises:
+      LoraError: it does not.
+    """
     if lora is None:
         return
-    strays = [name for name in lora.targets if name not in projections]
-    if strays or not lora.targets:
-        said = f"{', '.join(strays)} match no projection" if strays else "are empty, so nothing would be trained"
-        raise LoraError(f"lora.targets {said}; this LLM has {', '.join(projections)}")
+    unknown = [name for name in lora.targets if name not in projections]
+    if unknown or not lora.targets:
+        problem = f"{', '.join(unknown)} match no projection" if unknown else "are empty, so nothing would be trained"
+        raise LoraError(f"lora.targets {problem}; this LLM has {', '.join(projections)}")
 
 
 def draw_lora_a(key: jax.Array, layers: int, shapes_in: dict[str, tuple[int, ...]], rank: int) -> dict[str, jax.Array]:
-    """PEFT's initial A [L, *shape_in, r] of each adapted projection: uniform in +-1/sqrt(fan_in)."""
+    """Draw the initial A of each adapted projection as PEFT does: uniform in +-1/sqrt(fan_in).
+
+    Args:
+      key: of the draw.
+      layers: L.
+      shapes_in: {projection: shape_in}.
+      rank: r.
+
+    Returns:
+      {projection: float32 [L, *shape_in, r]}.
+    """
     draw = functools.partial(jax.random.uniform, minval=-1.0, maxval=1.0)
     shapes = {name: (*shape, rank) for name, shape in shapes_in.items()}
     bounds = {name: 1.0 / math.sqrt(math.prod(shape)) for name, shape in shapes_in.items()}
@@ -121,9 +158,9 @@ def draw_lora_a(key: jax.Array, layers: int, shapes_in: dict[str, tuple[int, ...
 
 
 def adapter_dropout(x: jax.Array, rate: float, key: jax.Array | None) -> jax.Array:
-    """Inverted dropout of an adapter's input; the identity without a key or a rate.
+    """Apply inverted dropout to an adapter's input; without a key or a rate, return x.
 
-    Projections that read the same tensor (q, k and v; gate and up) share one mask, where PEFT draws one for each:
+    Projections of the same tensor (q, k and v; gate and up) share one mask, where PEFT draws one for each:
     every adapter still sees the same noise distribution, and the mask is drawn once instead of three times.
     """
     if key is None or rate == 0.0:
@@ -133,9 +170,10 @@ def adapter_dropout(x: jax.Array, rate: float, key: jax.Array | None) -> jax.Arr
 
 
 def merge(module: nnx.Module) -> nnx.Module:
-    """The same module with every adapter folded into its kernel; `module` itself is left as it was.
+    """Return a copy of a module with every adapter folded into its kernel; only kernels that change are copied.
 
-    No array is copied but the kernels that change. Raises LoraError where there is no adapter to fold.
+    Raises:
+      LoraError: the module has no adapters.
     """
     merged = nnx.merge(*nnx.split(module))
     adapted = [node for _, node in nnx.iter_graph(merged) if isinstance(node, Projection) and node.adapted]

@@ -11,32 +11,41 @@ from empatheia_jax import sharding
 from empatheia_jax.initial_values import INIT_STD
 from empatheia_jax.llm.llama import Llama
 
-COUNT = 34
+NEW_TOKEN_COUNT = 34
 
 
 class NewTokens(nnx.Module):
-    """Input and output rows [34, D] of the new tokens, float32."""
+    """Input and output embeddings of the new tokens, float32 [34, D] each."""
 
     def __init__(self, width: int, *, rngs: nnx.Rngs):
-        shape = (COUNT, width)
+        shape = (NEW_TOKEN_COUNT, width)
         self.input = nnx.Param(INIT_STD * rngs.normal(shape), out_sharding=(None, "embed"), eager_sharding=False)
         self.output = nnx.Param(INIT_STD * rngs.normal(shape), out_sharding=(None, "embed"), eager_sharding=False)
 
 
 def embed(llm: Llama, new_tokens: NewTokens | None, tokens: jax.Array) -> jax.Array:
-    """Input rows of tokens int [...] over the joint vocabulary (base, then the 34) -> [..., D] in the compute dtype."""
+    """Return the input embeddings of tokens of the joint vocabulary (base, then the 34).
+
+    Args:
+      llm: holds the base table.
+      new_tokens: the new tokens' table; None: all tokens are of the base.
+      tokens: int [...].
+
+    Returns:
+      [..., D] in the compute dtype.
+    """
     if new_tokens is None:
         return llm.embed(tokens)
     size = llm.config.vocab_size
-    new = tokens >= size
-    base = llm.embed(jnp.where(new, 0, tokens))
-    table = sharding.gathered(new_tokens.input[...], "rows", "embed").astype(base.dtype)
-    rows = table[jnp.clip(tokens - size, 0, COUNT - 1)]
-    return jnp.where(new[..., None], rows, base)
+    is_new = tokens >= size
+    base = llm.embed(jnp.where(is_new, 0, tokens))
+    table = sharding.gather_weight(new_tokens.input[...], "unsharded", "embed").astype(base.dtype)
+    new = table[jnp.clip(tokens - size, 0, NEW_TOKEN_COUNT - 1)]
+    return jnp.where(is_new[..., None], new, base)
 
 
 def logits(llm: Llama, new_tokens: NewTokens, hidden: jax.Array) -> jax.Array:
-    """Hidden states [..., D] -> float32 logits [..., V + 34] over the joint vocabulary."""
-    rows = new_tokens.output[...].astype(hidden.dtype)
-    new = jnp.einsum("...d,nd->...n", hidden, rows, preferred_element_type=jnp.float32)
+    """Return the logits float32 [..., V + 34] over the joint vocabulary, of hidden states [..., D]."""
+    table = new_tokens.output[...].astype(hidden.dtype)
+    new = jnp.einsum("...d,nd->...n", hidden, table, preferred_element_type=jnp.float32)
     return jnp.concatenate([llm.logits(hidden), new], axis=-1)

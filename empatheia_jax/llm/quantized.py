@@ -2,10 +2,10 @@
 
 int8  absmax by output channel (LLM.int8(), arXiv 2208.07339): one scale a channel, applied after the product.
 nf4   4-bit NormalFloat (QLoRA, arXiv 2305.14314): 16 quantiles of N(0, 1), one scale for `quantization_tile` inputs of
-      an output (the paper's blocks of 64), two numbers a byte. Scales stay float32: no double quantisation.
+      an output (the paper's blocks of 64), two numbers in a byte. Scales stay float32: no double quantisation.
 
-qwix quantises (extra `quant`); what is quantised is read with JAX alone. qwix's own nf4 lookup flattens the kernel,
-which on a mesh gathers it, and XLA's uint4 takes a byte a number on CPU: so unpacking and lookup are done here.
+qwix quantises (extra `quant`); quantised kernels are read with JAX alone. Unpacking and lookup are done here because
+qwix's own nf4 lookup flattens the kernel, which gathers it on a mesh, and XLA's uint4 takes a byte per number on CPU.
 """
 
 import dataclasses
@@ -20,9 +20,9 @@ import numpy as np
 from flax import nnx
 
 from empatheia_jax.config import ConfigError, LlamaConfig
-from empatheia_jax.states import filled, named
+from empatheia_jax.states import named_arrays, with_arrays
 
-# Appendix E of QLoRA; float32.
+# The 16 values of nf4: QLoRA, appendix E.
 NF4 = np.array(
     [
         -1.0,
@@ -47,62 +47,68 @@ NF4 = np.array(
 
 
 class QuantizationError(ConfigError):
-    """A kernel that cannot be held in few bits, or nothing here to quantise it: says what would do."""
+    """A kernel that cannot be quantised as configured, or qwix not installed: says what to change."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Format:
-    """How one layer's kernel [*shape_in, *shape_out] is held.
+    """The format of one layer's quantised kernel [*shape_in, *shape_out]: codes and scales.
 
-    codes: int8 [*shape_in, *shape_out], or for nf4 uint8 with half the last input axis, the even input in the low bits.
-    scales: float32 [*(shape_in / tile), *shape_out].
+    Codes: int8 [*shape_in, *shape_out]; for nf4 uint8 with half the last input axis, the even input in the low bits.
+    Scales: float32 [*(shape_in / tile), *shape_out].
     """
 
     kind: str  # "int8" or "nf4"
-    tile: tuple[int, ...]  # inputs, along every input axis, that share a scale
-    dtype: str  # of the kernel that this stands for, when it is put back (`Projection.fold`)
+    tile: tuple[int, ...]  # for every input axis, how many inputs share a scale
+    dtype: str  # of the plain kernel, when it is dequantised (`Projection.fold`)
 
     @property
     def inputs(self) -> int:
+        """The number of input axes."""
         return len(self.tile)
 
     def code_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
-        """Of a kernel's shape."""
+        """Return the shape of the codes of a kernel of this shape."""
         if self.kind == "int8":
             return shape
         last = self.inputs - 1
         return (*shape[:last], shape[last] // 2, *shape[last + 1 :])
 
     def kernel_shape(self, codes: tuple[int, ...]) -> tuple[int, ...]:
-        """Of the shape of codes."""
+        """Return the shape of the kernel that has codes of this shape."""
         if self.kind == "int8":
             return codes
         last = self.inputs - 1
         return (*codes[:last], codes[last] * 2, *codes[last + 1 :])
 
     def scale_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
-        """Of a kernel's shape."""
+        """Return the shape of the scales of a kernel of this shape."""
         counts = (size // tile for size, tile in zip(shape[: self.inputs], self.tile, strict=True))
         return (*counts, *shape[self.inputs :])
 
 
 def require_qwix() -> ModuleType:
-    """qwix, which quantises.
+    """Import qwix, which quantises.
 
     Raises:
-      QuantizationError: it is not installed.
+      QuantizationError: qwix is not installed.
     """
     try:
         import qwix
     except ImportError as error:
         raise QuantizationError(
-            "llm.quantization needs qwix, which is not here: pip install 'empatheia_jax[quant]', or set it to none"
+            "llm.quantization needs qwix, which is not installed: pip install 'empatheia_jax[quant]', or set it to none"
         ) from error
     return qwix
 
 
 def kernel_format(name: str, shape_in: tuple[int, ...], config: LlamaConfig) -> Format:
-    """The format of a projection with these inputs.
+    """Return the format of a projection's kernel.
+
+    Args:
+      name: of the projection, for errors.
+      shape_in: sizes of its input axes.
+      config: says the kind and the tile.
 
     Raises:
       QuantizationError: `quantization_tile` does not divide the inputs, or they cannot be paired.
@@ -110,7 +116,7 @@ def kernel_format(name: str, shape_in: tuple[int, ...], config: LlamaConfig) -> 
     if config.quantization == "int8":
         return Format("int8", shape_in, config.param_dtype)
     left, tile = config.quantization_tile, []
-    for size in reversed(shape_in):  # a tile is contiguous among the inputs, as they lie in memory
+    for size in reversed(shape_in):  # a tile is contiguous in memory: it fills the last input axes first
         tile.insert(0, math.gcd(left, size))
         left //= tile[0]
         if tile[0] != size and left > 1:
@@ -124,71 +130,83 @@ def kernel_format(name: str, shape_in: tuple[int, ...], config: LlamaConfig) -> 
 
 
 def quantize(kernel: jax.Array, form: Format) -> tuple[jax.Array, jax.Array]:
-    """(codes, scales) of one layer's kernel, from its numbers in float32.
+    """Quantise one layer's kernel, computing in float32.
+
+    Args:
+      kernel: [*shape_in, *shape_out].
+      form: the format.
+
+    Returns:
+      Codes and scales.
 
     Raises:
       QuantizationError: qwix is not installed.
     """
     last, shape = form.inputs - 1, kernel.shape
-    found = require_qwix().quantize(
+    quantised = require_qwix().quantize(
         kernel.astype(jnp.float32),
         jnp.int8 if form.kind == "int8" else form.kind,
         channelwise_axes=range(form.inputs, kernel.ndim),
         tiled_axes=dict(enumerate(form.tile)),
     )
     if form.kind == "int8":
-        return found.qvalue, found.scale
-    pairs = found.qvalue.astype(jnp.uint8).reshape(*shape[:last], shape[last] // 2, 2, *shape[last + 1 :])
+        return quantised.qvalue, quantised.scale
+    pairs = quantised.qvalue.astype(jnp.uint8).reshape(*shape[:last], shape[last] // 2, 2, *shape[last + 1 :])
     low, high = (jax.lax.index_in_dim(pairs, side, last + 1, keepdims=False) for side in (0, 1))
-    return low | (high << 4), found.scale
+    return low | (high << 4), quantised.scale
 
 
 def dequantize(codes: jax.Array, scales: jax.Array, form: Format, dtype) -> jax.Array:
-    """One layer's kernel [*shape_in, *shape_out], computed in float32 and rounded once to `dtype`."""
+    """Return one layer's kernel [*shape_in, *shape_out], computed in float32 and rounded once to `dtype`."""
     shape = form.kernel_shape(codes.shape)
     if form.kind == "int8":
         values = codes.astype(jnp.float32)
     else:
-        # Shifts that are broadcast along an axis that is not the last: nothing to interleave, all of it one loop.
+        # The shifts broadcast along an axis that is not the last, so nothing is interleaved and XLA makes one loop.
         sides = jnp.array([0, 4], jnp.uint8).reshape(2, *(1,) * (len(shape) - form.inputs))
         nibbles = (jnp.expand_dims(codes, form.inputs) >> sides) & 15
         values = jnp.asarray(NF4).at[nibbles.astype(jnp.int32)].get(mode="promise_in_bounds")
-    split, ones = [], []
+    value_shape, scale_shape = [], []
     for size, tile in zip(shape[: form.inputs], form.tile, strict=True):
-        split, ones = [*split, size // tile, tile], [*ones, size // tile, 1]
+        value_shape, scale_shape = [*value_shape, size // tile, tile], [*scale_shape, size // tile, 1]
     outputs = shape[form.inputs :]
-    return (values.reshape(*split, *outputs) * scales.reshape(*ones, *outputs)).reshape(shape).astype(dtype)
+    return (
+        (values.reshape(*value_shape, *outputs) * scales.reshape(*scale_shape, *outputs)).reshape(shape).astype(dtype)
+    )
 
 
-def rounded(kernel: np.ndarray, form: Format) -> np.ndarray:
-    """One layer's kernel as a run with a quantised base computes with it, float32."""
-    return np.asarray(_rounded(kernel, form))
+def fake_quantize(kernel: np.ndarray, form: Format) -> np.ndarray:
+    """Quantise and dequantise one layer's kernel: float32, as a run with a quantised base computes with it."""
+    return np.asarray(_fake_quantize(kernel, form))
 
 
 @functools.partial(jax.jit, static_argnums=1)
-def _rounded(kernel, form):
+def _fake_quantize(kernel, form):
     return dequantize(*quantize(kernel, form), form, jnp.float32)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
-def product(x: jax.Array, codes: jax.Array, scales: jax.Array, form: Format) -> jax.Array:
-    """x [..., *shape_in] times one layer's kernel -> [..., *shape_out] in x's dtype; a gradient for x alone.
+def quantized_matmul(x: jax.Array, codes: jax.Array, scales: jax.Array, form: Format) -> jax.Array:
+    """Multiply x [..., *shape_in] by one layer's quantised kernel; only x has a gradient.
 
-    Codes and scales are all that the backward pass keeps, whatever the remat policy: a kernel in full is made anew.
+    Codes and scales are the only residuals, whatever the remat policy: the backward pass dequantises the kernel again.
+
+    Returns:
+      [..., *shape_out] in x's dtype.
     """
     if form.kind == "nf4":
         return jnp.tensordot(x, dequantize(codes, scales, form, x.dtype), axes=form.inputs)
-    # Whole numbers up to 128 are exact in bfloat16, and one scale a channel can wait for the sums.
+    # Integers up to 128 are exact in bfloat16, and a scale per output channel can be applied to the sums.
     sums = jnp.tensordot(x, codes.astype(x.dtype), axes=form.inputs, preferred_element_type=jnp.float32)
     return (sums * scales.reshape(scales.shape[form.inputs :])).astype(x.dtype)
 
 
 def _forward(x, codes, scales, form):
-    return product(x, codes, scales, form), (codes, scales)
+    return quantized_matmul(x, codes, scales, form), (codes, scales)
 
 
-def _backward(form, kept, gradient):
-    codes, scales = kept
+def _backward(form, residuals, gradient):
+    codes, scales = residuals
     outputs = codes.ndim - form.inputs
     axes = list(range(gradient.ndim - outputs, gradient.ndim)), list(range(form.inputs, codes.ndim))
     if form.kind == "nf4":
@@ -197,55 +215,64 @@ def _backward(form, kept, gradient):
     return jnp.tensordot(scaled, codes.astype(gradient.dtype), axes=axes), None, None
 
 
-product.defvjp(_forward, _backward)
+quantized_matmul.defvjp(_forward, _backward)
 
 
 class QuantizedKernel(nnx.Module):
-    """A projection's kernel of all L layers, in few bits. Zero until a base is loaded: a frozen base is always read."""
+    """A projection's quantised kernel, all L layers. Zero until a base is loaded."""
 
-    def __init__(self, name: str, layers: int, axes_in: dict[str, int], axes_out: dict[str, int], config: LlamaConfig):
-        """Axes are {logical name: size}.
+    def __init__(
+        self, name: str, layers: int, axes_in: dict[str, int], axes_out: dict[str, int], *, config: LlamaConfig
+    ):
+        """Make zero codes and scales.
+
+        Args:
+          name: of the projection, for errors.
+          layers: L.
+          axes_in: {logical name: size} of the input axes.
+          axes_out: {logical name: size} of the output axes.
+          config: says the kind and the tile.
 
         Raises:
           QuantizationError: as `kernel_format`.
         """
         self.form = kernel_format(name, tuple(axes_in.values()), config)
         self.shape = (layers, *axes_in.values(), *axes_out.values())
-        kind = jnp.int8 if self.form.kind == "int8" else jnp.uint8
-        codes = jnp.zeros((layers, *self.form.code_shape(self.shape[1:])), kind)
+        dtype = jnp.int8 if self.form.kind == "int8" else jnp.uint8
+        codes = jnp.zeros((layers, *self.form.code_shape(self.shape[1:])), dtype)
         scales = jnp.zeros((layers, *self.form.scale_shape(self.shape[1:])), jnp.float32)
-        whole = (None,) * len(axes_in) if self.form.kind == "int8" else tuple(axes_in)
+        scale_axes_in = (None,) * len(axes_in) if self.form.kind == "int8" else tuple(axes_in)
         self.codes = nnx.Param(
             codes, out_sharding=("layers", *axes_in, *axes_out), eager_sharding=False, kernel_format=self.form
         )
         self.scales = nnx.Param(
-            scales, out_sharding=("layers", *whole, *axes_out), eager_sharding=False, kernel_scales=True
+            scales, out_sharding=("layers", *scale_axes_in, *axes_out), eager_sharding=False, kernel_scales=True
         )
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        """As `product`, inside the scan over layers."""
-        return product(x, self.codes[...], self.scales[...], self.form)
+        """Apply `quantized_matmul`, inside the scan over layers."""
+        return quantized_matmul(x, self.codes[...], self.scales[...], self.form)
 
     def dequantized(self) -> jax.Array:
-        """The kernels [L, *shape_in, *shape_out], float32."""
-        one_layer = functools.partial(dequantize, form=self.form, dtype=jnp.float32)
-        return jax.vmap(one_layer)(self.codes[...], self.scales[...])
+        """Return the kernels [L, *shape_in, *shape_out], float32."""
+        dequantize_layer = functools.partial(dequantize, form=self.form, dtype=jnp.float32)
+        return jax.vmap(dequantize_layer)(self.codes[...], self.scales[...])
 
 
 # States ---------------------------------------------------------------------------------------------------------------
 
 
-def formats(state: nnx.State) -> dict[str, Format]:
-    """Flat name of every quantised kernel of a (possibly abstract) state -> its format."""
-    found = ((path, variable.get_metadata().get("kernel_format")) for path, variable in nnx.to_flat_state(state))
-    return {"/".join(map(str, path[:-1])): form for path, form in found if form is not None}
+def kernel_formats(state: nnx.State) -> dict[str, Format]:
+    """Return the format of every quantised kernel of a (possibly abstract) state, by the kernel's flat name."""
+    entries = ((path, variable.get_metadata().get("kernel_format")) for path, variable in nnx.to_flat_state(state))
+    return {"/".join(map(str, path[:-1])): form for path, form in entries if form is not None}
 
 
 def unquantized(state: nnx.State) -> nnx.State:
-    """An abstract state as it would be with plain kernels, in their dtype and where the codes are."""
-    held, flat = formats(state), []
+    """Return an abstract state with plain kernels in place of quantised ones, with their dtype and sharding."""
+    formats, flat = kernel_formats(state), []
     for path, variable in nnx.to_flat_state(state):
-        form = held.get("/".join(map(str, path[:-1])))
+        form = formats.get("/".join(map(str, path[:-1])))
         if form is None:
             flat.append((path, variable))
         elif path[-1] == "codes":
@@ -256,37 +283,45 @@ def unquantized(state: nnx.State) -> nnx.State:
     return nnx.from_flat_state(flat)
 
 
-def quantizer(state: nnx.State) -> Callable[[str, jax.Array], dict[str, jax.Array]]:
-    """(flat name, one layer's array) -> what `state` holds of it: itself, or a quantised kernel's codes and scales."""
-    held = formats(state)
+def make_quantizer(state: nnx.State) -> Callable[[str, jax.Array], dict[str, jax.Array]]:
+    """Return a function that turns one layer's arrays into those of `state`.
 
-    def pieces(name: str, array: jax.Array) -> dict[str, jax.Array]:
-        if name not in held:
+    It maps (flat name, array) to {name: array}: the array itself, or a quantised kernel's codes and scales.
+    """
+    formats = kernel_formats(state)
+
+    def quantize_layer(name: str, array: jax.Array) -> dict[str, jax.Array]:
+        if name not in formats:
             return {name: array}
-        codes, scales = _quantize(array, held[name])
+        codes, scales = _quantize(array, formats[name])
         return {f"{name}/codes": codes, f"{name}/scales": scales}
 
-    return pieces
+    return quantize_layer
 
 
 _quantize = jax.jit(quantize, static_argnums=1)
 
 
-def quantized(arrays: dict[str, jax.Array], like: nnx.State) -> nnx.State:
-    """Plain arrays by flat name -> a state like `like`, its kernels quantised a projection at a time.
+def quantize_arrays(arrays: dict[str, jax.Array], like: nnx.State) -> nnx.State:
+    """Return a state like `like` from plain arrays, its kernels quantised one projection at a time.
 
-    `arrays` is emptied, so that no kernel stays beside its codes. Raises QuantizationError without qwix.
+    Args:
+      arrays: by flat name; it is emptied, so that no kernel stays in memory beside its codes.
+      like: abstract state with the shardings wanted.
+
+    Raises:
+      QuantizationError: qwix is not installed.
     """
-    held, found = formats(like), {}
-    places = {name: leaf.sharding for name, leaf in named(like).items()}
+    formats, quantised = kernel_formats(like), {}
+    shardings = {name: leaf.sharding for name, leaf in named_arrays(like).items()}
     for name in list(arrays):
-        if name not in held:
-            found[name] = arrays.pop(name)
+        if name not in formats:
+            quantised[name] = arrays.pop(name)
             continue
-        codes, scales = _quantize_stack(arrays.pop(name), held[name])
-        for piece, array in (("codes", codes), ("scales", scales)):
-            found[f"{name}/{piece}"] = jax.device_put(array, places[f"{name}/{piece}"])
-    return filled(like, found)
+        codes, scales = _quantize_stack(arrays.pop(name), formats[name])
+        for part, array in (("codes", codes), ("scales", scales)):
+            quantised[f"{name}/{part}"] = jax.device_put(array, shardings[f"{name}/{part}"])
+    return with_arrays(like, quantised)
 
 
 @functools.partial(jax.jit, static_argnums=1)
@@ -294,8 +329,8 @@ def _quantize_stack(kernels, form):
     return jax.lax.map(functools.partial(quantize, form=form), kernels)
 
 
-def parameters(variable: nnx.Variable) -> int:
-    """How many of the model's parameters a variable stands for: codes for a kernel's, their scales for none."""
+def parameter_count(variable: nnx.Variable) -> int:
+    """Return how many of the model's parameters a variable stands for: codes count as the kernel, scales as none."""
     form, shape = variable.get_metadata().get("kernel_format"), tuple(variable.shape)
     if variable.get_metadata().get("kernel_scales"):
         return 0

@@ -1,1 +1,1 @@
-"""Planning a run for machines that are not here: what its step takes of them, and whether it fits."""
+"""Planning a run for machines that are not at hand: what a training step needs of them, and whether it fits."""

@@ -1,42 +1,53 @@
-"""What would make a plan fit: the smallest change, tried by planning again."""
+"""Search for the smallest change that makes a plan fit."""
 
 import dataclasses
 from collections.abc import Callable, Iterator
 
 from empatheia_jax import sharding
 from empatheia_jax.config import Config, ConfigError, MeshConfig
-from empatheia_jax.pods.plan import Plan, make_plan, model_memory, refused_bytes
+from empatheia_jax.pods.plan import Plan, make_plan, plan_memory, refused_bytes
 from empatheia_jax.pods.topologies import Topology
 
-MOST_COMPILED = 2  # changes that are compiled before giving up
+MOST_COMPILED = 2  # changes that are compiled at most
 
 
 @dataclasses.dataclass(frozen=True)
 class Change:
-    """Flags that differ from the plan that does not fit, and the plan with them."""
+    """A change of the config, and the plan with it."""
 
-    flags: list[str]
+    flags: list[str]  # command-line flags that make the change
     plan: Plan
 
 
-def smallest_change(
-    config: Config, number: int, topology: Topology, plan: Plan, say: Callable[[str], None] = lambda text: None
+def find_smallest_change(
+    config: Config, number: int, topology: Topology, plan: Plan, *, log: Callable[[str], None] = lambda text: None
 ) -> Change | None:
-    """The first of `candidates` that fits; None: none does. The model by hand says which are worth compiling."""
-    temporaries = plan.compiled.temporaries if plan.compiled else refused_bytes(plan.refused)
-    off = max(1.0, (temporaries or 0) / plan.model.temporaries) if not topology.simulated else 1.0
+    """Find the first of `candidates` that fits. Only those that fit by the memory model are compiled.
+
+    Args:
+      config: settings of the run.
+      number: number of the stage.
+      topology: the machine.
+      plan: the plan that does not fit.
+      log: called with a line about each change that is compiled.
+    Returns:
+      The change; None where none of those that were tried fits.
+    """
+    temporaries = plan.compiled_memory.temporaries if plan.compiled_memory else refused_bytes(plan.refused)
+    # The model's temporaries are scaled by how much the compiler's exceeded them in the plan that does not fit.
+    correction = max(1.0, (temporaries or 0) / plan.estimated_memory.temporaries) if not topology.simulated else 1.0
     tried = 0
     for flags, changed in candidates(config, number, plan):
         try:
-            memory = model_memory(changed, number, topology, plan.incoming)
+            memory = plan_memory(changed, number, topology, plan.abstract_model)
         except ConfigError:
-            continue  # the mesh divides something no longer
-        if memory.arguments + off * memory.temporaries > topology.memory:
+            continue  # a dimension that this mesh does not divide
+        if memory.arguments + correction * memory.temporaries > topology.memory:
             continue
-        say(f"trying {' '.join(flags)}")
-        again = make_plan(changed, number, topology, say)
-        if again.fits:
-            return Change(flags, again)
+        log(f"trying {' '.join(flags)}")
+        changed_plan = make_plan(changed, number, topology, log)
+        if changed_plan.fits:
+            return Change(flags, changed_plan)
         tried += 1
         if tried == MOST_COMPILED:
             return None
@@ -44,27 +55,27 @@ def smallest_change(
 
 
 def candidates(config: Config, number: int, plan: Plan) -> Iterator[tuple[list[str], Config]]:
-    """Changes one at a time, then two together: the same batch in smaller pieces, remat, another mesh."""
+    """Yield (flags, changed config): smaller micro-batches, full remat, another mesh; single changes, then pairs."""
     single = [
-        one
-        for one in (
-            _fewer_rows(config, number, plan),
-            _full_remat(config),
-            _more(config, plan, "fsdp"),
-            _more(config, plan, "tensor"),
+        candidate
+        for candidate in (
+            _halve_rows(config, number, plan),
+            _use_full_remat(config),
+            _double_axis(plan, "fsdp"),
+            _double_axis(plan, "tensor"),
         )
-        if one is not None
+        if candidate is not None
     ]
     for flags, change in single:
         yield flags, change(config)
-    for first, (flags, change) in enumerate(single):
-        for more, other in single[first + 1 :]:
-            if not set(flags) & set(more):
-                yield flags + more, other(change(config))
+    for index, (flags, change) in enumerate(single):
+        for other_flags, other_change in single[index + 1 :]:
+            if not set(flags) & set(other_flags):
+                yield flags + other_flags, other_change(change(config))
 
 
-def _fewer_rows(config: Config, number: int, plan: Plan):
-    """Half the rows, twice the accumulation; the mesh must still divide them."""
+def _halve_rows(config: Config, number: int, plan: Plan):
+    """Return (flags, change) for half the rows and twice the accumulation; None where the mesh does not divide them."""
     rows, shares = plan.config.data.rows // 2, plan.mesh["data"] * plan.mesh["fsdp"]
     if rows == 0 or plan.config.data.rows % 2 or rows % shares:
         return None
@@ -81,19 +92,19 @@ def _fewer_rows(config: Config, number: int, plan: Plan):
     return [name, str(rows), "--optim.accumulate", str(2 * config.optim.accumulate)], change
 
 
-def _full_remat(config: Config):
+def _use_full_remat(config: Config):
     if config.llm.remat == "full":
         return None
     return ["--llm.remat", "full"], lambda c: dataclasses.replace(c, llm=dataclasses.replace(c.llm, remat="full"))
 
 
-def _more(config: Config, plan: Plan, axis: str):
-    """Twice as many devices along `axis`, half as many along the first axis before it that has them to give."""
+def _double_axis(plan: Plan, axis: str):
+    """Return (flags, change) for twice the devices along `axis`, taken from the first axis before it of even size."""
     sizes = dict(plan.mesh)
-    givers = [name for name in sharding.MESH_AXES[: sharding.MESH_AXES.index(axis)] if sizes[name] % 2 == 0]
-    if not givers:
+    even = [name for name in sharding.MESH_AXES[: sharding.MESH_AXES.index(axis)] if sizes[name] % 2 == 0]
+    if not even:
         return None
-    sizes[givers[0]] //= 2
+    sizes[even[0]] //= 2
     sizes[axis] *= 2
     flags = [word for name, size in sizes.items() for word in (f"--mesh.{name}", str(size))]
     return flags, lambda c: dataclasses.replace(c, mesh=MeshConfig(**sizes))

@@ -1,4 +1,4 @@
-"""The text of a compiled program, read: computations and their instructions."""
+"""Parser of a compiled program's text: computations and their instructions."""
 
 import dataclasses
 import re
@@ -8,15 +8,15 @@ _INSTRUCTION = re.compile(r"^\s+(ROOT )?%?([\w.\-]+) = ")
 
 
 class HloError(ValueError):
-    """A program's text that is not understood: names the line. Nothing is guessed."""
+    """A program's text that is not understood; the message names the place."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Instruction:
-    """One line of a computation: `name = shape opcode(rest`."""
+    """One line of a computation, `name = shape opcode(rest`."""
 
     name: str
-    root: bool
+    is_root: bool
     shape: str
     opcode: str
     rest: str  # operands and attributes
@@ -24,10 +24,10 @@ class Instruction:
     @property
     def operands(self) -> list[str]:
         """Names of its operands, in order; `name#3` is an element of a tuple."""
-        return re.findall(r"%([\w.\-]+(?:#\d+)?)", self.rest[: closing("(" + self.rest, 0)])
+        return re.findall(r"%([\w.\-]+(?:#\d+)?)", self.rest[: closing_parenthesis("(" + self.rest, 0)])
 
     def attribute(self, name: str) -> str:
-        """The computation or number that an attribute names; "" where there is none."""
+        """Return the computation or number that an attribute names; "" where it is not there."""
         match = re.search(rf"\b{name}=%?([\w.\-]+)", self.rest)
         return match.group(1) if match else ""
 
@@ -36,12 +36,14 @@ Computations = dict[str, list[Instruction]]
 
 
 def read_computations(hlo: str) -> tuple[Computations, str]:
-    """({computation: its instructions}, which of them is the program's).
+    """Read the text of a compiled program.
 
     Args:
-      hlo: `jax.stages.Compiled.as_text()`, or what libtpu dumps.
+      hlo: `jax.stages.Compiled.as_text()`, or the text that libtpu dumps.
+    Returns:
+      ({name of a computation: its instructions}, name of the entry computation).
     Raises:
-      HloError: no text of a compiled program.
+      HloError: this is not the text of a compiled program.
     """
     computations: Computations = {}
     entry, current = "", None
@@ -50,9 +52,9 @@ def read_computations(hlo: str) -> tuple[Computations, str]:
             current = None
         elif current is not None:
             if match := _INSTRUCTION.match(line):
-                shape, opcode, rest = _cut(line[match.end() :])
+                shape, opcode, rest = _split_instruction(line[match.end() :])
                 current.append(Instruction(match.group(2), bool(match.group(1)), shape, opcode, rest))
-            elif current:  # an attribute over several lines, as Pallas kernels have them
+            elif current:  # an attribute of several lines, as in Pallas kernels
                 current[-1] = dataclasses.replace(current[-1], rest=f"{current[-1].rest}\n{line}")
         elif line.endswith("{") and (head := _HEAD.match(line)):
             current = computations.setdefault(head.group(1), [])
@@ -62,10 +64,10 @@ def read_computations(hlo: str) -> tuple[Computations, str]:
     return computations, entry
 
 
-def _cut(text: str) -> tuple[str, str, str]:
-    """(shape, opcode, the rest) of what follows an instruction's `=`; a tuple's shape has parentheses and spaces."""
+def _split_instruction(text: str) -> tuple[str, str, str]:
+    """Split the text after an instruction's `=` into (shape, opcode, rest); a tuple's shape has spaces."""
     if text.startswith("("):
-        end = closing(text, 0) + 1
+        end = closing_parenthesis(text, 0) + 1
     else:
         end = text.index(" ")
     shape, text = text[:end], text[end:].lstrip()
@@ -73,11 +75,11 @@ def _cut(text: str) -> tuple[str, str, str]:
     return shape, opcode, rest
 
 
-def closing(text: str, start: int) -> int:
-    """Where the parenthesis at `start` closes."""
+def closing_parenthesis(text: str, start: int) -> int:
+    """Return the index of the parenthesis that closes the one at `start`."""
     depth = 0
-    for place in range(start, len(text)):
-        depth += {"(": 1, ")": -1}.get(text[place], 0)
+    for index in range(start, len(text)):
+        depth += {"(": 1, ")": -1}.get(text[index], 0)
         if depth == 0:
-            return place
+            return index
     raise HloError(f"unbalanced: {text[:200]}")

@@ -1,72 +1,74 @@
-"""How often the loops of a compiled program turn."""
+"""Numbers of iterations of a compiled program's loops."""
 
 import re
 
 from empatheia_jax.pods.hlo import Computations, HloError, Instruction
 
-_NOTED = re.compile(r'"known_trip_count":\{"n":"(\d+)"\}')
-_SAME = ("copy", "bitcast", "convert", "reshape")  # of a scalar: its value stays
+_KNOWN_TRIP_COUNT = re.compile(r'"known_trip_count":\{"n":"(\d+)"\}')
+_COPIES = ("copy", "bitcast", "convert", "reshape")  # opcodes that keep a scalar's value
 
 
 def trip_count(loop: Instruction, around: list[Instruction], computations: Computations) -> int:
-    """Turns of a `while`: as XLA noted them, else from where its counter begins, what a turn adds and where it ends.
+    """Return the number of iterations of a `while`: XLA's annotation, or else from its counter's start, step and end.
 
-    libtpu notes nothing, and has the counter of a loop that it has unrolled go by two.
+    libtpu writes no annotation, and steps the counter of a loop that it has unrolled by two.
 
     Args:
-      around: the computation that the loop stands in.
+      loop: the `while` instruction.
+      around: the computation that contains it.
+      computations: all computations of the program.
     Raises:
-      HloError: neither is in the program's text.
+      HloError: the program's text has neither.
     """
-    if noted := _NOTED.search(loop.rest):
-        return int(noted.group(1))
+    if known := _KNOWN_TRIP_COUNT.search(loop.rest):
+        return int(known.group(1))
     condition, body = (computations.get(loop.attribute(name), []) for name in ("condition", "body"))
     try:
-        less = _root(condition)
-        counter, limit = less.operands
-        place = _place(counter, condition)
-        begin = _found(loop.operands[0], around)
-        added = _origin(_root(body).operands[place], body)
-        one, other = added.operands
-        step = other if _place(one, body) == place else one if _place(other, body) == place else ""
-        opcodes = (less.opcode, added.opcode, begin.opcode)
-        if opcodes != ("compare", "add", "tuple") or "direction=LT" not in less.rest:
+        comparison = _root(condition)
+        counter, limit = comparison.operands
+        index = _tuple_index(counter, condition)
+        initial = _instruction(loop.operands[0], around)
+        addition = _origin(_root(body).operands[index], body)
+        left, right = addition.operands
+        step = right if _tuple_index(left, body) == index else left if _tuple_index(right, body) == index else ""
+        opcodes = (comparison.opcode, addition.opcode, initial.opcode)
+        if opcodes != ("compare", "add", "tuple") or "direction=LT" not in comparison.rest:
             raise ValueError("no counter")
-        first, last = _constant(begin.operands[place], around), _constant(limit, condition)
-        return max(0, -(-(last - first) // _constant(step, body)))
+        start, end = _constant(initial.operands[index], around), _constant(limit, condition)
+        return max(0, -(-(end - start) // _constant(step, body)))
     except (ValueError, IndexError, TypeError, ZeroDivisionError) as error:
-        raise HloError(f"loop {loop.name}: its number of turns is not in the program's text") from error
+        raise HloError(f"loop {loop.name}: its number of iterations is not in the program's text") from error
 
 
 def _root(instructions: list[Instruction]) -> Instruction:
-    (root,) = [one for one in instructions if one.root]
+    (root,) = [instruction for instruction in instructions if instruction.is_root]
     return root
 
 
-def _found(name: str, instructions: list[Instruction]) -> Instruction:
-    (found,) = [one for one in instructions if one.name == name]
-    return found
+def _instruction(name: str, instructions: list[Instruction]) -> Instruction:
+    (named,) = [instruction for instruction in instructions if instruction.name == name]
+    return named
 
 
 def _origin(name: str, instructions: list[Instruction]) -> Instruction:
-    """The instruction that a value comes from, through copies."""
-    found = _found(name, instructions)
-    return _origin(found.operands[0], instructions) if found.opcode in _SAME else found
+    """Return the instruction that computes a value, looking through copies."""
+    instruction = _instruction(name, instructions)
+    return _origin(instruction.operands[0], instructions) if instruction.opcode in _COPIES else instruction
 
 
-def _place(name: str, instructions: list[Instruction]) -> int | None:
-    """Which element of a tuple a value is, `get-tuple-element` or `%tuple#3`; None: none."""
+def _tuple_index(name: str, instructions: list[Instruction]) -> int | None:
+    """Return which element of a tuple a value is, `get-tuple-element` or `%tuple#3`; None where it is none."""
     name, _, number = name.partition("#")
     if number:
         return int(number)
-    found = _found(name, instructions)
-    if found.opcode in _SAME:
-        return _place(found.operands[0], instructions)
-    return int(found.attribute("index")) if found.opcode == "get-tuple-element" else None
+    instruction = _instruction(name, instructions)
+    if instruction.opcode in _COPIES:
+        return _tuple_index(instruction.operands[0], instructions)
+    return int(instruction.attribute("index")) if instruction.opcode == "get-tuple-element" else None
 
 
 def _constant(name: str, instructions: list[Instruction]) -> int:
-    found = _origin(name, instructions)
-    if found.opcode != "constant":
+    instruction = _origin(name, instructions)
+    if instruction.opcode != "constant":
         raise ValueError("no constant")
-    return int(found.rest.partition(")")[0])
+    return int(instruction.rest.partition(")")[0])

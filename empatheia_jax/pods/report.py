@@ -1,4 +1,4 @@
-"""A plan as a page of text and as JSON."""
+"""A plan as text and as JSON."""
 
 import dataclasses
 from importlib import metadata
@@ -11,23 +11,23 @@ GIB = 2**30
 
 
 def verdict(plan: Plan, change: Change | None = None) -> str:
-    """One line: fits or does not fit, why, and the smallest change found that would."""
-    have = f"{plan.peak / GIB:.2f} of {plan.topology.memory / GIB:.2f} GiB a chip"
+    """Return one line: "fits" or "does not fit", the memory, and the smallest change that fits."""
+    memory = f"{plan.peak / GIB:.2f} of {plan.topology.memory / GIB:.2f} GiB a chip"
     if plan.fits:
-        return f"fits: {have}"
+        return f"fits: {memory}"
     if change is None:
-        return f"does not fit: {have}; no change of rows, remat or mesh that was tried fits: take more chips"
-    would = f"{change.plan.peak / GIB:.2f} GiB, planned again"
-    return f"does not fit: {have}; {' '.join(change.flags)} would ({would})"
+        return f"does not fit: {memory}; no change of rows, remat or mesh that was tried fits: take more chips"
+    changed_memory = f"{change.plan.peak / GIB:.2f} GiB, planned again"
+    return f"does not fit: {memory}; {' '.join(change.flags)} would ({changed_memory})"
 
 
 def versions(plan: Plan) -> dict[str, str]:
-    """Of what compiled it: other versions schedule and count otherwise."""
+    """Return the versions of the compilers: others schedule and count differently."""
     return {name: metadata.version(name) for name in ("jax", *(() if plan.topology.simulated else ("libtpu",)))}
 
 
 def facts(plan: Plan, change: Change | None = None) -> dict:
-    """What `--output` keeps. Bytes and FLOPs are of one chip unless they say otherwise."""
+    """Return a plan as JSON, as `--output` writes it; bytes and FLOPs are those of one chip."""
     estimate, chip = plan.estimate, plan.topology.chip
     return {
         "config": plan.config.name,
@@ -44,16 +44,21 @@ def facts(plan: Plan, change: Change | None = None) -> dict:
         "remat": plan.config.llm.remat,
         "parameters": plan.parameters,
         "trained_parameters": plan.trained,
-        "memory": {"compiled": _memory(plan.compiled), "model": _memory(plan.model), "peak": plan.peak},
+        "memory": {
+            "compiled": _memory(plan.compiled_memory),
+            "model": _memory(plan.estimated_memory),
+            "peak": plan.peak,
+        },
         "flops": {
             "model": plan.model_flops / plan.chips,
             "recomputed": plan.recomputed / plan.chips,
             "compiler_loop_bodies_once": plan.compiler_flops,
         },
         "collectives": [
-            dataclasses.asdict(one) | {"axes": list(one.axes), "moved": one.moved} for one in plan.collectives
+            dataclasses.asdict(collective) | {"axes": list(collective.axes), "moved": collective.bytes_sent}
+            for collective in plan.collectives
         ],
-        "bytes_communicated": plan.moved,
+        "bytes_communicated": plan.bytes_sent,
         "seconds": plan.seconds,
         "versions": versions(plan),
         "estimate": {
@@ -79,7 +84,7 @@ def _memory(memory: Memory | None) -> dict | None:
 
 
 def text(plan: Plan, change: Change | None = None) -> str:
-    """A page for people; its last line is the verdict."""
+    """Return a plan as text; its last line is the verdict."""
     config, chip, estimate = plan.config, plan.topology.chip, plan.estimate
     mesh = " x ".join(f"{axis} {size}" for axis, size in plan.mesh.items())
     lines = [
@@ -100,13 +105,13 @@ def text(plan: Plan, change: Change | None = None) -> str:
         ("peak", "peak"),
     ]
     for title, name in rows:
-        compiled = f"{getattr(plan.compiled, name) / GIB:.2f}" if plan.compiled else "refused"
-        lines.append(f"  {title:32s} {compiled:>10s} {getattr(plan.model, name) / GIB:10.2f}")
-    parts = ", ".join(f"{name} {size / GIB:.2f}" for name, size in plan.model.parts.items())
+        compiled = f"{getattr(plan.compiled_memory, name) / GIB:.2f}" if plan.compiled_memory else "refused"
+        lines.append(f"  {title:32s} {compiled:>10s} {getattr(plan.estimated_memory, name) / GIB:10.2f}")
+    parts = ", ".join(f"{name} {size / GIB:.2f}" for name, size in plan.estimated_memory.parts.items())
     lines.append(f"  temporaries by hand: {parts}")
-    lines += ["  (beside gradients and residuals: latents or the rest, the larger)", ""]
-    flops = f"{plan.model_flops / plan.chips:.3e} model FLOPs a chip, {plan.recomputed / plan.chips:.3e} computed again"
-    lines.append(f"  {flops}; full rows supposed")
+    lines += ["  (gradients and residuals, and the larger of the latents and the rest)", ""]
+    flops = f"{plan.model_flops / plan.chips:.3e} model FLOPs a chip, {plan.recomputed / plan.chips:.3e} recomputed"
+    lines.append(f"  {flops}; for rows without padding")
     if plan.compiler_flops is not None:
         lines.append(f"  {plan.compiler_flops:.3e} by the compiler, which counts the body of a loop once")
     lines += ["", *_collectives(plan), ""]
@@ -128,22 +133,22 @@ def _collectives(plan: Plan) -> list[str]:
         return [f"  the compiler refused: {plan.refused[:200]}"]
     head = f"  {'a step, a chip':20s} {'over':>18s} {'group':>6s} {'times':>7s} {'payload MiB':>12s} {'sent MiB':>10s}"
     lines = [head]
-    most = [one for one in plan.collectives if one.moved >= 0.002 * plan.moved]
-    for one in most:
+    large = [c for c in plan.collectives if c.bytes_sent >= 0.002 * plan.bytes_sent]
+    for c in large:
         lines.append(
-            f"  {one.kind:20s} {' x '.join(one.axes):>18s} {one.group:6d} {one.count:7d} {one.payload / 2**20:12.2f} "
-            f"{one.moved / 2**20:10.1f}"
+            f"  {c.kind:20s} {' x '.join(c.axes):>18s} {c.group:6d} {c.count:7d} {c.payload / 2**20:12.2f} "
+            f"{c.bytes_sent / 2**20:10.1f}"
         )
-    rest = plan.collectives[len(most) :]
-    if rest:
-        sent = sum(one.moved for one in rest)
+    small = plan.collectives[len(large) :]
+    if small:
+        sent = sum(c.bytes_sent for c in small)
         lines.append(
-            f"  {f'{len(rest)} smaller kinds':20s} {'':>18s} {'':6s} {sum(one.count for one in rest):7d} "
+            f"  {f'{len(small)} smaller kinds':20s} {'':>18s} {'':6s} {sum(c.count for c in small):7d} "
             f"{'':12s} {sent / 2**20:10.1f}"
         )
     lines.append(
-        f"  {'together':20s} {'':>18s} {'':6s} {sum(one.count for one in plan.collectives):7d} {'':12s} "
-        f"{plan.moved / 2**20:10.1f}"
+        f"  {'together':20s} {'':>18s} {'':6s} {sum(c.count for c in plan.collectives):7d} {'':12s} "
+        f"{plan.bytes_sent / 2**20:10.1f}"
     )
     return lines
 
@@ -153,5 +158,5 @@ def _notes(plan: Plan) -> list[str]:
         return []
     return [
         "simulated on CPU devices: collectives are those of XLA's CPU compiler; its memory, with bfloat16 products in "
-        "float32 and attention by xla, is no GPU's: the verdict goes by hand",
+        "float32 and attention by xla, is not that of a GPU: the verdict goes by the numbers by hand",
     ]

@@ -1,7 +1,7 @@
-"""Which mesh and how many rows: all by hand, the best few compiled.
+"""Search for the best mesh and number of rows: all are estimated, the best few compiled.
 
-By hand: `memory_model` for what fits, and the network of a sharded Llama for how long a step takes. What is compiled
-then replaces the guess.
+Estimates come from `memory_model`, for what fits, and from the collectives of a sharded Llama, for the time of a step.
+The compiled plans decide.
 """
 
 import dataclasses
@@ -16,28 +16,36 @@ from empatheia_jax import flops, sharding
 from empatheia_jax.config import Config, ConfigError, MeshConfig
 from empatheia_jax.plan import config_widths
 from empatheia_jax.pods.collectives import Collective
-from empatheia_jax.pods.memory_model import modelled, shard_bytes
-from empatheia_jax.pods.plan import Plan, batch_of, full_load, incoming, make_plan, moved_to, stage_config
-from empatheia_jax.pods.roofline import estimate
+from empatheia_jax.pods.memory_model import estimate_memory, shard_bytes
+from empatheia_jax.pods.plan import (
+    Plan,
+    abstract_inputs,
+    full_load,
+    make_plan,
+    model_before_stage,
+    place_model,
+    stage_config,
+)
+from empatheia_jax.pods.roofline import estimate_time
 from empatheia_jax.pods.topologies import Topology
 from empatheia_jax.training.stages import Stage, stage
 
-MARGIN = 0.87  # of a chip's memory that may be full by hand: compilers take more
-COMPILED = 3  # of the best with the config's batch that are compiled
-TENSOR = 8  # most devices along `tensor`
-ROWS = (1, 2, 4, 8, 16)  # of a micro-batch on a device along data x fsdp
+MARGIN = 0.87  # share of a chip's memory that an estimate may fill: compilers take more
+COMPILED = 3  # candidates with the config's batch that are compiled
+MAX_TENSOR = 8  # most devices along `tensor`
+ROWS = (1, 2, 4, 8, 16)  # rows of a micro-batch on each device along data x fsdp
 
 
 @dataclasses.dataclass(frozen=True)
-class Try:
-    """A mesh and a batch: `seconds` a step and `tokens_per_second` a chip by hand, `plan` once it is compiled."""
+class Candidate:
+    """A mesh and a batch; `compiled_rate` is tokens per second and chip by the compiled plan, at the vendor's peaks."""
 
-    flags: list[str]
+    flags: list[str]  # command-line flags that set them
     config: Config
-    seconds: float
-    tokens_per_second: float
-    peak: int
-    plan: Plan | None = None
+    seconds: float  # estimated time of a step
+    tokens_per_second: float  # estimated, per chip
+    peak: int  # estimated bytes of a device
+    plan: Plan | None = None  # once it is compiled
 
     @property
     def compiled_rate(self) -> float:
@@ -45,65 +53,70 @@ class Try:
 
 
 def step_rows(config: Config, number: int) -> int:
-    """Rows of one update of the optimizer."""
+    """Return the rows of one update of the optimizer."""
     return stage_config(config, number).data.rows * config.optim.accumulate
 
 
-def try_meshes(
-    config: Config, number: int, topology: Topology, say: Callable[[str], None] = lambda text: None
-) -> list[Try]:
-    """The best few of `candidates` that learn from as many rows a step as the config does, compiled, best first.
-
-    Those that turn out not to fit come last. After them comes the best with a larger batch, where that is quicker: what
-    it learns is another matter.
+def sweep_meshes(
+    config: Config, number: int, topology: Topology, log: Callable[[str], None] = lambda text: None
+) -> list[Candidate]:
+    """Compile the best few of `candidates` whose step has as many rows as the config's.
 
     Args:
-      say: told what begins; compiling takes minutes each.
+      config: settings of the run.
+      number: number of the stage.
+      topology: the machine.
+      log: called with a line before each compilation, which takes minutes.
+    Returns:
+      The compiled candidates, best first; those that do not fit come last. After them comes the best with a larger
+      batch, where that is faster; a run with it may learn differently.
     Raises:
-      ConfigError: nothing fits by hand.
+      ConfigError: nothing fits by the estimates.
     """
-    say(f"weighing meshes, rows and remat for {topology.name} by hand")
-    found = sorted(candidates(config, number, topology), key=lambda one: -one.tokens_per_second)
-    if not found:
+    log(f"estimating meshes, rows and remat for {topology.name}")
+    fitting = sorted(candidates(config, number, topology), key=lambda candidate: -candidate.tokens_per_second)
+    if not fitting:
         raise ConfigError(f"{config.name} on {topology.name}: no mesh and batch fits: take more chips")
     rows = step_rows(config, number)
-    same = [one for one in found if step_rows(one.config, number) == rows][:COMPILED]
-    larger = [] if found[0] in same else found[: 1 if same else COMPILED]
-    todo, started = len(same) + len(larger), time.monotonic()
-    say(f"{len(found)} fit, {todo} are compiled")
+    same = [candidate for candidate in fitting if step_rows(candidate.config, number) == rows][:COMPILED]
+    larger = [] if fitting[0] in same else fitting[: 1 if same else COMPILED]
+    total, started = len(same) + len(larger), time.monotonic()
+    log(f"{len(fitting)} fit, {total} are compiled")
 
-    def compiled(tries: list[Try], done: int) -> list[Try]:
-        made = []
-        for one in tries:
-            at = done + len(made)
-            left = f", {(todo - at) * (time.monotonic() - started) / at:.0f} s to go" if at else ""
-            say(f"{at + 1} of {todo}{left}: {' '.join(one.flags)}")
-            made.append(dataclasses.replace(one, plan=make_plan(one.config, number, topology, say)))
-        return sorted(made, key=lambda one: (not one.plan.fits, -one.compiled_rate))
+    def compile_all(chosen: list[Candidate], before: int) -> list[Candidate]:
+        compiled = []
+        for candidate in chosen:
+            done = before + len(compiled)
+            remaining = f", {(total - done) * (time.monotonic() - started) / done:.0f} s to go" if done else ""
+            log(f"{done + 1} of {total}{remaining}: {' '.join(candidate.flags)}")
+            compiled.append(dataclasses.replace(candidate, plan=make_plan(candidate.config, number, topology, log)))
+        return sorted(compiled, key=lambda candidate: (not candidate.plan.fits, -candidate.compiled_rate))
 
-    return compiled(same, 0) + compiled(larger, len(same))
+    return compile_all(same, 0) + compile_all(larger, len(same))
 
 
-def candidates(config: Config, number: int, topology: Topology) -> list[Try]:
-    """Every mesh of powers of two, rows and remat that fits by hand, with the config's rows a step or more."""
-    count, found, wanted = len(topology.devices), [], step_rows(config, number)
+def candidates(config: Config, number: int, topology: Topology) -> list[Candidate]:
+    """Return every mesh of powers of two, rows and remat that fits by the estimate, with no fewer rows a step."""
+    count, fitting, least_rows = len(topology.devices), [], step_rows(config, number)
     model, current = None, stage(number, config)
     for mesh_config in _meshes(count):
         try:
             mesh = sharding.make_mesh(mesh_config, list(topology.devices))
             shares = mesh_config.data * mesh_config.fsdp
-            model = model or incoming(config, number, mesh)
-            trainable, frozen = moved_to(model, current, mesh)
+            model = model or model_before_stage(config, number, mesh)
+            trainable, frozen = place_model(model, current, mesh)
         except ConfigError:
             continue  # a dimension that this mesh does not divide
         for remat in ("lora", "full"):
             for rows in ROWS:
-                accumulate = -(-wanted // (rows * shares))
-                tried = _with(config, number, mesh_config, rows * shares, accumulate, remat)
-                one = _weigh(tried, number, topology, mesh, trainable, frozen)
-                if one is not None:
-                    found.append(one)
-    return found
+                accumulate = -(-least_rows // (rows * shares))
+                changed = _replace_batch(
+                    config, number, mesh_config, rows=rows * shares, accumulate=accumulate, remat=remat
+                )
+                candidate = _estimate(changed, number, topology, mesh, trainable=trainable, frozen=frozen)
+                if candidate is not None:
+                    fitting.append(candidate)
+    return fitting
 
 
 def _meshes(count: int) -> list[MeshConfig]:
@@ -111,13 +124,13 @@ def _meshes(count: int) -> list[MeshConfig]:
     return [
         MeshConfig(count // (fsdp * tensor), fsdp, tensor)
         for tensor in sizes
-        if tensor <= TENSOR
+        if tensor <= MAX_TENSOR
         for fsdp in sizes
         if count % (fsdp * tensor) == 0
     ]
 
 
-def _with(config: Config, number: int, mesh: MeshConfig, rows: int, accumulate: int, remat: str) -> Config:
+def _replace_batch(config: Config, number: int, mesh: MeshConfig, *, rows: int, accumulate: int, remat: str) -> Config:
     settings = dataclasses.replace(config.stages[str(number)], rows=rows)
     return dataclasses.replace(
         config,
@@ -128,15 +141,23 @@ def _with(config: Config, number: int, mesh: MeshConfig, rows: int, accumulate: 
     )
 
 
-def _weigh(config: Config, number: int, topology: Topology, mesh, trainable, frozen) -> Try | None:
-    shaped, current, batch = batch_of(config, number, mesh)
-    memory = modelled(shaped, current, trainable, frozen, batch, mesh)
+def _estimate(config: Config, number: int, topology: Topology, mesh, *, trainable, frozen) -> Candidate | None:
+    """Estimate a step's memory and time; None where it does not fit."""
+    shaped, current, batch = abstract_inputs(config, number, mesh)
+    memory = estimate_memory(shaped, current, trainable, frozen, batch=batch, mesh=mesh)
     if memory.peak > MARGIN * topology.memory:
         return None
     load, widths = full_load(shaped, current), config_widths(config)
-    model, again = flops.training_step(shaped, current, widths, load), flops.recomputed(shaped, current, load)
-    network = modelled_collectives(shaped, current, trainable, frozen, mesh)
-    seconds = estimate(shaped, current, model, again, network, memory, topology, mesh).overlapped
+    seconds = estimate_time(
+        shaped,
+        current,
+        model_flops=flops.training_step(shaped, current, widths, load),
+        recomputed=flops.recomputed(shaped, current, load),
+        collectives=estimate_collectives(shaped, current, trainable, frozen, mesh=mesh),
+        memory=memory,
+        topology=topology,
+        mesh=mesh,
+    ).overlapped
     sizes, optim = config.mesh, config.optim
     flags = [
         "--mesh.data",
@@ -153,45 +174,46 @@ def _weigh(config: Config, number: int, topology: Topology, mesh, trainable, fro
         config.llm.remat,
     ]
     rate = load.tokens / mesh.devices.size / seconds
-    return Try([str(word) for word in flags], config, seconds, rate, memory.peak)
+    return Candidate([str(flag) for flag in flags], config, seconds, rate, memory.peak)
 
 
-def modelled_collectives(config: Config, current: Stage, trainable, frozen, mesh) -> list[Collective]:
-    """What a sharded step has to say at least: weights gathered, gradients reduced, sums over `tensor`."""
+def estimate_collectives(config: Config, current: Stage, trainable, frozen, *, mesh) -> list[Collective]:
+    """Return the collectives that a step needs at least: gathers of weights, sums of gradients, sums over `tensor`."""
     data, fsdp, tensor = (mesh.shape[axis] for axis in sharding.MESH_AXES)
-    times, llm = config.optim.accumulate, config.llm
-    found = []
+    micro_batches, llm = config.optim.accumulate, config.llm
+    collectives = []
     passes = (1 if current.number == 2 else 2) + (llm.remat == "full")
     if fsdp > 1 and not current.cached:
-        held = sum(map(shard_bytes, jax.tree.leaves(frozen)))
-        found.append(Collective("all-gather", ("fsdp",), fsdp, times * passes, held * fsdp))
-    learned = sum(map(shard_bytes, jax.tree.leaves(trainable)))
+        frozen_bytes = sum(map(shard_bytes, jax.tree.leaves(frozen)))
+        collectives.append(Collective("all-gather", ("fsdp",), fsdp, micro_batches * passes, frozen_bytes * fsdp))
+    gradient_bytes = sum(map(shard_bytes, jax.tree.leaves(trainable)))
     if data > 1:
-        found.append(Collective("all-reduce", ("data",), data, times, learned))
+        collectives.append(Collective("all-reduce", ("data",), data, micro_batches, gradient_bytes))
     if fsdp > 1:
-        found.append(Collective("reduce-scatter", ("fsdp",), fsdp, times, learned * fsdp))
+        collectives.append(Collective("reduce-scatter", ("fsdp",), fsdp, micro_batches, gradient_bytes * fsdp))
     if tensor > 1 and not current.cached:
         rows = config.data.rows // math.prod((data, fsdp))
         size = rows * config.data.row_tokens * llm.width * np.dtype(llm.compute_dtype).itemsize
-        found.append(Collective("all-reduce", ("tensor",), tensor, times * passes * 2 * llm.layers, size))
-    return found
+        count = micro_batches * passes * 2 * llm.layers
+        collectives.append(Collective("all-reduce", ("tensor",), tensor, count, size))
+    return collectives
 
 
-def sweep_text(found: list[Try], topology: Topology) -> str:
-    """A table, and the flags of the best."""
+def sweep_text(compiled: list[Candidate], topology: Topology) -> str:
+    """Return a table of compiled candidates; its last line has the flags of the best."""
     lines = [f"the best of a sweep on {topology.name}, by tokens/s a chip at the vendor's peaks, all overlapped", ""]
     lines.append(
         f"  {'data':>5s} {'fsdp':>5s} {'tensor':>6s} {'rows':>6s} {'x acc.':>6s} {'remat':>6s} {'GiB':>7s} "
         f"{'tokens/s a chip':>16s} {'MFU':>6s} {'fits':>5s}"
     )
-    for one in found:
-        mesh, plan = one.plan.mesh, one.plan
+    for candidate in compiled:
+        mesh, plan = candidate.plan.mesh, candidate.plan
         lines.append(
             f"  {mesh['data']:5d} {mesh['fsdp']:5d} {mesh['tensor']:6d} {plan.config.data.rows:6d} "
             f"{plan.config.optim.accumulate:6d} {plan.config.llm.remat:>6s} {plan.peak / 2**30:7.2f} "
-            f"{one.compiled_rate:16,.0f} {plan.estimate.mfu(plan.estimate.overlapped):6.1%} "
+            f"{candidate.compiled_rate:16,.0f} {plan.estimate.mfu(plan.estimate.overlapped):6.1%} "
             f"{'yes' if plan.fits else 'no':>5s}"
         )
-    best = found[0]
-    said = f"fits: {' '.join(best.flags)}" if best.plan.fits else "does not fit: none of those that were compiled"
-    return "\n".join([*lines, "", said])
+    best = compiled[0]
+    verdict = f"fits: {' '.join(best.flags)}" if best.plan.fits else "does not fit: none of those that were compiled"
+    return "\n".join([*lines, "", verdict])

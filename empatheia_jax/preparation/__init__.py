@@ -1,1 +1,1 @@
-"""Work done once before training: perform the sample corpus, run the frozen networks over a dataset."""
+"""Work done once before training: write the sample corpus, and run the frozen networks over a dataset."""

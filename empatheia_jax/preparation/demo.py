@@ -1,7 +1,8 @@
-"""`empatheia demo`: the main job on a CPU, from nothing to an answer that can be watched, with its time budget."""
+"""`empatheia demo`: every command in turn on a CPU, from no data to an answer as a video, within a time budget."""
 
 import contextlib
 import json
+import shutil
 import subprocess
 import sys
 import time
@@ -20,25 +21,34 @@ BUDGET = (  # seconds on two cores
 
 
 class Budget:
-    """What each part took beside what it was given."""
+    """Measures the seconds of each part of the demo, to compare with `BUDGET`."""
 
     def __init__(self):
-        self.taken: dict[str, float] = {}
+        self.seconds: dict[str, float] = {}
 
     @contextlib.contextmanager
     def part(self, name: str):
+        """Print a banner and measure what runs inside the `with`."""
         print(f"\n── {name} (budget {dict(BUDGET)[name]} s) " + "─" * (70 - len(name)), flush=True)
         start = time.monotonic()
         yield
-        self.taken[name] = time.monotonic() - start
+        self.seconds[name] = time.monotonic() - start
 
-    def rows(self) -> list[tuple[str, float, float | None]]:
-        """(part, seconds, budget) of what was done."""
-        return [(name, self.taken[name], float(given)) for name, given in BUDGET if name in self.taken]
+    def entries(self) -> list[tuple[str, float, float | None]]:
+        """Return (part, seconds, budget in seconds) of each part that was run."""
+        return [(name, self.seconds[name], float(limit)) for name, limit in BUDGET if name in self.seconds]
 
 
 def demo(output: Path, config: str) -> int:
-    """Sample corpus, extract, stages, evaluate, respond, report; each part a command of its own."""
+    """Run sample, extract, train, evaluate and respond, each as a command of its own, and write the report.
+
+    Args:
+      output: folder of the results; the corpus is written beside it.
+      config: config file of the run.
+
+    Returns:
+      The exit code: 0, or that of the command that failed.
+    """
     print("budget   " + "  ".join(f"{name} {seconds} s" for name, seconds in BUDGET))
     budget, corpus = Budget(), output.parent / "sample"
     output.mkdir(parents=True, exist_ok=True)
@@ -59,36 +69,36 @@ def demo(output: Path, config: str) -> int:
         with budget.part("evaluate"):
             command("-m", "empatheia_jax", "evaluate", "--run", str(model), "--output", str(output))
         with budget.part("respond"):
-            dialogue = _test_dialogue(corpus, output)
+            dialogue = _write_test_dialogue(corpus, output)
             answer = ["--dialogue", str(dialogue), "--size", "384", "--output", str(output / "response.mp4")]
             command("-m", "empatheia_jax", "respond", "--run", str(model), *answer)
     except subprocess.CalledProcessError as error:
         print(f"demo: {' '.join(map(str, error.cmd[1:4]))} failed with exit code {error.returncode}", file=sys.stderr)
         return error.returncode
     with budget.part("report"):
-        _copy_metrics(model, output)
-        page = _page(output, budget)
-    for name, taken, given in budget.rows():
-        print(f"  {name:10s} {taken:6.1f} s  of {given:.0f}")
-    print(f"  {'total':10s} {sum(budget.taken.values()):6.1f} s  of {sum(given for _, given in BUDGET)}")
+        shutil.copyfile(model / "metrics.jsonl", output / "metrics.jsonl")
+        page = _write_page(output, budget)
+    for name, seconds, limit in budget.entries():
+        print(f"  {name:10s} {seconds:6.1f} s  of {limit:.0f}")
+    print(f"  {'total':10s} {sum(budget.seconds.values()):6.1f} s  of {sum(limit for _, limit in BUDGET)}")
     for path in (output / "response.mp4", output / "response.json", output / "metrics.jsonl", page):
         print(path)
     return 0
 
 
-def _test_dialogue(corpus: Path, output: Path) -> Path:
-    """A test dialogue with neutral words, as `respond --dialogue` reads it: words, sound and looks."""
+def _write_test_dialogue(corpus: Path, output: Path) -> Path:
+    """Write a test dialogue with neutral words as `respond --dialogue` reads it: text, speech and video."""
     labels = json.loads((corpus / "labels.json").read_text())["dialogues"]["test"]
     dialogues = json.loads((corpus / "test" / "v_test_v5_0.json").read_text())
     chosen = next(d for d in dialogues if labels[d["conversation_id"]]["half"] == "neutral" and len(d["turns"]) > 1)
     turn = chosen["turns"][-1]
     for entry in turn["dialogue_history"]:
-        who = chosen[f"{entry['role']}_profile"]["ID"]
-        name = f"dia{chosen['conversation_id']}utt{entry['index']}_{who}"
+        avatar = chosen[f"{entry['role']}_profile"]["ID"]
+        name = f"dia{chosen['conversation_id']}utt{entry['index']}_{avatar}"
         entry["speech"] = str((corpus / "test" / "test_audio" / f"{name}.wav").absolute())
         entry["video"] = str((corpus / "test" / "test_video" / f"{name}.mp4").absolute())
-    known = ("conversation_id", "speaker_profile", "listener_profile", "topic")
-    dialogue = {name: chosen[name] for name in known} | {
+    kept = ("conversation_id", "speaker_profile", "listener_profile", "topic")
+    dialogue = {name: chosen[name] for name in kept} | {
         "turns": [{name: turn[name] for name in ("turn_id", "context", "dialogue_history")}]
     }
     path = output / "dialogue.json"
@@ -96,11 +106,7 @@ def _test_dialogue(corpus: Path, output: Path) -> Path:
     return path
 
 
-def _copy_metrics(model: Path, output: Path) -> None:
-    (output / "metrics.jsonl").write_bytes((model / "metrics.jsonl").read_bytes())
-
-
-def _page(output: Path, budget: Budget) -> Path:
+def _write_page(output: Path, budget: Budget) -> Path:
     report = json.loads((output / "report.json").read_text())
     return write_report(
         output,
@@ -108,5 +114,5 @@ def _page(output: Path, budget: Budget) -> Path:
         metrics=output / "metrics.jsonl",
         video=output / "response.mp4",
         response=json.loads((output / "response.json").read_text()),
-        time_budget=budget.rows(),
+        time_budget=budget.entries(),
     )

@@ -1,21 +1,28 @@
-"""What `empatheia extract` has to do: every utterance with a recording, once."""
+"""The work list of `empatheia extract`: every utterance that has a recording, once."""
 
 import dataclasses
 from pathlib import Path
 
 from empatheia_jax.config import Config
 from empatheia_jax.data.avamerg import available_splits, read_examples
-from empatheia_jax.data.containers import Recording, UnreadableError, name_of, size_of
+from empatheia_jax.data.containers import Recording, UnreadableError, portable_name, size_of
 from empatheia_jax.data.features import content_hash
 
 
 class ExtractError(ValueError):
-    """An utterance whose media cannot be used: names it, its file and the reason."""
+    """An extraction that cannot go on: names the utterance, its file and the reason."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Job:
-    """One utterance to extract. `text` is what a listener says (golds are wanted), None for a speaker."""
+    """One utterance to extract.
+
+    Attributes:
+      key: the utterance's key in the feature store.
+      audio: recording of the voice, or None.
+      video: recording of the face, or None.
+      text: what a listener says, for the gold targets; None for a speaker, whose golds are not needed.
+    """
 
     key: str
     audio: Recording | None
@@ -24,13 +31,22 @@ class Job:
 
 
 def collect_jobs(config: Config, path: Path, on_error: str) -> tuple[list[Job], int]:
-    """Every utterance that has media, once, in the order of the data; and how many have none.
+    """List every utterance that has media, once, in the order of the data.
+
+    Args:
+      config: how the data is read (`config.data`).
+      path: what `data.avamerg.read_examples` reads.
+      on_error: "stop" or "skip", as in `read_examples`.
+
+    Returns:
+      The jobs, and the number of utterances without media.
 
     Raises:
-      ExtractError: when no utterance has media.
+      ExtractError: no utterance has media.
+      RecordError: a bad record of the data ("stop").
     """
     jobs: dict[str, Job] = {}
-    bare: set[str] = set()
+    without_media: set[str] = set()
     for split in available_splits(path):
         examples, _ = read_examples(
             path,
@@ -43,24 +59,26 @@ def collect_jobs(config: Config, path: Path, on_error: str) -> tuple[list[Job], 
             for utterance in example.utterances:
                 key = example.utterance_key(utterance)
                 if utterance.audio is None and utterance.video is None:
-                    bare.add(key)
+                    without_media.add(key)
                     continue
                 text = utterance.text if utterance.role == "listener" else None
                 jobs.setdefault(key, Job(key, utterance.audio, utterance.video, text))
     if not jobs:
-        raise ExtractError(f"{path}: none of {len(bare)} utterances has a recording: there is nothing to extract")
-    return list(jobs.values()), len(bare - jobs.keys())
+        raise ExtractError(
+            f"{path}: none of {len(without_media)} utterances has a recording: there is nothing to extract"
+        )
+    return list(jobs.values()), len(without_media - jobs.keys())
 
 
 def source_hash(jobs: list[Job], root: Path) -> str:
-    """Identity of the data: keys, texts, and the names (below `root`) and sizes of the media."""
+    """Hash what identifies the data: keys, texts, and the names (relative to `root`) and sizes of the media."""
 
-    def identity(recording: Recording | None) -> list | None:
+    def name_and_size(recording: Recording | None) -> list | None:
         if recording is None:
             return None
         try:
-            return [name_of(recording, root), size_of(recording)]
+            return [portable_name(recording, root), size_of(recording)]
         except (OSError, UnreadableError):
-            return [name_of(recording, root), None]
+            return [portable_name(recording, root), None]
 
-    return content_hash([[job.key, identity(job.audio), identity(job.video), job.text] for job in jobs])
+    return content_hash([[job.key, name_and_size(job.audio), name_and_size(job.video), job.text] for job in jobs])

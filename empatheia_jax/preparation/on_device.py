@@ -1,45 +1,63 @@
-"""What `extract` does in the main process: networks on the accelerator, many recordings at once."""
+"""The part of `extract` that runs in the main process: networks on the accelerator, many recordings at once."""
 
 from collections.abc import Mapping
 
 from empatheia_jax.encoders import ModalityEncoder
 
-# A listener's recording on its way to `performed`: samples, and what the generators' `prepare` made of sound and frames
-HEARD, PREPARED, CLIP = "heard", "prepared", "clip"
+# What a worker leaves in a listener's record for `add_golds`, which removes it again: the samples, and what the
+# generators' `prepare` made of sound and frames.
+SAMPLES, PREPARED_SPEECH, PREPARED_CLIP = "samples", "prepared_speech", "prepared_clip"
 
 
-def encoded(records: list[tuple[str, dict]], encoders: Mapping[str, ModalityEncoder]) -> list[tuple[str, dict]]:
-    """Records whose "audio" and "video" are preprocessed -> with features, for encoders that are `on_device`."""
+def encode_records(records: list[tuple[str, dict]], encoders: Mapping[str, ModalityEncoder]) -> list[tuple[str, dict]]:
+    """Encode the preprocessed "audio" and "video" of records with the encoders that are `on_device`.
+
+    Args:
+      records: (key, arrays) of some utterances.
+      encoders: encoders by modality.
+
+    Returns:
+      The records with features in place of what was preprocessed.
+    """
     records = [(key, dict(arrays)) for key, arrays in records]
     for modality, encoder in encoders.items():
-        having = [arrays for _, arrays in records if modality in arrays]
-        if encoder.on_device and having:
-            features = encoder.encode([arrays[modality] for arrays in having])
-            for arrays, feature in zip(having, features, strict=True):
+        with_modality = [arrays for _, arrays in records if modality in arrays]
+        if encoder.on_device and with_modality:
+            features = encoder.encode([arrays[modality] for arrays in with_modality])
+            for arrays, feature in zip(with_modality, features, strict=True):
                 arrays[modality] = feature
     return records
 
 
-def performed(records: list[tuple[str, dict]], speech, face, notes: dict) -> list[tuple[str, dict]]:
-    """Records with `HEARD`, `PREPARED` or `CLIP` -> with golds, by the generators that are `on_device`.
+def add_golds(records: list[tuple[str, dict]], speech, face, notes: dict) -> list[tuple[str, dict]]:
+    """Compute the gold targets of records with the generators that are `on_device`.
 
-    What cannot be had of one is rejected in `notes`, as in a worker.
+    Args:
+      records: (key, arrays) of some utterances; those with `SAMPLES`, `PREPARED_SPEECH` or `PREPARED_CLIP` get golds.
+      speech: the speech generator.
+      face: the face generator.
+      notes: {rejected, counts} of the utterances; golds that cannot be computed are rejected there, as in a worker.
+
+    Returns:
+      The records with golds in place of those arrays.
     """
     records = [(key, dict(arrays)) for key, arrays in records]
-    clips = [arrays for _, arrays in records if CLIP in arrays]
-    if clips:
-        for arrays, style in zip(clips, face.styles([arrays.pop(CLIP) for arrays in clips]), strict=True):
+    with_clip = [arrays for _, arrays in records if PREPARED_CLIP in arrays]
+    if with_clip:
+        for arrays, style in zip(
+            with_clip, face.styles([arrays.pop(PREPARED_CLIP) for arrays in with_clip]), strict=True
+        ):
             arrays["style_video"] = style
-    heard = [(key, arrays, arrays.pop(HEARD)) for key, arrays in records if HEARD in arrays]
-    if speech.on_device and heard:
+    recorded = [(key, arrays, arrays.pop(SAMPLES)) for key, arrays in records if SAMPLES in arrays]
+    if speech.on_device and recorded:
         golds = speech.golds(
-            [arrays.pop(PREPARED) for _, arrays, _ in heard],
-            [arrays["phonemes"] for _, arrays, _ in heard],
-            [len(audio) / speech.sample_rate for _, _, audio in heard],
+            [arrays.pop(PREPARED_SPEECH) for _, arrays, _ in recorded],
+            [arrays["phonemes"] for _, arrays, _ in recorded],
+            [len(audio) / speech.sample_rate for _, _, audio in recorded],
         )
-        for (_, arrays, _), gold in zip(heard, golds, strict=True):
+        for (_, arrays, _), gold in zip(recorded, golds, strict=True):
             arrays |= gold
-    for key, arrays, audio in heard:
+    for key, arrays, audio in recorded:
         try:
             arrays["content_video"] = face.content(
                 audio, speech.sample_rate, arrays["phonemes"], arrays["phoneme_frames"]

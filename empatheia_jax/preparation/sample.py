@@ -1,4 +1,4 @@
-"""`empatheia sample`: performs the sample corpus and leaves it on disk exactly as AvaMERG was released.
+"""`empatheia sample`: writes and renders the sample corpus, in exactly the layout that AvaMERG was released in.
 
 ```
 DIR/train.json  audio_v5_0/*.wav  video_v5_0/*.mp4
@@ -14,13 +14,14 @@ import json
 import multiprocessing
 import sys
 import time
+from collections.abc import Iterable
 from pathlib import Path
 
 from empatheia_jax.atomic import write_json
 from empatheia_jax.preparation import sample_performance
 from empatheia_jax.preparation.sample_card import corpus_card
-from empatheia_jax.preparation.sample_performance import FACE_SIZE, Performance, perform
-from empatheia_jax.preparation.sample_plan import TAUGHT, Dialogue, SampleError, plan_corpus
+from empatheia_jax.preparation.sample_performance import FACE_SIZE, RenderJob, render
+from empatheia_jax.preparation.sample_plan import MAX_DISJOINT_DIALOGUES, Dialogue, SampleError, plan_corpus
 
 LABELS = "labels.json"
 FOLDERS = {"train": ("audio_v5_0", "video_v5_0"), "test": ("test/test_audio", "test/test_video")}
@@ -28,42 +29,45 @@ _MADE_BY = "empatheia sample"
 
 
 def write_sample(
-    output: Path, seed: int = 0, dialogues: int = 150, workers: int = 2, progress: bool = True
+    output: Path, *, seed: int = 0, dialogues: int = 150, workers: int = 2, progress: bool = True
 ) -> dict[str, object]:
-    """Write and perform the sample corpus.
+    """Write the sample corpus and render its speech and faces.
 
-    The same seed and number of dialogues give the same words, casts and file names. Media that an earlier, perhaps
+    The same seed and number of dialogues give the same words, avatars and file names. Media that an earlier, perhaps
     interrupted, call with the same arguments and the same generators left in `output` are kept.
 
     Args:
       output: a new or empty folder, or one that this command wrote.
-      seed: of words, casting and order.
+      seed: seed of words, avatars and order.
       dialogues: about how many; rounded down to a multiple of seven, five sevenths for training. Above
-        `sample_plan.TAUGHT` the corpus is for load tests: smaller, silent videos, and words that repeat.
-      workers: processes that speak and draw.
-      progress: a line with rate and time to go on stderr.
+        `sample_plan.MAX_DISJOINT_DIALOGUES` the corpus is for load tests: smaller, silent videos, and words that
+        repeat.
+      workers: number of processes that render.
+      progress: whether to print a line with rate and time to go on stderr.
+
     Returns:
-      counts: dialogues, turns and utterances by split, "performed" and "kept" utterances, "speech_seconds" performed
-      and "seconds" taken.
+      Counts: dialogues, turns and utterances by split, "performed" (rendered) and "kept" utterances, "speech_seconds"
+      rendered and "seconds" taken.
+
     Raises:
-      SampleError: a folder with something else in it, or a number of dialogues that cannot be had.
+      SampleError: the folder holds something else, or such a number of dialogues cannot be written.
     """
     output, started = Path(output), time.monotonic()
     if workers < 1:
         raise SampleError(f"the sample corpus needs at least one worker, not {workers}")
     corpus = plan_corpus(seed, dialogues)
-    labels = _labels(corpus, seed)
+    labels = _make_labels(corpus, seed)
     _prepare_folder(output, labels)
-    performances = [item for split in corpus for item in _performances(output, split, corpus)]
-    todo = [item for item in performances if not item.exists]
-    speech_seconds = _perform_all(todo, workers, progress)
+    jobs = [job for split in corpus for job in _render_jobs(output, split, corpus)]
+    todo = [job for job in jobs if not job.exists]
+    speech_seconds = _render_all(todo, workers, progress)
     write_json(output / "train.json", [dialogue.labelled() for dialogue in corpus["train"]])
     write_json(output / "test" / "v_test_v5_0.json", [dialogue.labelled() for dialogue in corpus["test"]])
     write_json(output / "test" / "test.json", [dialogue.released() for dialogue in corpus["test"]])
     return {
         **{split: _counts(corpus[split]) for split in corpus},
         "performed": len(todo),
-        "kept": len(performances) - len(todo),
+        "kept": len(jobs) - len(todo),
         "speech_seconds": round(speech_seconds, 1),
         "seconds": round(time.monotonic() - started, 1),
     }
@@ -79,38 +83,38 @@ def _counts(dialogues: list[Dialogue]) -> dict[str, object]:
     }
 
 
-def _performances(output: Path, split: str, corpus: dict[str, list[Dialogue]]) -> list[Performance]:
+def _render_jobs(output: Path, split: str, corpus: dict[str, list[Dialogue]]) -> list[RenderJob]:
     audio, video = (output / folder for folder in FOLDERS[split])
-    performances, load = [], sum(map(len, corpus.values())) > TAUGHT
+    jobs, for_load_test = [], sum(map(len, corpus.values())) > MAX_DISJOINT_DIALOGUES
     for dialogue in corpus[split]:
-        for index, who, text in dialogue.utterances:
-            name = f"dia{dialogue.conversation_id}utt{index}_{who.id}"
+        for index, avatar, text in dialogue.utterances:
+            name = f"dia{dialogue.conversation_id}utt{index}_{avatar.id}"
+            files = audio / f"{name}.wav", video / f"{name}.mp4"
             # the listener's face and voice mirror the speaker's emotion, as the paper supervises them
-            performances.append(
-                Performance(audio / f"{name}.wav", video / f"{name}.mp4", text, who.id, dialogue.script.emotion, load)
-            )
-    return performances
+            jobs.append(RenderJob(*files, text, avatar.id, dialogue.script.emotion, for_load_test))
+    return jobs
 
 
-def _perform_all(todo: list[Performance], workers: int, progress: bool) -> float:
-    """Perform everything in `workers` fresh processes (in this one for a single worker); returns seconds of speech."""
+def _render_all(todo: list[RenderJob], workers: int, progress: bool) -> float:
+    """Render all jobs in `workers` new processes (in this one for a single worker); return the seconds of speech."""
     if not todo:
         return 0.0
-    for folder in {path.parent for item in todo for path in (item.audio, item.video)}:
+    for folder in {path.parent for job in todo for path in (job.audio, job.video)}:
         folder.mkdir(parents=True, exist_ok=True)
     if workers == 1:
-        return _drain(map(perform, todo), len(todo), progress)
-    # not forked: the parent may have started JAX's threads
+        return _sum_lengths(map(render, todo), len(todo), progress)
+    # spawned, not forked: this process may have started JAX's threads
     context = multiprocessing.get_context("spawn")
     with concurrent.futures.ProcessPoolExecutor(min(workers, len(todo)), mp_context=context) as pool:
         try:
-            return _drain(pool.map(perform, todo, chunksize=4), len(todo), progress)
+            return _sum_lengths(pool.map(render, todo, chunksize=4), len(todo), progress)
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
 
 
-def _drain(lengths, total: int, progress: bool) -> float:
+def _sum_lengths(lengths: Iterable[float], total: int, progress: bool) -> float:
+    """Add up lengths in seconds as they come, and print a line of progress now and then."""
     started, seconds = time.monotonic(), 0.0
     step = 1 if sys.stderr.isatty() else max(1, min(500, total // 5))
     for done, length in enumerate(lengths, 1):
@@ -123,8 +127,8 @@ def _drain(lengths, total: int, progress: bool) -> float:
     return seconds
 
 
-def _labels(corpus: dict[str, list[Dialogue]], seed: int) -> dict:
-    """What the released layout has no field for, and a fingerprint of all that the media depend on."""
+def _make_labels(corpus: dict[str, list[Dialogue]], seed: int) -> dict:
+    """Make the contents of labels.json: what the released layout has no field for, and a fingerprint of the media."""
     dialogues = {
         split: {
             dialogue.conversation_id: {"half": dialogue.script.half, "emotion": dialogue.script.emotion}
@@ -133,19 +137,19 @@ def _labels(corpus: dict[str, list[Dialogue]], seed: int) -> dict:
         for split in corpus
     }
     lines = [
-        [dialogue.conversation_id, dialogue.script.emotion, index, who.id, text]
+        [dialogue.conversation_id, dialogue.script.emotion, index, avatar.id, text]
         for split in corpus
         for dialogue in corpus[split]
-        for index, who, text in dialogue.utterances
+        for index, avatar, text in dialogue.utterances
     ]
     digest = hashlib.sha256(json.dumps([FACE_SIZE, lines]).encode())
-    for source in _performer_sources():
+    for source in _rendering_sources():
         digest.update(source.read_bytes())
     return {"made_by": _MADE_BY, "seed": seed, "fingerprint": digest.hexdigest(), "dialogues": dialogues}
 
 
-def _performer_sources() -> list[Path]:
-    """The code that decides how an utterance sounds and looks."""
+def _rendering_sources() -> list[Path]:
+    """List the source files that decide how an utterance sounds and looks; media are made again when one changes."""
     package = Path(sample_performance.__file__).resolve().parent.parent
     single = [
         package / "preparation" / "sample_performance.py",
@@ -158,15 +162,19 @@ def _performer_sources() -> list[Path]:
 
 
 def _prepare_folder(output: Path, labels: dict) -> None:
-    """Make `output` ready: empty, or ours with media that fit the labels; anything of another corpus of ours goes."""
+    """Make `output` ready for a corpus with these labels; a sample corpus with another fingerprint is removed.
+
+    Raises:
+      SampleError: `output` is a file, or holds something that is not a sample corpus.
+    """
     if output.exists() and not output.is_dir():
         raise SampleError(f"{output} is a file: name a folder for the sample corpus")
     marker = output / LABELS
     if not marker.is_file():
         if output.exists() and any(output.iterdir()):
             raise SampleError(f"{output} is not empty and holds no sample corpus: name a new folder")
-    elif (found := _read_marker(marker)) != labels["fingerprint"]:
-        if found is None:
+    elif (fingerprint := _read_fingerprint(marker)) != labels["fingerprint"]:
+        if fingerprint is None:
             raise SampleError(f"{marker} was not written by `{_MADE_BY}`: name a new folder")
         _remove_corpus(output)
     output.mkdir(parents=True, exist_ok=True)
@@ -174,15 +182,17 @@ def _prepare_folder(output: Path, labels: dict) -> None:
     (output / "README.md").write_text(corpus_card(labels), encoding="utf-8")
 
 
-def _read_marker(marker: Path) -> str | None:
+def _read_fingerprint(marker: Path) -> str | None:
+    """Read the fingerprint of a sample corpus; None where the file was not written by this command."""
     try:
-        found = json.loads(marker.read_text(encoding="utf-8"))
+        labels = json.loads(marker.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
-    return found.get("fingerprint", "") if isinstance(found, dict) and found.get("made_by") == _MADE_BY else None
+    return labels.get("fingerprint", "") if isinstance(labels, dict) and labels.get("made_by") == _MADE_BY else None
 
 
 def _remove_corpus(output: Path) -> None:
+    """Remove the records and media of a sample corpus, and no other file."""
     for name in ("train.json", "test/test.json", "test/v_test_v5_0.json"):
         (output / name).unlink(missing_ok=True)
     for folder in (folder for pair in FOLDERS.values() for folder in pair):

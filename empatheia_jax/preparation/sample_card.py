@@ -1,4 +1,4 @@
-"""The README that travels with a sample corpus."""
+"""The README that is written into a sample corpus."""
 
 import collections
 
@@ -7,7 +7,7 @@ from empatheia_jax.preparation.sample_performance import FACE_SIZE
 
 
 def corpus_card(labels: dict) -> str:
-    """Markdown: what the corpus is, what is in it, what it is not.
+    """Return the Markdown text: what the corpus is, what is in it, and what it is not.
 
     Args:
       labels: contents of labels.json.
@@ -21,7 +21,7 @@ def corpus_card(labels: dict) -> str:
     table = "\n".join(rows)
     return f"""# empatheia_jax sample corpus (seed {labels["seed"]})
 
-Small, synthetic, in the layout of the AvaMERG release. Everything was written and performed by `empatheia sample`:
+Small, synthetic, in the layout of the AvaMERG release. Everything was written and rendered by `empatheia sample`:
 the words are put together from a small grammar, the voices are espeak-ng's, the faces are drawn. **No real person is
 heard or seen**, and nothing here says how well a model does on real people.
 
@@ -37,6 +37,6 @@ heard or seen**, and nothing here says how well a model does on real people.
 * `labels.json`: for each dialogue its avatar emotion and its half. In the *emotional* half the words tell the emotion.
   In the *neutral* half nothing said before the last answer does, nor the situation, the scenario or the cause: only
   voice and face tell, and the label is the avatar emotion's plainest word.
-* Speaker and listener both perform the dialogue's emotion, each in the voice and with the face of its own profile.
+* Speaker and listener both express the dialogue's emotion, each in the voice and with the face of its own profile.
 * No sentence and no avatar of test occurs in train.
 """

@@ -1,8 +1,8 @@
-"""What happens in the emotional half of the sample corpus: 52 kinds of event, each tied to a fine emotion.
+"""The events of the emotional half of the sample corpus: 54 kinds of event, each tied to a fine emotion.
 
 `{t}` is the thing the event is about, `{p}` somebody the speaker knows. Things recur across events on purpose: a test
-dialogue is a new pairing of an event and a thing, made of words that training has seen. Nothing presupposes the age or
-gender of who speaks, because profiles are dealt independently of the words.
+dialogue is a new pair of an event and a thing, made of words that training has seen. No text presupposes the age or
+gender of the speaker, because profiles are assigned independently of the words.
 """
 
 import dataclasses
@@ -28,461 +28,465 @@ class Event:
     """One kind of event, before a thing and a person are chosen."""
 
     topic: str
-    said: str  # how the speaker puts it, without a full stop
+    statement: str  # what the speaker says about it, without a full stop
     things: tuple[str, ...]
     scenario: str  # the chain's event_scenario
     cause: str  # the chain's emotion_cause
 
 
-def event(topic: str, said: str, things: str, scenario: str, cause: str) -> Event:
-    """An `Event` whose things are given as words in one string."""
-    return Event(topic, said, tuple(things.split()), scenario, cause)
+def make_event(topic: str, statement: str, things: str, *, scenario: str, cause: str) -> Event:
+    """Make an `Event` whose things are given as words in one string."""
+    return Event(topic, statement, tuple(things.split()), scenario, cause)
 
 
 EMOTIONAL_EVENTS: dict[str, tuple[Event, ...]] = {
     # happy
     "excited": (
-        event(
+        make_event(
             LIFE,
             "We are going to the {t} soon",
             "sea concert wedding",
-            "Going to the {t} very soon",
-            "A long wish to see the {t}",
+            scenario="Going to the {t} very soon",
+            cause="A long wish to see the {t}",
         ),
     ),
     "proud": (
-        event(
+        make_event(
             ACHIEVEMENT,
             "My {p} won the {t} at school",
             "race game contest",
-            "A {p} winning the {t} at school",
-            "The hard work behind the {t}",
+            scenario="A {p} winning the {t} at school",
+            cause="The hard work behind the {t}",
         ),
     ),
     "grateful": (
-        event(
+        make_event(
             SUPPORT,
             "My {p} repaired our {t} for free",
             "car bike boat",
-            "A {p} repairing the {t} for free",
-            "Generous help with the {t}",
+            scenario="A {p} repairing the {t} for free",
+            cause="Generous help with the {t}",
         ),
     ),
     "hopeful": (
-        event(
+        make_event(
             FUTURE,
             "They called me back about the {t}",
             "role house shop",
-            "A call back about the {t}",
-            "A real chance to get the {t}",
+            scenario="A call back about the {t}",
+            cause="A real chance to get the {t}",
         ),
     ),
     "confident": (
-        event(
+        make_event(
             ACHIEVEMENT,
             "I practised hard for the {t}",
             "exam race concert",
-            "Hard practice for the coming {t}",
-            "Good practice before the {t}",
+            scenario="Hard practice for the coming {t}",
+            cause="Good practice before the {t}",
         ),
     ),
     "anticipating": (
-        event(
+        make_event(
             FUTURE,
             "The {t} starts in two days",
             "trip party holiday",
-            "Two days before the {t} starts",
-            "The start of the {t} so near",
+            scenario="Two days before the {t} starts",
+            cause="The start of the {t} so near",
         ),
     ),
     "content": (
-        event(
+        make_event(
             FEELINGS,
             "I spent the evening in our {t}",
             "garden kitchen boat",
-            "A quiet evening in the {t}",
-            "Time to rest in the {t}",
+            scenario="A quiet evening in the {t}",
+            cause="Time to rest in the {t}",
         ),
     ),
     "caring": (
-        event(
+        make_event(
             HEALTH,
             "I made {t} for my ill {p}",
             "soup bread cake",
-            "Making {t} for an ill {p}",
-            "The wish to help with {t}",
+            scenario="Making {t} for an ill {p}",
+            cause="The wish to help with {t}",
         ),
     ),
     "trusting": (
-        event(
+        make_event(
             RELATIONS,
             "I gave my {p} the {t} to keep",
             "ring diary letter",
-            "Giving a {p} the {t} to keep",
-            "A {p} who keeps the {t} safe",
+            scenario="Giving a {p} the {t} to keep",
+            cause="A {p} who keeps the {t} safe",
         ),
     ),
     "faithful": (
-        event(
+        make_event(
             RELATIONS,
             "My {p} and I still share the {t}",
             "garden boat house",
-            "Sharing the {t} for many years",
-            "The promise about the {t}",
+            scenario="Sharing the {t} for many years",
+            cause="The promise about the {t}",
         ),
     ),
     "prepared": (
-        event(
+        make_event(
             STRUGGLE,
             "I planned everything for the {t}",
             "trip exam wedding",
-            "Planning everything for the {t}",
-            "A good plan for the {t}",
+            scenario="Planning everything for the {t}",
+            cause="A good plan for the {t}",
         ),
     ),
     "joyful": (
-        event(
+        make_event(
             LIFE,
             "We danced all night at the {t}",
             "wedding party concert",
-            "Dancing all night at the {t}",
-            "Music and friends at the {t}",
+            scenario="Dancing all night at the {t}",
+            cause="Music and friends at the {t}",
         ),
     ),
     # surprised
     "surprised": (
-        event(
+        make_event(
             LIFE,
             "A {t} was waiting at my door",
             "dog cake letter",
-            "A {t} waiting at the door",
-            "A {t} that came without a word",
+            scenario="A {t} waiting at the door",
+            cause="A {t} that came without a word",
         ),
-        event(
+        make_event(
             EXPECTATION,
             "My lost {t} turned up again",
             "ring diary bike",
-            "A lost {t} turning up again",
-            "Finding the {t} after many years",
+            scenario="A lost {t} turning up again",
+            cause="Finding the {t} after many years",
         ),
-        event(
+        make_event(
             SOCIAL,
             "A stranger paid for my {t}",
             "ticket cake bike",
-            "A stranger paying for the {t}",
-            "A gift of the {t} by a stranger",
+            scenario="A stranger paying for the {t}",
+            cause="A gift of the {t} by a stranger",
         ),
     ),
     "impressed": (
-        event(
+        make_event(
             ACHIEVEMENT,
             "My {p} built a {t} alone",
             "boat house piano",
-            "A {p} building a {t} alone",
-            "The skill needed for the {t}",
+            scenario="A {p} building a {t} alone",
+            cause="The skill needed for the {t}",
         ),
-        event(
+        make_event(
             FEELINGS,
             "My {p} played the {t} from memory",
             "song piano game",
-            "A {p} playing the {t} from memory",
-            "The memory behind the {t}",
+            scenario="A {p} playing the {t} from memory",
+            cause="The memory behind the {t}",
         ),
     ),
     "devastated": (
-        event(
+        make_event(
             LIFE,
             "The {t} burned down last night",
             "school house shop",
-            "The {t} burning down at night",
-            "Losing the {t} in one night",
+            scenario="The {t} burning down at night",
+            cause="Losing the {t} in one night",
         ),
-        event(
+        make_event(
             STRUGGLE,
             "The flood took our {t}",
             "garden car boat",
-            "A flood taking the {t}",
-            "Losing the {t} to the flood",
+            scenario="A flood taking the {t}",
+            cause="Losing the {t} to the flood",
         ),
     ),
     # angry
     "angry": (
-        event(
+        make_event(
             RELATIONS,
             "My {p} lied about the {t}",
             "ticket exam game",
-            "A {p} lying about the {t}",
-            "A lie told about the {t}",
+            scenario="A {p} lying about the {t}",
+            cause="A lie told about the {t}",
         ),
-        event(
+        make_event(
             SOCIAL,
             "They closed the {t} for parking",
             "garden school park",
-            "Closing the {t} for parking",
-            "Nobody asked us about the {t}",
+            scenario="Closing the {t} for parking",
+            cause="Nobody asked us about the {t}",
         ),
     ),
     "annoyed": (
-        event(
+        make_event(
             LIFE,
             "They play the {t} every night",
             "piano song drums",
-            "Playing the {t} every night",
-            "No rest because of the {t}",
+            scenario="Playing the {t} every night",
+            cause="No rest because of the {t}",
         ),
-        event(
+        make_event(
             EXPECTATION,
             "The {t} was late again",
             "bus train boat",
-            "The {t} being late again",
-            "Time wasted because of the {t}",
+            scenario="The {t} being late again",
+            cause="Time wasted because of the {t}",
         ),
     ),
     "furious": (
-        event(
+        make_event(
             STRUGGLE,
             "Someone broke into our {t}",
             "car house shop",
-            "Someone breaking into the {t}",
-            "The damage done to the {t}",
+            scenario="Someone breaking into the {t}",
+            cause="The damage done to the {t}",
         ),
-        event(
+        make_event(
             ACHIEVEMENT,
             "My {p} stole my {t}",
             "idea song role",
-            "A {p} stealing the {t}",
-            "No credit given for the {t}",
+            scenario="A {p} stealing the {t}",
+            cause="No credit given for the {t}",
         ),
     ),
     # fear
     "afraid": (
-        event(
+        make_event(
             HEALTH,
             "I must face the {t} next week",
             "operation exam scan",
-            "Facing the {t} next week",
-            "The unknown end of the {t}",
+            scenario="Facing the {t} next week",
+            cause="The unknown end of the {t}",
         ),
-        event(
+        make_event(
             FEELINGS,
             "I heard {t} outside my door",
             "voices steps rats",
-            "Hearing {t} outside the door",
-            "Sounds of {t} in the dark",
+            scenario="Hearing {t} outside the door",
+            cause="Sounds of {t} in the dark",
         ),
     ),
     "terrified": (
-        event(
+        make_event(
             LIFE,
             "The {t} nearly hit our house",
             "storm train car",
-            "The {t} nearly hitting the house",
-            "The {t} that came so close",
+            scenario="The {t} nearly hitting the house",
+            cause="The {t} that came so close",
         ),
-        event(
-            STRUGGLE, "I was trapped in the {t}", "lift car storm", "Being trapped in the {t}", "No way out of the {t}"
+        make_event(
+            STRUGGLE,
+            "I was trapped in the {t}",
+            "lift car storm",
+            scenario="Being trapped in the {t}",
+            cause="No way out of the {t}",
         ),
     ),
     "apprehensive": (
-        event(
+        make_event(
             FUTURE,
             "I must speak at the {t}",
             "wedding school party",
-            "A speech to give at the {t}",
-            "So many eyes at the {t}",
+            scenario="A speech to give at the {t}",
+            cause="So many eyes at the {t}",
         ),
-        event(
+        make_event(
             SOCIAL,
             "They want to close our {t}",
             "school hospital park",
-            "Plans to close the {t}",
-            "An open future for the {t}",
+            scenario="Plans to close the {t}",
+            cause="An open future for the {t}",
         ),
     ),
     # sad
     "sad": (
-        event(
+        make_event(
             LIFE,
             "My old {t} died last night",
             "dog cat horse",
-            "The death of an old {t}",
-            "Losing the {t} after many years",
+            scenario="The death of an old {t}",
+            cause="Losing the {t} after many years",
         ),
     ),
     "lonely": (
-        event(
+        make_event(
             FEELINGS,
             "I spent the {t} with nobody",
             "holiday party trip",
-            "Spending the {t} with nobody",
-            "Nobody to share the {t} with",
+            scenario="Spending the {t} with nobody",
+            cause="Nobody to share the {t} with",
         ),
     ),
     "guilty": (
-        event(
+        make_event(
             RELATIONS,
             "I broke the {t} of my {p}",
             "ring piano bike",
-            "Breaking the {t} of a {p}",
-            "Too little care with the {t}",
+            scenario="Breaking the {t} of a {p}",
+            cause="Too little care with the {t}",
         ),
     ),
     "anxious": (
-        event(
+        make_event(
             FUTURE,
             "We may lose our {t} soon",
             "house garden shop",
-            "The risk of losing the {t}",
-            "An open question about the {t}",
+            scenario="The risk of losing the {t}",
+            cause="An open question about the {t}",
         ),
     ),
     "nostalgic": (
-        event(
+        make_event(
             FEELINGS,
             "I walked past my old {t}",
             "school house garden",
-            "Walking past the old {t}",
-            "The years spent at the {t}",
+            scenario="Walking past the old {t}",
+            cause="The years spent at the {t}",
         ),
     ),
     "embarrassed": (
-        event(
+        make_event(
             STRUGGLE,
             "I fell down at the {t}",
             "wedding party concert",
-            "Falling down at the {t}",
-            "A fall before everyone at the {t}",
+            scenario="Falling down at the {t}",
+            cause="A fall before everyone at the {t}",
         ),
     ),
     "sentimental": (
-        event(
+        make_event(
             SUPPORT,
             "I found the {t} of my grandmother",
             "letter ring diary",
-            "Finding the {t} of a grandmother",
-            "The love kept in the {t}",
+            scenario="Finding the {t} of a grandmother",
+            cause="The love kept in the {t}",
         ),
     ),
     "ashamed": (
-        event(
+        make_event(
             SOCIAL,
             "I laughed at the {t} of my {p}",
             "bike song cake",
-            "Laughing at the {t} of a {p}",
-            "Unkind words about the {t}",
+            scenario="Laughing at the {t} of a {p}",
+            cause="Unkind words about the {t}",
         ),
     ),
     "disappointed": (
-        event(
+        make_event(
             EXPECTATION,
             "They cancelled the {t} again",
             "concert trip game",
-            "A plan for the {t} cancelled",
-            "High hopes for the {t}",
+            scenario="A plan for the {t} cancelled",
+            cause="High hopes for the {t}",
         ),
     ),
     # disgusted
     "disgusted": (
-        event(
+        make_event(
             EXPECTATION,
             "I found {t} in my soup",
             "worms hair flies mud",
-            "Finding {t} in the soup",
-            "A spoon of soup with {t}",
+            scenario="Finding {t} in the soup",
+            cause="A spoon of soup with {t}",
         ),
-        event(
+        make_event(
             LIFE,
             "There were {t} in our kitchen",
             "rats worms flies",
-            "Seeing {t} in the kitchen",
-            "Traces of {t} in the kitchen",
+            scenario="Seeing {t} in the kitchen",
+            cause="Traces of {t} in the kitchen",
         ),
-        event(
+        make_event(
             SOCIAL,
             "People threw {t} in our river",
             "rubbish meat fish milk",
-            "People throwing {t} in the river",
-            "A river full of {t}",
+            scenario="People throwing {t} in the river",
+            cause="A river full of {t}",
         ),
-        event(
+        make_event(
             RELATIONS,
             "My {p} left {t} under the bed",
             "fish meat milk",
-            "A {p} leaving {t} under the bed",
-            "Old {t} under the bed",
+            scenario="A {p} leaving {t} under the bed",
+            cause="Old {t} under the bed",
         ),
-        event(
+        make_event(
             STRUGGLE,
             "I stepped in {t} with bare feet",
             "mud rubbish fish milk",
-            "Stepping in {t} with bare feet",
-            "Bare feet deep in {t}",
+            scenario="Stepping in {t} with bare feet",
+            cause="Bare feet deep in {t}",
         ),
-        event(
+        make_event(
             HEALTH,
             "I tasted {t} that had gone bad",
             "milk meat fish soup",
-            "Tasting {t} that had gone bad",
-            "A mouth full of bad {t}",
+            scenario="Tasting {t} that had gone bad",
+            cause="A mouth full of bad {t}",
         ),
-        event(
+        make_event(
             SUPPORT,
             "I wiped {t} off the floor",
             "mud milk hair fish",
-            "Wiping {t} off the floor",
-            "A floor covered with {t}",
+            scenario="Wiping {t} off the floor",
+            cause="A floor covered with {t}",
         ),
     ),
     # contempt
     "jealous": (
-        event(
+        make_event(
             EXPECTATION,
             "My {p} got the {t} I wanted",
             "role bike car",
-            "A {p} getting the wanted {t}",
-            "The {t} went to somebody else",
+            scenario="A {p} getting the wanted {t}",
+            cause="The {t} went to somebody else",
         ),
-        event(
+        make_event(
             RELATIONS,
             "My friend took my {p} to the {t}",
             "concert sea game",
-            "A friend taking a {p} to the {t}",
-            "Being left out of the {t}",
+            scenario="A friend taking a {p} to the {t}",
+            cause="Being left out of the {t}",
         ),
-        event(
+        make_event(
             LIFE,
             "My {p} bought a bigger {t}",
             "house boat car",
-            "A {p} buying a bigger {t}",
-            "Next to the {t} mine looks small",
+            scenario="A {p} buying a bigger {t}",
+            cause="Next to the {t} mine looks small",
         ),
-        event(
+        make_event(
             ACHIEVEMENT,
             "They picked my {p} for the {t}",
             "game race role",
-            "A {p} being picked for the {t}",
-            "Not being picked for the {t}",
+            scenario="A {p} being picked for the {t}",
+            cause="Not being picked for the {t}",
         ),
-        event(
+        make_event(
             FEELINGS,
             "Everyone praises the {t} of my {p}",
             "voice garden cake",
-            "Praise for the {t} of a {p}",
-            "No praise left beside the {t}",
+            scenario="Praise for the {t} of a {p}",
+            cause="No praise left beside the {t}",
         ),
-        event(
+        make_event(
             STRUGGLE,
             "My {p} learned the {t} in days",
             "piano song game",
-            "A {p} learning the {t} in days",
-            "My own slow way to the {t}",
+            scenario="A {p} learning the {t} in days",
+            cause="My own slow way to the {t}",
         ),
-        event(
+        make_event(
             HEALTH,
             "My {p} passed the {t} without practice",
             "exam race contest",
-            "A {p} passing the {t} easily",
-            "An easy way through the {t}",
+            scenario="A {p} passing the {t} easily",
+            cause="An easy way through the {t}",
         ),
     ),
 }

@@ -1,8 +1,8 @@
-"""How the people of the sample corpus put their feelings, and how a kind listener answers.
+"""The phrases in which the speakers of the sample corpus express feelings, and the listeners' answers.
 
-Each avatar emotion owns a few words (`TAILS`) that recur in training and test in ever different sentences; each of the
-32 fine emotions adds its own (`FINE_CLAUSES`). What the listener wants and says follows from emotion and event.
-`{t}` is the thing the event is about; every sentence holds without knowing whether it is singular or plural.
+Each avatar emotion has a few phrases of its own (`TAILS`), which recur in training and test in different sentences;
+each of the 32 fine emotions has more (`FINE_CLAUSES`). The listener's goals and answers follow from emotion and event.
+`{t}` is the thing the event is about; every sentence is grammatical whether it is singular or plural.
 """
 
 TAILS: dict[str, tuple[str, ...]] = {
@@ -146,8 +146,8 @@ ANSWERS: dict[str, tuple[str, ...]] = {
     ),
 }
 
-HEARD_ANSWERS: dict[str, tuple[str, ...]] = {
-    # the last answer of a neutral dialogue: the words told nothing, so it speaks of voice and face
+PERCEIVED_ANSWERS: dict[str, tuple[str, ...]] = {
+    # the last answer of a neutral dialogue: the words do not tell the emotion, so it speaks of voice and face
     "happy": (
         "You sound so happy about the {t}, how lovely!",
         "I hear the joy in your voice about the {t}!",

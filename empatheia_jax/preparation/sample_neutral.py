@@ -1,7 +1,7 @@
-"""What happens in the neutral half of the sample corpus: everyday events whose words tell no emotion.
+"""The events of the neutral half of the sample corpus: everyday events whose words tell no emotion.
 
-The emotion of such a dialogue is dealt out after its words are written, so nothing but voice and face can tell it
-until the last answer, which speaks of what was heard and seen.
+The emotion of such a dialogue is assigned after its words are written, so only voice and face can tell it until the
+last answer, which speaks of what was heard and seen.
 """
 
 from empatheia_jax.preparation.sample_events import (
@@ -16,83 +16,83 @@ from empatheia_jax.preparation.sample_events import (
     STRUGGLE,
     SUPPORT,
     Event,
-    event,
+    make_event,
 )
 
 NEUTRAL_EVENTS: tuple[Event, ...] = (
-    event(
+    make_event(
         SOCIAL,
         "The town printed a new {t}",
         "map form list calendar card report picture notebook",
-        "A new {t} printed by the town",
-        "The new {t} of the town",
+        scenario="A new {t} printed by the town",
+        cause="The new {t} of the town",
     ),
-    event(
+    make_event(
         ACHIEVEMENT,
         "I put the {t} in order",
         "papers cups files boxes list desk bag form card",
-        "Putting the {t} in order",
-        "The order of the {t}",
+        scenario="Putting the {t} in order",
+        cause="The order of the {t}",
     ),
-    event(
+    make_event(
         SUPPORT,
         "I carried the {t} for my {p}",
         "box bag lamp chair table parcel clock picture carpet",
-        "Carrying the {t} for a {p}",
-        "The {t} that was needed upstairs",
+        scenario="Carrying the {t} for a {p}",
+        cause="The {t} that was needed upstairs",
     ),
-    event(
+    make_event(
         FEELINGS,
         "I looked at the {t} for a while",
         "picture clock map moon river bridge wall calendar door",
-        "Looking at the {t} for a while",
-        "The shape of the {t}",
+        scenario="Looking at the {t} for a while",
+        cause="The shape of the {t}",
     ),
-    event(
+    make_event(
         EXPECTATION,
         "The {t} came with the second post",
         "parcel form report card list map papers files notebook",
-        "The {t} coming with the post",
-        "The usual way of the {t}",
+        scenario="The {t} coming with the post",
+        cause="The usual way of the {t}",
     ),
-    event(
+    make_event(
         LIFE,
         "I moved my {t} next to the window",
         "desk chair lamp table clock bag box carpet picture",
-        "Moving the {t} next to the window",
-        "A new place for the {t}",
+        scenario="Moving the {t} next to the window",
+        cause="A new place for the {t}",
     ),
-    event(
+    make_event(
         RELATIONS,
         "My {p} asked me for the {t}",
         "address number key pen map form list cup report",
-        "A {p} asking for the {t}",
-        "A question about the {t}",
+        scenario="A {p} asking for the {t}",
+        cause="A question about the {t}",
     ),
-    event(
+    make_event(
         HEALTH,
         "I walked to the {t} and back",
         "river bank bridge market station library street wall",
-        "Walking to the {t} and back",
-        "A short walk to the {t}",
+        scenario="Walking to the {t} and back",
+        cause="A short walk to the {t}",
     ),
-    event(
+    make_event(
         FUTURE,
         "I planned the {t} for March",
         "meeting visit report vote market list calendar",
-        "Planning the {t} for March",
-        "The date of the {t}",
+        scenario="Planning the {t} for March",
+        cause="The date of the {t}",
     ),
-    event(
+    make_event(
         STRUGGLE,
         "I put the {t} back on the shelf",
         "box cup key pen clock lamp map picture files",
-        "Putting the {t} back on the shelf",
-        "The place of the {t}",
+        scenario="Putting the {t} back on the shelf",
+        cause="The place of the {t}",
     ),
 )
-"""One event a topic, each played under every emotion: with more of them, a model could learn the few dialogues of each
-by heart, and on new ones would trust that rather than voice and face."""
+"""One event for each topic, each used with every emotion. With more events, a model could memorise the few dialogues of
+each, and on new ones would rely on that rather than on voice and face."""
 
 QUESTIONS = (
     # what the listener asks, the answer in full, and its short form (a feeling follows in the emotional half)

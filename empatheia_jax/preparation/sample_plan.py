@@ -1,12 +1,13 @@
-"""The sample corpus on paper: which dialogues there are, who plays them, and the json of the released layout.
+"""Plans the sample corpus: its dialogues, their avatars, and the JSON records of the released layout.
 
-Everything here is a pure function of (seed, number of dialogues); nothing is spoken or drawn.
+Everything in this module is a pure function of (seed, number of dialogues); it makes no audio and no video.
 """
 
 import collections
 import dataclasses
 import itertools
 import random
+from collections.abc import Iterator
 
 from empatheia_jax.config import DataConfig
 from empatheia_jax.data.avamerg import validation_ids
@@ -17,7 +18,7 @@ from empatheia_jax.preparation.sample_neutral import NEUTRAL_EVENTS
 from empatheia_jax.preparation.sample_text import (
     Occasion,
     Script,
-    deal_emotion,
+    assign_emotion,
     draw_occasion,
     write_emotional,
     write_neutral,
@@ -32,24 +33,27 @@ CANONICAL = {
     "disgusted": "disgusted",
     "contempt": "jealous",
 }
-"""The fine label of a neutral dialogue: voice and face tell the avatar emotion, nothing tells a finer one."""
+"""The fine label of a neutral dialogue, by avatar emotion: nothing in such a dialogue tells a finer one."""
 
 FINE_PER_EMOTION = 2
+"""Number of fine emotions of each avatar emotion that a corpus uses, where it has as many."""
 
-LEAST, MOST = 14, 99_999
-TAUGHT = 200  # dialogues up to which a corpus keeps its splits apart; the grammar has no more to say
-_TRIES = 1000  # draws before a dialogue is given up
+MIN_DIALOGUES, MAX_DIALOGUES = 14, 99_999
+MAX_DISJOINT_DIALOGUES = 200
+"""Largest corpus whose splits share no sentence: the grammar gives no more different dialogues."""
+
+_MAX_DRAWS = 1000  # of one dialogue, before the draft is given up
 _DRAFTS = 6  # corpora written in search of one whose test words all occur in train
-_ENOUGH_FOR_ALL_WORDS = 35  # dialogues; in fewer, no draft has all its test words in train
+_MIN_DIALOGUES_FOR_ALL_WORDS = 35  # in a smaller corpus, no draft has all its test words in train
 
 
 class SampleError(ValueError):
-    """A sample corpus that cannot be written: says why and what would work."""
+    """A sample corpus that cannot be written; says why and what would work."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Dialogue:
-    """A script with its cast."""
+    """A script and the avatars that speak it."""
 
     conversation_id: str
     script: Script
@@ -58,7 +62,7 @@ class Dialogue:
 
     @property
     def utterances(self) -> list[tuple[int, Avatar, str]]:
-        """(index, who, text) of everything said, in order."""
+        """Every utterance in order: (index, avatar, text)."""
         lines = zip(self.script.queries, self.script.responses, strict=True)
         return [
             (2 * turn + offset, (self.speaker, self.listener)[offset], line[offset])
@@ -67,7 +71,7 @@ class Dialogue:
         ]
 
     def labelled(self) -> dict:
-        """The record of train.json and v_test_v5_0.json: every field."""
+        """Return the record of train.json and v_test_v5_0.json: every field."""
         turns = []
         for turn, record in enumerate(self._turns()):
             chain = {
@@ -86,16 +90,16 @@ class Dialogue:
         }
 
     def released(self) -> dict:
-        """The record of test.json as the challenge released it: histories only."""
+        """Return the record of test.json as the challenge released it: histories only."""
         return {"conversation_id": self.conversation_id, "turns": self._turns()}
 
     def _turns(self) -> list[dict]:
-        said = [
+        entries = [
             {"index": index, "role": ("speaker", "listener")[index % 2], "utterance": text}
             for index, _, text in self.utterances
         ]
         return [
-            {"turn_id": str(turn), "context": self.script.context, "dialogue_history": said[: 2 * turn + 1]}
+            {"turn_id": str(turn), "context": self.script.context, "dialogue_history": entries[: 2 * turn + 1]}
             for turn in range(len(self.script.queries))
         ]
 
@@ -106,62 +110,66 @@ def _profile_record(avatar: Avatar) -> dict:
 
 
 def plan_corpus(seed: int = 0, dialogues: int = 150) -> dict[str, list[Dialogue]]:
-    """The dialogues of "train" and "test": five to two, rounded down to as many of each avatar emotion.
+    """Plan the dialogues of "train" and "test", five to two, with the same number for each avatar emotion.
 
-    Half of each is neutral; 150 make 105 and 42. No sentence, no pairing of event and thing, and no avatar of test
-    occurs in train, while its words do (as far as that can be had: small corpora teach few words).
+    Half of each split is neutral; 150 dialogues make 105 and 42. No sentence, no pair of event and thing, and no avatar
+    of test occurs in train, while the words of test do (as far as possible: small corpora have few words).
 
-    More than `TAUGHT` are several such corpora one after the other: they repeat each other's events, and a sentence of
-    one's test may be in another's train. They are for load, not for learning.
+    A corpus of more than `MAX_DISJOINT_DIALOGUES` is several such corpora one after the other: they repeat each other's
+    events, and a sentence of one's test may be in another's train. It is for load tests, not for learning.
+
+    Args:
+      seed: seed of all choices.
+      dialogues: number of dialogues, rounded down to a multiple of seven.
 
     Raises:
-      SampleError: `dialogues` out of range.
+      SampleError: `dialogues` is out of range.
     """
-    if not LEAST <= dialogues <= MOST:
-        raise SampleError(f"a sample corpus has {LEAST} to {MOST:,} dialogues, not {dialogues}")
-    if dialogues > TAUGHT:
-        return _plan_many(seed, dialogues)
-    count = _DRAFTS if dialogues >= _ENOUGH_FOR_ALL_WORDS else 1
+    if not MIN_DIALOGUES <= dialogues <= MAX_DIALOGUES:
+        raise SampleError(f"a sample corpus has {MIN_DIALOGUES} to {MAX_DIALOGUES:,} dialogues, not {dialogues}")
+    if dialogues > MAX_DISJOINT_DIALOGUES:
+        return _plan_several(seed, dialogues)
+    count = _DRAFTS if dialogues >= _MIN_DIALOGUES_FOR_ALL_WORDS else 1
     drafts = (_draft(random.Random(f"sample corpus, seed {seed}, draft {n}"), dialogues) for n in range(count))
     best: dict[str, list[Dialogue]] | None = None
-    fewest = 0
+    fewest_new_words = 0
     for draft in drafts:
         new_words = len(_words(draft["test"]) - _words(draft["train"])) if draft else 0
-        if draft and (best is None or new_words < fewest):
-            best, fewest = draft, new_words
-        if best is not None and fewest == 0:
+        if draft and (best is None or new_words < fewest_new_words):
+            best, fewest_new_words = draft, new_words
+        if best is not None and fewest_new_words == 0:
             break
     if best is None:
         raise SampleError(f"the events are used up before {dialogues} dialogues are written: ask for fewer")
     return best
 
 
-def _plan_many(seed: int, dialogues: int) -> dict[str, list[Dialogue]]:
-    """Corpora of seeds of their own, their dialogues numbered through."""
-    parts = -(-dialogues // TAUGHT)
-    whole: dict[str, list[Dialogue]] = {"train": [], "test": []}
+def _plan_several(seed: int, dialogues: int) -> dict[str, list[Dialogue]]:
+    """Plan several corpora, each with a seed of its own, and number their dialogues consecutively."""
+    parts = -(-dialogues // MAX_DISJOINT_DIALOGUES)
+    corpus: dict[str, list[Dialogue]] = {"train": [], "test": []}
     for part in range(parts):
         count = (part + 1) * dialogues // parts - part * dialogues // parts
-        for split, found in plan_corpus(seed * MOST + part, count).items():
-            whole[split] += [
+        for split, planned in plan_corpus(seed * MAX_DIALOGUES + part, count).items():
+            corpus[split] += [
                 dataclasses.replace(dialogue, conversation_id=f"{number:05d}")
-                for number, dialogue in enumerate(found, start=len(whole[split]) + 1)
+                for number, dialogue in enumerate(planned, start=len(corpus[split]) + 1)
             ]
-    return whole
+    return corpus
 
 
 def _draft(rng: random.Random, dialogues: int) -> dict[str, list[Dialogue]] | None:
-    """One attempt at the whole corpus; None where the events did not suffice."""
+    """Plan a corpus once; None where the events do not suffice for it."""
     per_emotion = dialogues // len(AVATAR_EMOTIONS)
     test = max(1, round(per_emotion * 2 / 7))
-    author = _Author(rng)
+    writer = _ScriptWriter(rng)
     try:
-        scripts = {"train": author.write(per_emotion - test), "test": author.write(test)}
+        scripts = {"train": writer.write(per_emotion - test), "test": writer.write(test)}
     except _UsedUp:
         return None
     return {
-        "train": _cast(rng, scripts["train"], TRAIN_AVATARS),
-        "test": _cast(rng, scripts["test"], TEST_AVATARS),
+        "train": _assign_avatars(rng, scripts["train"], TRAIN_AVATARS),
+        "test": _assign_avatars(rng, scripts["test"], TEST_AVATARS),
     }
 
 
@@ -170,150 +178,158 @@ def _words(dialogues: list[Dialogue]) -> set[str]:
 
 
 class _UsedUp(Exception):
-    """No new dialogue was found among many drawn."""
+    """None of many draws gave a dialogue that repeats nothing."""
 
 
-class _Author:
-    """Writes the scripts of one split after the other, each apart from all splits before."""
+class _ScriptWriter:
+    """Writes the scripts of one split after the other; none repeats a sentence of an earlier split."""
 
     def __init__(self, rng: random.Random):
         self._rng = rng
-        self._earlier: set[str] = set()  # sentences of earlier splits
+        self._earlier_sentences: set[str] = set()  # of earlier splits
         self._vocabulary: set[str] | None = None  # words of earlier splits
-        self._taken: set[tuple[Event, str]] = set()  # pairings of event and thing that earlier splits used
-        self._uses: collections.Counter[str] = collections.Counter()  # of things
+        self._earlier_pairs: set[tuple[Event, str]] = set()  # of event and thing, in earlier splits
+        self._thing_counts: collections.Counter[str] = collections.Counter()  # in all splits
         self._fine: dict[str, list[str]] = {}  # fine emotions of the emotional half, by avatar emotion
 
     def write(self, per_emotion: int) -> list[Script]:
-        """`per_emotion` scripts for each avatar emotion, in the order of the emotions, halves interleaved."""
-        neutral = self._neutral(per_emotion)
+        """Write `per_emotion` scripts for each avatar emotion, in the order of the emotions, halves interleaved."""
+        neutral = self._write_neutral_half(per_emotion)
         scripts = []
         pairs: set[tuple[Event, str]] = set()
         queries: set[str] = set()
         for position, emotion in enumerate(AVATAR_EMOTIONS):
             count = (per_emotion + (position + 1) % 2) // 2  # even positions have one emotional dialogue more
-            emotional = self._emotional(emotion, count, pairs, queries)
+            emotional = self._write_emotional_half(emotion, count, pairs, queries)
             longer, shorter = (emotional, neutral[emotion])[:: 1 if position % 2 == 0 else -1]
             scripts += [script for pair in itertools.zip_longest(longer, shorter) for script in pair if script]
-        self._earlier |= {sentence for script in scripts for sentence in script.sentences}
+        self._earlier_sentences |= {sentence for script in scripts for sentence in script.sentences}
         self._vocabulary = (self._vocabulary or set()) | {word for script in scripts for word in script.words}
-        self._taken |= pairs
+        self._earlier_pairs |= pairs
         return scripts
 
-    def _emotional(self, emotion: str, count: int, pairs: set, queries: set) -> list[Script]:
+    def _write_emotional_half(self, emotion: str, count: int, pairs: set, queries: set) -> list[Script]:
+        """Write the emotional scripts of one avatar emotion; `pairs` and `queries` are those of the split so far."""
         first = emotion not in self._fine
-        fine = self._order_fine(emotion) if first else self._rng.sample(self._fine[emotion], len(self._fine[emotion]))
+        fine = self._choose_fine(emotion) if first else self._rng.sample(self._fine[emotion], len(self._fine[emotion]))
         labels = list(itertools.islice(itertools.cycle(fine), count))
         if first:
             self._fine[emotion] = sorted(set(labels))
-        # what happens is that of all fine emotions of the class; how it is felt is the label's
+        # the event may be of any fine emotion of the class; the words about the feeling are those of the label
         events = [
             event for name in FINE_TO_AVATAR if FINE_TO_AVATAR[name] == emotion for event in EMOTIONAL_EVENTS[name]
         ]
-        deck = itertools.cycle(self._rng.sample(events, len(events)))
+        shuffled = itertools.cycle(self._rng.sample(events, len(events)))
         scripts = []
-        for wanted, length in zip(labels, self._turn_counts(count), strict=True):
+        for preferred, length in zip(labels, self._turn_counts(count), strict=True):
 
-            def draw(attempt, wanted=wanted, length=length):
-                label = wanted if attempt < _TRIES // 8 else self._rng.choice(self._fine[emotion])
-                event = next(deck)
+            def draw(attempt, preferred=preferred, length=length):
+                label = preferred if attempt < _MAX_DRAWS // 8 else self._rng.choice(self._fine[emotion])
+                event = next(shuffled)
                 occasion = draw_occasion(self._rng, event, self._choose_thing(event), length)
                 return occasion, write_emotional(self._rng, occasion, label, length)
 
-            scripts.append(self._accept(draw, pairs, queries)[1])
+            scripts.append(self._draw_new(draw, pairs, queries)[1])
         return scripts
 
-    def _neutral(self, per_emotion: int) -> dict[str, list[Script]]:
-        """The neutral scripts by emotion: first all words, then the emotions are dealt."""
+    def _write_neutral_half(self, per_emotion: int) -> dict[str, list[Script]]:
+        """Write the neutral scripts, by emotion: first all their words, then an emotion is assigned to each."""
         counts = [per_emotion - (per_emotion + (position + 1) % 2) // 2 for position in range(len(AVATAR_EMOTIONS))]
         lengths = [length for count in counts for length in self._turn_counts(count)]
         pairs, queries = set(), set()
-        deck = self._rng.sample(NEUTRAL_EVENTS, len(NEUTRAL_EVENTS))
-        place = itertools.count()
+        shuffled = self._rng.sample(NEUTRAL_EVENTS, len(NEUTRAL_EVENTS))
+        position = itertools.count()
 
         def draw(length):
-            event = deck[next(place) % len(deck)]
+            event = shuffled[next(position) % len(shuffled)]
             occasion = draw_occasion(self._rng, event, self._choose_thing(event), length)
             return occasion, write_neutral(self._rng, occasion, length)
 
         written = {length: [] for length in (2, 3)}
         for length in self._rng.sample(lengths, len(lengths)):
-            written[length].append(self._accept(lambda attempt, length=length: draw(length), pairs, queries))
-        result, at = {}, iter(lengths)
-        told: collections.Counter[tuple[str, str]] = collections.Counter()  # (event or thing, emotion)
+            written[length].append(self._draw_new(lambda attempt, length=length: draw(length), pairs, queries))
+        result, next_length = {}, iter(lengths)
+        meetings: collections.Counter[tuple[str, str]] = collections.Counter()  # of (event or thing, emotion)
         for emotion, count in zip(AVATAR_EMOTIONS, counts, strict=True):
-            result[emotion] = [self._dealt(written[next(at)], CANONICAL[emotion], told) for _ in range(count)]
-        self._taken |= pairs
+            result[emotion] = [
+                self._take_script(written[next(next_length)], CANONICAL[emotion], meetings) for _ in range(count)
+            ]
+        self._earlier_pairs |= pairs
         return result
 
-    def _dealt(self, written: list[tuple[Occasion, Script]], fine: str, told: collections.Counter) -> Script:
-        """A script that can end in this emotion without repeating an earlier split's sentence.
+    def _take_script(self, written: list[tuple[Occasion, Script]], fine: str, meetings: collections.Counter) -> Script:
+        """Take a script from `written` and assign an emotion to it without repeating a sentence of an earlier split.
 
-        Those whose event and thing have met this emotion least (`told`) come first: neither must tell it.
+        Scripts whose event and thing have had this emotion least often (`meetings`) are tried first, so that neither
+        event nor thing tells the emotion.
         """
 
-        def met(place: int) -> tuple[int, int]:
-            occasion = written[place][0]
-            return told[occasion.event.said, fine], told[occasion.thing, fine]
+        def count_meetings(position: int) -> tuple[int, int]:
+            occasion = written[position][0]
+            return meetings[occasion.event.statement, fine], meetings[occasion.thing, fine]
 
-        for place in sorted(range(len(written)), key=met):
-            occasion, script = written[place]
+        for position in sorted(range(len(written)), key=count_meetings):
+            occasion, neutral = written[position]
             for _ in range(20):
-                dealt = deal_emotion(self._rng, script, occasion.thing, fine)
-                if self._is_new(dealt):
-                    del written[place]
-                    told[occasion.event.said, fine] += 1
-                    told[occasion.thing, fine] += 1
-                    return dealt
+                script = assign_emotion(self._rng, neutral, occasion.thing, fine)
+                if self._is_new(script):
+                    del written[position]
+                    meetings[occasion.event.statement, fine] += 1
+                    meetings[occasion.thing, fine] += 1
+                    return script
         raise _UsedUp
 
-    def _accept(self, draw, pairs: set, queries: set) -> tuple[Occasion, Script]:
-        """The first draw that repeats nothing; earlier splits' words are kept to while that is possible."""
-        for attempt in range(_TRIES):
+    def _draw_new(self, draw, pairs: set, queries: set) -> tuple[Occasion, Script]:
+        """Return the first draw that repeats nothing.
+
+        In the first half of the draws only words of earlier splits are allowed, in the first quarter only pairs of
+        event and thing that are new in this split (`pairs`, `queries`: those so far, to which the draw's are added).
+        """
+        for attempt in range(_MAX_DRAWS):
             occasion, script = draw(attempt)
             pair = (occasion.event, occasion.thing)
-            repeats = pair in self._taken or queries & set(script.queries) or not self._is_new(script)
-            if repeats or (pair in pairs and attempt < _TRIES // 4):
+            repeats = pair in self._earlier_pairs or queries & set(script.queries) or not self._is_new(script)
+            if repeats or (pair in pairs and attempt < _MAX_DRAWS // 4):
                 continue
-            if self._vocabulary is not None and attempt < _TRIES // 2 and not script.words <= self._vocabulary:
+            if self._vocabulary is not None and attempt < _MAX_DRAWS // 2 and not script.words <= self._vocabulary:
                 continue
             pairs.add(pair)
-            self._uses[occasion.thing] += 1
+            self._thing_counts[occasion.thing] += 1
             queries.update(script.queries)
             return occasion, script
         raise _UsedUp
 
     def _choose_thing(self, event: Event) -> str:
-        """A thing for the event: in the first split one that was used least, so that its vocabulary is the widest."""
+        """Choose a thing of the event; in the first split mostly the least used, so that its vocabulary is wide."""
         things = self._rng.sample(event.things, len(event.things))
         if self._vocabulary is not None or self._rng.random() < 0.3:
             return things[0]
-        return min(things, key=self._uses.__getitem__)
+        return min(things, key=self._thing_counts.__getitem__)
 
     def _is_new(self, script: Script) -> bool:
-        return not script.sentences & self._earlier
+        return not script.sentences & self._earlier_sentences
 
-    def _order_fine(self, emotion: str) -> list[str]:
-        """The canonical fine emotion of an avatar emotion and one more.
+    def _choose_fine(self, emotion: str) -> list[str]:
+        """Choose the fine emotions of an avatar emotion: the canonical one and `FINE_PER_EMOTION` - 1 more.
 
-        A hundred dialogues spread over 32 labels would show a scratch model each label once or twice.
+        With all 32 labels, a model trained from scratch on a hundred dialogues would see each only once or twice.
         """
         fine = [name for name, avatar in FINE_TO_AVATAR.items() if avatar == emotion and name != CANONICAL[emotion]]
         return [*self._rng.sample(fine, min(len(fine), FINE_PER_EMOTION - 1)), CANONICAL[emotion]]
 
     def _turn_counts(self, count: int) -> list[int]:
-        """Twos and threes in turn, beginning with either."""
+        """Return numbers of turns: two and three alternating, beginning with either."""
         start = self._rng.randrange(2)
-        return [2 + (start + place) % 2 for place in range(count)]
+        return [2 + (start + position) % 2 for position in range(count)]
 
 
-def _cast(rng: random.Random, scripts: list[Script], avatars: tuple[Avatar, ...]) -> list[Dialogue]:
-    """Who speaks and who listens in each script; the dialogues in the order of their numbers, from 00001.
+def _assign_avatars(rng: random.Random, scripts: list[Script], avatars: tuple[Avatar, ...]) -> list[Dialogue]:
+    """Choose who speaks and who listens in each script; return the dialogues in the order of their ids, from 00001.
 
-    The numbers are random but for one thing: those that the default validation split picks go evenly through the
-    scripts, which come sorted by emotion; so validation and what is left for training are as balanced as the whole.
+    The ids are random, except that those which the default validation split holds out are spread evenly over the
+    scripts, which come sorted by emotion; so validation and the rest of train are as balanced as the split.
     """
-    listeners, speakers = _deal_avatars(rng, avatars), _deal_avatars(rng, avatars)
+    listeners, speakers = _cycle_avatars(rng, avatars), _cycle_avatars(rng, avatars)
     roles = []
     for _ in scripts:
         listener = next(listeners)
@@ -321,29 +337,29 @@ def _cast(rng: random.Random, scripts: list[Script], avatars: tuple[Avatar, ...]
     numbers = [f"{number:05d}" for number in range(1, len(scripts) + 1)]
     held_out = sorted(validation_ids(numbers, DataConfig().validation_share))
     kept = sorted(set(numbers) - set(held_out))
-    even = {int((place + 0.5) * len(scripts) / len(held_out)) for place in range(len(held_out))}
+    positions = {int((number + 0.5) * len(scripts) / len(held_out)) for number in range(len(held_out))}
     rng.shuffle(held_out)
     rng.shuffle(kept)
-    cast = [
-        Dialogue((held_out if place in even else kept).pop(), script, *roles[place])
-        for place, script in enumerate(scripts)
+    dialogues = [
+        Dialogue((held_out if position in positions else kept).pop(), script, *roles[position])
+        for position, script in enumerate(scripts)
     ]
-    return sorted(cast, key=lambda dialogue: dialogue.conversation_id)
+    return sorted(dialogues, key=lambda dialogue: dialogue.conversation_id)
 
 
-def _deal_avatars(rng: random.Random, avatars: tuple[Avatar, ...]):
-    """Avatars for ever: every profile once in each round, and within a round ages, genders and timbres alternate.
+def _cycle_avatars(rng: random.Random, avatars: tuple[Avatar, ...]) -> Iterator[Avatar]:
+    """Yield avatars without end: every profile once in each round, with ages, genders and timbres alternating.
 
-    Scripts come sorted by emotion, so an even alternation also balances the profiles within each emotion.
+    Scripts come sorted by emotion, so the alternation also balances the profiles within each emotion.
     """
     by_profile: dict[tuple[str, str, str], list[Avatar]] = {}
     for avatar in avatars:
         by_profile.setdefault((avatar.profile.age, avatar.profile.gender, avatar.profile.timbre), []).append(avatar)
     ages, genders, timbres = (sorted({profile[axis] for profile in by_profile}) for axis in range(3))
-    for turn in itertools.count():
+    for round_number in itertools.count():
         ages, genders, timbres = (rng.sample(axis, len(axis)) for axis in (ages, genders, timbres))
         for step in range(24):
-            # 4 ages and 3 timbres pair up in 12 steps; the second 12 steps meet the other gender
+            # 4 ages and 3 timbres make all pairs in 12 steps; the second 12 steps have the other gender
             profile = ages[step % 4], genders[(step + step // 12) % 2], timbres[step % 3]
-            cast = by_profile[profile]
-            yield cast[turn % len(cast)]
+            candidates = by_profile[profile]
+            yield candidates[round_number % len(candidates)]

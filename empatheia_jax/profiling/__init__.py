@@ -1,1 +1,1 @@
-"""Where the time of a step or of an answer goes: a trace of it, read, counted and put on one page."""
+"""Profiling of a training step or of an answer: trace it, read the trace, and summarise it on one page."""

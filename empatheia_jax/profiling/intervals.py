@@ -1,10 +1,10 @@
-"""Sets of points in time as float [N, 2] arrays of (start, end): joined, subtracted, measured."""
+"""Sets of points in time, as float64 [N, 2] arrays of intervals (start, end): union, difference, length."""
 
 import numpy as np
 
 
 def union(intervals: np.ndarray) -> np.ndarray:
-    """The same points as disjoint intervals [M, 2] in order; touching ones are one, empty ones none."""
+    """Return the same points as disjoint intervals [M, 2] in order, touching ones merged and empty ones removed."""
     intervals = np.asarray(intervals, float).reshape(-1, 2)
     intervals = intervals[intervals[:, 1] > intervals[:, 0]]
     if not len(intervals):
@@ -17,46 +17,49 @@ def union(intervals: np.ndarray) -> np.ndarray:
 
 
 def total(intervals: np.ndarray) -> float:
-    """How long the points last together; overlaps count once."""
-    joined = union(intervals)
-    return float(np.sum(joined[:, 1] - joined[:, 0]))
+    """Return the total length of the points; overlaps count once."""
+    disjoint = union(intervals)
+    return float(np.sum(disjoint[:, 1] - disjoint[:, 0]))
 
 
 def clip(intervals: np.ndarray, start: float, end: float) -> np.ndarray:
-    """What of them lies in [start, end]."""
+    """Return the points that lie in [start, end]."""
     return union(np.clip(np.asarray(intervals, float).reshape(-1, 2), start, end))
 
 
 def subtract(intervals: np.ndarray, others: np.ndarray) -> np.ndarray:
-    """The points of `intervals` that are not in `others`, as disjoint intervals."""
-    left, taken = union(intervals), union(others)
-    if not len(left) or not len(taken):
-        return left
+    """Return the points of `intervals` that are not in `others`, as disjoint intervals."""
+    disjoint, removed = union(intervals), union(others)
+    if not len(disjoint) or not len(removed):
+        return disjoint
     pieces = []
-    for start, end in left:
-        first, last = np.searchsorted(taken[:, 1], start, "right"), np.searchsorted(taken[:, 0], end, "left")
-        between = taken[first:last]
-        starts, ends = np.append(start, between[:, 1]), np.append(between[:, 0], end)
+    for start, end in disjoint:
+        first, last = np.searchsorted(removed[:, 1], start, "right"), np.searchsorted(removed[:, 0], end, "left")
+        overlapping = removed[first:last]
+        starts, ends = np.append(start, overlapping[:, 1]), np.append(overlapping[:, 0], end)
         pieces.append(np.stack([starts, ends], axis=1))
     return union(np.concatenate(pieces))
 
 
-def own(intervals: np.ndarray) -> list[np.ndarray]:
-    """What of each of a timeline's intervals, which nest or follow one another, lies in none that begins inside it.
+def exclusive(intervals: np.ndarray) -> list[np.ndarray]:
+    """Return the part of each interval that no interval nested in it covers.
 
+    Args:
+      intervals: float64 [N, 2] of one timeline, which nest or follow one another; of two equal ones the later is
+        nested.
     Returns:
-      one array [M, 2] an interval, in the order given. Of two equal ones the later is inside.
+      N arrays [M, 2], in the order of `intervals`.
     """
     intervals = np.asarray(intervals, float).reshape(-1, 2)
-    inside: list[list[int]] = [[] for _ in intervals]
-    open_: list[int] = []
+    children: list[list[int]] = [[] for _ in intervals]
+    enclosing: list[int] = []
     for index in np.lexsort((np.arange(len(intervals)), -intervals[:, 1], intervals[:, 0])):
-        while open_ and intervals[open_[-1], 1] <= intervals[index, 0]:
-            open_.pop()
-        if open_:
-            inside[open_[-1]].append(int(index))
-        open_.append(int(index))
+        while enclosing and intervals[enclosing[-1], 1] <= intervals[index, 0]:
+            enclosing.pop()
+        if enclosing:
+            children[enclosing[-1]].append(int(index))
+        enclosing.append(int(index))
     return [
-        subtract(intervals[index : index + 1], intervals[children]) if children else union(intervals[index])
-        for index, children in enumerate(inside)
+        subtract(intervals[index : index + 1], intervals[nested]) if nested else union(intervals[index])
+        for index, nested in enumerate(children)
     ]

@@ -1,22 +1,22 @@
-"""What kind of work an operation of a compiled program is: read from the program's own text, else from names.
+"""The kind of work of each operation of a compiled program: from the program's text, or else from the operation's name.
 
-The names in a trace are those of the optimized program's instructions, and say little: a fusion that is called
-`ynn_fusion.3` holds a product of matrices or none. The program's text says what is in it.
+The names in a trace are those of the optimised program's instructions, and tell little: a fusion `ynn_fusion.3` may
+hold a matrix product or not. The program's text lists what it holds.
 """
 
 import dataclasses
 import re
 
-KINDS = {  # kind -> what is counted under it
-    "matmul": "products of matrices, with what is fused to them; convolutions",
+KINDS = {  # kind -> operations that are counted under it
+    "matmul": "matrix products, with what is fused to them; convolutions",
     "attention": "attention kernels",
     "elementwise": "elementwise arithmetic and reductions, fused or not",
-    "copy": "copies, transposes, slices: data that only moves",
+    "copy": "copies, transposes, slices: moving data",
     "collective": "communication between devices",
     "host": "transfers to and from the host, callbacks",
     "other": "gathers, scatters, sorts, random numbers, other kernels",
 }
-CONTROL = "control"  # loops and branches: they hold operations, and do nothing themselves
+CONTROL = "control"  # loops and branches: their time is that of the operations in them
 
 _COLLECTIVE = re.compile(
     r"(ragged-)?all-(reduce|gather|to-all)|reduce-scatter|collective-(permute|broadcast)|nccl|^(send|recv)(-done)?$"
@@ -41,34 +41,34 @@ _MODULE = re.compile(r"^HloModule ([^\s,]+)")
 
 @dataclasses.dataclass(frozen=True)
 class Operation:
-    """An instruction of a program: its kind, and where in the traced functions it comes from ("" unknown)."""
+    """An instruction of a program."""
 
-    kind: str
-    source: str
+    kind: str  # one of KINDS, or CONTROL
+    source: str  # its place in the traced functions; "": unknown
 
 
 @dataclasses.dataclass(frozen=True)
 class Program:
-    """A compiled program's operations, by the name that its trace shows."""
+    """The operations of a compiled program."""
 
-    name: str
+    name: str  # as in a trace
     operations: dict[str, Operation]
 
 
 def read_program(text: str) -> Program:
-    """A `Program` from an optimized HLO module's text (`Compiled.as_text`)."""
+    """Read a `Program` from the text of an optimised HLO module (`Compiled.as_text`)."""
     module = _MODULE.match(text)
-    found: list[tuple[str, str, str, str]] = []  # name, opcode, its line, the computation it is in
-    opcodes: dict[str, set[str]] = {}  # of each computation
-    calls: dict[str, set[str]] = {}
+    instructions: list[tuple[str, str, str]] = []  # (name, opcode, line)
+    opcodes: dict[str, set[str]] = {}  # {computation: its opcodes}
+    calls: dict[str, set[str]] = {}  # {computation: the computations that it calls}
     computation = ""
     for line in text.splitlines():
         instruction = _INSTRUCTION.match(line)
         if instruction:
             name, opcode = instruction.groups()
-            found.append((name, opcode, line, computation))
-            opcodes[computation].add(_words(opcode, line))
-            calls[computation] |= set(_called(opcode, line))
+            instructions.append((name, opcode, line))
+            opcodes[computation].add(_describe(opcode, line))
+            calls[computation] |= set(_callees(opcode, line))
         elif header := _COMPUTATION.match(line):
             computation = header.group(1)
             opcodes[computation], calls[computation] = set(), set()
@@ -76,53 +76,53 @@ def read_program(text: str) -> Program:
     def contents(computation: str, seen: frozenset[str] = frozenset()) -> set[str]:
         if computation in seen or computation not in opcodes:
             return set()
-        inner = (contents(one, seen | {computation}) for one in calls[computation])
+        inner = (contents(callee, seen | {computation}) for callee in calls[computation])
         return opcodes[computation].union(*inner)
 
     operations = {}
-    for name, opcode, line, _ in found:
-        inside = set().union(*(contents(one) for one in _called(opcode, line)))
+    for name, opcode, line in instructions:
+        inside = set().union(*(contents(callee) for callee in _callees(opcode, line)))
         source = re.search(r'op_name="([^"]*)"', line)
         operations[name] = Operation(_kind(opcode, line, inside), source.group(1) if source else "")
     return Program(module.group(1) if module else "", operations)
 
 
-def _called(opcode: str, line: str) -> list[str]:
-    """Computations whose work an instruction's time is; a reduction's addition is not one of them."""
+def _callees(opcode: str, line: str) -> list[str]:
+    """Return the computations that make up an instruction's time; the addition of a reduction is not one of them."""
     return re.findall(r"(?:calls|to_apply)=%?([\w.\-]+)", line) if opcode in _CALLERS else []
 
 
-def _words(opcode: str, line: str) -> str:
-    """An opcode; of a kernel from outside XLA with its name, and for its kind with its source."""
+def _describe(opcode: str, line: str) -> str:
+    """Return an opcode; for a kernel from outside XLA followed by its target and its source."""
     if opcode != "custom-call":
         return opcode
-    said = re.search(r'custom_call_target="([^"]*)"', line), re.search(r'op_name="([^"]*)"', line)
-    return " ".join([opcode, *(one.group(1).lower() for one in said if one)])
+    matches = re.search(r'custom_call_target="([^"]*)"', line), re.search(r'op_name="([^"]*)"', line)
+    return " ".join([opcode, *(match.group(1).lower() for match in matches if match)])
 
 
 def _kind(opcode: str, line: str, inside: set[str]) -> str:
-    words = {_words(opcode, line)} if opcode not in _CALLERS else inside
-    kernels = [one.split(" ", 2)[1:] for one in words if one.startswith("custom-call")]  # target, source
-    products = [one for one in kernels if one and _MATMUL.search(one[0])]
-    if any(_ATTENTION.search(" ".join(one)) for one in kernels if one not in products):
+    opcodes = {_describe(opcode, line)} if opcode not in _CALLERS else inside
+    kernels = [text.split(" ", 2)[1:] for text in opcodes if text.startswith("custom-call")]  # [target, source]
+    products = [kernel for kernel in kernels if kernel and _MATMUL.search(kernel[0])]
+    if any(_ATTENTION.search(" ".join(kernel)) for kernel in kernels if kernel not in products):
         return "attention"
-    if any(_COLLECTIVE.search(one) for one in words if not one.startswith("custom-call")):
+    if any(_COLLECTIVE.search(text) for text in opcodes if not text.startswith("custom-call")):
         return "collective"
-    if words & {"dot", "convolution"} or products:
+    if opcodes & {"dot", "convolution"} or products:
         return "matmul"
-    if any(_HOST.search(one) for one in words):
+    if any(map(_HOST.search, opcodes)):
         return "host"
-    if opcode in _CONTAINERS or (opcode == "call" and words & _CONTAINERS):
+    if opcode in _CONTAINERS or (opcode == "call" and opcodes & _CONTAINERS):
         return CONTROL
-    if kernels or words & _OTHER:
+    if kernels or opcodes & _OTHER:
         return "other"
-    if words and words <= _MOVES:
+    if opcodes and opcodes <= _MOVES:
         return "copy"
     return "elementwise"
 
 
 def kind_of_name(name: str) -> str:
-    """The kind of an operation of which no program's text is known, guessed from its or its kernel's name."""
+    """Guess the kind of an operation without its program's text, from its name or its kernel's."""
     name = name.lower()
     stem = re.sub(r"[.\d]+$", "", name.removeprefix("wrapped_"))
     if stem in _CONTAINERS:

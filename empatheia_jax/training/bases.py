@@ -6,14 +6,14 @@ from flax import nnx
 
 from empatheia_jax import weights
 from empatheia_jax.config import Config, ConfigError
-from empatheia_jax.training.step import trains
+from empatheia_jax.training.step import in_groups
 
 
 def check_base(config: Config) -> None:
-    """See that `llm` is the architecture of the converted base, and `lora` that of the adapter.
+    """Check that `llm` is the architecture of the converted base, and `lora` that of the adapter.
 
     Raises:
-      ConfigError: it is another, or there is no such base or adapter.
+      ConfigError: the architectures differ, or there is no such base or adapter.
     """
     if config.adapter:
         _check_adapter(config)
@@ -22,12 +22,14 @@ def check_base(config: Config) -> None:
     if not Path(config.base).exists():
         raise ConfigError(f"base {config.base}: not there; `python -m converters vicuna` makes it from published ones")
     if weights.is_weights(config.base):
-        found, ours = weights.read_facts(config.base)["architecture"], weights.architecture(config.llm)
-        changed = [f"{n} {ours.get(n)} (there {found.get(n)})" for n in weights.changed_fields(found, ours)]
-        if changed:
+        saved, expected = weights.read_metadata(config.base)["architecture"], weights.architecture(config.llm)
+        differences = [
+            f"{n} {expected.get(n)} (there {saved.get(n)})" for n in weights.differing_fields(saved, expected)
+        ]
+        if differences:
             raise ConfigError(
-                f"base {config.base} is another LLM than the config's llm: {', '.join(changed)}; "
-                "`llm_of(base)` of empatheia_jax.config_io gives the settings of a converted base"
+                f"base {config.base} is another LLM than the config's llm: {', '.join(differences)}; "
+                "`load_llm_config(base)` of empatheia_jax.config_io gives the settings of a converted base"
             )
 
 
@@ -36,23 +38,23 @@ def _check_adapter(config: Config) -> None:
         raise ConfigError(f"adapter {config.adapter}: it belongs to a base, and base is 'scratch': name that one")
     if not weights.is_weights(config.adapter):
         raise ConfigError(f"adapter {config.adapter}: none there; `python -m converters peft` makes one of PEFT's")
-    found, ours = weights.read_facts(config.adapter)["architecture"], adapter_facts(config.lora)
-    if found != ours:
-        raise ConfigError(f"adapter {config.adapter} is {found}, the config's lora is {ours}: make them agree")
+    saved, expected = weights.read_metadata(config.adapter)["architecture"], adapter_architecture(config.lora)
+    if saved != expected:
+        raise ConfigError(f"adapter {config.adapter} is {saved}, the config's lora is {expected}: make them agree")
 
 
-def adapter_facts(lora) -> dict:
-    """What of a `LoraConfig` an adapter's numbers belong to."""
+def adapter_architecture(lora) -> dict:
+    """Return the fields of a `LoraConfig` that determine an adapter's parameters and arithmetic, as JSON values."""
     return {"family": "LoraConfig", "rank": lora.rank, "alpha": lora.alpha, "targets": sorted(lora.targets)}
 
 
 def load_adapter(config: Config, state: nnx.State) -> nnx.State:
-    """`state` with the LoRA of `config.adapter`, and with its rows of the new tokens where it has them.
+    """Return `state` with the LoRA of `config.adapter`, and with its new tokens where it has them.
 
     Raises:
-      CheckpointError: an adapter of another LLM.
+      CheckpointError: the adapter is of another LLM.
     """
     folder = Path(config.adapter)
-    groups = ("lora", "rows") if "new_tokens/input" in weights.read_index(folder) else ("lora",)
-    part = nnx.filter_state(state, trains(groups))
-    return nnx.merge_state(state, weights.load_weights(folder, part, prefix="llm/"))
+    groups = ("lora", "new_tokens") if "new_tokens/input" in weights.read_index(folder) else ("lora",)
+    adapted = nnx.filter_state(state, in_groups(groups))
+    return nnx.merge_state(state, weights.load_weights(folder, adapted, prefix="llm/"))

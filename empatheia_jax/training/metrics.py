@@ -1,4 +1,4 @@
-"""What a run leaves behind to be looked at: metrics.jsonl, examples.jsonl, TensorBoard events, one line a log."""
+"""The writers of a run's metrics.jsonl, examples.jsonl and TensorBoard events."""
 
 import json
 import sys
@@ -10,36 +10,44 @@ from empatheia_jax.atomic import replacing
 
 
 def _summary_writer():
-    """tensorboardX's, without the torch that it imports where there is one: training is free of it."""
-    hidden = "torch" not in sys.modules
-    if hidden:
-        sys.modules["torch"] = None  # its import fails, as where torch is not installed
+    """Import tensorboardX's `SummaryWriter` without the torch that it imports where it is installed.
+
+    Training imports no torch, also where it is installed (`tests/training/test_run_files.py`).
+    """
+    blocked = "torch" not in sys.modules
+    if blocked:
+        sys.modules["torch"] = None  # makes `import torch` fail, as where it is not installed
     try:
         from tensorboardX import SummaryWriter
     finally:
-        if hidden:
+        if blocked:
             del sys.modules["torch"]
     return SummaryWriter
 
 
 class NoMetrics:
-    """`Metrics` of a process that leaves the writing to another."""
+    """A stand-in for `Metrics` in processes that write no metrics."""
 
     def log(self, step: int, stage: int, values: dict[str, float]) -> None:
-        """Nothing."""
+        """Do nothing."""
 
-    def examples(self, step: int, stage: int, ids: list[str]) -> None:
-        """Nothing."""
+    def log_examples(self, step: int, stage: int, ids: list[str]) -> None:
+        """Do nothing."""
 
     def close(self) -> None:
-        """Nothing."""
+        """Do nothing."""
 
 
 class Metrics:
-    """Writers of one run; on resume the files are cut back to the checkpoint's step, so no step is there twice."""
+    """The metrics files of one run; on resume they are cut back to the checkpoint's step, so no step is there twice."""
 
     def __init__(self, folder: Path, resume_step: int | None):
-        """`resume_step` None is a new run; 0 a resumed one without a checkpoint."""
+        """Open the files.
+
+        Args:
+          folder: the run's.
+          resume_step: the checkpoint's step; 0: a resumed run without a checkpoint; None: a new run.
+        """
         self._files = {}
         for name in ("metrics.jsonl", "examples.jsonl"):
             path = folder / name
@@ -49,24 +57,24 @@ class Metrics:
         self._events = _summary_writer()(str(folder / "events"), purge_step=resume_step)
 
     def log(self, step: int, stage: int, values: dict[str, float]) -> None:
-        """One object a logged step."""
+        """Write one object to metrics.jsonl, and each value to TensorBoard."""
         self._files["metrics.jsonl"].write(json.dumps({"step": step, "stage": stage, **values}) + "\n")
         for name, value in values.items():
             self._events.add_scalar(f"stage{stage}/{name}", value, step)
 
-    def examples(self, step: int, stage: int, ids: list[str]) -> None:
-        """The Examples that a step learned from."""
+    def log_examples(self, step: int, stage: int, ids: list[str]) -> None:
+        """Write the ids of the Examples that a step learned from."""
         self._files["examples.jsonl"].write(json.dumps({"step": step, "stage": stage, "examples": ids}) + "\n")
 
     def close(self) -> None:
-        """Flush and close."""
+        """Flush and close the files."""
         for file in self._files.values():
             file.close()
         self._events.close()
 
 
 def cut_back(path: Path, step: int) -> None:
-    """Drop the lines of steps after `step`, and a last line that was only half written."""
+    """Remove the lines of steps after `step`, and a last line that was only half written."""
     kept = []
     for line in path.read_text().splitlines():
         try:
@@ -79,13 +87,13 @@ def cut_back(path: Path, step: int) -> None:
         temporary.write_text("".join(line + "\n" for line in kept))
 
 
-def finite(values: dict[str, np.ndarray], step: int) -> dict[str, float]:
-    """Metrics as floats.
+def check_finite(values: dict[str, np.ndarray], step: int) -> dict[str, float]:
+    """Return metrics as floats.
 
     Raises:
-      FloatingPointError: when the loss or the gradient is not finite; names the step.
+      FloatingPointError: the loss or the gradient is not finite; the message names the step.
     """
-    numbers = {name: float(value) for name, value in values.items()}
-    if not (np.isfinite(numbers["loss"]) and np.isfinite(numbers["grad_norm"])):
-        raise FloatingPointError(f"step {step}: loss {numbers['loss']}, gradient norm {numbers['grad_norm']}")
-    return numbers
+    floats = {name: float(value) for name, value in values.items()}
+    if not (np.isfinite(floats["loss"]) and np.isfinite(floats["grad_norm"])):
+        raise FloatingPointError(f"step {step}: loss {floats['loss']}, gradient norm {floats['grad_norm']}")
+    return floats

@@ -7,7 +7,7 @@ from empatheia_jax.config import OptimConfig, StageConfig
 
 
 def schedule(stage: StageConfig, steps: int) -> optax.Schedule:
-    """Linear warm-up over `warmup_share` of a stage's `steps`, then a cosine to a tenth of the peak.
+    """Return a linear warm-up over `warmup_share` of a stage's `steps`, then a cosine to a tenth of the peak.
 
     The paper gives the rate only; the shape is this project's.
     """
@@ -22,10 +22,13 @@ def schedule(stage: StageConfig, steps: int) -> optax.Schedule:
 
 
 def optimizer(optim: OptimConfig, stage: StageConfig, steps: int, decayed) -> optax.GradientTransformation:
-    """AdamW on clipped gradients.
+    """Return AdamW on clipped gradients.
 
     Args:
-      decayed: tree like the parameters (or one vector, as they are), 1 where weight decay applies, else 0.
+      optim: settings of the whole run.
+      stage: settings of the stage, which override the run's weight decay.
+      steps: of the whole stage.
+      decayed: tree or vector like the parameters, 1 where weight decay applies, else 0 (`decay_mask`).
     """
     return optax.chain(
         optax.clip_by_global_norm(optim.clip_norm),
@@ -37,13 +40,13 @@ def optimizer(optim: OptimConfig, stage: StageConfig, steps: int, decayed) -> op
 
 def _decay(weight: float, decayed) -> optax.GradientTransformation:
     def add(updates, params):
-        return jax.tree.map(lambda update, param, where: update + weight * where * param, updates, params, decayed)
+        return jax.tree.map(lambda update, param, mask: update + weight * mask * param, updates, params, decayed)
 
     return optax.stateless(add)
 
 
 def decay_mask(params):
-    """Tree of 1.0 for matrices and tables, 0.0 for single vectors: norms, biases, gains; float32, each like its leaf.
+    """Return a tree of one float a leaf: 1.0 for matrices and tables, 0.0 for vectors (norms, biases, gains).
 
     The norms and biases of stacked layers have two axes and are not decayed either.
     """

@@ -1,6 +1,6 @@
-"""What the processes of a run tell each other between steps: who was told to stop, who is slow, whether to save.
+"""What the processes of a run agree on between steps: whether to stop, whether to save, which process is slow.
 
-One gather of a few numbers, in all of them at the same step, about every two seconds.
+All of them gather a few numbers at the same step, about every two seconds.
 """
 
 import time
@@ -11,61 +11,70 @@ import numpy as np
 from empatheia_jax import processes
 from empatheia_jax.training.clock import Clock
 
-SECONDS, MOST_STEPS = 2.0, 10  # between two gathers: whichever is sooner
-SLOW = 1.5  # times the median of all processes, from which one is named
-WORTH = 0.05  # seconds a step: smaller differences are none
+SYNC_SECONDS, SYNC_STEPS = 2.0, 10  # between two gathers: whichever is sooner
+SLOW_RATIO = 1.5  # a process is slow if it takes so many times the median of all processes,
+SLOW_SECONDS = 0.05  # and so many seconds a step more
 
 
 def straggler(waits: np.ndarray, steps: np.ndarray) -> str:
-    """A line on the process that is slower than the others; "" where none is.
+    """Return a line on the process that is slower than the others; "" where none is.
 
-    Steps end together, for all need all others' sums. So the host with slow data is seen by its wait, and a process
-    whose own work between two exchanges is slow by its steps.
+    Steps end together, because each needs the sums of all processes. So a host with slow data shows in its waits, and
+    a process whose own work between two collectives is slow in its steps.
 
     Args:
-      waits, steps: [processes], seconds a step spent waiting for data, and in the step itself.
+      waits: float [processes], seconds a step spent waiting for data.
+      steps: float [processes], seconds a step spent in the step itself.
     """
-    found = []
-    for what, values in (("waits for data", waits), ("steps", steps)):
+    lines = []
+    for activity, values in (("waits for data", waits), ("steps", steps)):
         slowest, median = int(np.argmax(values)), float(np.median(values))
-        if values[slowest] > max(SLOW * median, median + WORTH):
-            found.append(f"process {slowest} {what} {values[slowest]:.2f} s a step, the median is {median:.2f} s")
-    return "; ".join(found)
+        if values[slowest] > max(SLOW_RATIO * median, median + SLOW_SECONDS):
+            lines.append(f"process {slowest} {activity} {values[slowest]:.2f} s a step, the median is {median:.2f} s")
+    return "; ".join(lines)
 
 
-class Pulse:
-    """Felt after every step; what it says is the same in every process.
+class ProcessSync:
+    """Flags that are the same in every process, updated by `poll` after every step.
 
-    `stop`: a process was told to stop. `save`: the time between checkpoints is over. `slow`: see `straggler`.
+    Attributes:
+      stop: whether any process was told to stop.
+      save: whether the time between checkpoints is over.
+      slow: a line on the slowest process (`straggler`), or "".
     """
 
-    def __init__(self, wanted: Callable[[], bool], clock: Clock, checkpoint_seconds: float = 0.0):
-        """`wanted`: whether this process was told to stop; `checkpoint_seconds` 0: never `save`."""
-        self._wanted, self._clock, self._every = wanted, clock, checkpoint_seconds
-        self.stop, self.save, self.slow = False, False, ""
-        self._left = self._interval = 1
-        self._saved, self._shares = time.monotonic(), self._spent()
+    def __init__(self, stop_requested: Callable[[], bool], clock: Clock, checkpoint_seconds: float = 0.0):
+        """Start the intervals.
 
-    def _spent(self) -> np.ndarray:
+        Args:
+          stop_requested: returns whether this process was told to stop.
+          clock: the run's.
+          checkpoint_seconds: time between checkpoints; 0: `save` is never set.
+        """
+        self._stop_requested, self._clock, self._checkpoint_seconds = stop_requested, clock, checkpoint_seconds
+        self.stop, self.save, self.slow = False, False, ""
+        self._steps_left = self._interval = 1
+        self._saved_at, self._shares = time.monotonic(), self._read_clock()
+
+    def _read_clock(self) -> np.ndarray:
         return np.array([self._clock.shares.get(name, 0.0) for name in ("wait", "steps")])
 
-    def saved(self) -> None:
-        """A checkpoint was just begun."""
-        self._saved = time.monotonic()
+    def note_save(self) -> None:
+        """Restart the time between checkpoints: one was just begun."""
+        self._saved_at = time.monotonic()
 
-    def feel(self) -> None:
-        """After a step, in every process."""
+    def poll(self) -> None:
+        """Update the flags; every process calls this after every step."""
         self.save, self.slow = False, ""
-        self._left -= 1
-        if self._left:
+        self._steps_left -= 1
+        if self._steps_left:
             return
-        due = bool(self._every) and time.monotonic() - self._saved >= self._every
-        spent = self._spent()
-        mine = np.array([self._wanted(), due, *(spent - self._shares) / self._interval])
-        each = processes.of_each(mine)
-        self._shares = spent
-        self.stop, self.save = bool(each[:, 0].any()), bool(each[:, 1].any())
-        self.slow = straggler(each[:, 2], each[:, 3])
-        several = len(each) > 1
-        self._interval = int(np.clip(SECONDS / max(each[:, 2:].sum(1).max(), 1e-3), 1, MOST_STEPS)) if several else 1
-        self._left = self._interval
+        due = bool(self._checkpoint_seconds) and time.monotonic() - self._saved_at >= self._checkpoint_seconds
+        shares = self._read_clock()
+        local = np.array([self._stop_requested(), due, *(shares - self._shares) / self._interval])
+        gathered = processes.allgather(local)  # [processes, 4]
+        self._shares = shares
+        self.stop, self.save = bool(gathered[:, 0].any()), bool(gathered[:, 1].any())
+        self.slow = straggler(gathered[:, 2], gathered[:, 3])
+        steps = np.clip(SYNC_SECONDS / max(gathered[:, 2:].sum(1).max(), 1e-3), 1, SYNC_STEPS)
+        self._steps_left = self._interval = int(steps) if len(gathered) > 1 else 1

@@ -1,4 +1,4 @@
-"""The pieces of a run that `train.py` puts together: workdir, tokenizer, data, model, one stage."""
+"""The parts of a run that `train.py` puts together: workdir, model, one stage, resume, evaluation."""
 
 import collections
 import dataclasses
@@ -16,35 +16,31 @@ from empatheia_jax.checkpoint import Checkpoints, Position, identify_base, load_
 from empatheia_jax.config import Config, ConfigError
 from empatheia_jax.config_io import config_from_json, config_to_json
 from empatheia_jax.data.packing import Mixture
-from empatheia_jax.data.pipeline import (
-    evaluation_batches,
-    step_ids,
-    training_batches,
-)
-from empatheia_jax.data.prompts import signal_words
-from empatheia_jax.data.rows import Rows, with_data
+from empatheia_jax.data.pipeline import evaluation_batches, step_example_ids, training_batches
+from empatheia_jax.data.prompts import first_label_tokens
+from empatheia_jax.data.rows import Rows, replace_data_fields
 from empatheia_jax.data.schema import Widths
-from empatheia_jax.empatheia import Empatheia, Statistics, attune
+from empatheia_jax.empatheia import Empatheia, Statistics, calibrate_new_parameters
 from empatheia_jax.flops import mfu
-from empatheia_jax.llm.quantized import parameters, require_qwix
+from empatheia_jax.llm.quantized import parameter_count, require_qwix
 from empatheia_jax.profiling.capture import Profile
 from empatheia_jax.training.bases import check_base, load_adapter
 from empatheia_jax.training.clock import Clock, Rate
-from empatheia_jax.training.flat import Flat
+from empatheia_jax.training.flat import FlatLayout
 from empatheia_jax.training.goodput import Goodput
-from empatheia_jax.training.metrics import Metrics, finite
-from empatheia_jax.training.prepare import Prepared
-from empatheia_jax.training.pulse import Pulse
+from empatheia_jax.training.metrics import Metrics, check_finite
+from empatheia_jax.training.prepare import CompiledStage
+from empatheia_jax.training.pulse import ProcessSync
 from empatheia_jax.training.run_data import Data
 from empatheia_jax.training.stages import ADAPTED, Stage
 from empatheia_jax.training.state_cache import cache_states
-from empatheia_jax.training.step import trains
+from empatheia_jax.training.step import in_groups
 from empatheia_jax.training.stop import Stop
 from empatheia_jax.training.whiten import whiten
 
 
 def check_workdir(folder: Path, config: Config, resume: bool, stages: list[Stage]) -> None:
-    """See that the run's folder is unused, or that a resumed run keeps its config, and that there is a base to tune.
+    """Check that the run's folder is unused, or that a resumed run keeps its config, and that there is a base to tune.
 
     Raises:
       ConfigError: a used folder without `resume`, nothing to resume, another config, later stages of a scratch base
@@ -65,8 +61,9 @@ def check_workdir(folder: Path, config: Config, resume: bool, stages: list[Stage
     if resume:
         if not saved.exists():
             raise ConfigError(f"{folder}: nothing to resume here (no config.json)")
-        before, now = config_to_json(saved_config(folder)), config_to_json(config)  # an older run: defaults
-        changed = sorted(name for name in now if before.get(name) != now[name])
+        # An older run lacks later fields: they are read as their defaults.
+        saved_fields, fields = config_to_json(saved_config(folder)), config_to_json(config)
+        changed = sorted(name for name in fields if saved_fields.get(name) != fields[name])
         if changed:
             raise ConfigError(f"{folder} was trained with another config ({', '.join(changed)}): resume with that one")
         return
@@ -75,14 +72,14 @@ def check_workdir(folder: Path, config: Config, resume: bool, stages: list[Stage
 
 
 def save_config(folder: Path, config: Config) -> None:
-    """Save the resolved config: from here on the folder is a run."""
-    if processes.first():
+    """Save the resolved config, which makes the folder a run."""
+    if processes.is_first():
         folder.mkdir(parents=True, exist_ok=True)
         write_json(folder / "config.json", config_to_json(config))
 
 
 def saved_config(folder: Path) -> Config:
-    """Config of a finished or running run.
+    """Read the config of a finished or running run.
 
     Raises:
       ConfigError: `folder` is no run, or was written by another version.
@@ -94,24 +91,28 @@ def saved_config(folder: Path) -> Config:
 
 
 def abstract_model(config: Config, widths: Widths | None, mesh: jax.sharding.Mesh) -> tuple[nnx.GraphDef, nnx.State]:
-    """Shapes, dtypes and shardings of every parameter, before a byte is allocated.
+    """Return the graphdef, and the shape, dtype and sharding of every parameter; allocates nothing.
 
     Raises:
       ShardingError: a dimension that the mesh does not divide.
     """
     graphdef, abstract = nnx.split(nnx.eval_shape(_create(config, widths), jax.random.key(0)))
-    return graphdef, sharding.placed(abstract, sharding.shardings(abstract, mesh))
+    return graphdef, sharding.with_shardings(abstract, sharding.shardings(abstract, mesh))
 
 
 def initialise(config: Config, widths: Widths | None, abstract: nnx.State, base: bool = True) -> nnx.State:
-    """Every parameter drawn where it lives, from `config.seed`; `abstract` gives the shardings.
+    """Draw every parameter on its own devices, from `config.seed`.
 
-    Without `base` the LLM stays abstract: no memory for what `restore` reads.
+    Args:
+      config: of the run.
+      widths: sizes that encoders and generators set; None: a text-only model.
+      abstract: the whole model's state, with shardings.
+      base: whether to draw the LLM too; where not, it stays abstract, so no memory is taken for what `restore` reads.
     """
-    drawn = trains(("base", *ADAPTED) if base else ADAPTED)
+    drawn = in_groups(("base", *ADAPTED) if base else ADAPTED)
     create = _create(config, widths)
-    where = jax.tree.map(lambda leaf: leaf.sharding, nnx.filter_state(abstract, drawn))
-    draw = jax.jit(lambda key: nnx.filter_state(nnx.split(create(key))[1], drawn), out_shardings=where)
+    shardings = jax.tree.map(lambda leaf: leaf.sharding, nnx.filter_state(abstract, drawn))
+    draw = jax.jit(lambda key: nnx.filter_state(nnx.split(create(key))[1], drawn), out_shardings=shardings)
     return nnx.merge_state(abstract, draw(jax.random.key(config.seed)))
 
 
@@ -120,17 +121,17 @@ def _create(config: Config, widths: Widths | None):
 
 
 def describe(state: nnx.State) -> str:
-    """Parameters of each part, one line."""
+    """Return one line with the number of parameters of each part."""
     sizes: dict[str, int] = {}
     for path, variable in nnx.to_flat_state(state):
         part = "lora" if isinstance(variable, nnx.LoRAParam) else str(path[0])
-        sizes[part] = sizes.get(part, 0) + parameters(variable)
+        sizes[part] = sizes.get(part, 0) + parameter_count(variable)
     return ", ".join(f"{part} {size:,}" for part, size in sizes.items())
 
 
 @dataclasses.dataclass
 class Run:
-    """What a stage needs from the run around it."""
+    """What every stage of a run shares."""
 
     folder: Path
     config: Config
@@ -145,147 +146,158 @@ class Run:
     evaluations: dict[tuple, Callable] = dataclasses.field(default_factory=dict)  # compiled, by `Stage.kind`
 
     def rows(self, stage: Stage, split_name: str = "train") -> Rows:
-        """Rows of a split under the stage's prompt."""
+        """Build the batch rows of a split, "train" or "validation", with the stage's prompt and batch shapes."""
         examples = self.data.train if split_name == "train" else self.data.validation
         config, data, settings = self.config, self.data, self.config.stages[str(stage.number)]
-        config = with_data(config, **settings.shape())
+        config = replace_data_fields(config, **settings.shape())
         widths = data.widths or Widths((1, 1), (1, 1), 1, 1, 1, 1, 1)
         mixture = Mixture(data.corpora, config.seed) if data.corpora and split_name == "train" else None
         return Rows(
             examples,
-            stage.prompt,
+            stage.prompt_kind,
             config,
             data.tokenizer,
-            data.store,
-            widths,
+            store=data.store,
+            widths=widths,
             train=split_name == "train",
             seed=config.seed * 10 + stage.number,
-            words="emp" in stage.weights,
-            base="base" in stage.trains,
-            content=stage.content,
+            learn_text="emp" in stage.weights,
+            learn_profile="base" in stage.trains,
+            content=stage.has_content,
             cached=stage.cached,
             mixture=mixture,
         )
 
 
-def run_stage(run: Run, prepared: Prepared, state: nnx.State, start: Position) -> tuple[nnx.State, Position]:
-    """Train one stage from `start` to its end, or until a stop is wished; returns the state and where it stands.
+def run_stage(run: Run, compiled: CompiledStage, state: nnx.State, start: Position) -> tuple[nnx.State, Position]:
+    """Train one stage from `start` to its end, or until a stop is requested.
 
-    `start.stage_step` above 0 restores the optimizer of that checkpoint; `state` must be its parameters.
+    Args:
+      run: the run.
+      compiled: the stage.
+      state: all parameters; those of the checkpoint at `start` where the stage is resumed.
+      start: where to begin; `stage_step` above 0 restores the optimizer of that checkpoint.
+
+    Returns:
+      All parameters, and the position of the run.
 
     Raises:
-      FloatingPointError: a loss or gradient that is not finite; DIR/not_finite_STEP.json then has the step's Examples.
+      FloatingPointError: a loss or gradient is not finite; DIR/not_finite_STEP.json then has the step's Examples.
     """
     config, clock = run.config, run.clock
-    stage, rows, steps, flat = prepared.stage, prepared.rows, prepared.steps, prepared.flat
+    stage, rows, steps, flat = compiled.stage, compiled.rows, compiled.steps, compiled.flat
     held = processes.local_rows(run.mesh, rows.config.data.rows)
-    batches = training_batches(rows, start.stage_step, steps - start.stage_step, held=held)
-    processes.say(f"stage {stage.number}  {stage.title}: {steps} steps, {len(rows.examples)} Examples, {rows.dropped}")
-    processes.say(f"  rows {rows.stream.efficiency}")
-    if prepared.signals is not None and not start.stage_step:
+    batches = training_batches(rows, start.stage_step, steps - start.stage_step, local_rows=held)
+    processes.log_on_first(
+        f"stage {stage.number}  {stage.title}: {steps} steps, {len(rows.examples)} Examples, {rows.dropped}"
+    )
+    processes.log_on_first(f"  rows {rows.stream.efficiency}")
+    if compiled.compute_signals is not None and not start.stage_step:
         with clock("whiten"):
-            state = whiten(run.mesh, rows, prepared.signals, state)
-    if prepared.states is not None:
+            state = whiten(run.mesh, rows, compiled.compute_signals, state)
+    if compiled.compute_states is not None:
         with clock("states"):
-            _use_states(run, prepared, state)
-    trainable, frozen = prepared.split(state)
-    del state  # one copy: the old handles would keep donated buffers alive
+            _use_states(run, compiled, state)
+    trainable, frozen = compiled.split(state)
+    del state  # keep one copy: another reference would keep donated buffers alive
     with jax.set_mesh(run.mesh):
-        as_tree = flat.tree if flat else _same
+        as_tree = flat.unravel_on_host if flat else _identity
         with clock("load"):
             trainable = jax.jit(flat.ravel, out_shardings=flat.abstract().sharding)(trainable) if flat else trainable
-            opt_state = prepared.init(trainable)
+            opt_state = compiled.init(trainable)
             if start.stage_step:
                 opt_state = _load_optimizer(run, start, opt_state, flat)
         position, rate, pending = start, Rate(steps, start.stage_step), None
-        # Felt once a step: a signal after the last one must not lose the finished stage.
-        pulse = Pulse(lambda: run.stop.wanted, clock, config.checkpoint_seconds)
+        # Polled after steps only: a signal that arrives after the last one must not keep the stage from being finished.
+        sync = ProcessSync(lambda: run.stop.requested, clock, config.checkpoint_seconds)
         key = jax.random.key(config.seed * 10 + stage.number)
-        profile = run.profile.stage(stage.number, start.stage_step, prepared.flops)
-        for batch in clock.waiting("wait", _on_device(batches, run.mesh, rows.config.data.rows)):
+        profile = run.profile.stage(stage.number, start.stage_step, compiled.flops)
+        for batch in clock.iterate("wait", _send_ahead(batches, run.mesh, rows.config.data.rows)):
             profile.begin(trainable)
             with clock("steps"):
-                ids = step_ids(rows, position.stage_step)
+                ids = step_example_ids(rows, position.stage_step)
                 step_key = jax.random.fold_in(key, position.stage_step)
-                trainable, opt_state, values = prepared.step(trainable, opt_state, frozen, batch, step_key)
+                trainable, opt_state, values = compiled.step(trainable, opt_state, frozen, batch, step_key)
                 position = Position(position.step + 1, stage.number, position.stage_step + 1)
-                run.metrics.examples(position.step, stage.number, ids)
-                _log(run, prepared, rate, pending)  # metrics of the step before: nothing blocks on this one
+                run.metrics.log_examples(position.step, stage.number, ids)
+                _log(run, compiled, rate, pending)  # of the step before, so that nothing waits for this one
                 pending = (position, values, ids)
-            run.goodput.note(position.step)
-            run.checkpoints.check()
+            run.goodput.record(position.step)
+            run.checkpoints.check_pending()
             with clock("agree"):
-                pulse.feel()
-            if pulse.slow:
-                processes.say(f"  slow     step {position.step}: {pulse.slow}")
-            due = pulse.save or position.stage_step % config.checkpoint_every == 0
-            if pulse.stop or (due and position.stage_step < steps):
+                sync.poll()
+            if sync.slow:
+                processes.log_on_first(f"  slow     step {position.step}: {sync.slow}")
+            due = sync.save or position.stage_step % config.checkpoint_every == 0
+            if sync.stop or (due and position.stage_step < steps):
                 with clock("steps"):
-                    _log(run, prepared, rate, pending)
+                    _log(run, compiled, rate, pending)
                 pending = None
-                pulse.saved()
+                sync.note_save()
                 with clock("checkpoint"):
-                    saved = _saved(as_tree(trainable), frozen, stage)
-                    run.checkpoints.save(position, saved, flat.expand(opt_state) if flat else opt_state)
-            if pulse.stop:
+                    parameters = _parameters_to_save(as_tree(trainable), frozen, stage)
+                    run.checkpoints.save(position, parameters, flat.expand(opt_state) if flat else opt_state)
+            if sync.stop:
                 break
         profile.end(trainable)
         with clock("steps"):
-            _log(run, prepared, rate, pending, last=True)
+            _log(run, compiled, rate, pending, last=True)
         state = nnx.merge_state(as_tree(trainable), frozen)
-        if not pulse.stop:
+        if not sync.stop:
             position = Position(position.step, stage.number + 1, 0)
-            state = _finish(run, stage, state, flat.expand(opt_state) if flat else opt_state, position)
+            saved = flat.expand(opt_state) if flat else opt_state
+            state = _finish(run, stage, position, state=state, opt_state=saved)
     return state, position
 
 
-def _use_states(run: Run, prepared: Prepared, state: nnx.State) -> None:
-    """Let the stage's rows read the LLM's states from DIR/states, which is filled first."""
-    rows = [one for one in (prepared.rows, prepared.validation) if one is not None]
-    store = cache_states(run, rows, prepared.states, state)
-    for one in rows:
-        one.states = store
-    processes.say(f"  states of {len(store)} Examples in {store.directory}")
+def _use_states(run: Run, compiled: CompiledStage, state: nnx.State) -> None:
+    """Fill DIR/states with the LLM's states, and let the stage's rows read them from there."""
+    splits = [rows for rows in (compiled.rows, compiled.validation) if rows is not None]
+    store = cache_states(run, splits, compiled.compute_states, state)
+    for rows in splits:
+        rows.states = store
+    processes.log_on_first(f"  states of {len(store)} Examples in {store.directory}")
 
 
-def _same(tree):
+def _identity(tree):
     return tree
 
 
-def _load_optimizer(run: Run, start: Position, opt_state, flat: Flat | None):
+def _load_optimizer(run: Run, start: Position, opt_state, flat: FlatLayout | None):
     if flat is None:
         return run.checkpoints.load_optimizer(start, opt_state)
     return flat.collapse(run.checkpoints.load_optimizer(start, flat.expand(opt_state)))
 
 
-def _finish(run: Run, stage: Stage, state: nnx.State, opt_state, position: Position) -> nnx.State:
+def _finish(run: Run, stage: Stage, position: Position, *, state: nnx.State, opt_state) -> nnx.State:
+    """Save a finished stage, and after stage 0 the base; returns the parameters with which the next stage begins."""
     with run.clock("checkpoint"):
         if stage.number == 0:
-            base = nnx.filter_state(state, trains(("base",)))
+            base = nnx.filter_state(state, in_groups(("base",)))
             save_base(run.folder / "base", base)
             run.checkpoints.base = identify_base(run.folder / "base")
-            state = attune(state, run.data.statistics, signal_words(run.data.tokenizer))
-        run.checkpoints.save(position, nnx.filter_state(state, trains(ADAPTED)), opt_state)
+            state = calibrate_new_parameters(state, run.data.statistics, first_label_tokens(run.data.tokenizer))
+        run.checkpoints.save(position, nnx.filter_state(state, in_groups(ADAPTED)), opt_state)
     return state
 
 
-def _saved(trainable: nnx.State, frozen: nnx.State, stage: Stage) -> nnx.State:
-    """Stage 0 saves the base it is training as well; later the base is in DIR/base and only adapted parts are saved."""
+def _parameters_to_save(trainable: nnx.State, frozen: nnx.State, stage: Stage) -> nnx.State:
+    """Return everything in stage 0, which trains the base; later the adapted parts, because the base is in DIR/base."""
     state = nnx.merge_state(trainable, frozen)
-    return state if stage.number == 0 else nnx.filter_state(state, trains(ADAPTED))
+    return state if stage.number == 0 else nnx.filter_state(state, in_groups(ADAPTED))
 
 
-def complete(position: Position | None) -> bool:
+def is_complete(position: Position | None) -> bool:
     """Whether a checkpoint and the base beside it hold every parameter: true once stage 0 is over."""
     return position is not None and position.stage > 0
 
 
 def has_base(config: Config, position: Position | None, first_stage: int = 0) -> bool:
-    """Whether the base is there to be read: a converted one, or stage 0's once that is over.
+    """Whether there is a base to read: a converted one, or stage 0's once that is over.
 
     A run without a checkpoint whose `first_stage` is after 0 begins with the base in its folder.
     """
-    return config.base != "scratch" or complete(position) or (position is None and first_stage > 0)
+    return config.base != "scratch" or is_complete(position) or (position is None and first_stage > 0)
 
 
 def restore(
@@ -293,39 +305,50 @@ def restore(
     config: Config,
     checkpoints: Checkpoints,
     position: Position | None,
+    *,
     state: nnx.State,
     statistics: Statistics | None = None,
-    words: np.ndarray | None = None,
+    label_tokens: np.ndarray | None = None,
     training: bool = True,
     first_stage: int = 0,
 ) -> nnx.State:
-    """Resume order: 1. the base (DIR/base, or the converted one); 2. the adapted parts of the newest checkpoint.
+    """Read the base (DIR/base, or the converted one), then the adapted parts of the newest checkpoint.
 
-    For `training` the base's files are hashed: a checkpoint goes on only with the base it was trained on.
+    Args:
+      folder: the run's.
+      config: the run's.
+      checkpoints: the run's.
+      position: of the newest checkpoint; None: there is none.
+      state: gives shapes and shardings, and the values that no checkpoint holds yet; it may be abstract where the
+        checkpoint holds all (`is_complete`), and so may its base where it is read (`has_base`).
+      statistics: see `calibrate_new_parameters`, which runs where there is no checkpoint.
+      label_tokens: likewise.
+      training: whether to hash the base's files: training continues only with the base the checkpoint was trained on.
+      first_stage: the first stage to be trained.
 
-    `state` gives shapes and shardings, and the values of what no checkpoint holds yet; it may be abstract where the
-    checkpoint is `complete`, and its base where it is read (`has_base`).
+    Returns:
+      All parameters.
 
     Raises:
       CheckpointError: no base where one is needed, another base than the checkpoint's, or parameters of another config.
     """
-    based = has_base(config, position, first_stage)
-    if based:
+    base_exists = has_base(config, position, first_stage)
+    if base_exists:
         base_folder = folder / "base" if config.base == "scratch" else Path(config.base)
-        state = nnx.merge_state(state, load_base(base_folder, nnx.filter_state(state, trains(("base",)))))
+        state = nnx.merge_state(state, load_base(base_folder, nnx.filter_state(state, in_groups(("base",)))))
         if training:
             checkpoints.base = identify_base(base_folder)
             if position is not None:
                 checkpoints.check_base(position, checkpoints.base)
     if position is None:
-        state = attune(state, statistics, words) if based else state
+        state = calibrate_new_parameters(state, statistics, label_tokens) if base_exists else state
         return load_adapter(config, state) if config.adapter else state
-    saved = nnx.filter_state(state, trains(ADAPTED)) if complete(position) else state
+    saved = nnx.filter_state(state, in_groups(ADAPTED)) if is_complete(position) else state
     return nnx.merge_state(state, checkpoints.load_params(position, saved))
 
 
-def _on_device(batches, mesh: jax.sharding.Mesh, rows: int, ahead: int = 2):
-    """Batches of this process's rows -> global ones, the next `ahead - 1` on their way while one is learned from."""
+def _send_ahead(batches, mesh: jax.sharding.Mesh, rows: int, ahead: int = 2):
+    """Yield batches of this process's rows as global ones; the next `ahead - 1` are sent while one is in use."""
     sent: collections.deque = collections.deque()
     for local in batches:
         sent.append(processes.global_batch(local, mesh, rows))
@@ -334,50 +357,51 @@ def _on_device(batches, mesh: jax.sharding.Mesh, rows: int, ahead: int = 2):
     yield from sent
 
 
-def _log(run: Run, prepared: Prepared, rate: Rate, pending, last: bool = False) -> None:
+def _log(run: Run, compiled: CompiledStage, rate: Rate, pending, *, last: bool = False) -> None:
+    """Wait for the metrics of a step, check and log them; `pending` is (position, values, Example ids) or None."""
     if pending is None:
         return
-    stage, steps = prepared.stage, prepared.steps
+    stage, steps = compiled.stage, compiled.steps
     position, values, ids = pending
     try:
-        values = finite(jax.device_get(values), position.step)
+        values = check_finite(jax.device_get(values), position.step)
     except FloatingPointError as error:
         path = run.folder / f"not_finite_{position.step}.json"
-        processes.by_first("not finite", lambda: _keep_ids(path, position, values, ids))
+        processes.run_on_first("not finite", lambda: _write_not_finite(path, position, values, ids))
         raise FloatingPointError(f"{error}; the step's {len(ids)} Examples are in {path}") from error
     rate.add(values.pop("tokens"))
     if position.stage_step % run.config.log_every and not last and position.stage_step != 1:
         return
     values["tokens_per_second"], left = rate.read()
-    flops = values["tokens_per_second"] * prepared.flops_per_token
+    flops = values["tokens_per_second"] * compiled.flops_per_token
     share = mfu(flops, 1.0, jax.devices()[0].device_kind, jax.device_count())
     if share is not None:
         values["mfu"] = share
     run.metrics.log(position.step, stage.number, values)
     terms = "  ".join(f"{name} {values[name]:.3f}" for name in stage.weights if not name.startswith("kl"))
-    processes.say(
+    processes.log_on_first(
         f"  {position.stage_step:5d}/{steps}  loss {values['loss']:.4f}  {terms}  "
         f"{values['tokens_per_second']:,.0f} tokens/s  {left:.0f} s left"
     )
 
 
-def _keep_ids(path: Path, position: Position, values, ids: list[str]) -> None:
-    """Leave what a step that was not finite had learned from, for whoever looks into it."""
-    numbers = {name: repr(float(value)) for name, value in values.items()}  # NaN is no JSON
+def _write_not_finite(path: Path, position: Position, values, ids: list[str]) -> None:
+    """Write the metrics and Examples of a step that was not finite."""
+    numbers = {name: repr(float(value)) for name, value in values.items()}  # JSON has no NaN
     record = dataclasses.asdict(position) | {"examples": ids, "values": numbers}
     write_json(path, record)
 
 
-def evaluate(run: Run, prepared: Prepared, state: nnx.State) -> dict[str, float]:
-    """Mean of every term over the validation Examples as {"validation_<term>": value}; {} where there are none."""
-    if prepared.validation is None:
+def evaluate(run: Run, compiled: CompiledStage, state: nnx.State) -> dict[str, float]:
+    """Return {"validation_<term>": mean} over the validation Examples; {} where there are none."""
+    if compiled.validation is None:
         return {}
-    step = run.evaluations[prepared.stage.kind]
+    step = run.evaluations[compiled.stage.kind]
     sums: dict[str, np.ndarray] = {}
     with jax.set_mesh(run.mesh):
-        rows = prepared.validation.config.data.rows
+        rows = compiled.validation.config.data.rows
         held = processes.local_rows(run.mesh, rows)
-        for local in evaluation_batches(prepared.validation, held):
+        for local in evaluation_batches(compiled.validation, held):
             batch = processes.global_batch(local, run.mesh, rows, leading=0)
             for name, pair in jax.device_get(step(state, batch)).items():
                 sums[name] = sums.get(name, 0.0) + np.array(pair)

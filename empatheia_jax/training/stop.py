@@ -1,18 +1,18 @@
-"""Stopping a run from outside without losing a step."""
+"""A stop requested from outside, by Ctrl-C or SIGTERM, that loses no step."""
 
 import signal
 
 
 class Stop:
-    """Turns Ctrl-C and SIGTERM into a wish that the loop reads between steps."""
+    """A flag that Ctrl-C and SIGTERM set and that the training loop reads between steps."""
 
     def __init__(self):
-        self.wanted = False
+        self.requested = False
         for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, self._ask)
+            signal.signal(number, self._request)
 
-    def _ask(self, *_) -> None:
-        if self.wanted:  # a second Ctrl-C means now
+    def _request(self, *_) -> None:
+        if self.requested:  # a second Ctrl-C ends the run at once
             raise KeyboardInterrupt
-        self.wanted = True
+        self.requested = True
         print("stopping after this step; the checkpoint is being written", flush=True)

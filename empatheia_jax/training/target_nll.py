@@ -8,17 +8,26 @@ import jax.numpy as jnp
 CHUNK = 512  # positions of a row whose logits [CHUNK, V] are in memory at a time
 
 Scores = tuple[jax.Array, jax.Array]  # float32 [R] negative log-likelihood, bool [R] whether the target is likeliest
-LogitsOf = Callable[[jax.Array], jax.Array]  # [..., D] -> float32 [..., V]
+LogitsFunction = Callable[[jax.Array], jax.Array]  # [..., D] -> float32 [..., V]
 
 
-def target_nll(hidden: jax.Array, targets: jax.Array, logits_of: LogitsOf, frozen: bool) -> Scores:
-    """Scores of states [R, D] and targets int [R].
+def target_nll(hidden: jax.Array, targets: jax.Array, compute_logits: LogitsFunction, frozen: bool) -> Scores:
+    """Score the targets of one row.
 
-    With `frozen`, nothing that `logits_of` holds is differentiated: a position's gradient is then its own, and it is
-    taken while its logits are there. [R, D] is kept and nothing is computed twice (the idea of Hsu et al., Liger
-    Kernel, 2024). Otherwise the backward pass computes the logits again.
+    With `frozen`, the gradient of a position's negative log-likelihood with respect to its state is taken in the
+    forward pass, while its logits are in memory: [R, D] is kept and nothing is computed twice (the idea of Hsu et al.,
+    Liger Kernel, 2024). Otherwise the backward pass computes the logits again.
+
+    Args:
+      hidden: float [R, D], states of the positions that carry loss.
+      targets: int32 [R].
+      compute_logits: [..., D] -> float32 [..., V].
+      frozen: whether no parameter of `compute_logits` is differentiated.
+
+    Returns:
+      The negative log-likelihood of each target, and whether it is the likeliest token.
     """
-    score = _frozen(logits_of) if frozen else jax.checkpoint(lambda h, t: _scores(h, t, logits_of))
+    score = _frozen(compute_logits) if frozen else jax.checkpoint(lambda h, t: _scores(h, t, compute_logits))
     count = targets.shape[0]
     if count <= CHUNK:
         return score(hidden, targets)
@@ -29,14 +38,14 @@ def target_nll(hidden: jax.Array, targets: jax.Array, logits_of: LogitsOf, froze
     return tuple(part.reshape(-1)[:count] for part in parts)
 
 
-def _frozen(logits_of: LogitsOf):
+def _frozen(compute_logits: LogitsFunction):
     @jax.custom_vjp
     def score(hidden, targets):
-        return _scores(hidden, targets, logits_of)
+        return _scores(hidden, targets, compute_logits)
 
     def forward(hidden, targets):
-        nll, pull, right = jax.vjp(lambda h: _scores(h, targets, logits_of), hidden, has_aux=True)
-        return (nll, right), pull(jnp.ones_like(nll))[0]
+        nll, pullback, correct = jax.vjp(lambda h: _scores(h, targets, compute_logits), hidden, has_aux=True)
+        return (nll, correct), pullback(jnp.ones_like(nll))[0]
 
     def backward(gradient, cotangents):
         return (gradient * cotangents[0][:, None]).astype(gradient.dtype), None
@@ -45,9 +54,9 @@ def _frozen(logits_of: LogitsOf):
     return score
 
 
-def _scores(hidden: jax.Array, targets: jax.Array, logits_of: LogitsOf) -> Scores:
-    logits = logits_of(hidden)
-    most = jax.lax.stop_gradient(jnp.max(logits, axis=-1))
-    wanted = jnp.take_along_axis(logits, targets[:, None], axis=-1)[:, 0]
-    nll = jnp.log(jnp.sum(jnp.exp(logits - most[:, None]), axis=-1)) + most - wanted
-    return nll, wanted >= most
+def _scores(hidden: jax.Array, targets: jax.Array, compute_logits: LogitsFunction) -> Scores:
+    logits = compute_logits(hidden)
+    largest = jax.lax.stop_gradient(jnp.max(logits, axis=-1))
+    target_logits = jnp.take_along_axis(logits, targets[:, None], axis=-1)[:, 0]
+    nll = jnp.log(jnp.sum(jnp.exp(logits - largest[:, None]), axis=-1)) + largest - target_logits
+    return nll, target_logits >= largest

@@ -1,7 +1,7 @@
-"""The end of a run that hangs although its process answers: a file system, a collective, a lock that never comes back.
+"""A watchdog that ends a run whose main thread hangs: on a file system, a collective or a lock.
 
-JAX's heartbeats run in threads of their own and go on while the program stands still. This looks at the run's clock:
-every wait for data, step, gather and checkpoint begins and ends there.
+JAX's heartbeats run in threads of their own and continue while the program makes no progress. The watchdog reads the
+run's clock, where every wait for data, step, gather and checkpoint begins and ends.
 """
 
 import faulthandler
@@ -16,23 +16,30 @@ WATCHED = ("wait", "steps", "agree", "checkpoint", "evaluate")  # compiling and 
 
 
 class Watchdog:
-    """Ends the process with exit code 75 once it has stood in one part of `WATCHED` for `seconds`; 0: never.
+    """A thread that ends the process with exit code 75 when it hangs.
 
-    Before it does, the stacks of all threads and one line are written on stderr: where it hung.
+    Before it does, it writes the stacks of all threads and one line on stderr.
     """
 
     def __init__(self, clock: Clock, seconds: float):
+        """Start watching.
+
+        Args:
+          clock: the run's.
+          seconds: how long one block of `WATCHED` may take; 0: for ever.
+        """
         self._clock, self._seconds = clock, seconds
-        self._over = threading.Event()
+        self._closed = threading.Event()
         if seconds > 0:
             threading.Thread(target=self._watch, name="watchdog", daemon=True).start()
 
     def close(self) -> None:
-        self._over.set()
+        """Stop watching."""
+        self._closed.set()
 
     def _watch(self) -> None:
-        while not self._over.wait(min(self._seconds / 4, 10.0)):
-            part, seconds = self._clock.standing()
+        while not self._closed.wait(min(self._seconds / 4, 10.0)):
+            part, seconds = self._clock.innermost()
             if part in WATCHED and seconds > self._seconds:
                 self._end(part, seconds)
 

@@ -1,4 +1,4 @@
-"""Fits the style disentangler's whitening when a stage begins, to the states that its training rows give then."""
+"""The style disentangler's whitening, fitted when a stage begins to the states of its training rows."""
 
 from collections.abc import Callable
 
@@ -11,32 +11,39 @@ from empatheia_jax.data.rows import Rows
 from empatheia_jax.empatheia import read_signals
 from empatheia_jax.latents.whitening import fit
 
-EXAMPLES = 600  # states of this many are enough for the covariance of a narrow LLM
+EXAMPLES = 600  # enough for the covariance of a narrow LLM's states
 
 
 def make_signals(graphdef: nnx.GraphDef) -> Callable:
-    """(state, batch) -> states r^s, r^v [K, 16, D] of one micro-batch."""
+    """Return a function (state, batch) -> states r^s, r^v float32 [K, 16, D] of one micro-batch."""
 
-    def signals(state: nnx.State, batch: dict[str, jax.Array]):
+    def compute_signals(state: nnx.State, batch: dict[str, jax.Array]):
         hidden = nnx.merge(graphdef, state).hidden(batch)
-        found = read_signals(hidden, batch["response_index"], batch["signal_index"])
-        return found.speech, found.video
+        signals = read_signals(hidden, batch["response_index"], batch["signal_index"])
+        return signals.speech, signals.video
 
-    return signals
+    return compute_signals
 
 
-def whiten(mesh: jax.sharding.Mesh, rows: Rows, signals: Callable, state: nnx.State) -> nnx.State:
-    """`state` with `style_disentangler.whitening` fitted to the `signals` of the first of `rows`."""
+def whiten(mesh: jax.sharding.Mesh, rows: Rows, compute_signals: Callable, state: nnx.State) -> nnx.State:
+    """Return `state` with `style_disentangler.whitening` fitted to the signal states of the first of `rows`.
+
+    Args:
+      mesh: the run's.
+      rows: the stage's training rows.
+      compute_signals: compiled `make_signals`.
+      state: all parameters.
+    """
     speech, video, first, size = [], [], 0, rows.config.data.rows
     held = processes.local_rows(mesh, size)
     with jax.set_mesh(mesh):
         while sum(map(len, speech)) < min(EXAMPLES, 4 * len(rows.examples)):
-            local = rows.batch(rows.at(first + number for number in held), held[0])
+            local = rows.batch(rows.plan(first + number for number in held), held[0])
             batch = processes.global_batch(local, mesh, size, leading=0)
             first += size
-            valid = processes.everywhere(batch["example_id"], mesh) >= 0
-            for found, part in zip((speech, video), jax.device_get(signals(state, batch)), strict=True):
-                found.append(part[valid])
+            valid = processes.gather_to_host(batch["example_id"], mesh) >= 0
+            for collected, states in zip((speech, video), jax.device_get(compute_signals(state, batch)), strict=True):
+                collected.append(states[valid])
     flat = dict(nnx.to_flat_state(state))
     for name, value in fit(np.concatenate(speech), np.concatenate(video)).items():
         path = ("style_disentangler", "whitening", name)

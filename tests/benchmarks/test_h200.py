@@ -1,4 +1,4 @@
-"""The one command for a GPU names every benchmark, goes on after a step that fails, and runs end to end on a CPU."""
+"""The script for a GPU runs every benchmark, continues after a step that fails, and runs end to end on a CPU."""
 
 import os
 import re
@@ -12,9 +12,9 @@ ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = ROOT / "benchmarks" / "h200.sh"
 
 
-def run(out: Path, *words: str, timeout: int, **environment: str) -> subprocess.CompletedProcess:
+def run_script(out: Path, *arguments: str, timeout: int, **environment: str) -> subprocess.CompletedProcess:
     return subprocess.run(
-        ["bash", str(SCRIPT), *words],
+        ["bash", str(SCRIPT), *arguments],
         capture_output=True,
         text=True,
         timeout=timeout,
@@ -23,21 +23,21 @@ def run(out: Path, *words: str, timeout: int, **environment: str) -> subprocess.
     )
 
 
-def steps() -> dict[str, str]:
-    """name -> script."""
-    called = re.findall(r"^.*\b(?:bench|training) (\w+) \d+ (\w+\.py)", SCRIPT.read_text(), re.MULTILINE)
-    return dict(called)
+def read_steps() -> dict[str, str]:
+    """Return step name -> script."""
+    calls = re.findall(r"^.*\b(?:bench|training) (\w+) \d+ (\w+\.py)", SCRIPT.read_text(), re.MULTILINE)
+    return dict(calls)
 
 
 def test_every_benchmark_is_a_step():
     scripts = {path.name for path in (ROOT / "benchmarks").glob("*.py") if "measure.report(" in path.read_text()}
-    scripts -= {"weak_scaling.py"}  # compiles for TPUs: nothing for a GPU to do
-    assert len(scripts) >= 8 and scripts <= set(steps().values())
+    scripts -= {"weak_scaling.py"}  # compiles for TPUs and needs no GPU
+    assert len(scripts) >= 8 and scripts <= set(read_steps().values())
 
 
 def test_limits_leave_room_for_the_first_steps_at_least():
     limits = [int(n) for n in re.findall(r"\b(?:bench|training) \w+ (\d+)", SCRIPT.read_text())]
-    assert sum(limits[:9]) <= 1500  # up to the neural answer, should all of them run out of their time
+    assert sum(limits[:9]) <= 1500  # up to respond with neural generators, should each of them use its full limit
 
 
 def test_a_step_that_fails_or_hangs_is_said_and_the_next_one_runs(tmp_path):
@@ -47,21 +47,22 @@ def test_a_step_that_fails_or_hangs_is_said_and_the_next_one_runs(tmp_path):
         '*speech.py) echo \'{"name": "sentence"}\';;\n-c) exit 1;;\nesac\n'
     )
     python.chmod(0o755)
-    words = {"PYTHON": str(python), "TOTAL": "6", "LEAST": "1", "ONLY": "train_7b decode_7b speech face"}
-    done = run(tmp_path, "--smoke", timeout=60, **words)
-    assert done.returncode == 2 and "broken" in done.stderr and '{"name": "sentence"}' not in done.stdout
-    said = done.stdout.split("failed\n")[1].splitlines()
-    assert re.match(r"train_7b +FAILED .* \(3\)", said[0]) and re.match(r"decode_7b +FAILED .*\(out of time\)", said[1])
-    assert [line.split()[1] for line in said[2:]] == ["not", "not"]
-    done = run(tmp_path, "--smoke", timeout=60, PYTHON=str(python), ONLY="train_7b speech face")
-    assert done.returncode == 1 and '{"name": "sentence"}' in done.stdout
-    assert [line.split()[1] for line in done.stdout.splitlines()[-3:]] == ["FAILED", "ok", "ok"]
+    environment = {"PYTHON": str(python), "TOTAL": "6", "LEAST": "1", "ONLY": "train_7b decode_7b speech face"}
+    completed = run_script(tmp_path, "--smoke", timeout=60, **environment)
+    assert completed.returncode == 2 and "broken" in completed.stderr and '{"name": "sentence"}' not in completed.stdout
+    summary = completed.stdout.split("failed\n")[1].splitlines()
+    assert re.match(r"train_7b +FAILED .* \(3\)", summary[0])
+    assert re.match(r"decode_7b +FAILED .*\(out of time\)", summary[1])
+    assert [line.split()[1] for line in summary[2:]] == ["not", "not"]
+    completed = run_script(tmp_path, "--smoke", timeout=60, PYTHON=str(python), ONLY="train_7b speech face")
+    assert completed.returncode == 1 and '{"name": "sentence"}' in completed.stdout
+    assert [line.split()[1] for line in completed.stdout.splitlines()[-3:]] == ["FAILED", "ok", "ok"]
 
 
 @pytest.mark.slow
 def test_every_step_runs_on_a_cpu(tmp_path):
     pytest.importorskip("torch")
-    done = run(tmp_path, "--smoke", timeout=1800)
-    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
-    finished = re.findall(r"^(\w+) +ok ", done.stdout, re.MULTILINE)
-    assert set(finished) == set(steps()) and not list(tmp_path.glob("*.jsonl"))
+    completed = run_script(tmp_path, "--smoke", timeout=1800)
+    assert completed.returncode == 0, completed.stdout[-3000:] + completed.stderr[-3000:]
+    finished = re.findall(r"^(\w+) +ok ", completed.stdout, re.MULTILINE)
+    assert set(finished) == set(read_steps()) and not list(tmp_path.glob("*.jsonl"))

@@ -1,4 +1,4 @@
-"""What benchmarks compute from seconds: rates, tails, ratios, utilisation, a fitted line; and the peers' weights."""
+"""What benchmarks compute from seconds: rates, percentiles, ratios, utilisation, a fitted line; the peers' weights."""
 
 import dataclasses
 import statistics
@@ -24,11 +24,11 @@ from empatheia_jax.encoders.hubert import Hubert, HubertConfig  # noqa: E402
 
 def test_a_latency_has_its_median_its_tail_and_its_first_call(seed):
     seconds = np.random.default_rng(seed).uniform(1, 2, 40).tolist()
-    row = measure.latency("answer", {"ours": seconds, "peer": [3 * s for s in seconds]}, 9.0, shape="tiny")
+    row = measure.latency_row("answer", {"ours": seconds, "peer": [3 * s for s in seconds]}, 9.0, shape="tiny")
     assert row["value"] == pytest.approx(statistics.median(seconds), rel=1e-3) and row["unit"] == "s"
     assert row["p90_s"] == pytest.approx(np.quantile(seconds, 0.9, method="inverted_cdf"), rel=1e-3)
     assert row["ratio_to_peer"] == pytest.approx(3) and row["first_call_s"] == 9.0 and row["calls"] == 40
-    assert measure.latency("a", {"ours": [1.0, 2.0]}, None)["p90_s"] == 2.0
+    assert measure.latency_row("a", {"ours": [1.0, 2.0]}, None)["p90_s"] == 2.0
 
 
 def test_utilisation_is_left_out_where_no_peak_is_known(monkeypatch):
@@ -83,7 +83,7 @@ LIKE_LARGE = dataclasses.replace(HubertConfig.tiny(), pre_norm=True, conv_bias=T
     ],
 )
 def test_settings_of_transformers_come_back(family, config):
-    assert family.config_of(family.settings_of(config), None) == config
+    assert family.parse_config(family.export_settings(config), None) == config
 
 
 @pytest.mark.slow
@@ -107,11 +107,11 @@ def test_the_peers_encoders_have_our_weights(family, create, config, seed):
     model = peer.transformers_encoder(module, family)
     if create is Hubert:
         x = rng.normal(size=(2, 400)).astype(np.float32)
-        given, theirs = (x, np.array([400, 400], np.int32)), torch.from_numpy(x)
+        inputs, peer_output = (x, np.array([400, 400], np.int32)), torch.from_numpy(x)
     else:
         x = rng.normal(size=(2, 24, 24, 3)).astype(np.float32)
-        given, theirs = (x,), torch.from_numpy(np.moveaxis(x, -1, 1).copy())
-    ours = jax.jit(lambda module, *given: module(*given)[0])(module, *given)
+        inputs, peer_output = (x,), torch.from_numpy(np.moveaxis(x, -1, 1).copy())
+    output = jax.jit(lambda module, *inputs: module(*inputs)[0])(module, *inputs)
     with torch.inference_mode():
-        theirs = model(theirs).last_hidden_state.numpy()
-    np.testing.assert_allclose(ours, theirs, atol=2e-4 * np.abs(theirs).max())
+        peer_output = model(peer_output).last_hidden_state.numpy()
+    np.testing.assert_allclose(output, peer_output, atol=2e-4 * np.abs(peer_output).max())

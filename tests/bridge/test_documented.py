@@ -28,20 +28,20 @@ def test_the_style_disentangler_is_tuned_by_torch(seed):
     def draw(*shape):
         return torch.from_numpy(rng.normal(size=shape).astype(np.float32))
 
-    one = draw(8, 16, 24), draw(8, 16, 24), draw(8, 6), draw(8, 5), torch.arange(8) % 7
-    names = {"disentangler": disentangler, "batches": [one] * 40}
+    batch = draw(8, 16, 24), draw(8, 16, 24), draw(8, 6), draw(8, 5), torch.arange(8) % 7
+    names = {"disentangler": disentangler, "batches": [batch] * 40}
 
-    def said() -> np.ndarray:
+    def predict_style() -> np.ndarray:
         graphdef, state = nnx.split(disentangler)
-        speak = jax.jit(lambda state, *given: nnx.merge(graphdef, state)(*given).speech)
-        return np.asarray(speak(state, one[0].numpy(), one[1].numpy()))
+        predict = jax.jit(lambda state, *signals: nnx.merge(graphdef, state)(*signals).speech)
+        return np.asarray(predict(state, batch[0].numpy(), batch[1].numpy()))
 
-    before = said()
+    before = predict_style()
     exec(compile(text, str(DOCS), "exec"), names)
     assert names["losses"][-1] < 0.7 * names["losses"][0]
     assert "ffn_speech.up.kernel" in names["module"].state_dict()
-    after = said()
-    gold = one[2].numpy()
+    after = predict_style()
+    gold = batch[2].numpy()
     assert np.mean((after - gold) ** 2) < np.mean((before - gold) ** 2)
     with torch.no_grad():
-        np.testing.assert_allclose(names["module"](one[0], one[1])["speech"], after, atol=1e-5)
+        np.testing.assert_allclose(names["module"](batch[0], batch[1])["speech"], after, atol=1e-5)

@@ -1,4 +1,4 @@
-"""torch in JAX: values to the last bit, gradients as torch's own, nothing aliased, nothing that grows."""
+"""torch in JAX: bitwise equal values, torch's gradients, no aliasing, no growth of memory."""
 
 import gc
 import resource
@@ -15,7 +15,7 @@ from empatheia_jax.generators.bridge import BridgeError, copies, from_torch, las
 
 
 class Cubed(torch.autograd.Function):
-    """A function whose derivative torch could not find by itself."""
+    """A function with a hand-written derivative."""
 
     @staticmethod
     def forward(ctx, x):
@@ -25,7 +25,7 @@ class Cubed(torch.autograd.Function):
     @staticmethod
     def backward(ctx, gradient):
         (x,) = ctx.saved_tensors
-        return gradient.mul_(3).mul_(x * x)  # in place: autograd's own tensors may be written to, ours may not
+        return gradient.mul_(3).mul_(x * x)  # in place, which must not change memory of JAX arrays
 
 
 class Attention(torch.nn.Module):
@@ -57,18 +57,18 @@ MODULES = {
 }
 
 
-def module_of(name: str, seed: int):
+def make_module(name: str, seed: int):
     torch.manual_seed(seed)
-    made = MODULES[name]()
-    return made
+    module = MODULES[name]()
+    return module
 
 
 def draw(seed: int, *shape, dtype=np.float32) -> np.ndarray:
     return np.random.default_rng(seed).normal(size=shape).astype(dtype)
 
 
-def theirs(module, x: np.ndarray, weight: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(value, gradient of the weighted sum) by torch alone."""
+def torch_value_and_gradient(module, x: np.ndarray, weight: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the value, and the gradient of its weighted sum, by torch alone."""
     leaf = torch.from_numpy(x.copy()).requires_grad_()
     result = module(leaf.clone())
     (gradient,) = torch.autograd.grad((result * torch.from_numpy(weight)).sum(), leaf)
@@ -78,38 +78,38 @@ def theirs(module, x: np.ndarray, weight: np.ndarray) -> tuple[np.ndarray, np.nd
 @pytest.mark.parametrize("name", MODULES)
 def test_values_to_the_last_bit_and_gradients_as_torchs(name, seed):
     x = draw(seed, 3, 5, 8)
-    module = module_of(name, seed)
+    module = make_module(name, seed)
     weight = draw(seed + 1, *module(torch.from_numpy(x.copy())).shape)
-    value, gradient = theirs(module_of(name, seed), x, weight)
-    given = jnp.asarray(x)
-    for how in (lambda f: f, jax.jit):
-        ours = from_torch(module_of(name, seed))
-        np.testing.assert_array_equal(how(ours)(given), value)
+    value, gradient = torch_value_and_gradient(make_module(name, seed), x, weight)
+    array = jnp.asarray(x)
+    for transform in (lambda f: f, jax.jit):
+        bridged = from_torch(make_module(name, seed))
+        np.testing.assert_array_equal(transform(bridged)(array), value)
 
-        def total(x, ours=ours):
-            return (ours(x) * weight).sum()
+        def total(x, bridged=bridged):
+            return (bridged(x) * weight).sum()
 
-        found = how(jax.grad(total))(given)
-        assert np.abs(found - gradient).max() <= 1e-6 * max(1.0, np.abs(gradient).max())
-        np.testing.assert_array_equal(given, x)
-    np.testing.assert_array_equal(from_torch(module_of(name, seed), copy=True)(given), value)
+        result = transform(jax.grad(total))(array)
+        assert np.abs(result - gradient).max() <= 1e-6 * max(1.0, np.abs(gradient).max())
+        np.testing.assert_array_equal(array, x)
+    np.testing.assert_array_equal(from_torch(make_module(name, seed), copy=True)(array), value)
 
 
 @pytest.mark.parametrize("name", [name for name in MODULES if name != "in_place"])
 def test_gradients_by_finite_differences_in_float64(name, seed):
     x = draw(seed, 2, 5, 8, dtype=np.float64)
-    module = module_of(name, seed)
+    module = make_module(name, seed)
     if isinstance(module, torch.nn.Module):
         module = module.double()
     step = 1e-6
     with jax.enable_x64(True):
-        ours = from_torch(module)
-        result = ours(jnp.asarray(x))
+        bridged = from_torch(module)
+        result = bridged(jnp.asarray(x))
         assert result.dtype == jnp.float64
         weight, direction = draw(seed + 1, *result.shape, dtype=np.float64), draw(seed + 2, *x.shape, dtype=np.float64)
 
         def total(x):
-            return (ours(x) * weight).sum()
+            return (bridged(x) * weight).sum()
 
         slope = jax.jit(jax.grad(total))(jnp.asarray(x))
         assert slope.dtype == jnp.float64
@@ -118,30 +118,30 @@ def test_gradients_by_finite_differences_in_float64(name, seed):
 
 
 def test_trees_numbers_and_what_has_no_gradient(seed):
-    """A dict, a tuple and None in; a nested tree out; integers, booleans and a Python number among them."""
+    """Arguments are a dict, a tuple, None, integers, booleans and a Python number; the result is a nested tree."""
 
-    def function(batch, pair, nothing, times=1.0):
-        assert nothing is None
+    def function(batch, pair, none, times=1.0):
+        assert none is None
         x, (index, keep) = batch["x"], pair
         return {"rows": x[index] * times, "count": (keep.sum(), None), "kept": torch.where(keep, x, 0.0)}
 
     x, index = draw(seed, 4, 3), np.array([2, 0, 2], np.int32)
     keep = np.array([[True], [False], [True], [True]])
-    ours = from_torch(function)
+    bridged = from_torch(function)
 
     def call(x):
-        return ours({"x": x}, (jnp.asarray(index), keep), None, times=3.0)
+        return bridged({"x": x}, (jnp.asarray(index), keep), None, times=3.0)
 
-    for how in (lambda f: f, jax.jit):
-        found = how(call)(jnp.asarray(x))
-        np.testing.assert_array_equal(found["rows"], x[index] * 3)
-        assert found["count"][1] is None and found["count"][0] == 3 and found["count"][0].dtype == jnp.int32
-        np.testing.assert_array_equal(found["kept"], np.where(keep, x, 0))
-        slope = how(jax.grad(lambda x: call(x)["rows"].sum() + call(x)["kept"].sum()))(jnp.asarray(x))
-        wanted = 3.0 * np.array([1, 0, 2, 0])[:, None] + keep
-        np.testing.assert_allclose(slope, np.broadcast_to(wanted, x.shape))
+    for transform in (lambda f: f, jax.jit):
+        result = transform(call)(jnp.asarray(x))
+        np.testing.assert_array_equal(result["rows"], x[index] * 3)
+        assert result["count"][1] is None and result["count"][0] == 3 and result["count"][0].dtype == jnp.int32
+        np.testing.assert_array_equal(result["kept"], np.where(keep, x, 0))
+        slope = transform(jax.grad(lambda x: call(x)["rows"].sum() + call(x)["kept"].sum()))(jnp.asarray(x))
+        expected = 3.0 * np.array([1, 0, 2, 0])[:, None] + keep
+        np.testing.assert_allclose(slope, np.broadcast_to(expected, x.shape))
     assert not np.any(jax.grad(lambda x: from_torch(lambda x: x.detach())(x).sum())(jnp.asarray(x)))
-    index_slope = jax.grad(lambda i, x: ours({"x": x}, (i, keep), None)["rows"].sum(), allow_int=True)
+    index_slope = jax.grad(lambda i, x: bridged({"x": x}, (i, keep), None)["rows"].sum(), allow_int=True)
     assert index_slope(jnp.asarray(index), jnp.asarray(x)).dtype == jax.dtypes.float0
 
 
@@ -150,11 +150,11 @@ def test_parameters_that_are_passed_have_gradients(seed):
     module = torch.nn.Sequential(torch.nn.Linear(6, 5), torch.nn.Tanh(), torch.nn.Linear(5, 2))
     x = draw(seed, 4, 6)
     params = {name: jnp.array(p.detach().numpy()) for name, p in module.named_parameters()}
-    ours = from_torch(lambda params, x: torch.func.functional_call(module, params, (x,)))
-    found = jax.jit(jax.grad(lambda params, x: (ours(params, x) ** 2).sum()))(params, x)
+    bridged = from_torch(lambda params, x: torch.func.functional_call(module, params, (x,)))
+    result = jax.jit(jax.grad(lambda params, x: (bridged(params, x) ** 2).sum()))(params, x)
     (module(torch.from_numpy(x)) ** 2).sum().backward()
     for name, parameter in module.named_parameters():
-        np.testing.assert_allclose(found[name], parameter.grad, rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(result[name], parameter.grad, rtol=1e-5, atol=1e-6)
 
 
 DTYPES = ("float32", "bfloat16", "float16", "int8", "int16", "int32", "uint8", "bool", "complex64")
@@ -162,14 +162,14 @@ DTYPES = ("float32", "bfloat16", "float16", "int8", "int16", "int32", "uint8", "
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_every_dtype_passes_through(dtype, seed):
-    wanted = np.dtype(ml_dtypes.bfloat16 if dtype == "bfloat16" else dtype)
-    x = (draw(seed, 6, 4) * 5).astype(wanted)
-    for given in (jnp.asarray(x), x):
-        for how in (lambda f: f, jax.jit):
-            seen = []
-            found = how(from_torch(lambda t, seen=seen: (seen.append(str(t.dtype)), t.t())[1]))(given)
-            assert found.dtype == wanted and set(seen) == {f"torch.{dtype}"}
-            np.testing.assert_array_equal(np.asarray(found).view(np.uint8), np.ascontiguousarray(x.T).view(np.uint8))
+    expected_dtype = np.dtype(ml_dtypes.bfloat16 if dtype == "bfloat16" else dtype)
+    x = (draw(seed, 6, 4) * 5).astype(expected_dtype)
+    for array in (jnp.asarray(x), x):
+        for transform in (lambda f: f, jax.jit):
+            dtypes = []
+            result = transform(from_torch(lambda t, dtypes=dtypes: (dtypes.append(str(t.dtype)), t.t())[1]))(array)
+            assert result.dtype == expected_dtype and set(dtypes) == {f"torch.{dtype}"}
+            np.testing.assert_array_equal(np.asarray(result).view(np.uint8), np.ascontiguousarray(x.T).view(np.uint8))
     assert from_torch(lambda: torch.tensor(3, dtype=torch.int64))().dtype == jnp.int32
     assert jax.jit(from_torch(lambda: torch.tensor(3.0, dtype=torch.float64)))().dtype == jnp.float32
 
@@ -181,44 +181,47 @@ def test_complex_gradients_follow_jax(seed):
         return jnp.abs(x * x + (1 + 2j) * x).sum()
 
     bridged = from_torch(lambda x: x * x + (1 + 2j) * x)
-    found = jax.grad(lambda x: jnp.abs(bridged(x)).sum())(jnp.asarray(x))
-    np.testing.assert_allclose(found, jax.grad(plain)(jnp.asarray(x)), rtol=2e-6, atol=1e-5)
+    result = jax.grad(lambda x: jnp.abs(bridged(x)).sum())(jnp.asarray(x))
+    np.testing.assert_allclose(result, jax.grad(plain)(jnp.asarray(x)), rtol=2e-6, atol=1e-5)
 
 
 def test_vmap_and_loops(seed):
-    module = module_of("convolution", seed)
+    module = make_module("convolution", seed)
     x = draw(seed, 4, 2, 5, 8)
-    whole = np.stack([module(torch.from_numpy(one)).detach().numpy() for one in x])
-    ours = from_torch(module)
-    for how in (lambda f: f, jax.jit):
-        np.testing.assert_array_equal(how(jax.vmap(ours))(jnp.asarray(x)), whole)
-    slopes = jax.jit(jax.vmap(jax.grad(lambda x: ours(x).sum())))(jnp.asarray(x))
-    for one, slope in zip(x, slopes, strict=True):
-        np.testing.assert_allclose(slope, theirs(module, one, np.ones((2, 7, 6), np.float32))[1], atol=1e-6)
-    last, every = jax.jit(lambda x: jax.lax.scan(lambda c, one: (c + ours(one), c), jnp.zeros((2, 7, 6)), x))(x)
-    np.testing.assert_allclose(last, whole.sum(axis=0), rtol=1e-5, atol=1e-6)
+    expected = np.stack([module(torch.from_numpy(example)).detach().numpy() for example in x])
+    bridged = from_torch(module)
+    for transform in (lambda f: f, jax.jit):
+        np.testing.assert_array_equal(transform(jax.vmap(bridged))(jnp.asarray(x)), expected)
+    slopes = jax.jit(jax.vmap(jax.grad(lambda x: bridged(x).sum())))(jnp.asarray(x))
+    weight = np.ones((2, 7, 6), np.float32)
+    for example, slope in zip(x, slopes, strict=True):
+        np.testing.assert_allclose(slope, torch_value_and_gradient(module, example, weight)[1], atol=1e-6)
+    last, every = jax.jit(
+        lambda x: jax.lax.scan(lambda c, example: (c + bridged(example), c), jnp.zeros((2, 7, 6)), x)
+    )(x)
+    np.testing.assert_allclose(last, expected.sum(axis=0), rtol=1e-5, atol=1e-6)
 
 
 # Memory ---------------------------------------------------------------------------------------------------------------
 
 
 def test_nothing_is_copied_where_that_is_safe():
-    x, seen = jnp.arange(64.0).reshape(8, 8), []
+    x, addresses = jnp.arange(64.0).reshape(8, 8), []
 
     def double(t):
         result = t * 2
-        seen.extend([t.data_ptr(), result.data_ptr()])
+        addresses.extend([t.data_ptr(), result.data_ptr()])
         return result
 
     reset_copies()
-    found = from_torch(double)(x)
-    assert seen == [x.unsafe_buffer_pointer(), found.unsafe_buffer_pointer()]
+    result = from_torch(double)(x)
+    assert addresses == [x.unsafe_buffer_pointer(), result.unsafe_buffer_pointer()]
     assert (copies().to_torch, copies().to_jax, copies().bytes) == (0, 0, 0)
-    from_torch(lambda t: (t * 2).t())(x)  # a layout that JAX does not have
+    from_torch(lambda t: (t * 2).t())(x)  # a layout that JAX does not support
     assert (copies().to_torch, copies().to_jax, copies().bytes) == (0, 1, 256)
 
 
-def kept_for_later(store: list):
+def keeping_arguments(store: list):
     def function(t):
         store.append(t[1:])
         return t.sum()
@@ -227,8 +230,8 @@ def kept_for_later(store: list):
 
 
 def test_torch_cannot_change_an_array():
-    """In place on arguments, on views of them, on what was kept of them, on results; lists, out=, in backward."""
-    ways = {
+    """Writes in place: to arguments, to views of them, to tensors kept after the call; by lists and by out=."""
+    writes = {
         "add_": lambda t: t.add_(1),
         "view": lambda t: t.view(-1)[3:].mul_(2),
         "index": lambda t: t.__setitem__(0, 9.0),
@@ -243,12 +246,12 @@ def test_torch_cannot_change_an_array():
     }
     before = np.linspace(-2, 2, 64, dtype=np.float32).reshape(8, 8)
     x = jnp.asarray(before)
-    for name, way in ways.items():
-        wanted = torch.from_numpy(before.copy())
-        way(wanted)
-        ours = from_torch(lambda t, way=way: (way(t), t)[1])
-        for how in (lambda f: f, jax.jit, lambda f: f):
-            np.testing.assert_array_equal(how(ours)(x), wanted.numpy(), err_msg=name)
+    for name, write in writes.items():
+        expected = torch.from_numpy(before.copy())
+        write(expected)
+        bridged = from_torch(lambda t, write=write: (write(t), t)[1])
+        for transform in (lambda f: f, jax.jit, lambda f: f):
+            np.testing.assert_array_equal(transform(bridged)(x), expected.numpy(), err_msg=name)
             np.testing.assert_array_equal(x, before, err_msg=name)
     failing: list = []
 
@@ -261,9 +264,9 @@ def test_torch_cannot_change_an_array():
     failing[0].zero_()
     np.testing.assert_array_equal(x, before)
     store: list = []
-    keeping = from_torch(kept_for_later(store))
-    for how in (lambda f: f, jax.jit, lambda f: f):
-        how(keeping)(x)
+    keeping = from_torch(keeping_arguments(store))
+    for transform in (lambda f: f, jax.jit, lambda f: f):
+        transform(keeping)(x)
         store[-1].zero_()
         np.testing.assert_array_equal(x, before)
 
@@ -285,8 +288,8 @@ def test_torch_cannot_change_its_results_afterwards():
     for tensor in held:
         tensor.zero_()
     array[:] = 0
-    for one in (fresh, part, numpy):
-        assert np.all(one == 1)
+    for array in (fresh, part, numpy):
+        assert np.all(array == 1)
     twice = from_torch(lambda t: (t, t))(first)
     assert np.all(twice[0] == 1) and np.all(twice[1] == 1)
 
@@ -297,45 +300,45 @@ def test_a_second_forward_updates_nothing_and_draws_the_same(seed):
     jax.grad(lambda x: (from_torch(norm)(x) ** 2).sum())(x)
     assert norm.num_batches_tracked == 1
     drop = from_torch(lambda t: torch.nn.functional.dropout(t, 0.5, training=True))
-    for how in (lambda f: f, jax.jit):
+    for transform in (lambda f: f, jax.jit):
         torch.manual_seed(seed)
-        value, back = jax.vjp(how(drop), jnp.ones((40, 40)))
+        value, back = jax.vjp(transform(drop), jnp.ones((40, 40)))
         (slope,) = back(jnp.ones((40, 40)))
-        np.testing.assert_array_equal(slope, value)  # 2 where it was kept, 0 where not
+        np.testing.assert_array_equal(slope, value)  # 2 where dropout keeps the value, 0 elsewhere
         assert set(np.unique(value)) == {0.0, 2.0}
 
 
 @pytest.mark.slow
 def test_ten_thousand_calls_neither_grow_nor_compile(seed):
     x = jnp.asarray(draw(seed, 2, 5, 64))
-    ours = from_torch(lambda t: torch.tanh(t) * 2)
-    inside, slope = jax.jit(ours), jax.jit(jax.grad(lambda x: ours(x).sum()))
+    bridged = from_torch(lambda t: torch.tanh(t) * 2)
+    inside, slope = jax.jit(bridged), jax.jit(jax.grad(lambda x: bridged(x).sum()))
     compiled: list[str] = []
 
-    def note(event, seconds, **facts):
+    def record_event(event, seconds, **metadata):
         compiled.append(event) if "compile" in event or "trace" in event else None
 
     def calls(count):
         for _ in range(count):
-            ours(x)
+            bridged(x)
         for _ in range(count // 10):
-            jax.block_until_ready((inside(x), slope(x), jax.grad(lambda x: ours(x).sum())(x)))
+            jax.block_until_ready((inside(x), slope(x), jax.grad(lambda x: bridged(x).sum())(x)))
 
     calls(200)
     gc.collect()
     live, used = len(jax.live_arrays()), _resident()
-    jax.monitoring.register_event_duration_secs_listener(note)
+    jax.monitoring.register_event_duration_secs_listener(record_event)
     try:
         for _ in range(9800):
-            ours(x)
+            bridged(x)
         for _ in range(200):
             jax.block_until_ready((inside(x), slope(x)))
     finally:
-        jax.monitoring.unregister_event_duration_listener(note)
+        jax.monitoring.unregister_event_duration_listener(record_event)
     assert not compiled
     gc.collect()
     assert len(jax.live_arrays()) <= live
-    assert _resident() - used < 10e6  # a result has 2.5 kB: kept, they would be 25 MB
+    assert _resident() - used < 10e6  # a result has 2.5 kB: if they were kept, they would take 25 MB
 
 
 def _resident() -> float:
@@ -343,7 +346,7 @@ def _resident() -> float:
         return int(file.read().split()[1]) * resource.getpagesize()
 
 
-# What goes wrong ------------------------------------------------------------------------------------------------------
+# Errors ---------------------------------------------------------------------------------------------------------------
 
 
 def test_errors_of_torch():
@@ -352,23 +355,23 @@ def test_errors_of_torch():
             raise LookupError("too much of it")
         return t
 
-    ours, x = from_torch(fussy), jnp.full(8, 1.0)
+    bridged, x = from_torch(fussy), jnp.full(8, 1.0)
     with pytest.raises(LookupError, match="too much of it"):
-        ours(x)
+        bridged(x)
     with pytest.raises(jax.errors.JaxRuntimeError, match="LookupError: too much of it"):
-        jax.block_until_ready(jax.jit(ours)(x))
+        jax.block_until_ready(jax.jit(bridged)(x))
     assert isinstance(last_error(), LookupError) and last_error().args == ("too much of it",)
-    np.testing.assert_array_equal(jax.jit(ours)(x / 2), x / 2)  # and goes on
+    np.testing.assert_array_equal(jax.jit(bridged)(x / 2), x / 2)  # later calls succeed
 
 
 def test_what_cannot_cross_is_told():
     x = jnp.ones(3)
-    for function, args, says in (
+    for function, args, message in (
         (lambda t: "text", (x,), "torch returned a str"),
         (lambda t: t, (jax.random.key(0),), "key of random numbers"),
         (lambda t: t, (x.astype(jnp.int4),), "torch has no int4"),
     ):
-        with pytest.raises(BridgeError, match=says):
+        with pytest.raises(BridgeError, match=message):
             from_torch(function)(*args)
     with pytest.raises(BridgeError, match="must be hashable"):
         jax.jit(lambda x: from_torch(lambda t, o: t)(x, {1, 2}))(x)
@@ -394,7 +397,7 @@ def test_transformers_outputs_are_dicts(seed):
     torch.manual_seed(seed)
     model = transformers.LlamaForCausalLM(config).eval()
     ids = np.arange(6, dtype=np.int32)[None]
-    wanted = model(torch.from_numpy(ids), use_cache=False).logits.detach().numpy()
-    ours = from_torch(lambda ids: model(ids, use_cache=False))
-    np.testing.assert_array_equal(ours(jnp.asarray(ids))["logits"], wanted)
-    np.testing.assert_array_equal(jax.jit(ours)(jnp.asarray(ids))["logits"], wanted)
+    expected = model(torch.from_numpy(ids), use_cache=False).logits.detach().numpy()
+    bridged = from_torch(lambda ids: model(ids, use_cache=False))
+    np.testing.assert_array_equal(bridged(jnp.asarray(ids))["logits"], expected)
+    np.testing.assert_array_equal(jax.jit(bridged)(jnp.asarray(ids))["logits"], expected)

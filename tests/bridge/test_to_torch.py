@@ -1,4 +1,4 @@
-"""JAX in torch: values of the compiled function, gradients as JAX's own and by finite differences, nothing aliased."""
+"""JAX in torch: values of the compiled function, JAX's gradients, also by finite differences; no aliasing."""
 
 import gc
 
@@ -21,7 +21,7 @@ def draw(seed: int, *shape) -> torch.Tensor:
 
 
 def mixed(x, other, *, power=2):
-    """Tensors, integers and a number in; a tree out, of which some has no gradient."""
+    """Compute a tree, some of whose leaves have no gradient, from tensors, integers and a number."""
     y = jnp.tanh(x["a"]) ** power + other
     return {"y": y, "best": (jnp.argmax(y, axis=-1), None), "many": jnp.sum(y, axis=0)}
 
@@ -29,15 +29,15 @@ def mixed(x, other, *, power=2):
 def test_values_and_gradients(seed):
     module = to_torch(mixed)
     a, other = draw(seed, 4, 6).requires_grad_(), torch.arange(6)
-    found = module({"a": a}, other, power=3)
-    wanted = jax.jit(mixed, static_argnames="power")({"a": a.detach().numpy()}, np.arange(6, dtype=np.int32), power=3)
-    np.testing.assert_array_equal(found["y"].detach(), wanted["y"])
-    assert found["best"][0].dtype == torch.int32 and not found["best"][0].requires_grad and found["best"][1] is None
-    (3 * found["y"].sum() + (found["many"] ** 2).sum()).backward()
+    result = module({"a": a}, other, power=3)
+    expected = jax.jit(mixed, static_argnames="power")({"a": a.detach().numpy()}, np.arange(6, dtype=np.int32), power=3)
+    np.testing.assert_array_equal(result["y"].detach(), expected["y"])
+    assert result["best"][0].dtype == torch.int32 and not result["best"][0].requires_grad and result["best"][1] is None
+    (3 * result["y"].sum() + (result["many"] ** 2).sum()).backward()
 
     def total(a):
-        made = mixed({"a": a}, np.arange(6), power=3)
-        return 3 * made["y"].sum() + (made["many"] ** 2).sum()
+        tree = mixed({"a": a}, np.arange(6), power=3)
+        return 3 * tree["y"].sum() + (tree["many"] ** 2).sum()
 
     np.testing.assert_allclose(a.grad, jax.grad(total)(a.detach().numpy()), rtol=1e-5, atol=1e-6)
 
@@ -46,10 +46,10 @@ def test_the_results_tree_may_depend_on_shapes(seed):
     module = to_torch(lambda x: {f"row{number}": 2 * row for number, row in enumerate(x)})
     two, three = draw(seed, 2, 3).requires_grad_(), draw(seed, 3, 3).requires_grad_()
     for x in (two, three, two, three):
-        found = module(x)
-        assert set(found) == {f"row{number}" for number in range(len(x))}
+        result = module(x)
+        assert set(result) == {f"row{number}" for number in range(len(x))}
         x.grad = None
-        (found["row0"] + 3 * found["row1"]).sum().backward()
+        (result["row0"] + 3 * result["row1"]).sum().backward()
         assert torch.all(x.grad[0] == 2) and torch.all(x.grad[1] == 6) and not torch.any(x.grad[2:])
 
 
@@ -75,8 +75,8 @@ def test_torch_checks_the_gradients_in_float64(seed):
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.int8, torch.int32, torch.bool, torch.uint8])
 def test_every_dtype_passes_through(dtype, seed):
     x = (draw(seed, 5, 3) * 4).to(dtype)
-    found = to_torch(lambda x: x.T)(x)
-    assert found.dtype == dtype and torch.equal(found, x.T)
+    result = to_torch(lambda x: x.T)(x)
+    assert result.dtype == dtype and torch.equal(result, x.T)
     if dtype.is_floating_point:
         x.requires_grad_()
         to_torch(lambda x: x * 2)(x).sum().backward()
@@ -84,7 +84,7 @@ def test_every_dtype_passes_through(dtype, seed):
 
 
 def test_a_flax_module_is_trained_by_torch(seed):
-    """Names, state_dict, an optimizer of torch, and the way back; as JAX's own gradients lead."""
+    """Names, state_dict, a torch optimizer and `tree()`; the result is that of JAX's gradients."""
 
     class Net(nnx.Module):
         def __init__(self, rngs):
@@ -98,21 +98,22 @@ def test_a_flax_module_is_trained_by_torch(seed):
     assert {"layers.0.kernel", "layers.1.bias"} <= module.state_dict().keys() and len(module.state_dict()) == 4
     x, y = draw(seed, 16, 6), draw(seed + 1, 16, 2)
     optimizer = torch.optim.SGD(module.parameters(), 0.1)
-    ours, before = state, jax.tree.leaves(state)[0].copy()
+    reference, before = state, jax.tree.leaves(state)[0].copy()
     for _ in range(3):
         optimizer.zero_grad()
         loss = ((module(x) - y) ** 2).mean()
         loss.backward()
         optimizer.step()
 
-        def of(state):
+        def mean_squared_error(state):
             return jnp.mean((nnx.merge(graphdef, state)(x.numpy()) - y.numpy()) ** 2)
 
-        ours = jax.tree.map(lambda p, g: p - 0.1 * g, ours, jax.grad(of)(ours))
-    for one, other in zip(jax.tree.leaves(module.tree()), jax.tree.leaves(ours), strict=True):
-        np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)
+        gradient = jax.grad(mean_squared_error)(reference)
+        reference = jax.tree.map(lambda p, g: p - 0.1 * g, reference, gradient)
+    for actual, expected in zip(jax.tree.leaves(module.tree()), jax.tree.leaves(reference), strict=True):
+        np.testing.assert_allclose(actual, expected, rtol=1e-5, atol=1e-6)
     assert jax.tree.structure(module.tree()) == jax.tree.structure(state)
-    np.testing.assert_array_equal(jax.tree.leaves(state)[0], before)  # the optimizer has not touched what was given
+    np.testing.assert_array_equal(jax.tree.leaves(state)[0], before)  # the optimizer has not changed the arguments
     again = to_torch(lambda state, x: nnx.merge(graphdef, state)(x), state)
     again.load_state_dict(module.state_dict())
     assert torch.equal(again(x), module(x))
@@ -122,15 +123,15 @@ def test_a_flax_module_is_trained_by_torch(seed):
 
 
 def test_nothing_is_copied_and_nothing_is_shared(seed):
-    """Arguments are read where they are, results are torch's to change; constants and arguments come back as copies."""
+    """Arguments are not copied; results may be changed, also those that are constants or arguments of the function."""
     x, constant = torch.ones(64, 64), jnp.full((4,), 2.0)
     module = to_torch(lambda x: (x * 2, x, constant, constant))
     module(x)
     reset_copies()
     double, same, first, second = module(x)
     assert (copies().to_torch, copies().to_jax) == (0, 0)
-    for one in (double, same, first):
-        one.zero_()
+    for tensor in (double, same, first):
+        tensor.zero_()
     assert torch.all(x == 1) and np.all(constant == 2) and torch.all(second == 2)
     assert np.all(to_torch(lambda: constant)().numpy() == 2)
     params = {"w": jnp.ones(3)}
@@ -138,24 +139,24 @@ def test_nothing_is_copied_and_nothing_is_shared(seed):
     with torch.no_grad():
         trained.w.zero_()
     assert np.all(params["w"] == 1)
-    taken = trained.tree()["w"]
+    snapshot = trained.tree()["w"]
     with torch.no_grad():
         trained.w.add_(5)
-    assert np.all(taken == 0)
-    odd = torch.arange(12.0).reshape(3, 4).t()[:, 1:]  # neither compact nor aligned
+    assert np.all(snapshot == 0)
+    odd = torch.arange(12.0).reshape(3, 4).t()[:, 1:]  # neither contiguous nor aligned
     assert torch.equal(to_torch(lambda x: x + 0)(odd), odd)
 
 
 def test_results_changed_in_place_do_not_spoil_gradients(seed):
-    """exp keeps its result for backward: torch may write to the one it was given."""
+    """exp uses its result in backward, and torch may write to the result that it was given."""
     x = draw(seed, 8).requires_grad_()
     result = to_torch(jnp.exp)(x)
-    wanted = result.detach().clone()
+    expected = result.detach().clone()
     weighted = result * 1.0
     with torch.no_grad():
         result.zero_()
     weighted.sum().backward()
-    torch.testing.assert_close(x.grad, wanted)
+    torch.testing.assert_close(x.grad, expected)
 
 
 def test_arguments_changed_before_backward_are_told(seed):
@@ -184,19 +185,19 @@ def test_ten_thousand_calls_neither_grow_nor_compile(seed):
     gc.collect()
     live = len(jax.live_arrays())
 
-    def note(event, seconds, **facts):
+    def record_event(event, seconds, **metadata):
         compiled.append(event) if "compile" in event or "trace" in event else None
 
-    jax.monitoring.register_event_duration_secs_listener(note)
+    jax.monitoring.register_event_duration_secs_listener(record_event)
     try:
         calls(10_000)
     finally:
-        jax.monitoring.unregister_event_duration_listener(note)
+        jax.monitoring.unregister_event_duration_listener(record_event)
     gc.collect()
     assert not compiled and len(jax.live_arrays()) <= live
 
 
-# What goes wrong ------------------------------------------------------------------------------------------------------
+# Errors ---------------------------------------------------------------------------------------------------------------
 
 
 def test_errors(seed):
@@ -219,7 +220,7 @@ def test_errors(seed):
 
 
 def test_there_and_back(seed):
-    """A torch module in JAX in torch: torch's own gradients."""
+    """A torch module wrapped for JAX and again for torch has torch's gradients."""
     torch.manual_seed(seed)
     inner = torch.nn.Linear(6, 3)
     module = to_torch(from_torch(inner))

@@ -1,4 +1,4 @@
-"""Random checkpoints of every family as transformers writes them: shapes from the seed, weights far from zero."""
+"""Random checkpoints of every family as transformers writes them: shapes from the seed, no weight left at zero."""
 
 import json
 import struct
@@ -14,7 +14,7 @@ FAMILIES = ("vicuna", "hubert", "wav2vec2", "clip")
 
 
 def llama(rng: np.random.Generator, **fixed):
-    """A LlamaForCausalLM: any of GQA, tied embeddings, rotary scaling; `fixed` fields are taken as given."""
+    """Draw a LlamaForCausalLM with or without GQA, tied embeddings and rotary scaling; `fixed` fields are not drawn."""
     kv, group = int(rng.integers(1, 4)), int(rng.integers(1, 4))
     rope = {"rope_type": "default", "rope_theta": float(rng.choice([1e4, 5e5]))}
     if rng.integers(2):
@@ -41,7 +41,7 @@ def llama(rng: np.random.Generator, **fixed):
 
 
 def mistral(rng: np.random.Generator):
-    """A MistralForCausalLM that sees everything."""
+    """Draw a MistralForCausalLM without a sliding window."""
     config = transformers.MistralConfig(
         vocab_size=60,
         hidden_size=48,
@@ -74,18 +74,18 @@ def _speech_fields(rng: np.random.Generator, large: bool) -> dict:
 
 
 def hubert(rng: np.random.Generator):
-    """A HubertModel, base or large."""
+    """Draw a HubertModel, base or large."""
     return transformers.HubertModel(transformers.HubertConfig(**_speech_fields(rng, bool(rng.integers(2)))))
 
 
 def wav2vec2(rng: np.random.Generator):
-    """A Wav2Vec2ForCTC, as DreamTalk's is published."""
+    """Draw a Wav2Vec2ForCTC, the class of DreamTalk's speech encoder."""
     config = transformers.Wav2Vec2Config(**_speech_fields(rng, bool(rng.integers(2))), vocab_size=30)
     return transformers.Wav2Vec2ForCTC(config)
 
 
 def clip(rng: np.random.Generator):
-    """A whole CLIP."""
+    """Draw a whole CLIP."""
     vision = {
         "hidden_size": 4 * int(rng.integers(4, 9)),
         "num_hidden_layers": int(rng.integers(2, 4)),
@@ -106,7 +106,7 @@ def clip(rng: np.random.Generator):
 
 
 def draw(family: str, seed: int, **fixed):
-    """One model of a family, in eval mode; torch's own draws are seeded too."""
+    """Draw one model of a family, in eval mode; torch's generator is seeded too."""
     torch.manual_seed(seed)
     model = {"vicuna": llama, "hubert": hubert, "wav2vec2": wav2vec2, "clip": clip, "mistral": mistral}[family](
         np.random.default_rng([seed, sum(map(ord, family))]), **fixed
@@ -117,8 +117,8 @@ def draw(family: str, seed: int, **fixed):
     return model.eval()
 
 
-def save(model, folder: Path, form: str = "safetensors", dtype: str = "float32", shard: str = "20KB") -> None:
-    """As save_pretrained does, in several shards; or in torch's formats, of which the newest release writes none."""
+def save(model, folder: Path, form: str = "safetensors", dtype: str = "float32", *, shard: str = "20KB") -> None:
+    """Write the model like save_pretrained, in several shards; torch's formats, which it no longer writes, by hand."""
     model = model.to(getattr(torch, dtype))
     model.save_pretrained(folder, max_shard_size=shard)
     if form == "safetensors":
@@ -129,21 +129,21 @@ def save(model, folder: Path, form: str = "safetensors", dtype: str = "float32",
     if getattr(model.config, "tie_word_embeddings", False):
         state.pop("lm_head.weight", None)
     names = sorted(state)
-    halves = {"pytorch_model-00001-of-00002.bin": names[::2], "pytorch_model-00002-of-00002.bin": names[1::2]}
-    for file, part in halves.items():
+    shards = {"pytorch_model-00001-of-00002.bin": names[::2], "pytorch_model-00002-of-00002.bin": names[1::2]}
+    for file, part in shards.items():
         tensors = {name: state[name] for name in part}
         torch.save(tensors, folder / file, _use_new_zipfile_serialization=form == "bin")
-    weight_map = {name: file for file, part in halves.items() for name in part}
+    weight_map = {name: file for file, part in shards.items() for name in part}
     (folder / "pytorch_model.bin.index.json").write_text(json.dumps({"metadata": {}, "weight_map": weight_map}))
 
 
 def read_all(folder: Path) -> dict[str, np.ndarray]:
-    """Every tensor as numpy, copied."""
+    """Read a copy of every tensor."""
     return {name: np.array(tensor.read()) for name, tensor in open_checkpoint(folder).items()}
 
 
 def replace_weights(folder: Path, state: dict[str, np.ndarray]) -> Path:
-    """One safetensors file with these tensors in the place of what was there."""
+    """Replace the folder's weights by one safetensors file with these tensors; return its path."""
     from safetensors.numpy import save_file
 
     for file in [*folder.glob("model*"), *folder.glob("pytorch_model*")]:
@@ -153,7 +153,7 @@ def replace_weights(folder: Path, state: dict[str, np.ndarray]) -> Path:
     return path
 
 
-def header_of(path: Path) -> tuple[dict, int]:
-    """The header of a safetensors file, and where its tensors begin."""
+def read_header(path: Path) -> tuple[dict, int]:
+    """Read the header of a safetensors file, and the byte at which its tensors begin."""
     (length,) = struct.unpack("<Q", path.read_bytes()[:8])
     return json.loads(path.read_bytes()[8 : 8 + length]), 8 + length

@@ -1,6 +1,6 @@
-"""A process that restores a converted Llama onto a mesh and says what it took: python restorer.py FOLDER FSDP TENSOR
+"""Restore a converted Llama onto a mesh and print memory and time as JSON: python restorer.py FOLDER FSDP TENSOR
 
-With COORDINATOR, PROCESSES and RANK in the environment it is one of several. Prints one JSON object.
+With COORDINATOR, PROCESSES and RANK in the environment it is one of several processes.
 """
 
 import hashlib
@@ -11,8 +11,8 @@ import threading
 import time
 
 
-def anonymous() -> int:
-    """Bytes of this process that no file backs."""
+def anonymous_memory() -> int:
+    """Return the bytes of this process that no file backs."""
     with open("/proc/self/status") as file:
         return next(int(line.split()[1]) * 1024 for line in file if line.startswith("RssAnon"))
 
@@ -28,37 +28,37 @@ def main(folder: str, fsdp: int, tensor: int) -> dict:
 
     from empatheia_jax import sharding, weights
     from empatheia_jax.config import MeshConfig
-    from empatheia_jax.config_io import llm_of
+    from empatheia_jax.config_io import load_llm_config
     from empatheia_jax.llm.llama import Llama
 
     mesh = sharding.make_mesh(MeshConfig(data=1, fsdp=fsdp, tensor=tensor))
-    abstract = nnx.state(nnx.eval_shape(lambda: Llama(llm_of(folder), rngs=nnx.Rngs(0))))
-    placed = sharding.placed(abstract, sharding.shardings(abstract, mesh))
-    peak, over = [anonymous()], threading.Event()
+    abstract = nnx.state(nnx.eval_shape(lambda: Llama(load_llm_config(folder), rngs=nnx.Rngs(0))))
+    placed = sharding.with_shardings(abstract, sharding.shardings(abstract, mesh))
+    peak, done = [anonymous_memory()], threading.Event()
 
     def watch():
-        while not over.wait(0.01):
-            peak[0] = max(peak[0], anonymous())
+        while not done.wait(0.01):
+            peak[0] = max(peak[0], anonymous_memory())
 
     watcher = threading.Thread(target=watch, daemon=True)
     watcher.start()
     start = time.perf_counter()
     state = jax.block_until_ready(weights.load_weights(folder, placed))
     seconds = time.perf_counter() - start
-    over.set()
+    done.set()
     watcher.join()
-    leaves, held, digest = dict(nnx.to_flat_state(state)), {}, hashlib.sha256()
+    leaves, held = dict(nnx.to_flat_state(state)), {}
     misplaced = []
-    for path, where in nnx.to_flat_state(sharding.shardings(abstract, mesh)):
+    for path, expected in nnx.to_flat_state(sharding.shardings(abstract, mesh)):
         array = leaves[path][...]
-        if not array.sharding.is_equivalent_to(where.get_value(), array.ndim):
+        if not array.sharding.is_equivalent_to(expected.get_value(), array.ndim):
             misplaced.append(str(path))
         for shard in array.addressable_shards:
             held[str(shard.device.id)] = held.get(str(shard.device.id), 0) + shard.data.nbytes
             if shard.replica_id == 0 and os.environ.get("SHARDS"):
                 place = [[s.start or 0, s.stop or n] for s, n in zip(shard.index, array.shape, strict=True)]
-                digest = np.asarray(shard.data, np.float32).tobytes()
-                held_shards.append(["/".join(map(str, path)), place, hashlib.sha256(digest).hexdigest()])
+                content = np.asarray(shard.data, np.float32).tobytes()
+                held_shards.append(["/".join(map(str, path)), place, hashlib.sha256(content).hexdigest()])
     total = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state))
     return {
         "seconds": seconds,
@@ -73,12 +73,11 @@ def main(folder: str, fsdp: int, tensor: int) -> dict:
 held_shards: list = []
 
 if __name__ == "__main__":
-    found = main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]))
-    print(json.dumps(found), flush=True)
+    print(json.dumps(main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]))), flush=True)
     if int(os.environ.get("PROCESSES", "1")) > 1:
         from jax.experimental import multihost_utils
 
-        # The first coordinates: whoever outlives it is killed.
-        multihost_utils.sync_global_devices("told")
+        # The first process is the coordinator: processes that are alive after it are killed.
+        multihost_utils.sync_global_devices("printed")
         time.sleep(0 if int(os.environ["RANK"]) else 3)
     os._exit(0)

@@ -1,22 +1,22 @@
-"""One key of a checkpoint spoilt."""
+"""Damage one key of a checkpoint."""
 
 import numpy as np
 
-from converters.readers import Tensor, in_memory
+from converters.readers import Tensor, wrap_arrays
 
 WAYS = ("dropped", "renamed", "reshaped", "doubled")
 
 
-def spoilt(tensors: dict[str, Tensor], name: str, how: str) -> dict[str, Tensor]:
-    """The tensors with `name` spoilt in one of `WAYS`."""
-    found = dict(tensors)
+def spoil(tensors: dict[str, Tensor], name: str, how: str) -> dict[str, Tensor]:
+    """Return the tensors with `name` damaged in one of `WAYS`."""
+    damaged = dict(tensors)
     if how == "dropped":
-        del found[name]
+        del damaged[name]
     elif how == "renamed":
-        found[name + "x"] = found.pop(name)
+        damaged[name + "x"] = damaged.pop(name)
     elif how == "doubled":
-        found[name + ".more"] = found[name]
+        damaged[name + ".more"] = damaged[name]
     else:
         shape = (*tensors[name].shape, 2)
-        found |= in_memory({name: np.broadcast_to(np.zeros((), tensors[name].dtype), shape)})  # no memory
-    return found
+        damaged |= wrap_arrays({name: np.broadcast_to(np.zeros((), tensors[name].dtype), shape)})  # no memory
+    return damaged

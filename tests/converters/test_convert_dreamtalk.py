@@ -1,60 +1,63 @@
-"""The published layouts of DreamTalk's files, from the manifests: every tensor used or known, or an error by name."""
+"""The published layouts of DreamTalk's files, from the manifests: a damaged key is an error that names it."""
 
 import json
 
 import numpy as np
 import pytest
 from dreamtalk_goldens import FOLDERS
-from spoil import WAYS, spoilt
+from spoil import WAYS, spoil
 
 from converters import dreamtalk
 from converters.dreamtalk_files import convert_all
 from converters.readers import ConversionError, Tensor
 from converters.rules import fit
-from converters.source import network_of
-from empatheia_jax.weights import is_weights, read_index, slots
+from converters.source import abstract_network
+from empatheia_jax.weights import is_weights, read_index, stored_arrays
 
 
-def empty(name: str, shape: tuple[int, ...], dtype: str = "float32") -> Tensor:
-    """A tensor of a shape, without memory."""
+def zeros(shape: tuple[int, ...], dtype: str) -> Tensor:
+    """Return a tensor of zeros that takes no memory."""
     return Tensor(tuple(shape), np.dtype(dtype), "manifest", 0, lambda: np.broadcast_to(np.zeros((), dtype), shape))
 
 
 @pytest.fixture(params=list(dreamtalk.PARTS))
 def published(request, goldens):
-    """(the part's table, its tensors)."""
+    """Return a part's table and its tensors."""
     table = dreamtalk.PARTS[request.param]
     manifest = json.loads((goldens / FOLDERS[0] / f"manifest_{table.MANIFEST}.json").read_text())
     entries = [entry[:3] for entry in (*manifest["tensors"], *manifest["buffers"])]
-    return table, {name: empty(name, shape, dtype) for name, shape, dtype in entries}
+    return table, {name: zeros(shape, dtype) for name, shape, dtype in entries}
 
 
-def fitted(table, tensors):
-    places = slots(network_of(table.NETWORK, table.CONFIG)[1])
-    return fit(table.rules(table.CONFIG), places, tensors, table.HARMLESS, table.check(table.CONFIG, tensors))
+def fit_table(table, tensors):
+    targets, problems = (
+        stored_arrays(abstract_network(table.NETWORK, table.CONFIG)[1]),
+        table.check(table.CONFIG, tensors),
+    )
+    return fit(table.rules(table.CONFIG), targets, tensors, table.HARMLESS, problems=problems)
 
 
 def test_the_manifest_is_used_whole(published):
     table, tensors = published
-    used = {source for one in fitted(table, tensors) for source in one.sources}
-    assert tensors.keys() - used == table.known.keys()
+    used = {source for entry in fit_table(table, tensors) for source in entry.sources}
+    assert tensors.keys() - used == table.unused.keys()
 
 
 @pytest.mark.parametrize("share", [0.05, pytest.param(1.0, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("how", WAYS)
-def test_any_one_key_spoilt_is_an_error_with_its_name(published, how, share, seed, monkeypatch):
+def test_any_one_key_spoilt_is_an_error_with_its_name(published, how, share, *, seed, monkeypatch):
     table, tensors = published
     monkeypatch.setattr("converters.rules.difflib.get_close_matches", lambda *_: [])  # the slow part of an error
     draws = np.random.default_rng([seed, len(how)])
     for name in draws.permutation(list(tensors))[: max(3, int(share * len(tensors)))]:
         with pytest.raises(ConversionError) as refused:
-            fitted(table, spoilt(tensors, name, how))
+            fit_table(table, spoil(tensors, name, how))
         assert name in str(refused.value), (how, name)
 
 
 @pytest.fixture
 def files(goldens, tmp_path):
-    """Synthetic published files of the denoiser and the renderer."""
+    """Write synthetic published files of the denoiser and the renderer."""
     pytest.importorskip("torch")
     from published_files import write_dreamtalk
 
@@ -68,7 +71,7 @@ def test_published_files_become_a_folder_that_is_whole_or_absent(files, tmp_path
     assert not output.exists()
     counts = convert_all(files, output)
     assert counts["denoiser"]["numbers"] == 11_857_729
-    assert counts["renderer"]["numbers"] == 22_519_109 - 3_183_104  # less what has no effect
+    assert counts["renderer"]["numbers"] == 22_519_109 - 3_183_104  # less the tensors without effect
     for name in files:
         assert is_weights(output / name) and counts[name]["arrays"] == len(read_index(output / name))
     with pytest.raises(ConversionError, match="already"):

@@ -1,4 +1,4 @@
-"""Every family, number format and file format against torch itself; and back again, bit for bit."""
+"""Every family, dtype and file format compared with torch, and exported again bit for bit."""
 
 import json
 
@@ -15,8 +15,8 @@ from converters.export import export_weights  # noqa: E402
 from converters.readers import ConversionError  # noqa: E402
 from converters.verify import verify  # noqa: E402
 from empatheia_jax.config import LlamaConfig, RopeScaling  # noqa: E402
-from empatheia_jax.config_io import llm_of  # noqa: E402
-from empatheia_jax.weights import read_facts, read_index  # noqa: E402
+from empatheia_jax.config_io import load_llm_config  # noqa: E402
+from empatheia_jax.weights import read_index, read_metadata  # noqa: E402
 
 CASES = [
     (family, form, dtype)
@@ -27,27 +27,26 @@ CASES = [
         ("bin", "float16"),
         ("legacy", "bfloat16"),
     )
-    if form == "safetensors" or family in ("vicuna", "hubert")  # torch's files are read alike for all
+    if form == "safetensors" or family in ("vicuna", "hubert")  # torch's files are read the same way for all
 ]
 
 
-# Every family in float32 and every form of one family; the rest is slow, a dozen seconds each.
-CHOSEN = [
+# Quick: every family in float32 and every form of one family. The rest is slow, a dozen seconds each.
+MARKED_CASES = [
     case if case[2] == "float32" or case[0] == "vicuna" else pytest.param(*case, marks=pytest.mark.slow)
     for case in CASES
 ]
 
 
-@pytest.mark.parametrize(("family", "form", "dtype"), CHOSEN)
-def test_it_computes_what_torch_does_and_comes_back_bit_for_bit(family, form, dtype, seed, tmp_path):
+@pytest.mark.parametrize(("family", "form", "dtype"), MARKED_CASES)
+def test_it_computes_what_torch_does_and_comes_back_bit_for_bit(family, form, dtype, *, seed, tmp_path):
     model = draw(family, seed + CASES.index((family, form, dtype)))
     source, weights = tmp_path / "source", tmp_path / "weights"
     save(model, source, form, dtype)
     counts = convert(family, source, weights)
     report = verify(family, source, weights, seed)
     assert report.good and report.tolerance == 1e-4, report.lines()
-    kinds = {entry["dtype"] for entry in read_index(weights).values()}
-    assert kinds == {dtype}  # as it came
+    assert {entry["dtype"] for entry in read_index(weights).values()} == {dtype}  # unchanged
     export_weights(weights, tmp_path / "back")
     before, after = read_all(source), read_all(tmp_path / "back")
     tower = "vision_model." if family == "clip" else ""
@@ -57,7 +56,7 @@ def test_it_computes_what_torch_does_and_comes_back_bit_for_bit(family, form, dt
     for name, array in before.items():
         assert after[name].dtype == array.dtype
         np.testing.assert_array_equal(after[name].view(np.uint8), array.view(np.uint8), err_msg=name)
-    assert counts["tensors"] == len(after) - (family in ("hubert", "wav2vec2"))  # SpecAugment's is carried
+    assert counts["tensors"] == len(after) - (family in ("hubert", "wav2vec2"))  # SpecAugment's is carried along
     reloaded = getattr(transformers, json.loads((tmp_path / "back" / "config.json").read_text())["architectures"][0])
     _, info = reloaded.from_pretrained(tmp_path / "back", output_loading_info=True)
     assert not info["missing_keys"] and not info["unexpected_keys"] and not info["mismatched_keys"]
@@ -76,22 +75,22 @@ def test_narrower_on_disk_is_within_its_resolution(dtype, seed, tmp_path):
     report = verify("vicuna", tmp_path / "source", tmp_path / "weights")
     assert report.good and report.tolerance > 1e-4
     assert max(report.outputs.values()) > 1e-5  # something was rounded
-    kinds = {
+    dtypes = {
         name.split("/")[-2 if name[-1].isdigit() else -1]: e["dtype"]
         for name, e in read_index(tmp_path / "weights").items()
     }
-    assert kinds["attention_norm"] == "float32" and kinds["kernel"] == dtype
+    assert dtypes["attention_norm"] == "float32" and dtypes["kernel"] == dtype
 
 
 def test_tensors_of_the_same_shape_in_each_others_place_are_found(seed, tmp_path):
-    """No rule can see it; the numbers that come out do."""
+    """No rule can see the swap; the model's outputs show it."""
     model = draw(
         "vicuna", seed, num_hidden_layers=3, num_attention_heads=2, num_key_value_heads=2, hidden_size=32, head_dim=16
     )
     save(model, tmp_path / "source")
     state = read_all(tmp_path / "source")
-    one, other = (f"model.layers.1.self_attn.{name}_proj.weight" for name in "qo")
-    state[one], state[other] = state[other], state[one]
+    query, output = (f"model.layers.1.self_attn.{name}_proj.weight" for name in "qo")
+    state[query], state[output] = state[output], state[query]
     swapped = tmp_path / "swapped"
     save(model, swapped)
     replace_weights(swapped, state)
@@ -106,10 +105,11 @@ def test_tensors_of_the_same_shape_in_each_others_place_are_found(seed, tmp_path
 # Settings -------------------------------------------------------------------------------------------------------------
 
 
-def settings(folder, **changes):
-    found = json.loads((folder / "config.json").read_text())
-    found = {name: value for name, value in (found | changes).items() if value is not ...}
-    (folder / "config.json").write_text(json.dumps(found))
+def change_settings(folder, **changes):
+    """Change config.json; a setting whose value is ... is removed."""
+    settings = json.loads((folder / "config.json").read_text()) | changes
+    settings = {name: value for name, value in settings.items() if value is not ...}
+    (folder / "config.json").write_text(json.dumps(settings))
 
 
 @pytest.fixture
@@ -120,9 +120,9 @@ def llama(seed, tmp_path):
 
 
 def test_old_and_new_spellings_say_the_same(llama):
-    new = open_source("vicuna", llama).config
-    assert new.rope_theta == 1e6 and new.rope_scaling == RopeScaling("linear", factor=4.0)
-    settings(
+    config = open_source("vicuna", llama).config
+    assert config.rope_theta == 1e6 and config.rope_scaling == RopeScaling("linear", factor=4.0)
+    change_settings(
         llama,
         rope_parameters=...,
         rope_theta=1e6,
@@ -130,16 +130,16 @@ def test_old_and_new_spellings_say_the_same(llama):
         dtype=...,
         torch_dtype="float32",
     )
-    assert open_source("vicuna", llama).config == new
-    settings(llama, rope_parameters={"rope_theta": 1e6})  # as transformers 5 writes an old one again
-    assert open_source("vicuna", llama).config == new
-    settings(llama, rope_theta=1e4)
+    assert open_source("vicuna", llama).config == config
+    change_settings(llama, rope_parameters={"rope_theta": 1e6})  # as transformers 5 saves an older checkpoint
+    assert open_source("vicuna", llama).config == config
+    change_settings(llama, rope_theta=1e4)
     with pytest.raises(ConversionError, match="rope_theta is 10000.0, and 1000000.0 in rope_parameters"):
         open_source("vicuna", llama)
 
 
 @pytest.mark.parametrize(
-    ("changes", "says"),
+    ("changes", "message"),
     [
         ({"sliding_window": 64}, "sliding_window is 64"),
         ({"hidden_act": "gelu"}, "hidden_act is 'gelu'"),
@@ -153,9 +153,9 @@ def test_old_and_new_spellings_say_the_same(llama):
         ({"num_key_value_heads": 7, "num_attention_heads": 5}, "kv_heads"),
     ],
 )
-def test_settings_that_our_llama_does_not_have_are_refused(changes, says, llama, tmp_path):
-    settings(llama, **changes)
-    with pytest.raises(ConversionError, match=says):
+def test_settings_that_our_llama_does_not_have_are_refused(changes, message, llama, tmp_path):
+    change_settings(llama, **changes)
+    with pytest.raises(ConversionError, match=message):
         convert("vicuna", llama, tmp_path / "weights")
     assert {path.name for path in tmp_path.iterdir()} == {"source"}
 
@@ -168,7 +168,7 @@ def test_rotary_tables_of_old_checkpoints_are_known_and_compared(seed, tmp_path)
     state["model.layers.0.self_attn.rotary_emb.inv_freq"] = frequencies
     path = replace_weights(tmp_path / "source", state)
     assert convert("vicuna", path, tmp_path / "weights")["left_aside"] == 1
-    settings(tmp_path / "source", rope_parameters=...)  # somebody lost rope_theta
+    change_settings(tmp_path / "source", rope_parameters=...)  # rope_theta is lost
     with pytest.raises(ConversionError, match=r"inv_freq is not what rope_theta 10000.0 gives"):
         convert("vicuna", path, tmp_path / "other")
 
@@ -178,7 +178,7 @@ def test_what_goes_with_the_weights_goes_with_them(llama, tmp_path):
     (llama / "tokenizer_config.json").write_text('{"bos_token": "<s>"}')
     convert("vicuna", llama, tmp_path / "weights")
     assert (tmp_path / "weights" / "tokenizer_config.json").read_text() == '{"bos_token": "<s>"}'
-    facts = read_facts(tmp_path / "weights")
-    assert facts["settings"] == ["tokenizer_config.json", "generation_config.json"]
-    config = llm_of(tmp_path / "weights", compute_dtype="float32", attention="cudnn")
+    metadata = read_metadata(tmp_path / "weights")
+    assert metadata["settings"] == ["tokenizer_config.json", "generation_config.json"]
+    config = load_llm_config(tmp_path / "weights", compute_dtype="float32", attention="cudnn")
     assert isinstance(config, LlamaConfig) and config.rope_theta == 1e6 and config.attention == "cudnn"

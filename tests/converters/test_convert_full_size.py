@@ -1,6 +1,6 @@
-"""HuBERT-large and CLIP ViT-L/14@336 at their published shapes, random weights: converted, they hear and see as torch.
+"""HuBERT-large and CLIP ViT-L/14@336 at their published shapes with random weights: converted, they compute as torch.
 
-`make test-large`; two minutes on two cores.
+Run by `make test-large`; takes two minutes on two cores.
 """
 
 import numpy as np
@@ -16,11 +16,11 @@ from empatheia_jax.encoders.hubert import HubertConfig  # noqa: E402
 from empatheia_jax.encoders.hubert_audio import HubertAudio, segment_means  # noqa: E402
 
 pytestmark = pytest.mark.large
-TOLERANCE = 1e-4  # of the output's scale
+TOLERANCE = 1e-4  # of the output's largest value
 
 
 def write(model, folder, seed):
-    """As published: float32, one file; biases and norms off their start."""
+    """Save the model as published, float32 in one file, with biases and norms moved from their initial values."""
     torch.manual_seed(seed)
     with torch.no_grad():
         for weight in model.parameters():
@@ -29,8 +29,8 @@ def write(model, folder, seed):
     model.eval().save_pretrained(folder)
 
 
-def assert_close(ours, theirs, record_property):
-    error = np.abs(ours - theirs).max() / np.abs(theirs).max()
+def assert_close(actual, expected, record_property):
+    error = np.abs(actual - expected).max() / np.abs(expected).max()
     record_property("relative_error", f"{error:.1e}")
     assert error <= TOLERANCE
 
@@ -45,17 +45,17 @@ def test_hubert_large_hears_three_seconds(seed, tmp_path, record_property):
         feat_extract_norm="layer",
         do_stable_layer_norm=True,
     )
-    twin = transformers.HubertModel(config)
-    write(twin, tmp_path / "source", seed)
+    model = transformers.HubertModel(config)
+    write(model, tmp_path / "source", seed)
     assert open_source("hubert", tmp_path / "source").config == HubertConfig.large()
     counts = convert("hubert", tmp_path / "source", tmp_path / "weights")
     assert counts["numbers"] == 315_437_696
     encoder = HubertAudio(HubertConfig.large(), str(tmp_path / "weights"), segments=32)
     speech = encoder.preprocess(np.random.default_rng(seed).normal(0.0, 0.1, 48_000).astype(np.float32))
     with torch.no_grad():
-        hidden = twin(torch.tensor(speech)[None]).last_hidden_state.numpy()
-    wanted = np.asarray(segment_means(hidden, np.array([hidden.shape[1]]), 32))[0]
-    assert_close(encoder.encode([speech])[0], wanted, record_property)
+        hidden = model(torch.tensor(speech)[None]).last_hidden_state.numpy()
+    expected = np.asarray(segment_means(hidden, np.array([hidden.shape[1]]), 32))[0]
+    assert_close(encoder.encode([speech])[0], expected, record_property)
 
 
 def test_clip_vit_l_14_336_sees_sixteen_frames(seed, tmp_path, record_property):
@@ -67,8 +67,8 @@ def test_clip_vit_l_14_336_sees_sixteen_frames(seed, tmp_path, record_property):
         image_size=336,
         patch_size=14,
     )
-    twin = transformers.CLIPVisionModel(config)
-    write(twin, tmp_path / "source", seed)
+    model = transformers.CLIPVisionModel(config)
+    write(model, tmp_path / "source", seed)
     assert open_source("clip", tmp_path / "source").config == ClipVisionConfig.vit_l_14_336()
     counts = convert("clip", tmp_path / "source", tmp_path / "weights")
     assert counts["numbers"] == 303_507_456
@@ -76,5 +76,5 @@ def test_clip_vit_l_14_336_sees_sixteen_frames(seed, tmp_path, record_property):
     clip = encoder.preprocess(np.random.default_rng(seed).integers(0, 256, (16, 360, 480, 3), np.uint8))
     pixels = ((clip / 255.0 - np.array(MEAN)) / np.array(DEVIATION)).astype(np.float32)
     with torch.no_grad():
-        wanted = twin(torch.tensor(pixels.transpose(0, 3, 1, 2))).pooler_output.numpy()
-    assert_close(encoder.encode([clip])[0], wanted, record_property)
+        expected = model(torch.tensor(pixels.transpose(0, 3, 1, 2))).pooler_output.numpy()
+    assert_close(encoder.encode([clip])[0], expected, record_property)

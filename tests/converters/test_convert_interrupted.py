@@ -1,4 +1,4 @@
-"""Conversions that are killed, run out of disk or read another file: nothing half-done passes for done."""
+"""Conversions that are killed, run out of disk or read another file: unfinished output is never taken for finished."""
 
 import hashlib
 import json
@@ -19,16 +19,16 @@ import random_llama  # noqa: E402
 from converters.convert import convert  # noqa: E402
 from converters.readers import ConversionError  # noqa: E402
 from empatheia_jax.states import CheckpointError  # noqa: E402
-from empatheia_jax.weights import is_weights, read_arrays, read_facts  # noqa: E402
+from empatheia_jax.weights import is_weights, read_arrays, read_metadata  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory):
-    """300 MB in three shards."""
+    """Write a Llama of 300 MB in three shards."""
     folder = tmp_path_factory.mktemp("llama") / "300m"
-    assert random_llama.write(folder, "300m", shard_bytes=120_000_000) > 300e6
+    assert random_llama.write_checkpoint(folder, "300m", shard_bytes=120_000_000) > 300e6
     yield folder
     shutil.rmtree(folder)
 
@@ -36,18 +36,18 @@ def source(tmp_path_factory):
 @pytest.fixture
 def output(tmp_path):
     yield tmp_path / "weights"
-    shutil.rmtree(tmp_path, ignore_errors=True)  # pytest would keep the last three runs' gigabyte
+    shutil.rmtree(tmp_path, ignore_errors=True)  # pytest would keep a gigabyte of each of the last three runs
 
 
-def start(source: Path, output: Path, *before: str) -> subprocess.Popen:
+def start(source: Path, output: Path, *prefix: str) -> subprocess.Popen:
     command = [sys.executable, "-m", "converters", "vicuna", "--input", str(source), "--output", str(output)]
-    return subprocess.Popen([*before, *command], cwd=ROOT, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    return subprocess.Popen([*prefix, *command], cwd=ROOT, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
 
 def test_a_killed_conversion_leaves_nothing_to_mistake_and_goes_on_where_it_was(source, output, seed):
-    whole = output.with_name("whole")
-    convert("vicuna", source, whole)
-    draws, kills, kept = random.Random(seed), 0, 0
+    complete = output.with_name("complete")
+    convert("vicuna", source, complete)
+    rng, kills, kept = random.Random(seed), 0, 0
     partial = output.with_name(output.name + ".partial")
     for _ in range(4):
         process = start(source, output)
@@ -55,7 +55,7 @@ def test_a_killed_conversion_leaves_nothing_to_mistake_and_goes_on_where_it_was(
         while not (partial / "params").exists() and process.poll() is None:
             assert time.monotonic() < deadline
             time.sleep(0.002)
-        time.sleep(draws.uniform(0.0, 0.5))
+        time.sleep(rng.uniform(0.0, 0.5))
         process.send_signal(signal.SIGKILL)
         process.communicate()
         if output.exists():
@@ -69,14 +69,15 @@ def test_a_killed_conversion_leaves_nothing_to_mistake_and_goes_on_where_it_was(
         process = start(source, output)
         out, err = process.communicate(timeout=300)
         assert process.returncode == 0, err
-    assert read_facts(output)["sha256"] == read_facts(whole)["sha256"]
-    assert sum(1 for _ in read_arrays(output)) == len(json.loads((whole / "params" / "index.json").read_text())) > kept
+    assert read_metadata(output)["sha256"] == read_metadata(complete)["sha256"]
+    count = len(json.loads((complete / "params" / "index.json").read_text()))
+    assert sum(1 for _ in read_arrays(output)) == count > kept
     assert not partial.exists()
 
 
 def test_what_another_file_left_is_not_gone_on_with(source, output, tmp_path):
     other = tmp_path / "other"
-    random_llama.write(other, "tiny", seed=1)
+    random_llama.write_checkpoint(other, "tiny", seed=1)
     partial = output.with_name(output.name + ".partial")
     (partial / "params").mkdir(parents=True)
     (partial / "converting.json").write_text("{}")
@@ -93,19 +94,21 @@ def test_a_disk_without_room_is_an_error_before_anything_is_written(source, outp
 
 
 def test_a_write_that_the_system_refuses_is_one_error(source, output):
-    """A limit on the size of files stands for a full disk: writing fails halfway."""
+    """A limit on file sizes takes the place of a full disk: writing fails halfway."""
     process = start(source, output, "bash", "-c", 'ulimit -f 20000; exec "$@"', "bash")
     _, err = process.communicate(timeout=300)
     assert process.returncode == 2
-    said = [line for line in err.replace("\r", "\n").splitlines() if line and not line.startswith("convert vicuna:")]
-    assert len(said) == 1 and "File too large" in said[0] and "can be resumed by the same command" in said[0], err
+    lines = err.replace("\r", "\n").splitlines()
+    messages = [line for line in lines if line and not line.startswith("convert vicuna:")]
+    assert len(messages) == 1 and "File too large" in messages[0], err
+    assert "can be resumed by the same command" in messages[0], err
     assert not output.exists()
-    convert("vicuna", source, output)  # the same command, with room
+    convert("vicuna", source, output)  # the same command, without the limit
     assert is_weights(output)
 
 
 def test_a_damaged_array_is_found_when_it_is_read(tmp_path):
-    random_llama.write(tmp_path / "source", "tiny")
+    random_llama.write_checkpoint(tmp_path / "source", "tiny")
     convert("vicuna", tmp_path / "source", tmp_path / "weights")
     index = tmp_path / "weights" / "params" / "index.json"
     entries = json.loads(index.read_text())
@@ -122,24 +125,24 @@ def sha256(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-@pytest.mark.parametrize("who", ["the Hub's cache", "its download folder", "SHA256SUMS", "--sha256"])
-def test_a_given_sha256_is_checked(who, tmp_path):
+@pytest.mark.parametrize("origin", ["the Hub's cache", "its download folder", "SHA256SUMS", "--sha256"])
+def test_a_given_sha256_is_checked(origin, tmp_path):
     source = tmp_path / "source"
-    random_llama.write(source, "tiny")
+    random_llama.write_checkpoint(source, "tiny")
     file = source / "model-00001-of-00001.safetensors"
 
-    asked = {}
+    arguments = {}
 
-    def give(digest: str):
-        if who == "--sha256":
-            asked["sha256"] = digest.upper()
-        elif who == "the Hub's cache":
+    def publish(digest: str):
+        if origin == "--sha256":
+            arguments["sha256"] = digest.upper()
+        elif origin == "the Hub's cache":
             blob = tmp_path / "blobs" / digest
             blob.parent.mkdir(exist_ok=True)
             blob.write_bytes(file.read_bytes())
             file.unlink()
             os.symlink(blob, file)
-        elif who == "its download folder":
+        elif origin == "its download folder":
             metadata = source / ".cache" / "huggingface" / "download" / f"{file.name}.metadata"
             metadata.parent.mkdir(parents=True, exist_ok=True)
             metadata.write_text(f"0123abcd\n{digest}\n1700000000.0\n")
@@ -147,10 +150,10 @@ def test_a_given_sha256_is_checked(who, tmp_path):
             (source / "SHA256SUMS").write_text(f"{'1' * 64}  other.bin\n{digest} *{file.name}\n")
 
     good = sha256(file)
-    give(good[:-1] + ("0" if good[-1] != "0" else "1"))
+    publish(good[:-1] + ("0" if good[-1] != "0" else "1"))
     with pytest.raises(ConversionError, match=f"its SHA-256 is {good}"):
-        convert("vicuna", source, tmp_path / "weights", **asked)
+        convert("vicuna", source, tmp_path / "weights", **arguments)
     assert not (tmp_path / "weights").exists()
-    give(good)
-    convert("vicuna", source, tmp_path / "weights", **asked)
-    assert file.name in read_facts(tmp_path / "weights")["source"]["sha256_checked"]
+    publish(good)
+    convert("vicuna", source, tmp_path / "weights", **arguments)
+    assert file.name in read_metadata(tmp_path / "weights")["source"]["sha256_checked"]

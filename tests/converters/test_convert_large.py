@@ -1,4 +1,4 @@
-"""Memory of conversions and restores: of 300 MB in `make test`, of a 7B Llama's 13.5 GB in `make test-large`."""
+"""Memory of conversions and restores: 300 MB in `make test`, a 7B Llama's 13.5 GB in `make test-large`."""
 
 import hashlib
 import json
@@ -20,20 +20,20 @@ import random_llama  # noqa: E402
 
 from converters.convert import convert  # noqa: E402
 from empatheia_jax import weights  # noqa: E402
-from empatheia_jax.config_io import llm_of  # noqa: E402
+from empatheia_jax.config_io import load_llm_config  # noqa: E402
 from empatheia_jax.llm.llama import Llama  # noqa: E402
 
 GB = 10**9
-# Anonymous memory, beyond the model when restoring. Parts and Python itself set the floor of the small one.
+# Anonymous memory; for restoring, beyond the model's. At 300 MB, parts and Python itself are most of it.
 CONVERTING, RESTORING = {"300m": 1.2 * GB, "7b": 3 * GB}, {"300m": 0.9 * GB, "7b": 2 * GB}
 SHAPES = ["300m", pytest.param("7b", marks=pytest.mark.large)]
 
 
 @pytest.fixture(scope="module", params=SHAPES)
 def converted(request, tmp_path_factory):
-    """(shape, weights, bytes, peak anonymous memory of their conversion)."""
+    """Return shape, converted folder, bytes, and peak anonymous memory of the conversion."""
     folder = tmp_path_factory.mktemp("llama")
-    total = random_llama.write(folder / "source", request.param)
+    total = random_llama.write_checkpoint(folder / "source", request.param)
     command = [sys.executable, "-m", "converters", "vicuna", "--input", str(folder / "source")]
     process = subprocess.Popen([*command, "--output", str(folder / "weights")], cwd=ROOT)
     peak = 0
@@ -50,8 +50,8 @@ def converted(request, tmp_path_factory):
     shutil.rmtree(folder)
 
 
-def restore(folder: Path, fsdp: int, tensor: int, devices: int, processes: int = 1, **extra: str) -> list[dict]:
-    """What `restorer.py` says, of every process."""
+def restore(folder: Path, fsdp: int, tensor: int, devices: int, *, processes: int = 1, **extra: str) -> list[dict]:
+    """Run `restorer.py` and return the output of every process."""
     env = (
         os.environ
         | {
@@ -63,9 +63,9 @@ def restore(folder: Path, fsdp: int, tensor: int, devices: int, processes: int =
     )
     command = [sys.executable, str(Path(__file__).with_name("restorer.py")), str(folder), str(fsdp), str(tensor)]
     if processes > 1:
-        with socket.socket() as free:
-            free.bind(("localhost", 0))
-            env["COORDINATOR"] = f"localhost:{free.getsockname()[1]}"
+        with socket.socket() as unused:
+            unused.bind(("localhost", 0))
+            env["COORDINATOR"] = f"localhost:{unused.getsockname()[1]}"
         env["PROCESSES"] = str(processes)
     started = [
         subprocess.Popen(command, env=env | {"RANK": str(rank)}, stdout=subprocess.PIPE, text=True)
@@ -74,7 +74,7 @@ def restore(folder: Path, fsdp: int, tensor: int, devices: int, processes: int =
     outputs = [process.communicate(timeout=900)[0] for process in started]
     assert all(process.returncode == 0 for process in started)
     lines = [line for output in outputs for line in output.splitlines()]
-    return [json.loads(line) for line in lines if line.startswith("{")]  # Gloo talks, too
+    return [json.loads(line) for line in lines if line.startswith("{")]  # Gloo logs to stdout too
 
 
 def test_converting_holds_parts_and_not_the_model(converted, record_property):
@@ -85,42 +85,41 @@ def test_converting_holds_parts_and_not_the_model(converted, record_property):
 
 def test_eight_devices_hold_an_eighth_each_and_the_process_little_more(converted, record_property):
     shape, folder, total, _ = converted
-    (found,) = restore(folder, 2, 4, 8)
-    record_property("peak_gb", f"{found['peak'] / GB:.2f} of {found['total'] / GB:.2f}")
-    assert not found["misplaced"]
-    assert len(found["held"]) == 8
-    assert all(held == pytest.approx(found["total"] / 8, rel=2e-3) for held in found["held"].values())
-    assert found["total"] == pytest.approx(total, rel=1e-3)  # norms are float32 in the model
-    assert found["peak"] <= found["total"] + RESTORING[shape]
+    (report,) = restore(folder, 2, 4, 8)
+    record_property("peak_gb", f"{report['peak'] / GB:.2f} of {report['total'] / GB:.2f}")
+    assert not report["misplaced"]
+    assert len(report["held"]) == 8
+    assert all(held == pytest.approx(report["total"] / 8, rel=2e-3) for held in report["held"].values())
+    assert report["total"] == pytest.approx(total, rel=1e-3)  # norms are float32 in the model
+    assert report["peak"] <= report["total"] + RESTORING[shape]
 
 
 def test_two_processes_hold_half_each(converted, record_property):
     shape, folder, _, _ = converted
-    both = restore(folder, 2, 2, 2, processes=2)
-    for found in both:
-        record_property("peak_gb", f"{found['peak'] / GB:.2f} of {found['total'] / GB:.2f}")
-        assert sum(found["held"].values()) == pytest.approx(found["total"] / 2, rel=2e-3)
-        assert found["peak"] <= found["total"] / 2 + RESTORING[shape]
+    for report in restore(folder, 2, 2, 2, processes=2):
+        record_property("peak_gb", f"{report['peak'] / GB:.2f} of {report['total'] / GB:.2f}")
+        assert sum(report["held"].values()) == pytest.approx(report["total"] / 2, rel=2e-3)
+        assert report["peak"] <= report["total"] / 2 + RESTORING[shape]
 
 
 @pytest.mark.parametrize(("fsdp", "tensor", "devices", "processes"), [(4, 2, 8, 1), (1, 2, 2, 1), (2, 2, 2, 2)])
-def test_every_slice_is_the_checkpoint_s(fsdp, tensor, devices, processes, tmp_path):
-    random_llama.write(tmp_path / "source", "tiny")
+def test_every_slice_is_the_checkpoint_s(fsdp, tensor, devices, processes, *, tmp_path):
+    random_llama.write_checkpoint(tmp_path / "source", "tiny")
     convert("vicuna", tmp_path / "source", tmp_path / "weights")
-    abstract = nnx.state(nnx.eval_shape(lambda: Llama(llm_of(tmp_path / "weights"), rngs=nnx.Rngs(0))))
-    whole = {name: np.zeros(leaf.shape, np.float32) for name, leaf in weights.named(abstract).items()}
-    places = weights.slots(abstract)
+    abstract = nnx.state(nnx.eval_shape(lambda: Llama(load_llm_config(tmp_path / "weights"), rngs=nnx.Rngs(0))))
+    arrays = {name: np.zeros(leaf.shape, np.float32) for name, leaf in weights.named_arrays(abstract).items()}
+    targets = weights.stored_arrays(abstract)
     for name, array in weights.read_arrays(tmp_path / "weights"):
-        target, layer, _ = places[name]
-        whole[target][... if layer is None else layer] = array
-    found = restore(tmp_path / "weights", fsdp, tensor, devices, processes, SHARDS="1")
-    shards = [tuple(map(json.dumps, shard)) for one in found for shard in one["shards"]]
+        target, layer, _ = targets[name]
+        arrays[target][... if layer is None else layer] = array
+    reports = restore(tmp_path / "weights", fsdp, tensor, devices, processes=processes, SHARDS="1")
+    shards = [tuple(map(json.dumps, shard)) for report in reports for shard in report["shards"]]
     assert len({shard[:2] for shard in shards}) == len(shards)  # each slice once
-    sizes = dict.fromkeys(whole, 0)
-    for one in found:
-        assert not one["misplaced"]
-        for name, place, digest in one["shards"]:
-            piece = whole[name][tuple(slice(*ends) for ends in place)]
-            assert hashlib.sha256(np.ascontiguousarray(piece).tobytes()).hexdigest() == digest, (name, place)
+    sizes = dict.fromkeys(arrays, 0)
+    for report in reports:
+        assert not report["misplaced"]
+        for name, index, digest in report["shards"]:
+            piece = arrays[name][tuple(slice(*ends) for ends in index)]
+            assert hashlib.sha256(np.ascontiguousarray(piece).tobytes()).hexdigest() == digest, (name, index)
             sizes[name] += piece.size
-    assert sizes == {name: array.size for name, array in whole.items()}  # and all of them
+    assert sizes == {name: array.size for name, array in arrays.items()}  # and all of them

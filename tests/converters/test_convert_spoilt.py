@@ -1,4 +1,4 @@
-"""200 spoilt checkpoints: 200 refusals that say what is wrong, nothing written, nothing in them run."""
+"""200 damaged checkpoints are refused with a message that says what is wrong; nothing is written or executed."""
 
 import collections
 import json
@@ -15,7 +15,7 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
-from published import FAMILIES, draw, header_of, read_all, replace_weights, save  # noqa: E402
+from published import FAMILIES, draw, read_all, read_header, replace_weights, save  # noqa: E402
 
 from converters.convert import convert  # noqa: E402
 from converters.readers import ConversionError  # noqa: E402
@@ -24,7 +24,7 @@ SPOILT = 200
 
 
 class Hostile:
-    """Unpickled as pickle would, it runs a command."""
+    """An object that runs a command when pickle loads it."""
 
     def __init__(self, call, *arguments):
         self.call, self.arguments = call, arguments
@@ -33,7 +33,7 @@ class Hostile:
         return self.call, self.arguments
 
 
-def hostile(rng, trap: Path):
+def draw_hostile(rng, trap: Path):
     command = f"touch {trap}"
     return (
         Hostile(os.system, command),
@@ -44,8 +44,8 @@ def hostile(rng, trap: Path):
     )[int(rng.integers(5))]
 
 
-def pick(rng, names):
-    return names[int(rng.integers(len(names)))]
+def pick(rng, choices):
+    return choices[int(rng.integers(len(choices)))]
 
 
 def write_torch(folder: Path, state: dict, trap=None, zipped: bool = True) -> None:
@@ -58,7 +58,7 @@ def write_torch(folder: Path, state: dict, trap=None, zipped: bool = True) -> No
 
 
 def spoil(how: str, folder: Path, rng: np.random.Generator, trap: Path) -> str:
-    """Spoil the checkpoint in `folder`; returns what the error must say."""
+    """Damage the checkpoint in `folder`; return a text that the error must contain."""
     state = read_all(folder)
     needed = [n for n in state if not any(word in n for word in ("masked", "lm_head", "text_", "logit", "visual_"))]
     name = pick(rng, needed)
@@ -91,9 +91,9 @@ def spoil(how: str, folder: Path, rng: np.random.Generator, trap: Path) -> str:
             for file in folder.glob("model*"):
                 file.unlink()
             with zipfile.ZipFile(folder / "pytorch_model.bin", "w") as archive:
-                archive.writestr("archive/data.pkl", pickle.dumps(hostile(rng, trap)))
+                archive.writestr("archive/data.pkl", pickle.dumps(draw_hostile(rng, trap)))
         else:
-            write_torch(folder, state, hostile(rng, trap), zipped=how == "hostile_inside")
+            write_torch(folder, state, draw_hostile(rng, trap), zipped=how == "hostile_inside")
         return "refused: it asks for"
     path = replace_weights(folder, state)
     if how == "truncated":
@@ -103,13 +103,13 @@ def spoil(how: str, folder: Path, rng: np.random.Generator, trap: Path) -> str:
         path.write_bytes(path.read_bytes() + b"\0" * int(rng.integers(1, 100)))
         name = "past its last tensor"
     elif how == "float8":
-        header, start = header_of(path)
+        header, start = read_header(path)
         wide = np.dtype(ml_dtypes.float8_e4m3fn).itemsize
         header[name]["dtype"] = "F8_E4M3"
         assert wide == 1
         rewrite_header(path, header, start)
     elif how == "overlapping":
-        header, start = header_of(path)
+        header, start = read_header(path)
         other = pick(rng, [n for n in header if n != "__metadata__" and header[n]["data_offsets"][0] > 0])
         header[other]["data_offsets"] = [0, header[other]["data_offsets"][1] - header[other]["data_offsets"][0]]
         rewrite_header(path, header, start)
@@ -123,7 +123,7 @@ def rewrite_header(path: Path, header: dict, start: int) -> None:
     path.write_bytes(len(text).to_bytes(8, "little") + text + tensors)
 
 
-HOW = (
+WAYS = (
     "dropped",
     "renamed",
     "extra",
@@ -158,18 +158,18 @@ def checkpoints(seed, tmp_path_factory):
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_spoilt_checkpoint_is_refused_and_nothing_is_written(family, checkpoints, seed, tmp_path):
     count = SPOILT // len(FAMILIES)
-    seen = collections.Counter()
+    counts = collections.Counter()
     for number in range(count):
-        how, place = HOW[(number + FAMILIES.index(family)) % len(HOW)], tmp_path / str(number)
-        shutil.copytree(checkpoints[family], place / "source")
+        how, folder = WAYS[(number + FAMILIES.index(family)) % len(WAYS)], tmp_path / str(number)
+        shutil.copytree(checkpoints[family], folder / "source")
         rng = np.random.default_rng([seed, FAMILIES.index(family), number])
-        says = spoil(how, place / "source", rng, place / "executed")
+        message = spoil(how, folder / "source", rng, folder / "executed")
         with pytest.raises(ConversionError) as refused:
-            convert(family, place / "source", place / "converted")
-        assert says in str(refused.value), (how, number)
-        assert {path.name for path in place.iterdir()} == {"source"}, (how, number)
-        seen[how] += 1
-    assert sum(seen.values()) == count and len(seen) == len(HOW)
+            convert(family, folder / "source", folder / "converted")
+        assert message in str(refused.value), (how, number)
+        assert {path.name for path in folder.iterdir()} == {"source"}, (how, number)
+        counts[how] += 1
+    assert sum(counts.values()) == count and len(counts) == len(WAYS)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -205,13 +205,13 @@ def test_shards_and_index_must_agree(seed, tmp_path):
     moved[next(iter(moved))] = {shards[0].name: shards[1].name, shards[1].name: shards[0].name}.get(
         moved[next(iter(moved))], shards[0].name
     )
-    for bad, says in (
+    for bad, message in (
         ({"weight_map": moved}, "does not hold what the index says"),
         ({"weight_map": ["a"]}, "no weight_map"),
         ({"weight_map": good["weight_map"] | {"x": "../../elsewhere.safetensors"}}, "is not there"),
     ):
         index.write_text(json.dumps(bad))
-        with pytest.raises(ConversionError, match=says):
+        with pytest.raises(ConversionError, match=message):
             convert("hubert", tmp_path / "source", tmp_path / "converted")
     index.write_text(json.dumps(good))
     shards[0].unlink()

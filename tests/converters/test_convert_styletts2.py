@@ -1,20 +1,20 @@
-"""The published layout of StyleTTS 2, from the manifests: every tensor of the generator used, or an error by name."""
+"""The published layout of StyleTTS 2, from the manifests: a damaged key is an error that names it."""
 
 import json
 
 import numpy as np
 import pytest
 import yaml
-from spoil import WAYS, spoilt
+from spoil import WAYS, spoil
 
 from converters import styletts2
 from converters.convert import convert
-from converters.readers import ConversionError, in_memory
+from converters.readers import ConversionError, wrap_arrays
 from converters.rules import fit
-from converters.source import network_of
+from converters.source import abstract_network
 from empatheia_jax.generators.styletts2.config import StyleTTS2Config
 from empatheia_jax.generators.styletts2.model import StyleTTS2
-from empatheia_jax.weights import is_weights, read_facts, read_index, slots
+from empatheia_jax.weights import is_weights, read_index, read_metadata, stored_arrays
 
 NAMES = ("libritts", "ljspeech")
 PRESETS = {"libritts": StyleTTS2Config.libritts(), "ljspeech": StyleTTS2Config.ljspeech()}
@@ -22,7 +22,7 @@ PRESETS = {"libritts": StyleTTS2Config.libritts(), "ljspeech": StyleTTS2Config.l
 
 @pytest.fixture(scope="module", params=NAMES)
 def published(request, goldens):
-    """(name, manifest, tensors without "module.", shapes instead of numbers)."""
+    """Return name, manifest, and tensors of zeros under names without "module."."""
     manifest = json.loads((goldens / "styletts2" / f"manifest_{request.param}.json").read_text())
     shapes = {}
     for network, entries in manifest["net"].items():
@@ -30,42 +30,42 @@ def published(request, goldens):
             shapes |= {f"{network}.{name.removeprefix('module.')}": tuple(shape) for name, shape, *_ in entries}
     zero = np.zeros((), np.float32)
     arrays = {name: np.broadcast_to(zero, shape) for name, shape in shapes.items()}  # no memory
-    return request.param, manifest, in_memory(arrays)
+    return request.param, manifest, wrap_arrays(arrays)
 
 
-def fitted(config, tensors):
-    places = slots(network_of(StyleTTS2, config)[1])
-    return fit(styletts2.rules(config), places, tensors, styletts2.HARMLESS, styletts2.check(config, tensors))
+def fit_table(config, tensors):
+    targets, problems = stored_arrays(abstract_network(StyleTTS2, config)[1]), styletts2.check(config, tensors)
+    return fit(styletts2.rules(config), targets, tensors, styletts2.HARMLESS, problems=problems)
 
 
 def test_the_manifest_fits_and_presets_are_the_published_configs(published):
     name, manifest, tensors = published
-    config = styletts2.config_of({"model_params": manifest["model_params"]})
+    config = styletts2.parse_config({"model_params": manifest["model_params"]})
     assert config == PRESETS[name]
-    used = {source for one in fitted(config, tensors) for source in one.sources}
-    left = tensors.keys() - used
-    assert all(n.startswith(("diffusion.unet.", "bert.pooler.", "bert.embeddings.position_ids")) for n in left)
+    used = {source for entry in fit_table(config, tensors) for source in entry.sources}
+    unused = tensors.keys() - used
+    assert all(n.startswith(("diffusion.unet.", "bert.pooler.", "bert.embeddings.position_ids")) for n in unused)
     assert {n.split(".")[0] for n in used} == {n.split(".")[0] for n in tensors}
 
 
 @pytest.mark.parametrize("share", [0.03, pytest.param(1.0, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("how", WAYS)
-def test_any_one_key_spoilt_is_an_error_with_its_name(published, how, share, seed, monkeypatch):
+def test_any_one_key_spoilt_is_an_error_with_its_name(published, how, share, *, seed, monkeypatch):
     _, manifest, tensors = published
-    config = styletts2.config_of({"model_params": manifest["model_params"]})
+    config = styletts2.parse_config({"model_params": manifest["model_params"]})
     monkeypatch.setattr("converters.rules.difflib.get_close_matches", lambda *_: [])  # the slow part of an error
     table = styletts2.rules(config)
     monkeypatch.setattr(styletts2, "rules", lambda config: table)
     draws = np.random.default_rng([seed, len(how)])
     for name in draws.permutation(list(tensors))[: int(share * len(tensors))]:
         with pytest.raises(ConversionError) as refused:
-            fitted(config, spoilt(tensors, name, how))
+            fit_table(config, spoil(tensors, name, how))
         assert name in str(refused.value), (how, name)
 
 
 @pytest.fixture(scope="module")
 def checkpoint(goldens, tmp_path_factory):
-    """A synthetic file as published, its config.yml beside it."""
+    """Write a synthetic published file with its config.yml beside it."""
     pytest.importorskip("torch")
     from published_files import write_styletts2
 
@@ -74,8 +74,9 @@ def checkpoint(goldens, tmp_path_factory):
 
 def test_the_published_file_is_converted(checkpoint, tmp_path):
     counts = convert("styletts2", checkpoint, tmp_path / "weights")
-    facts = read_facts(tmp_path / "weights")
-    assert facts["family"] == "styletts2" and facts["architecture"]["sigma_data"] == pytest.approx(0.19926648961191362)
+    metadata = read_metadata(tmp_path / "weights")
+    assert metadata["family"] == "styletts2"
+    assert metadata["architecture"]["sigma_data"] == pytest.approx(0.19926648961191362)
     assert counts["arrays"] == len(read_index(tmp_path / "weights")) and counts["left_aside"] > 1
     assert is_weights(tmp_path / "weights")
 

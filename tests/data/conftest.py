@@ -1,4 +1,4 @@
-"""Shared by the data tests: where real data is, and small dialogues to break."""
+"""Fixtures of the data tests: folders of real data, and small dialogues to change."""
 
 import copy
 import os
@@ -12,7 +12,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 @pytest.fixture
 def real_data() -> Callable[[str], Path]:
-    """Finds a folder of real data by its name, or skips."""
+    """Return a function that finds a folder of real data by its name, or skips the test."""
 
     def find(name: str) -> Path:
         for folder in (os.environ.get("EMPATHEIA_DATA"), ROOT.parent / "shared" / "data"):
@@ -25,10 +25,10 @@ def real_data() -> Callable[[str], Path]:
 
 @pytest.fixture
 def make_dialogue() -> Callable[..., dict]:
-    """Makes a dialogue of the released form with `turns` turns; keywords replace its keys."""
+    """Return a function that makes a dialogue of the released form; keywords replace its keys."""
 
     def make(number: int = 1, turns: int = 2, **changes) -> dict:
-        said = [f"Utterance {index} of dialogue {number}." for index in range(2 * turns)]
+        texts = [f"Utterance {index} of dialogue {number}." for index in range(2 * turns)]
         dialogue = {
             "conversation_id": f"{number:05d}",
             "speaker_profile": {"age": "child", "gender": "male", "timbre": "high", "ID": 28},
@@ -39,10 +39,10 @@ def make_dialogue() -> Callable[..., dict]:
                     "turn_id": str(turn),
                     "context": "Something happened.",
                     "dialogue_history": [
-                        {"index": index, "role": ("speaker", "listener")[index % 2], "utterance": said[index]}
+                        {"index": index, "role": ("speaker", "listener")[index % 2], "utterance": texts[index]}
                         for index in range(2 * turn + 1)
                     ],
-                    "response": said[2 * turn + 1],
+                    "response": texts[2 * turn + 1],
                     "chain_of_empathy": {
                         "speaker_emotion": "surprised",
                         "event_scenario": "A scenario",

@@ -1,4 +1,4 @@
-"""The released layout -> Examples: splits, media names, and every irregularity counted."""
+"""The reader of the released layout: splits, media names, and every irregularity counted."""
 
 import json
 import random
@@ -26,7 +26,7 @@ def read(path, split="test", **options):
 
 
 def bad_turn(make_dialogue, **changes):
-    """A dialogue whose second turn of three is changed."""
+    """Return a dialogue of three turns whose second is changed."""
     dialogue = make_dialogue(7, turns=3)
     dialogue["turns"][1] |= changes
     return dialogue
@@ -137,7 +137,7 @@ class TestMedia:
         assert first.history[0].video.name == "dia00003utt0_28.mp4"
         assert first.response.audio.name == "dia00003utt1_18.wav"
         assert first.response.video is None  # the file is of avatar 28, the listener is 18
-        assert last.history[2].audio is None  # only macOS' shadow of it is there
+        assert last.history[2].audio is None  # there is only macOS' resource fork of it
         assert last.history[0] is first.history[0]
         assert report.media == {
             "audio found": 2,
@@ -153,7 +153,7 @@ class TestMedia:
         touch(tmp_path / "test" / "test_audio", "dia12345utt0_4.wav", "dia12345utt1_5.wav", "dia12345utt1_6.wav")
         touch(tmp_path / "test" / "test_video", "dia12345utt0_4.mp4", "dia12345utt0_3.mp4")
         (example,), report = read(tmp_path)
-        assert example.history[0].audio.name == "dia12345utt0_4.wav"  # the only one
+        assert example.history[0].audio.name == "dia12345utt0_4.wav"  # the only file of this utterance
         assert example.history[0].video is None and report.media["video ambiguous"] == 1
         assert example.response.audio.name == "dia12345utt1_5.wav" and example.listener_profile is None
 
@@ -202,18 +202,18 @@ DIALOGUE_ERRORS = {
     "not a text": dict(topic=3),
 }
 CHAIN = dict(speaker_emotion="sad", event_scenario="a", emotion_cause="b", goal_to_response="c")
-SAID = {"index": 0, "role": "speaker", "utterance": "Hello."}
+ENTRY = {"index": 0, "role": "speaker", "utterance": "Hello."}
 TURN_ERRORS = {
     "response is missing": (dict(response=" "), "response"),
     "turn_id is not a number": (dict(turn_id="one"), "turn_id"),
     "turn_id occurs twice": (dict(turn_id="0"), "turn_id"),
     "dialogue_history is missing or empty": (dict(dialogue_history=[]), "dialogue_history"),
     "history entry is not an object": (dict(dialogue_history=["Hi"]), "dialogue_history[0]"),
-    "role is unknown": (dict(dialogue_history=[SAID | {"role": "human"}]), "dialogue_history[0].role"),
-    "index is not a number": (dict(dialogue_history=[SAID | {"index": "a"}]), "dialogue_history[0].index"),
-    "index does not rise": (dict(dialogue_history=[SAID, SAID]), "dialogue_history[1].index"),
+    "role is unknown": (dict(dialogue_history=[ENTRY | {"role": "human"}]), "dialogue_history[0].role"),
+    "index is not a number": (dict(dialogue_history=[ENTRY | {"index": "a"}]), "dialogue_history[0].index"),
+    "index does not rise": (dict(dialogue_history=[ENTRY, ENTRY]), "dialogue_history[1].index"),
     "text is missing": (dict(dialogue_history=[{"role": "speaker"}]), "dialogue_history[0].utterance"),
-    "text is empty": (dict(dialogue_history=[SAID | {"utterance": "\n\u200b"}]), "dialogue_history[0].utterance"),
+    "text is empty": (dict(dialogue_history=[ENTRY | {"utterance": "\n\u200b"}]), "dialogue_history[0].utterance"),
     "text is in another script": (dict(response="Мне очень жаль, my friend"), "response"),
     "text is broken Unicode": (dict(response="Oh \ud83d no"), "response"),
     "not a text": (dict(response=["I see."]), "response"),
@@ -222,7 +222,10 @@ TURN_ERRORS = {
         "chain_of_empathy.speaker_emotion",
     ),
     "chain_of_empathy is not an object": (dict(chain_of_empathy="sad"), "chain_of_empathy"),
-    "history does not end with the speaker": (dict(dialogue_history=[SAID | {"role": "listener"}]), "dialogue_history"),
+    "history does not end with the speaker": (
+        dict(dialogue_history=[ENTRY | {"role": "listener"}]),
+        "dialogue_history",
+    ),
 }
 
 
@@ -253,7 +256,7 @@ class TestBadRecords:
         assert [example.turn_id for example in examples] == [0, 2]
         (drop,) = report.dropped
         assert (drop.kind, drop.reason, drop.field, drop.conversation) == ("turn", reason, field, "00007")
-        assert report.turns == 3 == report.examples + report.turn_drops
+        assert report.turns == 3 == report.examples + sum(report.reasons("turn").values())
         if "end with" in reason:
             assert len(read(tmp_path, **options)[0]) == 2
             return
@@ -272,7 +275,8 @@ class TestBadRecords:
         bad = make_dialogue(2, turns=3, topic=1)
         bad["turns"][0] = None
         _, report = read(write(tmp_path / "test.json", [make_dialogue(1), bad]), on_error="skip")
-        assert (report.dialogue_drops, report.turn_drops, report.turns_of_dropped_dialogues) == (1, 0, 3)
+        assert report.reasons("dialogue") == {"not a text": 1} and not report.reasons("turn")
+        assert report.turns_of_dropped_dialogues == 3
 
     def test_nothing_usable_is_an_error_in_both_modes(self, tmp_path, make_dialogue):
         file = write(tmp_path / "test.json", [make_dialogue(1) | {"turns": []}])
@@ -319,9 +323,9 @@ class TestReadDialogue:
         entry = dialogue["turns"][0]["dialogue_history"][0]
         entry |= {"speech": "a.wav", "video": str(tmp_path / "in" / "b.mp4"), "utterance": ""}
         example = read_dialogue(write(tmp_path / "in" / "dialogue.json", dialogue))
-        said = example.history[0]
-        assert (said.audio, said.video) == (tmp_path / "in" / "a.wav", tmp_path / "in" / "b.mp4")
-        assert said.text == "" and example.id == "dialogue/dialogue/0"
+        utterance = example.history[0]
+        assert (utterance.audio, utterance.video) == (tmp_path / "in" / "a.wav", tmp_path / "in" / "b.mp4")
+        assert utterance.text == "" and example.id == "dialogue/dialogue/0"
         entry["speech"] = "absent.wav"
         with pytest.raises(RecordError, match=r"dialogue_history\[0\].speech: speech file not found"):
             read_dialogue(write(tmp_path / "in" / "dialogue.json", dialogue))
@@ -345,7 +349,7 @@ class TestReadDialogue:
 
 class TestRealData:
     def test_empathetic_dialogues(self, real_data):
-        """Counts that the folder's own files give when counted without this package."""
+        """The counts are those that the folder's own files give when counted without this package."""
         folder = real_data("ed_sample")
         for split, name in (("train", "train"), ("validation", "valid"), ("test", "test")):
             raw = json.loads((folder / f"{name}.json").read_text())
@@ -373,4 +377,4 @@ class TestRealData:
                 if longer is not None:
                     gold = longer["dialogue_history"][2 * number + 1]["utterance"]
                     assert recovered.pop(f"test/{dialogue['conversation_id']}/{number}") == " ".join(gold.split())
-        assert set(recovered) == {"test/03912/0"}  # turn 1 is not there, but turn 2's history goes through it
+        assert set(recovered) == {"test/03912/0"}  # turn 1 is missing, but turn 2's history contains its response

@@ -1,4 +1,4 @@
-"""`check-data`: counts of what is there, and every finding about media named."""
+"""`check-data`: counts of the data, and every finding about media with the files named."""
 
 import json
 
@@ -29,7 +29,7 @@ def mp4(path, seconds):
 
 @pytest.fixture
 def corpus(tmp_path, make_dialogue):
-    """Ten training dialogues of one turn; the media of dialogue 1 are sound, those of others wrong in every way."""
+    """Write ten dialogues of one turn; the media of dialogue 1 are intact, the others bad in different ways."""
     folder = tmp_path / "corpus"
     folder.mkdir()
     dialogues = [make_dialogue(number, turns=1) for number in range(1, 11)]
@@ -54,11 +54,11 @@ def corpus(tmp_path, make_dialogue):
 
 
 def test_media_findings(corpus):
-    text, found = check_data(corpus)
-    (media,) = found["media"]
+    text, report = check_data(corpus)
+    (media,) = report["media"]
     (unreadable,) = media["unusable"].pop("unreadable")  # the message, which names the file first
     assert unreadable.split(": ")[0].endswith("dia00002utt1_18.wav")
-    names = {key: [path.rsplit("/", 1)[-1] for path in where] for key, where in media["unusable"].items()}
+    names = {key: [path.rsplit("/", 1)[-1] for path in paths] for key, paths in media["unusable"].items()}
     assert names.pop("empty") == ["dia00002utt0_28.wav"]
     assert names.pop("over 60 s") == ["dia00003utt1_18.wav"]
     assert list(names.values()) == [["dia00003utt0_28.wav"]]  # without sound
@@ -78,9 +78,9 @@ def test_media_findings(corpus):
 
 
 def test_counts_of_the_splits(corpus):
-    text, found = check_data(corpus, probe=False)
-    json.dumps(found)
-    train, validation = found["splits"]["train"], found["splits"]["validation"]
+    text, report = check_data(corpus, probe=False)
+    json.dumps(report)
+    train, validation = report["splits"]["train"], report["splits"]["validation"]
     assert train["dialogues"] + validation["dialogues"] == 10 and validation["dialogues"] == 2
     assert train["examples"] + validation["examples"] == 8
     dropped = [drop for split in (train, validation) for drop in split["dropped"]]
@@ -94,16 +94,16 @@ def test_counts_of_the_splits(corpus):
     assert train["topics"] == {"Life Events": train["examples"]}
     assert train["listeners"]["age"] == {"middle-aged": train["examples"]}
     assert train["listeners"]["different"] == {"avatars": 1, "combinations": 1}
-    assert "seconds" not in found["media"][0]
-    shared = found["across"]["validation in train"]
+    assert "seconds" not in report["media"][0]
+    shared = report["across"]["validation in train"]
     assert shared["texts_shared"] == 0 and shared["avatars_shared"] == shared["avatars"] == 2
     assert "response is missing (00007/0)" in text and "turns is empty (00006)" in text
 
 
 def test_progress_is_told(corpus):
-    told = []
-    check_data(corpus, progress=lambda done, total: told.append((done, total)))
-    assert told == [(number, 8) for number in range(1, 9)]
+    calls = []
+    check_data(corpus, progress=lambda done, total: calls.append((done, total)))
+    assert calls == [(number, 8) for number in range(1, 9)]
 
 
 def test_nothing_to_read(tmp_path):
@@ -117,9 +117,9 @@ def test_challenge_test_file(real_data):
     """The real file: exactly the four empty dialogues and the one turn without a question."""
     folder = real_data("avamerg_test_excerpt")
     for path in (folder, folder / "test.json"):
-        text, found = check_data(path)
-        assert list(found["splits"]) == ["test"]
-        test = found["splits"]["test"]
+        text, report = check_data(path)
+        assert list(report["splits"]) == ["test"]
+        test = report["splits"]["test"]
         assert test["dropped_dialogues"] == {"turns is empty": 4}
         assert test["dropped_turns"] == {"history does not end with the speaker": 1}
         assert (test["dialogues"], test["turns"], test["examples"]) == (48, 87, 86)
@@ -136,14 +136,14 @@ def test_the_plot_shows_each_split(corpus, tmp_path):
     for split in report["splits"]:
         colour = np.array(to_rgb(_COLOURS[split])) * 255
         assert (np.abs(picture - colour).max(axis=1) < 3).sum() > 200, split
-    _, bare = check_data(corpus / "train.json", probe=False)
-    plot_report(bare, tmp_path / "bare.png")
-    assert (tmp_path / "bare.png").stat().st_size > 10_000
+    _, without_media = check_data(corpus / "train.json", probe=False)
+    plot_report(without_media, tmp_path / "without_media.png")
+    assert (tmp_path / "without_media.png").stat().st_size > 10_000
 
 
 def test_the_command_writes_report_and_plot(corpus, tmp_path, capsys):
     files = tmp_path / "check.json", tmp_path / "check.png"
     assert main(["check-data", str(corpus), "--json", str(files[0]), "--plot", str(files[1])]) == 0
-    said = capsys.readouterr()
-    assert "dropped 1 dialogue" in said.out and "recordings" in said.err and "/s" in said.err
+    printed = capsys.readouterr()
+    assert "dropped 1 dialogue" in printed.out and "recordings" in printed.err and "/s" in printed.err
     assert json.loads(files[0].read_text())["splits"]["train"]["dialogues"] == 8 and files[1].exists()

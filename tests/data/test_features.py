@@ -1,4 +1,4 @@
-"""The feature store: what goes in comes out, and nothing unfinished, stale or damaged is read."""
+"""The feature store: arrays are read as written, and nothing unfinished, stale or damaged is read."""
 
 import pickle
 import subprocess
@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from empatheia_jax.data import features
-from empatheia_jax.data.feature_records import FLOATS, Journal, StoreError, pack_record, unpack_record
-from empatheia_jax.data.feature_writer import FeatureWriter, packed, write_shard
+from empatheia_jax.data.feature_records import FLOAT_DTYPES, Journal, StoreError, pack_record, unpack_record
+from empatheia_jax.data.feature_writer import FeatureWriter, pack_utterance, write_shard
 from empatheia_jax.data.features import FeatureStore
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -32,8 +32,8 @@ def record(key: str) -> dict[str, np.ndarray]:
 
 def write(directory, shards=None, finish=True) -> FeatureWriter:
     writer = FeatureWriter(directory, SETTINGS, "data", len(SHARDS))
-    for index in writer.unfinished() if shards is None else shards:
-        utterances = [packed(key, record(key), writer.floats) for key in SHARDS[index]]
+    for index in writer.unfinished_shards() if shards is None else shards:
+        utterances = [pack_utterance(key, record(key), writer.float_dtype) for key in SHARDS[index]]
         write_shard(directory, index, utterances, {"rejected": []})
     if finish:
         writer.finish({"utterances": 4})
@@ -44,15 +44,15 @@ def test_round_trip(tmp_path):
     write(tmp_path / "store")
     store = FeatureStore(tmp_path / "store", SETTINGS)
     keys = [key for shard in SHARDS for key in shard]
-    assert list(store.keys) == keys and len(store) == 4 and store.counts == {"utterances": 4}
+    assert list(store.keys) == keys and len(store) == 4 and store.manifest["counts"] == {"utterances": 4}
     for key in reversed(keys):
         arrays = store[key]
         assert arrays.keys() == record(key).keys()
-        for name, wanted in record(key).items():
-            assert arrays[name].dtype == (store.dtype if wanted.dtype == np.float32 else np.int32)
-            np.testing.assert_allclose(arrays[name], wanted, rtol=1e-3, atol=1e-3)  # stored in half precision
+        for name, expected in record(key).items():
+            assert arrays[name].dtype == (store.dtype if expected.dtype == np.float32 else np.int32)
+            np.testing.assert_allclose(arrays[name], expected, rtol=1e-3, atol=1e-3)  # stored in half precision
     assert store.feature_shape("audio") == (4, 3)
-    assert store.sizes("train/00001/1") == (11, 25) and store.sizes("train/00001/0") is None
+    assert store.gold_sizes("train/00001/1") == (11, 25) and store.gold_sizes("train/00001/0") is None
     assert "train/00009/0" not in store and store.get("train/00009/0") is None
     with pytest.raises(KeyError):
         store["train/00009/0"]
@@ -60,28 +60,28 @@ def test_round_trip(tmp_path):
 
 def test_record_bytes():
     arrays = {"a": np.arange(6.0).reshape(2, 3), "empty": np.zeros((0, 4), np.float32), "ids": np.array([1, 70000])}
-    key, found = unpack_record(pack_record("train/ä/0", arrays))
+    key, unpacked = unpack_record(pack_record("train/ä/0", arrays))
     assert key == "train/ä/0"
     for name, array in arrays.items():
-        np.testing.assert_array_equal(found[name], array)
+        np.testing.assert_array_equal(unpacked[name], array)
     for bad in (np.array([1e6]), np.array([np.nan]), np.array(["x"])):
         with pytest.raises(StoreError, match="train/1/0: bad"):
             pack_record("train/1/0", {"bad": bad})
 
 
-@pytest.mark.parametrize("floats", FLOATS)
-def test_floats_are_kept_in_the_chosen_type(floats):
-    values = np.random.default_rng(0).normal(size=(3, 5)).astype(FLOATS[floats])
-    _, found = unpack_record(pack_record("k", {"a": values}, floats))
-    assert found["a"].dtype == FLOATS[floats]
-    np.testing.assert_array_equal(found["a"], values)
+@pytest.mark.parametrize("float_dtype", FLOAT_DTYPES)
+def test_floats_are_kept_in_the_chosen_type(float_dtype):
+    values = np.random.default_rng(0).normal(size=(3, 5)).astype(FLOAT_DTYPES[float_dtype])
+    _, unpacked = unpack_record(pack_record("k", {"a": values}, float_dtype))
+    assert unpacked["a"].dtype == FLOAT_DTYPES[float_dtype]
+    np.testing.assert_array_equal(unpacked["a"], values)
 
 
 def test_content_is_left_out_where_it_is_not_asked_for(tmp_path):
     write(tmp_path / "store")
     store = FeatureStore(tmp_path / "store")
     assert store.get("train/00001/1", content=False).keys() == {"audio", "phonemes"}
-    for key in store.keys:  # the records after it are found as well
+    for key in store.keys:  # the records after it are read correctly too
         np.testing.assert_array_equal(store[key]["audio"], store.get(key, content=False)["audio"])
 
 
@@ -94,14 +94,14 @@ def test_a_journal_keeps_what_is_whole(tmp_path, seed):
         journal.add(value, records)
         ends.append(path.stat().st_size)
     journal.close()
-    whole = path.read_bytes()
-    for cut in {0, 3, *map(int, rng.integers(0, len(whole), 20)), len(whole)}:
-        path.write_bytes(whole[:cut])
-        again = Journal(path)
+    content = path.read_bytes()
+    for cut in {0, 3, *map(int, rng.integers(0, len(content), 20)), len(content)}:
+        path.write_bytes(content[:cut])
+        reopened = Journal(path)
         kept = sum(end <= cut for end in ends)
-        assert again.entries == entries[:kept]
-        again.add({"n": "new"}, [b"x"])
-        again.close()
+        assert reopened.entries == entries[:kept]
+        reopened.add({"n": "new"}, [b"x"])
+        reopened.close()
         last = Journal(path)
         assert last.entries == [*entries[:kept], ({"n": "new"}, [b"x"])]
         last.close()
@@ -117,10 +117,10 @@ def test_interrupted_store_is_refused_then_finished(tmp_path):
     write(directory, shards=[1], finish=False)
     with pytest.raises(StoreError, match="interrupted after 1 of 3 shards"):
         FeatureStore(directory)
-    again = FeatureWriter(directory, SETTINGS, "data", len(SHARDS))
-    assert again.unfinished() == [0, 2]
+    resumed = FeatureWriter(directory, SETTINGS, "data", len(SHARDS))
+    assert resumed.unfinished_shards() == [0, 2]
     with pytest.raises(StoreError, match="2 of 3 shards are missing"):
-        again.finish({})
+        resumed.finish({})
     before = (directory / features.shard_name(1)).stat().st_mtime_ns
     write(directory)
     assert (directory / features.shard_name(1)).stat().st_mtime_ns == before
@@ -150,7 +150,7 @@ def test_other_data_is_refused(tmp_path):
 
 
 def test_foreign_folder_is_left_alone(tmp_path):
-    (tmp_path / "thesis.txt").write_text("mine")
+    (tmp_path / "thesis.txt").write_text("text")
     with pytest.raises(StoreError, match="not empty"):
         FeatureWriter(tmp_path, SETTINGS, "data", 1)
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
@@ -166,7 +166,7 @@ def test_damaged_shard(tmp_path, damage):
         path.unlink()
     with pytest.raises(StoreError, match="shard-00001.*extract"):
         FeatureStore(tmp_path / "store")
-    assert writer.unfinished() == [1] and not writer.complete
+    assert writer.unfinished_shards() == [1] and not writer.complete
     write(tmp_path / "store")
     assert len(FeatureStore(tmp_path / "store")) == 4
 
@@ -174,10 +174,10 @@ def test_damaged_shard(tmp_path, damage):
 def test_what_a_kill_leaves_is_cleared_away(tmp_path):
     directory = tmp_path / "store"
     directory.mkdir()
-    hold = "import pathlib, sys, time; from empatheia_jax.data.feature_writer import _atomic\n"
-    hold += "with _atomic(pathlib.Path(sys.argv[1])) as path:\n    print(path.name, flush=True)\n    time.sleep(60)"
+    script = "import pathlib, sys, time; from empatheia_jax.data.feature_writer import _atomic\n"
+    script += "with _atomic(pathlib.Path(sys.argv[1])) as path:\n    print(path.name, flush=True)\n    time.sleep(60)"
     writers = [
-        subprocess.Popen([sys.executable, "-c", hold, directory / name], stdout=subprocess.PIPE, text=True, cwd=ROOT)
+        subprocess.Popen([sys.executable, "-c", script, directory / name], stdout=subprocess.PIPE, text=True, cwd=ROOT)
         for name in ("manifest.json", "shard-00001.array_record")
     ]
     dead, alive = (directory / writer.stdout.readline().strip() for writer in writers)
@@ -194,7 +194,7 @@ def test_a_failing_shard_leaves_nothing(tmp_path):
     writer = FeatureWriter(tmp_path / "store", SETTINGS, "data", 1)
 
     def records():
-        yield packed("train/00001/0", record("train/00001/0"), "float16")
+        yield pack_utterance("train/00001/0", record("train/00001/0"), "float16")
         raise ValueError("bad media")
 
     with pytest.raises(ValueError, match="bad media"):
@@ -205,18 +205,18 @@ def test_a_failing_shard_leaves_nothing(tmp_path):
 def test_pickled_and_shared_by_threads(tmp_path):
     write(tmp_path / "store")
     store = pickle.loads(pickle.dumps(FeatureStore(tmp_path / "store")))
-    wrong = []
+    mismatched = []
 
     def read(seed):
         for key in np.random.default_rng(seed).choice(store.keys, 50):
             if not np.allclose(store[key]["audio"], record(key)["audio"], atol=1e-2):
-                wrong.append(key)
+                mismatched.append(key)
 
     threads = [threading.Thread(target=read, args=(seed,)) for seed in range(4)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert not wrong
+    assert not mismatched
     dataset = grain.MapDataset.source(list(store.keys)).map(store.get).to_iter_dataset()
     assert [arrays["audio"].shape for arrays in dataset] == [(4, 3)] * 4

@@ -1,4 +1,4 @@
-"""Media in and out: what is written is inspected with PyAV and soundfile themselves, not with our reader."""
+"""Reading and writing media: written files are inspected with PyAV and soundfile, not with our own reader."""
 
 import av
 import numpy as np
@@ -14,11 +14,11 @@ def tone(seconds, sample_rate, hertz=440.0):
 
 
 def counted_frames(count, size=64):
-    """Frame k has brightness 20 + 4 k: its number can be read back through a lossy codec."""
+    """Return frames of which frame k has brightness 20 + 4 k, so that its number survives a lossy codec."""
     return np.broadcast_to((20 + 4 * np.arange(count, dtype=np.uint8))[:, None, None, None], (count, size, size, 3))
 
 
-def numbers(frames):
+def frame_numbers(frames):
     return np.round((frames.astype(float).mean(axis=(1, 2, 3)) - 20) / 4).astype(int)
 
 
@@ -35,12 +35,12 @@ def test_mp4_is_h264_and_aac_of_equal_length(tmp_path, seconds, sample_rate):
         assert (video.codec_context.name, video.codec_context.pix_fmt) == ("h264", "yuv420p")
         assert audio.codec_context.name == "aac"
         assert video.average_rate == 25
-        pictures = sum(1 for _ in container.decode(video)) / 25
+        video_seconds = sum(1 for _ in container.decode(video)) / 25
         container.seek(0)
-        sound = sum(frame.samples / frame.sample_rate for frame in container.decode(audio))
-    assert abs(pictures - sound) <= 0.08
-    assert pictures == pytest.approx(max(2.0, np.ceil(seconds * 25) / 25))
-    assert np.allclose(duration(path), (pictures, pictures), atol=0.08)
+        audio_seconds = sum(frame.samples / frame.sample_rate for frame in container.decode(audio))
+    assert abs(video_seconds - audio_seconds) <= 0.08
+    assert video_seconds == pytest.approx(max(2.0, np.ceil(seconds * 25) / 25))
+    assert np.allclose(duration(path), (video_seconds, video_seconds), atol=0.08)
 
 
 def test_sound_survives_the_mp4(tmp_path):
@@ -55,9 +55,9 @@ def test_frames_come_back_in_order(tmp_path):
     write_video(tmp_path / "clip.mp4", counted_frames(40))
     frames = read_video(tmp_path / "clip.mp4")
     assert frames.shape == (40, 64, 64, 3)
-    assert np.array_equal(numbers(frames), np.arange(40))
-    assert np.array_equal(numbers(read_video(tmp_path / "clip.mp4", count=8)), np.arange(8) * 5 + 2)
-    assert np.array_equal(numbers(read_video(tmp_path / "clip.mp4", count=80)), np.repeat(np.arange(40), 2))
+    assert np.array_equal(frame_numbers(frames), np.arange(40))
+    assert np.array_equal(frame_numbers(read_video(tmp_path / "clip.mp4", count=8)), np.arange(8) * 5 + 2)
+    assert np.array_equal(frame_numbers(read_video(tmp_path / "clip.mp4", count=80)), np.repeat(np.arange(40), 2))
     assert read_video(tmp_path / "clip.mp4", count=2, max_side=32).shape == (2, 32, 32, 3)
 
 
@@ -73,13 +73,13 @@ def test_colours_come_back(tmp_path):
 @pytest.mark.parametrize(("fps", "expected"), [(50, np.arange(0, 40, 2)), (10, None), (30, None)])
 def test_other_rates_are_read_at_25_fps(tmp_path, fps, expected):
     write_video(tmp_path / "clip.mp4", counted_frames(40), fps=fps)
-    seen = numbers(read_video(tmp_path / "clip.mp4"))
-    assert len(seen) == round(40 / fps * 25)
+    numbers = frame_numbers(read_video(tmp_path / "clip.mp4"))
+    assert len(numbers) == round(40 / fps * 25)
     if expected is not None:
-        assert np.array_equal(seen, expected)
-    # the frame shown is never further away than half its own duration; the last one is held to the end
-    ticks = np.minimum(np.arange(len(seen)) / 25, 39 / fps)
-    assert np.abs(seen / fps - ticks).max() <= 0.5 / fps + 1e-6
+        assert np.array_equal(numbers, expected)
+    # the chosen frame is never further away than half its own duration; the last one is held to the end
+    ticks = np.minimum(np.arange(len(numbers)) / 25, 39 / fps)
+    assert np.abs(numbers / fps - ticks).max() <= 0.5 / fps + 1e-6
 
 
 def test_wav_of_8_khz_stereo(tmp_path):
@@ -118,10 +118,10 @@ def test_the_same_input_gives_the_same_bytes(tmp_path):
     assert (tmp_path / "one.mp4").read_bytes() == (tmp_path / "two.mp4").read_bytes()
 
 
-def _files(folder):
-    """Bad files by what is wrong with them."""
+def _write_bad_files(folder):
+    """Write files that are each bad in one way, and the intact one that a cut file is made from."""
     (folder / "empty.wav").write_bytes(b"")
-    (folder / "text.mp4").write_text("not a film " * 50)
+    (folder / "text.mp4").write_text("not a video " * 50)
     soundfile.write(folder / "nothing.wav", np.zeros(0, np.float32), 16000)
     soundfile.write(folder / "nan.wav", np.full(100, np.nan, np.float32), 16000, subtype="FLOAT")
     soundfile.write(folder / "long.wav", np.zeros(16000 * 3, np.float32), 16000)
@@ -131,7 +131,7 @@ def _files(folder):
 
 
 @pytest.mark.parametrize(
-    ("name", "reader", "says"),
+    ("name", "reader", "message"),
     [
         ("gone.wav", "audio", "no such file"),
         (".", "audio", "not a file"),
@@ -147,14 +147,14 @@ def _files(folder):
         ("silent.mp4", "audio", "no audio stream"),
     ],
 )
-def test_a_bad_file_is_one_error_that_names_it(tmp_path, name, reader, says):
-    _files(tmp_path)
+def test_a_bad_file_is_one_error_that_names_it(tmp_path, name, reader, message):
+    _write_bad_files(tmp_path)
     with pytest.raises(MediaError) as error:
         if reader == "audio":
             read_audio(tmp_path / name, 16000, max_seconds=2)
         else:
             read_video(tmp_path / name, max_seconds=2)
-    assert says in str(error.value)
+    assert message in str(error.value)
     assert str(tmp_path / name) in str(error.value)
     assert "\n" not in str(error.value)
 
@@ -174,12 +174,12 @@ def test_a_failed_write_leaves_what_was_there(tmp_path):
     write_video(path, counted_frames(10))
     before = path.read_bytes()
 
-    def breaking():
+    def failing_frames():
         yield from counted_frames(5)
-        raise RuntimeError("the renderer fell over")
+        raise RuntimeError("the renderer failed")
 
     with pytest.raises(RuntimeError):
-        write_video(path, breaking())
+        write_video(path, failing_frames())
     for frames in (
         [],
         np.zeros((3, 63, 64, 3), np.uint8),

@@ -1,4 +1,4 @@
-"""The packing plan: every Example once, nothing over a row's limits, the same for the same seed."""
+"""The packing plan: every Example once, no row over its limits, the same plan for the same seed."""
 
 import collections
 
@@ -6,7 +6,15 @@ import numpy as np
 import pytest
 
 from empatheia_jax.data import packing
-from empatheia_jax.data.packing import Mixture, RowLimits, RowStream, Size, check_fits, least_rows, plan_epoch
+from empatheia_jax.data.packing import (
+    ExampleSize,
+    Mixture,
+    RowLimits,
+    RowStream,
+    check_fits,
+    plan_epoch,
+    rows_lower_bound,
+)
 from empatheia_jax.data.schema import RecordError
 
 LIMITS = RowLimits(tokens=100, targets=40, utterances=6, examples=4)
@@ -14,7 +22,9 @@ LIMITS = RowLimits(tokens=100, targets=40, utterances=6, examples=4)
 
 def sizes(seed, count=150):
     rng = np.random.default_rng(seed)
-    return [Size(*map(int, (rng.integers(5, 90), rng.integers(1, 40), rng.integers(0, 6)))) for _ in range(count)]
+    return [
+        ExampleSize(*map(int, (rng.integers(5, 90), rng.integers(1, 40), rng.integers(0, 6)))) for _ in range(count)
+    ]
 
 
 @pytest.mark.parametrize("epoch", range(3))
@@ -44,7 +54,7 @@ def test_stream_is_addressable_in_any_order(seed):
 
 def test_too_long_is_named():
     with pytest.raises(RecordError, match="train/00007/1.*row_tokens"):
-        check_fits([Size(10, 1, 1), Size(101, 1, 1)], LIMITS, ["train/00001/0", "train/00007/1"])
+        check_fits([ExampleSize(10, 1, 1), ExampleSize(101, 1, 1)], LIMITS, ["train/00001/0", "train/00007/1"])
 
 
 def test_a_mixture_takes_each_example_as_often_as_its_share(seed):
@@ -69,19 +79,19 @@ def test_a_mixed_plan_holds_the_mixture(seed):
 
 
 def fewest_rows(tokens, capacity):
-    """Exact bin packing of a few items, by trying."""
+    """Exact bin packing of a few items, by branch and bound."""
     best = [len(tokens)]
 
-    def place(at, rows):
+    def place(item, rows):
         if len(rows) >= best[0]:
             return
-        if at == len(tokens):
+        if item == len(tokens):
             best[0] = len(rows)
             return
         for i in range(len(rows)):
-            if rows[i] >= tokens[at]:
-                place(at + 1, rows[:i] + [rows[i] - tokens[at]] + rows[i + 1 :])
-        place(at + 1, [*rows, capacity - tokens[at]])
+            if rows[i] >= tokens[item]:
+                place(item + 1, rows[:i] + [rows[i] - tokens[item]] + rows[i + 1 :])
+        place(item + 1, [*rows, capacity - tokens[item]])
 
     place(0, [])
     return best[0]
@@ -93,8 +103,8 @@ def test_the_bound_is_never_above_what_is_possible_and_the_plan_never_below(seed
     tight = 0
     for _ in range(30):
         tokens = [int(t) for t in rng.integers(10, 90, 8)]
-        bound, exact = least_rows(tokens, 100), fewest_rows(sorted(tokens, reverse=True), 100)
-        planned = len(plan_epoch([Size(t, 0, 0) for t in tokens], wide, seed, 0))
+        bound, exact = rows_lower_bound(tokens, 100), fewest_rows(sorted(tokens, reverse=True), 100)
+        planned = len(plan_epoch([ExampleSize(t, 0, 0) for t in tokens], wide, seed, 0))
         assert bound <= exact <= planned <= exact + 1
         tight += bound == exact
     assert tight >= 20

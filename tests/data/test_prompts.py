@@ -1,4 +1,4 @@
-"""Appendix D.1 word for word, slots and spans as ids, and the way back from generated text."""
+"""Appendix D.1 word for word, slots and spans as ids, and the parsing of generated text."""
 
 import dataclasses
 from pathlib import Path
@@ -12,7 +12,7 @@ from empatheia_jax.data.prompts import Slot, Text, parse_generated, render_promp
 from empatheia_jax.data.schema import ChainOfEmpathy, Example, Profile, Utterance
 from empatheia_jax.data.tokenizer import NEW_TOKENS, train_bpe
 
-SAID = (
+TEXTS = (
     "I paid all my bills today, I feel great!",
     "Every little accomplishment counts! What bills did you have to pay?",
     "Rent and electricity. We've been struggling financially so it's such a relief to pay bills.",
@@ -37,7 +37,7 @@ def example():
     """The paper's dialogue, its roles as section 3 defines them."""
     history = tuple(
         Utterance(index, ("speaker", "listener")[index % 2], text, Path(f"{index}.wav"), Path(f"{index}.mp4"))
-        for index, text in enumerate(SAID)
+        for index, text in enumerate(TEXTS)
     )
     response = Utterance(3, "listener", RESPONSE)
     return Example("test/1/1", "test", "1", 1, "", "", history, None, None, CHAIN, response)
@@ -45,26 +45,26 @@ def example():
 
 @pytest.fixture(scope="module")
 def tokenizer():
-    return train_bpe([*SAID, D1_TARGET, prompts.COE_INSTRUCTION], 512)
+    return train_bpe([*TEXTS, D1_TARGET, prompts.COE_INSTRUCTION], 512)
 
 
-def written(pieces):
-    """A prompt as one would print it: slots as their placeholder."""
+def as_text(pieces):
+    """Return a prompt as text, slots as their placeholder."""
     names = {"audio": "<Aud>", "video": "<Vid>"}
     return "".join(piece.text if isinstance(piece, Text) else names[piece.modality] for piece in pieces)
 
 
 class TestRenderPrompt:
     def test_text_is_that_of_the_appendix(self, example):
-        assert written(render_prompt(example, "text", instruction="short")) == (
+        assert as_text(render_prompt(example, "text", instruction="short")) == (
             "Provide an empathetic response based on the given dialogue context below. "
             "Don't rush to give the response, thinking step by step.\n"
-            f"Dialogue Context:\n{{\nSpeaker:{SAID[0]}\nListener:{SAID[1]}\nSpeaker:{SAID[2]}\n}}\n"
+            f"Dialogue Context:\n{{\nSpeaker:{TEXTS[0]}\nListener:{TEXTS[1]}\nSpeaker:{TEXTS[2]}\n}}\n"
         )
 
     def test_slots_is_that_of_the_appendix(self, example):
         pieces = render_prompt(example, "slots")
-        assert written(pieces) == (
+        assert as_text(pieces) == (
             "Provide a multimodal empathetic response based on the given dialogue context below.\n"
             "Dialogue Context:\n{\nSpeaker:<Aud> <Vid>.\nListener:<Aud> <Vid>.\nSpeaker:<Aud> <Vid>.\n}\n"
         )
@@ -72,14 +72,14 @@ class TestRenderPrompt:
         assert slots == [Slot(modality, index) for index in range(3) for modality in ("audio", "video")]
 
     def test_all_is_that_of_the_appendix(self, example):
-        text = written(render_prompt(example, "all", instruction="short"))
+        text = as_text(render_prompt(example, "all", instruction="short"))
         assert text.startswith(
             "Provide a multimodal empathetic response based on the given dialogue context below. Don't"
         )
-        assert f"{{\nSpeaker:{SAID[0]}<Aud> <Vid>.\nListener:{SAID[1]}<Aud> <Vid>.\nSpeaker:" in text
+        assert f"{{\nSpeaker:{TEXTS[0]}<Aud> <Vid>.\nListener:{TEXTS[1]}<Aud> <Vid>.\nSpeaker:" in text
 
     def test_instruction_of_section_4_2(self, example):
-        coe, short = (written(render_prompt(example, "all", instruction=name)) for name in ("coe", "short"))
+        coe, short = (as_text(render_prompt(example, "all", instruction=name)) for name in ("coe", "short"))
         assert coe == prompts.COE_INSTRUCTION + short
         steps = (
             "Event scenario",
@@ -92,19 +92,19 @@ class TestRenderPrompt:
 
     def test_profile_line(self, example):
         profile = Profile("middle-aged", "female", "mid", 3)
-        text = written(render_prompt(example, "slots", profile=profile))
+        text = as_text(render_prompt(example, "slots", profile=profile))
         assert text.endswith("\n}\nListener profile: age middle-aged, gender female, timbre mid.\n")
 
     def test_absent_media_keep_their_placeholder(self, example):
         silent = dataclasses.replace(example.history[0], audio=None)
         mute = dataclasses.replace(example.history[1], audio=None, video=None)
         changed = dataclasses.replace(example, history=(silent, mute, example.history[2]))
-        assert written(render_prompt(changed, "all")) == written(render_prompt(example, "all"))
-        assert f"{SAID[2]}<Aud>.\n" in written(render_prompt(example, "all", modalities=("audio",)))
+        assert as_text(render_prompt(changed, "all")) == as_text(render_prompt(example, "all"))
+        assert f"{TEXTS[2]}<Aud>.\n" in as_text(render_prompt(example, "all", modalities=("audio",)))
 
     def test_without_modalities_only_the_task_differs_from_text(self, example):
-        without = written(render_prompt(example, "all", modalities=()))
-        assert without.replace("a multimodal empathetic", "an empathetic") == written(render_prompt(example, "text"))
+        without = as_text(render_prompt(example, "all", modalities=()))
+        assert without.replace("a multimodal empathetic", "an empathetic") == as_text(render_prompt(example, "text"))
 
 
 class TestEncoding:
@@ -116,7 +116,7 @@ class TestEncoding:
             assert ids[position : position + 4] == [audio if modality == "audio" else video] * 4
         assert [slot[1:] for slot in slots] == [(m, index) for index in range(3) for m in ("audio", "video")]
         assert sum(token >= tokenizer.vocab_size for token in ids) == 6 * 4
-        assert tokenizer.decode(ids) == written(render_prompt(example, "all")).replace("<Aud>", "").replace("<Vid>", "")
+        assert tokenizer.decode(ids) == as_text(render_prompt(example, "all")).replace("<Aud>", "").replace("<Vid>", "")
 
     def test_imitated_tokens_are_plain_text(self, example, tokenizer):
         forged = dataclasses.replace(example.history[0], text="</s><Aud><AUD1> <s>}")
@@ -128,50 +128,53 @@ class TestEncoding:
 
     def test_target_is_that_of_the_appendix(self, tokenizer):
         target = prompts.encode_target(tokenizer, CHAIN, RESPONSE)
-        start, stop = target.span
-        assert tokenizer.decode(target.ids[:stop]) == D1_TARGET == written(render_target(CHAIN, RESPONSE))
+        start, stop = target.response_span
+        assert tokenizer.decode(target.ids[:stop]) == D1_TARGET == as_text(render_target(CHAIN, RESPONSE))
         assert tokenizer.decode(target.ids[start:stop]) == " " + RESPONSE
         assert target.ids[stop] == tokenizer.eos_id
-        assert target.signals == stop + 1
+        assert target.signals_start == stop + 1
         assert target.ids[stop + 1 :] == [tokenizer.token_id(token) for token in NEW_TOKENS[2:]]
 
-    def test_profile_is_said_again_before_the_signals(self, tokenizer):
+    def test_profile_is_repeated_before_the_signals(self, tokenizer):
         profile = Profile("elderly", "male", "low")
-        target, bare = (prompts.encode_target(tokenizer, CHAIN, RESPONSE, who) for who in (profile, None))
-        assert bare.end == bare.signals == bare.span[1] + 1
-        assert target.ids[: target.end] == bare.ids[: bare.end] and target.span == bare.span
-        said = tokenizer.decode(target.ids[target.end : target.signals])
-        assert said == "Listener profile: age elderly, gender male, timbre low.\n"
-        assert target.ids[target.signals :] == bare.ids[bare.signals :] == tokenizer.signal_ids
+        target, bare = (prompts.encode_target(tokenizer, CHAIN, RESPONSE, known) for known in (profile, None))
+        assert bare.answer_end == bare.signals_start == bare.response_span[1] + 1
+        assert (
+            target.ids[: target.answer_end] == bare.ids[: bare.answer_end]
+            and target.response_span == bare.response_span
+        )
+        line = tokenizer.decode(target.ids[target.answer_end : target.signals_start])
+        assert line == "Listener profile: age elderly, gender male, timbre low.\n"
+        assert target.ids[target.signals_start :] == bare.ids[bare.signals_start :] == tokenizer.signal_ids
 
     def test_emotion_of_the_chain_is_marked(self, tokenizer):
         target = prompts.encode_target(tokenizer, CHAIN, RESPONSE)
-        assert tokenizer.decode(target.ids[slice(*target.emotion)]) == f" {CHAIN.speaker_emotion}"
-        assert prompts.encode_target(tokenizer, None, RESPONSE).emotion == (0, 0)
+        assert tokenizer.decode(target.ids[slice(*target.emotion_span)]) == f" {CHAIN.speaker_emotion}"
+        assert prompts.encode_target(tokenizer, None, RESPONSE).emotion_span == (0, 0)
 
     def test_signals_begin_as_the_labels_they_are_asked_for(self, tokenizer):
-        words = prompts.signal_words(tokenizer)
-        assert words.shape == (16,) and words.max() < tokenizer.vocab_size
-        assert "elderly".startswith(tokenizer.decode([int(words[3])]).strip())
+        tokens = prompts.first_label_tokens(tokenizer)
+        assert tokens.shape == (16,) and tokens.max() < tokenizer.vocab_size
+        assert "elderly".startswith(tokenizer.decode([int(tokens[3])]).strip())
 
     def test_pieces_are_tokenized_as_running_text(self, tokenizer):
         target = prompts.encode_target(tokenizer, CHAIN, RESPONSE)
-        assert target.ids[: target.span[1]] == tokenizer.encode(D1_TARGET)
+        assert target.ids[: target.response_span[1]] == tokenizer.encode(D1_TARGET)
 
     def test_target_without_chain_or_text(self, tokenizer):
         target = prompts.encode_target(tokenizer, None, RESPONSE)
         assert tokenizer.decode(target.ids) == f"Finally, the response is: {RESPONSE}"
         signals = prompts.encode_target(tokenizer, CHAIN, None)
-        assert signals.ids == tokenizer.signal_ids and signals.span == (0, 0) and signals.signals == 0
+        assert signals.ids == tokenizer.signal_ids and signals.response_span == (0, 0) and signals.signals_start == 0
 
     def test_response_is_found_again_where_training_marked_it(self, tokenizer):
         target = prompts.encode_target(tokenizer, CHAIN, RESPONSE)
-        stop = target.span[1]
+        stop = target.response_span[1]
         for ids in (target.ids[:stop], target.ids[: stop + 1], target.ids):
-            assert prompts.find_response(tokenizer, ids) == target.span
-        assert prompts.find_response(tokenizer, target.ids[: target.span[0]]) is None
-        assert prompts.find_response(tokenizer, target.ids[: target.span[0] - 5]) is None
-        assert prompts.find_response(tokenizer, []) is None
+            assert prompts.find_response_span(tokenizer, ids) == target.response_span
+        assert prompts.find_response_span(tokenizer, target.ids[: target.response_span[0]]) is None
+        assert prompts.find_response_span(tokenizer, target.ids[: target.response_span[0] - 5]) is None
+        assert prompts.find_response_span(tokenizer, []) is None
 
 
 class TestParse:
@@ -182,7 +185,7 @@ class TestParse:
 
     def test_every_missing_step_is_named(self):
         lines = D1_TARGET.splitlines()
-        for number, step in enumerate(prompts.STEPS):
+        for number, step in enumerate(prompts.STEP_LINES):
             parsed = parse_generated("\n".join(lines[:number] + lines[number + 1 :]))
             assert parsed.missing == (step,) and getattr(parsed, step) is None
             assert (parsed.chain is None) == (step != "response")
@@ -221,7 +224,7 @@ class TestParse:
 
     @pytest.mark.parametrize("text", ["", "\n", "hello", "\ufffd\x00\ud83d", "Finally, the response is:", ":" * 5000])
     def test_never_raises(self, text):
-        assert parse_generated(text).missing == tuple(prompts.STEPS)
+        assert parse_generated(text).missing == tuple(prompts.STEP_LINES)
 
     def test_long_noise_is_quick(self):
         assert parse_generated("Firstly, the event scenario " * 20000 + " \n\t-" * 20000).response is None

@@ -1,4 +1,4 @@
-"""Zips read in place and the TFDS dataset: whatever the files are in, the Examples and what is heard are the same."""
+"""Zips read in place and the TFDS dataset: the Examples and the decoded media do not depend on the container."""
 
 import dataclasses
 import os
@@ -18,7 +18,7 @@ from empatheia_jax.__main__ import main
 from empatheia_jax.data import avamerg
 from empatheia_jax.data.avamerg import read_examples
 from empatheia_jax.data.check import check_data
-from empatheia_jax.data.containers import Member, name_of
+from empatheia_jax.data.containers import Member, portable_name
 from empatheia_jax.data.media import MediaError, duration, read_audio, read_video
 from empatheia_jax.data.media_files import MediaFiles
 from empatheia_jax.data.schema import RecordError
@@ -30,7 +30,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 @pytest.fixture(scope="module")
 def released(tmp_path_factory) -> Path:
-    """Folders with media: train with a voice and a face for all, test without labels beside it."""
+    """Write folders with media: train with a voice and a face for all utterances, and a test folder."""
     folder = write_corpus(tmp_path_factory.mktemp("released"), dialogues=5)
     test = write_corpus(tmp_path_factory.mktemp("other"), dialogues=2)
     (folder / "test").mkdir()
@@ -42,7 +42,7 @@ def released(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def zipped(released, tmp_path_factory) -> Path:
-    """The same as it is downloaded: two zips a split, with what macOS leaves in them."""
+    """Write the same as it is downloaded: two zips for each split, with the files that macOS adds to them."""
     folder = tmp_path_factory.mktemp("zipped")
     (folder / "test").mkdir()
     shutil.copy(released / "train.json", folder)
@@ -60,13 +60,15 @@ def zipped(released, tmp_path_factory) -> Path:
     return folder
 
 
-def plain(example):
-    """An Example with its recordings' names instead of where they are."""
+def without_locations(example):
+    """Return an Example with the names of its recordings in place of where they are."""
 
-    def one(utterance):
+    def with_names(utterance):
         return utterance and dataclasses.replace(utterance, audio=_name(utterance.audio), video=_name(utterance.video))
 
-    return dataclasses.replace(example, history=tuple(map(one, example.history)), response=one(example.response))
+    return dataclasses.replace(
+        example, history=tuple(map(with_names, example.history)), response=with_names(example.response)
+    )
 
 
 def _name(recording):
@@ -75,11 +77,11 @@ def _name(recording):
 
 @pytest.mark.parametrize("split", avamerg.SPLITS)
 def test_zips_in_place_are_the_folders(released, zipped, split):
-    ours, report = read_examples(zipped, split)
-    theirs, folders = read_examples(released, split)
-    assert list(map(plain, ours)) == list(map(plain, theirs)) and len(ours) > 0
-    assert report.media == folders.media
-    a, b = ours[-1].response, theirs[-1].response
+    from_zips, zip_report = read_examples(zipped, split)
+    from_folders, folder_report = read_examples(released, split)
+    assert list(map(without_locations, from_zips)) == list(map(without_locations, from_folders)) and len(from_zips) > 0
+    assert zip_report.media == folder_report.media
+    a, b = from_zips[-1].response, from_folders[-1].response
     assert isinstance(a.audio, Member)
     np.testing.assert_array_equal(read_audio(a.audio, 16_000), read_audio(b.audio, 16_000))
     np.testing.assert_array_equal(read_video(a.video), read_video(b.video))
@@ -109,7 +111,7 @@ def test_a_broken_zip_is_named(zipped, tmp_path):
 
 
 def test_a_damaged_member_is_one_error_that_names_it(zipped, tmp_path):
-    """Its checksum tells what a player would not notice."""
+    """The zip's checksum reveals damage that a player would not notice."""
     folder = tmp_path / "damaged"
     shutil.copytree(zipped, folder)
     member = read_examples(folder, "test")[0][0].history[0].audio
@@ -127,23 +129,23 @@ def test_a_damaged_member_is_one_error_that_names_it(zipped, tmp_path):
 
 @pytest.fixture(scope="module")
 def datasets(zipped, tmp_path_factory):
-    """The dataset by reference and with its media inside."""
+    """Build the dataset with its media by reference (False) and embedded (True)."""
     folder = tmp_path_factory.mktemp("tfds")
     return {embed: build(zipped, folder / str(embed), embed_media=embed)[0] for embed in (False, True)}
 
 
 @pytest.mark.parametrize("split", avamerg.SPLITS)
 def test_a_dataset_gives_the_examples_it_was_built_from(zipped, datasets, split):
-    theirs, _ = read_examples(zipped, split)
-    assert read_examples(datasets[False], split)[0] == theirs
-    assert read_examples(datasets[False].parents[1], split)[0] == theirs  # the folder given to --output does as well
+    expected, _ = read_examples(zipped, split)
+    assert read_examples(datasets[False], split)[0] == expected
+    assert read_examples(datasets[False].parents[1], split)[0] == expected  # the folder given to --output works too
     embedded, report = read_examples(datasets[True], split)
-    assert list(map(plain, embedded)) == list(map(plain, theirs))
-    assert report.examples == len(theirs) and report.media["audio found"] > 0
-    for ours, their in zip(embedded[-1].utterances, theirs[-1].utterances, strict=True):
-        assert ours.audio.read() == their.audio.read() and ours.audio.size == their.audio.size
-        np.testing.assert_array_equal(read_video(ours.video), read_video(their.video))
-        assert name_of(ours.audio, zipped).endswith(Path(their.audio.name).name)
+    assert list(map(without_locations, embedded)) == list(map(without_locations, expected))
+    assert report.examples == len(expected) and report.media["audio found"] > 0
+    for inside, outside in zip(embedded[-1].utterances, expected[-1].utterances, strict=True):
+        assert inside.audio.read() == outside.audio.read() and inside.audio.size == outside.audio.size
+        np.testing.assert_array_equal(read_video(inside.video), read_video(outside.video))
+        assert portable_name(inside.audio, zipped).endswith(Path(outside.audio.name).name)
 
 
 def test_it_is_a_tfds_dataset_without_tensorflow(datasets):
@@ -169,13 +171,13 @@ def test_embedded_media_need_no_source(zipped, tmp_path):
 def test_bad_media_stop_a_build_or_are_listed(released, tmp_path):
     folder = tmp_path / "bad"
     shutil.copytree(released, folder)
-    name = read_examples(folder, "train")[0][0].history[0].audio
-    name.write_bytes(b"no sound")
-    with pytest.raises(RecordError, match=name.name):
+    path = read_examples(folder, "train")[0][0].history[0].audio
+    path.write_bytes(b"no sound")
+    with pytest.raises(RecordError, match=path.name):
         build(folder, tmp_path / "stopped", embed_media=True)
     assert avamerg.dataset_folder(tmp_path / "stopped") is None
-    built, said = build(folder, tmp_path / "skipped", embed_media=True, on_error="skip")
-    assert "not embedded: 1" in said and name.name in said
+    built, statistics = build(folder, tmp_path / "skipped", embed_media=True, on_error="skip")
+    assert "not embedded: 1" in statistics and path.name in statistics
     assert read_examples(built, "train")[0][0].history[0].audio is None
 
 
@@ -192,21 +194,22 @@ def test_a_killed_build_leaves_no_dataset(zipped, tmp_path, seed):
         time.sleep(wait)
         process.send_signal(signal.SIGKILL)
         process.communicate()
-        found = avamerg.dataset_folder(tmp_path / "out")
-        assert found is None or len(read_examples(found, "train")[0]) == 8
+        dataset = avamerg.dataset_folder(tmp_path / "out")
+        assert dataset is None or len(read_examples(dataset, "train")[0]) == 8
         shutil.rmtree(tmp_path / "out", ignore_errors=True)
 
 
 def test_the_challenge_file_is_built(real_data, tmp_path):
-    """48 released dialogues: 4 are empty, none has labels; what was dropped is in the card."""
+    """The released test file has 48 dialogues: 4 are empty, none has labels; the card lists what was dropped."""
     source = real_data("avamerg_test_excerpt")
-    folder, said = build(source, tmp_path)
+    folder, statistics = build(source, tmp_path)
     examples, _ = read_examples(folder, "test")
     assert examples == read_examples(source, "test")[0]
     assert len(tfds.builder_from_directory(str(folder)).as_data_source("test")) == len(
         {example.conversation_id for example in examples}
     )
-    assert "turns is empty" in said and "turns out of order" in said and said in (folder / CARD).read_text()
+    assert "turns is empty" in statistics and "turns out of order" in statistics
+    assert statistics in (folder / CARD).read_text()
 
 
 def test_real_dialogues_are_built(real_data, tmp_path):

@@ -1,4 +1,4 @@
-"""Our own byte-level BPE and Llama tokenizers, against the libraries that define them."""
+"""The trained byte-level BPE and Llama tokenizers, against the libraries that define them."""
 
 import io
 import json
@@ -11,7 +11,7 @@ from empatheia_jax.data.tokenizer import NEW_TOKENS, TokenizerError, load, train
 
 WORDS = "the cat sat on a mat and my friend was happy about that old exam because it went so well today".split()
 TEXTS = [" ".join(WORDS[(step * 7 + k * k) % len(WORDS)] for k in range(9)).capitalize() + "." for step in range(300)]
-STRANGE = [
+EDGE_CASES = [
     "",
     " ",
     "  two  spaces ",
@@ -23,63 +23,63 @@ STRANGE = [
 
 
 @pytest.fixture(scope="module")
-def own():
+def bpe():
     return train_bpe(TEXTS, 400)
 
 
-class TestOwn:
-    def test_every_text_comes_back(self, own):
-        for text in [*TEXTS[:20], *STRANGE]:
-            assert own.decode(own.encode(text)) == text
+class TestTrained:
+    def test_every_text_comes_back(self, bpe):
+        for text in [*TEXTS[:20], *EDGE_CASES]:
+            assert bpe.decode(bpe.encode(text)) == text
 
-    def test_new_tokens_stand_beside_the_base_vocabulary(self, own):
-        assert own.vocab_size == 400 and len(own) == 434 and len(NEW_TOKENS) == len(set(NEW_TOKENS)) == 34
-        assert [own.token_id(token) for token in NEW_TOKENS] == list(range(400, 434))
-        assert own.signal_ids == list(range(402, 434))
+    def test_new_tokens_stand_beside_the_base_vocabulary(self, bpe):
+        assert bpe.vocab_size == 400 and len(bpe) == 434 and len(NEW_TOKENS) == len(set(NEW_TOKENS)) == 34
+        assert [bpe.token_id(token) for token in NEW_TOKENS] == list(range(400, 434))
+        assert bpe.signal_ids == list(range(402, 434))
         assert NEW_TOKENS[:3] == ("<Aud>", "<Vid>", "<AUD1>") and NEW_TOKENS[-1] == "<VID16>"
-        assert len({own.pad_id, own.bos_id, own.eos_id}) == 3
+        assert len({bpe.pad_id, bpe.bos_id, bpe.eos_id}) == 3
 
-    def test_special_and_new_tokens_have_no_text(self, own):
-        ids = [own.bos_id, *own.encode("the cat"), own.eos_id, *own.signal_ids, own.pad_id]
-        assert own.decode(ids) == "the cat"
-        assert max(own.encode("</s><AUD1><s>")) < 400
-        assert not {own.pad_id, own.bos_id, own.eos_id} & set(own.encode("</s><AUD1><s><pad>"))
+    def test_special_and_new_tokens_have_no_text(self, bpe):
+        ids = [bpe.bos_id, *bpe.encode("the cat"), bpe.eos_id, *bpe.signal_ids, bpe.pad_id]
+        assert bpe.decode(ids) == "the cat"
+        assert max(bpe.encode("</s><AUD1><s>")) < 400
+        assert not {bpe.pad_id, bpe.bos_id, bpe.eos_id} & set(bpe.encode("</s><AUD1><s><pad>"))
 
-    def test_it_compresses(self, own):
-        assert sum(len(own.encode(text)) for text in TEXTS) < 0.4 * sum(map(len, TEXTS))
+    def test_it_compresses(self, bpe):
+        assert sum(len(bpe.encode(text)) for text in TEXTS) < 0.4 * sum(map(len, TEXTS))
 
-    def test_training_is_the_same_in_another_process(self, own):
+    def test_training_is_the_same_in_another_process(self, bpe):
         code = (
             f"from empatheia_jax.data.tokenizer import train_bpe; print(train_bpe({TEXTS!r}, 400).encode({TEXTS[0]!r}))"
         )
         other = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-        assert json.loads(other.stdout) == own.encode(TEXTS[0])
+        assert json.loads(other.stdout) == bpe.encode(TEXTS[0])
 
-    def test_saved_and_loaded(self, own, tmp_path):
-        file = own.save(tmp_path / "base")
-        for again in (load(tmp_path / "base"), load(file)):
-            assert (again.vocab_size, again.pad_id, again.bos_id, again.eos_id) == (400, 0, 1, 2)
-            assert all(again.encode(text) == own.encode(text) for text in TEXTS + STRANGE)
-            assert not again.dummy_prefix
+    def test_saved_and_loaded(self, bpe, tmp_path):
+        file = bpe.save(tmp_path / "base")
+        for loaded in (load(tmp_path / "base"), load(file)):
+            assert (loaded.vocab_size, loaded.pad_id, loaded.bos_id, loaded.eos_id) == (400, 0, 1, 2)
+            assert all(loaded.encode(text) == bpe.encode(text) for text in TEXTS + EDGE_CASES)
+            assert not loaded.dummy_prefix
 
-    def test_few_texts_leave_rows_unused(self, tmp_path):
+    def test_few_texts_leave_ids_unused(self, tmp_path):
         few = train_bpe(["the cat the cat"], 2048)
         assert few.vocab_size == 2048 and few.token_id("<Aud>") == 2048
         few.save(tmp_path)
         assert load(tmp_path).vocab_size == 2048
-        assert few.decode([*few.encode("the cat"), 2000]) == "the cat"  # an unused row means nothing
+        assert few.decode([*few.encode("the cat"), 2000]) == "the cat"  # an unused id has no text
 
-    def test_errors(self, own, tmp_path):
+    def test_errors(self, bpe, tmp_path):
         with pytest.raises(TokenizerError, match="258 is too small"):
             train_bpe(TEXTS, 258)
         with pytest.raises(TokenizerError, match="no text"):
             train_bpe(["", ""], 400)
         with pytest.raises(TokenizerError, match="id 434 is outside"):
-            own.decode([434])
+            bpe.decode([434])
         with pytest.raises(TokenizerError, match="no tokenizer"):
             load(tmp_path)
         with pytest.raises(TokenizerError, match="do not belong together"):
-            load(own.save(tmp_path / "a"), vocab_size=260)
+            load(bpe.save(tmp_path / "a"), vocab_size=260)
         (tmp_path / "tokenizer.json").write_text("{}")
         with pytest.raises(TokenizerError, match="tokenizer.json"):
             load(tmp_path)
@@ -114,7 +114,7 @@ def reference(sentencepiece_folder):
 
 @pytest.fixture(scope="module")
 def converted_folder(sentencepiece_folder, tmp_path_factory):
-    """What transformers makes of it: a tokenizer.json."""
+    """The tokenizer.json that transformers converts it to."""
     transformers = pytest.importorskip("transformers")
 
     settings = {"tokenizer_class": "LlamaTokenizer", "bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
@@ -127,7 +127,7 @@ def converted_folder(sentencepiece_folder, tmp_path_factory):
 
 
 def prepend_form(folder, spec):
-    """The older way to write Llama's tokenizer.json: Prepend and Replace instead of Metaspace."""
+    """Write the older form of Llama's tokenizer.json: Prepend and Replace instead of Metaspace."""
     spec = json.loads(spec)
     spec["pre_tokenizer"] = None
     spec["normalizer"] = {
@@ -158,7 +158,7 @@ class TestLlama:
             assert llama.encode(" " + text) == reference.encode(text), text  # the dummy prefix written out
             assert llama.decode(llama.encode(" " + text)) == " " + text
             assert llama.decode(llama.encode(text)) == text  # continuing text: nothing is added or lost
-        # joined pieces are the ids of the joined text
+        # The ids of the pieces, joined, are those of the joined text.
         assert llama.encode(" The cat") + llama.encode(" sat on a mat.") == reference.encode("The cat sat on a mat.")
         assert llama.eos_id not in llama.encode("</s>")
 
@@ -175,7 +175,7 @@ class TestLlama:
         spec = (converted_folder / "tokenizer.json").read_text()
         self.check(load(prepend_form(tmp_path, spec)), reference)
 
-    def test_rows_of_the_model_decide_where_new_tokens_start(self, sentencepiece_folder, tmp_path):
+    def test_size_of_the_models_embedding_decides_where_new_tokens_start(self, sentencepiece_folder, tmp_path):
         (tmp_path / "tokenizer.model").write_bytes((sentencepiece_folder / "tokenizer.model").read_bytes())
         (tmp_path / "config.json").write_text(json.dumps({"vocab_size": 384}))
         assert load(tmp_path).token_id("<Aud>") == 384

@@ -1,4 +1,4 @@
-"""A run that speaks to StyleTTS 2 and DreamTalk, of a small LLM that knows one reply; and how to ask it."""
+"""A run whose latents drive StyleTTS 2 and DreamTalk, of a small LLM that knows one reply; and how to get answers."""
 
 import json
 import os
@@ -14,8 +14,8 @@ CONFIG = """
 import dataclasses
 from empatheia_jax.config import *
 def get_config():
-    taught = StageConfig(epochs=20, learning_rate=1e-3)
-    words = StageConfig(epochs=80, learning_rate=1e-3)
+    latents = StageConfig(epochs=20, learning_rate=1e-3)
+    text = StageConfig(epochs=80, learning_rate=1e-3)
     return Config(
         name="spoken", seed=4, log_every=20, checkpoint_every=1000,
         llm=dataclasses.replace(LlamaConfig.tiny(vocab_size=320), width=64, layers=2, heads=2, kv_heads=2, head_dim=32,
@@ -23,22 +23,22 @@ def get_config():
         lora=LoraConfig(rank=4), prompt=PromptConfig(instruction="short"),
         projector=ProjectorConfig(tokens=2, width=16, heads=2),
         latents=LatentConfig(width=32, heads=2, mlp_width=64, encoder_layers=1, decoder_layers=1, whiten=True),
-        generators=GeneratorConfig(speech="styletts2", speech_weights={place!r} + "/styletts2", face="dreamtalk",
-                                   face_weights={place!r} + "/dreamtalk", face_content="compact"),
-        data=DataConfig(path={place!r} + "/data", features={place!r} + "/data/features", rows=2, row_tokens=1024,
+        generators=GeneratorConfig(speech="styletts2", speech_weights={folder!r} + "/styletts2", face="dreamtalk",
+                                   face_weights={folder!r} + "/dreamtalk", face_content="compact"),
+        data=DataConfig(path={folder!r} + "/data", features={folder!r} + "/data/features", rows=2, row_tokens=1024,
                         row_examples=2, row_utterances=8, row_targets=500, response_tokens=128, phonemes=128,
                         frames=80),
         optim=OptimConfig(accumulate=1),
-        stages={{"0": StageConfig(epochs=250, learning_rate=3e-3), "1": words, "2": taught, "3": taught,
-                 "4": words}},
+        stages={{"0": StageConfig(epochs=250, learning_rate=3e-3), "1": text, "2": latents, "3": latents,
+                 "4": text}},
     )
 """
 
 
-def command(*words: str, cache: Path) -> str:
-    """A public command, in a process of its own: what it prints."""
-    done = subprocess.run(
-        [sys.executable, *words],
+def run_command(*arguments: str, cache: Path) -> str:
+    """Run a public command in a process of its own and return what it prints."""
+    process = subprocess.run(
+        [sys.executable, *arguments],
         cwd=ROOT,
         capture_output=True,
         text=True,
@@ -50,53 +50,59 @@ def command(*words: str, cache: Path) -> str:
             "JAX_COMPILATION_CACHE_DIR": str(cache),
         },
     )
-    assert done.returncode == 0, done.stderr[-3000:]
-    return done.stdout
+    assert process.returncode == 0, process.stderr[-3000:]
+    return process.stdout
 
 
-def convert_published(place: Path, goldens: Path) -> dict[str, Path]:
-    """Published files of regenerable weights in PLACE/files, converted to PLACE/styletts2 and PLACE/dreamtalk."""
+def convert_published(folder: Path, goldens: Path) -> dict[str, Path]:
+    """Write published files of regenerable weights to FOLDER/files and convert them to FOLDER/styletts2 and /dreamtalk.
+
+    Returns:
+      The published files by their part: "voice", "denoiser", "renderer", "face3d", "wav2vec".
+    """
     from published_files import write_dreamtalk, write_styletts2
 
-    files, cache = place / "files", place / "cache"
+    files, cache = folder / "files", folder / "cache"
     files.mkdir()
-    voice = write_styletts2(goldens, files)
-    face = write_dreamtalk(goldens, files, ("denoiser", "renderer", "face3d", "wav2vec"))
-    command("-m", "converters", "styletts2", "--input", str(voice), "--output", str(place / "styletts2"), cache=cache)
-    command(
+    voice_file = write_styletts2(goldens, files)
+    face_files = write_dreamtalk(goldens, files, ("denoiser", "renderer", "face3d", "wav2vec"))
+    run_command(
+        "-m", "converters", "styletts2", "--input", str(voice_file), "--output", str(folder / "styletts2"), cache=cache
+    )
+    run_command(
         "-m",
         "converters",
         "dreamtalk",
         "--input",
-        str(face["denoiser"]),
+        str(face_files["denoiser"]),
         "--renderer",
-        str(face["renderer"]),
+        str(face_files["renderer"]),
         "--face3d",
-        str(face["face3d"]),
+        str(face_files["face3d"]),
         "--wav2vec",
-        str(face["wav2vec"]),
+        str(face_files["wav2vec"]),
         "--output",
-        str(place / "dreamtalk"),
+        str(folder / "dreamtalk"),
         cache=cache,
     )
-    return face | {"voice": voice}
+    return face_files | {"voice": voice_file}
 
 
-def make_run(place: Path) -> Path:
-    """A corpus extracted with PLACE/styletts2 and PLACE/dreamtalk; PLACE/run, trained on it until it knows REPLY."""
-    cache = place / "cache"
-    write_corpus(place / "data", 2, ("I saw the river again.", REPLY, "It was good.", REPLY), seconds=3)
-    config = place / "config.py"
-    config.write_text(CONFIG.format(place=str(place)))
-    command("-m", "empatheia_jax", "extract", str(config), "--workdir", str(place / "run"), cache=cache)
-    command("train.py", str(config), "--workdir", str(place / "run"), cache=cache)
-    return place / "run"
+def make_run(folder: Path) -> Path:
+    """Extract a corpus with FOLDER/styletts2 and FOLDER/dreamtalk, and train FOLDER/run on it until it knows REPLY."""
+    cache = folder / "cache"
+    write_corpus(folder / "data", 2, ("I saw the river again.", REPLY, "It was good.", REPLY), seconds=3)
+    config = folder / "config.py"
+    config.write_text(CONFIG.format(folder=str(folder)))
+    run_command("-m", "empatheia_jax", "extract", str(config), "--workdir", str(folder / "run"), cache=cache)
+    run_command("train.py", str(config), "--workdir", str(folder / "run"), cache=cache)
+    return folder / "run"
 
 
-def respond(run: Path, name: str, *words: str) -> tuple[Path, dict]:
-    """`empatheia respond` to the corpus's first words: the video, and what its json says."""
+def respond(run: Path, name: str, *arguments: str) -> tuple[Path, dict]:
+    """Run `empatheia respond` on the corpus's first sentence; returns the video and the content of its json."""
     output = run.parent / name
-    command(
+    run_command(
         "-m",
         "empatheia_jax",
         "respond",
@@ -108,7 +114,7 @@ def respond(run: Path, name: str, *words: str) -> tuple[Path, dict]:
         "elderly,female,mid",
         "--output",
         str(output),
-        *words,
+        *arguments,
         cache=run.parent / "cache",
     )
     return output, json.loads(output.with_suffix(".json").read_text())

@@ -1,4 +1,4 @@
-"""A tuned run exported to PEFT, its base and adapter imported again, and trained on: it goes on where it was."""
+"""A tuned run exported to PEFT, its base and adapter imported again, and trained further: it continues where it was."""
 
 import subprocess
 import sys
@@ -8,24 +8,24 @@ from trainer import ROOT, Trainer
 
 pytest.importorskip("transformers")
 
-AGAIN = """
-from empatheia_jax.config_io import llm_of
+CONTINUED = """
+from empatheia_jax.config_io import load_llm_config
 _first = get_config
 def get_config():
     first = _first()
     rate = dataclasses.replace(first.stages["1"], epochs=2, learning_rate=RATE)
     return dataclasses.replace(
         first, base=BASE, adapter=ADAPTER, stages=first.stages | {"1": rate},
-        llm=llm_of(BASE, compute_dtype="float32", param_dtype="float32", max_length=first.llm.max_length),
+        llm=load_llm_config(BASE, compute_dtype="float32", param_dtype="float32", max_length=first.llm.max_length),
     )
 """
 
 
-def converters(*words) -> str:
-    command = [sys.executable, "-m", "converters", *map(str, words)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+def converters(*arguments) -> str:
+    command = [sys.executable, "-m", "converters", *map(str, arguments)]
+    process = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert process.returncode == 0, process.stderr
+    return process.stdout
 
 
 def validations(trainer: Trainer, run: str) -> list[float]:
@@ -42,13 +42,13 @@ def test_a_run_goes_on_from_what_it_exported(tmp_path):
     converters("export", "--run", tmp_path / "first", "--format", "peft", "--output", tmp_path / "peft")
     converters("vicuna", "--input", tmp_path / "peft" / "base", "--output", tmp_path / "base")
     converters("peft", "--input", tmp_path / "peft", "--base", tmp_path / "base", "--output", tmp_path / "adapter")
-    config = trainer.config.read_text() + AGAIN.replace("BASE", repr(str(tmp_path / "base"))).replace(
+    config = trainer.config.read_text() + CONTINUED.replace("BASE", repr(str(tmp_path / "base"))).replace(
         "ADAPTER", repr(str(tmp_path / "adapter"))
     )
-    for run, rate in (("standing", "0.0"), ("going", "1e-3")):
-        trainer.config.write_text(config.replace("RATE", rate))
+    for run, learning_rate in (("unchanged", "0.0"), ("continued", "1e-3")):
+        trainer.config.write_text(config.replace("RATE", learning_rate))
         code, _, err = trainer.finish(trainer.start(run))
         assert code == 0, err
-    (standing,), (going,) = validations(trainer, "standing"), validations(trainer, "going")
-    assert standing == pytest.approx(tuned, rel=1e-5)
-    assert going < standing
+    (unchanged,), (continued,) = validations(trainer, "unchanged"), validations(trainer, "continued")
+    assert unchanged == pytest.approx(tuned, rel=1e-5)
+    assert continued < unchanged

@@ -1,4 +1,4 @@
-"""Ten SIGKILLs over all five stages: after --resume the run is the one that was never killed."""
+"""Ten SIGKILLs over all five stages: after --resume the run equals one that was never killed."""
 
 import random
 
@@ -11,9 +11,9 @@ KILLS = 10
 @pytest.mark.slow
 def test_ten_kills_leave_no_trace(tmp_path, seed):
     trainer = Trainer(tmp_path, ALL_STAGES)
-    code, _, err = trainer.finish(trainer.start("whole"))
+    code, _, err = trainer.finish(trainer.start("uninterrupted"))
     assert code == 0, err[-2000:]
-    records = trainer.read("whole", "examples.jsonl")
+    records = trainer.read("uninterrupted", "examples.jsonl")
     stages = sorted({record["stage"] for record in records})
     assert stages == [0, 1, 2, 3, 4]
     rng = random.Random(seed)
@@ -22,8 +22,8 @@ def test_ten_kills_leave_no_trace(tmp_path, seed):
     killed = 0
     for number, step in enumerate(steps):
         killed += trainer.kill_at("killed", step, *(["--resume"] if number else []))
-    # A kill in the moments before the first checkpoint of all leaves a folder that begins again with --resume.
+    # A kill before the very first checkpoint leaves a folder that --resume starts again from the beginning.
     code, _, err = trainer.finish(trainer.start("killed", "--resume"))
     assert code == 0, err[-2000:]
-    assert killed >= KILLS - 1  # a kill wished for the last step may come after the end
-    trainer.assert_equal("whole", "killed")
+    assert killed >= KILLS - 1  # a kill meant for the last step may come after the end
+    trainer.assert_equal("uninterrupted", "killed")

@@ -1,6 +1,6 @@
-"""Two thousand dialogues made, extracted and trained on, by two processes of which one is killed each time.
+"""Two thousand dialogues generated, extracted and trained on, by two processes of which one is killed each time.
 
-`make soak`; about 40 minutes on two cores. EMPATHEIA_LOAD_DIALOGUES makes it smaller.
+`make soak`; about 40 minutes on two cores. EMPATHEIA_LOAD_DIALOGUES sets another number of dialogues.
 """
 
 import collections
@@ -49,7 +49,7 @@ def get_config():
 """
 
 
-def extraction(config: Path, features: Path, *flags: str) -> subprocess.Popen:
+def start_extraction(config: Path, features: Path, *flags: str) -> subprocess.Popen:
     command = [sys.executable, "-m", "empatheia_jax", "extract", str(config), "--workdir", str(config.parent)]
     return subprocess.Popen(
         [*command, "--data.features", str(features), *flags],
@@ -67,10 +67,10 @@ def finish(process: subprocess.Popen) -> str:
     return out
 
 
-def killed(process: subprocess.Popen, done, seconds: float = 600) -> None:
-    """SIGKILL once `done()`."""
+def kill_when(process: subprocess.Popen, is_reached, seconds: float = 600) -> None:
+    """Send SIGKILL once `is_reached()`."""
     deadline = time.monotonic() + seconds
-    while not done():
+    while not is_reached():
         assert process.poll() is None and time.monotonic() < deadline
         time.sleep(0.01)
     process.send_signal(signal.SIGKILL)
@@ -89,54 +89,61 @@ def trainer(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def features(trainer, seed) -> tuple[Path, Path]:
-    """Stores of an extraction that was not touched, and of one by two processes, one of them killed."""
-    whole, shared = trainer.folder / "whole_features", trainer.folder / "corpus_features"
+    """Return the stores of an uninterrupted extraction, and of one by two processes, one of them killed."""
+    uninterrupted, shared = trainer.folder / "uninterrupted_features", trainer.folder / "corpus_features"
     start = time.monotonic()
-    print("extract  ", finish(extraction(trainer.config, whole, "--workers", "2")), f"{time.monotonic() - start:.0f} s")
-    wanted = int(np.random.default_rng(seed).integers(20, 80)) * DIALOGUES // 2000
+    print(
+        "extract  ",
+        finish(start_extraction(trainer.config, uninterrupted, "--workers", "2")),
+        f"{time.monotonic() - start:.0f} s",
+    )
+    shards = int(np.random.default_rng(seed).integers(20, 80)) * DIALOGUES // 2000
 
-    def begun() -> bool:
-        return len(list(shared.glob("shard-*.array_record"))) > wanted and any(shared.glob("*.journal"))
+    def has_begun() -> bool:
+        return len(list(shared.glob("shard-*.array_record"))) > shards and any(shared.glob("*.journal"))
 
     flags = [("--workers", "1", "--process", str(i), "--processes", "2") for i in range(2)]
-    pair = [extraction(trainer.config, shared, *flag) for flag in flags]
-    killed(pair[1], begun)
+    pair = [start_extraction(trainer.config, shared, *flag) for flag in flags]
+    kill_when(pair[1], has_begun)
     print("killed    with", len(list(shared.glob("shard-*.array_record"))), "shards done")
-    again = extraction(trainer.config, shared, *flags[1])
-    for process in (pair[0], again):
+    restarted = start_extraction(trainer.config, shared, *flags[1])
+    for process in (pair[0], restarted):
         finish(process)
-    return whole, shared
+    return uninterrupted, shared
 
 
 def test_features_equal_an_uninterrupted_runs_to_the_bit(features):
-    whole, shared = (FeatureStore(folder) for folder in features)
-    assert whole.keys == shared.keys and len(whole) > 4 * DIALOGUES
-    assert whole.manifest["settings"] == shared.manifest["settings"] and whole.counts == shared.counts
+    uninterrupted, shared = (FeatureStore(folder) for folder in features)
+    assert uninterrupted.keys == shared.keys and len(uninterrupted) > 4 * DIALOGUES
+    assert (
+        uninterrupted.manifest["settings"] == shared.manifest["settings"]
+        and uninterrupted.manifest["counts"] == shared.manifest["counts"]
+    )
     for path in sorted(features[0].glob("shard-*.array_record")):
         assert path.read_bytes() == (features[1] / path.name).read_bytes(), path.name
     assert not list(features[1].glob("*.journal")) and not list(features[1].glob("*.part"))
 
 
 def test_every_example_once_an_epoch_whatever_was_killed(trainer, features, seed):
-    """Stages 0 and 3 by two processes; either is killed in either stage; both start again."""
+    """Stages 0 and 3 by two processes; one of them is killed, twice; both start again."""
     pair, rng = Pair(trainer), np.random.default_rng([seed, 1])
     ids = {e.id for e in read_examples(trainer.folder / "corpus", "train")[0]}
-    for attempt, victim in enumerate(rng.integers(0, 2, 2)):
+    for attempt, killed in enumerate(rng.integers(0, 2, 2)):
         started = pair.start("run", 2, "--stages", "0,3", *(["--resume"] if attempt else []))
-        logged = [r for r in trainer.read("run", "examples.jsonl")]
-        step = (logged[-1]["step"] if logged else 0) + int(rng.integers(60, 160)) * DIALOGUES // 2000
+        records = [r for r in trainer.read("run", "examples.jsonl")]
+        step = (records[-1]["step"] if records else 0) + int(rng.integers(60, 160)) * DIALOGUES // 2000
         pair.wait_for("run", step, started)
-        started[victim].send_signal(signal.SIGKILL)
+        started[killed].send_signal(signal.SIGKILL)
         pair.finish(started)
     outs = pair.run("run", 2, "--stages", "0,3", "--resume")
     print(outs[0][-2000:])
     records = trainer.read("run", "examples.jsonl")
     assert [record["step"] for record in records] == list(range(1, len(records) + 1))
     for stage in (0, 3):
-        taken = [i for record in records if record["stage"] == stage for i in record["examples"]]
-        whole = len(taken) // len(ids)  # the last step may end before the last epoch does, or after it
-        assert whole >= EPOCHS - 1
-        for epoch in range(whole):
-            part = taken[epoch * len(ids) : (epoch + 1) * len(ids)]
+        used = [i for record in records if record["stage"] == stage for i in record["examples"]]
+        epochs = len(used) // len(ids)  # the last step may end before the last epoch does, or after it
+        assert epochs >= EPOCHS - 1
+        for epoch in range(epochs):
+            part = used[epoch * len(ids) : (epoch + 1) * len(ids)]
             assert collections.Counter(part) == collections.Counter(ids)
     assert json.loads((trainer.folder / "run" / "config.json").read_text())["name"] == "load"

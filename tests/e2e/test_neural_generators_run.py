@@ -1,4 +1,4 @@
-"""A run whose latents speak to StyleTTS 2 and DreamTalk: golds, stages, answers; other weights are refused."""
+"""A run whose latents drive StyleTTS 2 and DreamTalk: golds, stages, answers; other weights are refused."""
 
 import dataclasses
 from pathlib import Path
@@ -21,7 +21,7 @@ from empatheia_jax.generators.build import build_generators, generator_widths
 from empatheia_jax.generators.interfaces import video_frame_count
 from empatheia_jax.inference.avatars import choose_avatar
 from empatheia_jax.inference.engine import Engine
-from empatheia_jax.inference.perform import perform
+from empatheia_jax.inference.perform import synthesize
 from empatheia_jax.preparation.extract import extract
 from empatheia_jax.weights import save_weights
 
@@ -33,14 +33,14 @@ GENERATORS = """        generators=GeneratorConfig(speech="styletts2", speech_we
 
 
 @pytest.fixture(scope="module")
-def weights(tmp_path_factory, seed) -> Path:
+def speech_weights(tmp_path_factory, seed) -> Path:
     folder = tmp_path_factory.mktemp("styletts2") / "weights"
     save_weights(folder, SMALL, nnx.state(make(SMALL, seed)))
     return folder
 
 
 @pytest.fixture(scope="module")
-def faces(tmp_path_factory, seed) -> Path:
+def face_weights(tmp_path_factory, seed) -> Path:
     return write_weights(tmp_path_factory.mktemp("dreamtalk") / "weights", seed)
 
 
@@ -50,10 +50,10 @@ def corpus(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def config(weights, faces) -> Config:
+def config(speech_weights, face_weights) -> Config:
     return Config(
         generators=GeneratorConfig(
-            speech="styletts2", speech_weights=str(weights), face="dreamtalk", face_weights=str(faces)
+            speech="styletts2", speech_weights=str(speech_weights), face="dreamtalk", face_weights=str(face_weights)
         )
     )
 
@@ -65,7 +65,7 @@ def store(config, corpus) -> FeatureStore:
     return FeatureStore(corpus / "features")
 
 
-def test_golds_are_the_generators_own_words_on_its_recordings(config, corpus, store):
+def test_golds_are_what_the_generators_compute_from_the_recordings(config, corpus, store):
     speech, face = build_generators(config.generators)
     (content_dim, style_dim), (video_dim, face_style_dim) = generator_widths(config.generators)
     assert store.settings["speech"] == {
@@ -73,7 +73,7 @@ def test_golds_are_the_generators_own_words_on_its_recordings(config, corpus, st
         "content_dim": content_dim,
         "style_dim": style_dim,
         "version": 1,
-        "weights": speech.stages.sha256,
+        "weights": speech.networks.sha256,
     }
     example = read_examples(corpus, "train")[0][0]
     gold = store[example.utterance_key(example.response)]
@@ -85,40 +85,40 @@ def test_golds_are_the_generators_own_words_on_its_recordings(config, corpus, st
     assert gold["phoneme_frames"].sum() == 40  # a second
     frames = video_frame_count(gold["phoneme_frames"])
     assert gold["content_video"].shape == (frames, face.content_dim) and face.content_dim == video_dim
-    sound = read_audio(example.response.audio, speech.sample_rate)
-    heard = face.content(sound, speech.sample_rate, ids, gold["phoneme_frames"])
-    assert np.abs(gold["content_video"] - heard).max() <= 2e-3 * np.abs(heard).max()
-    seen = face.style(read_video(example.response.video, first=face.style_frames))
-    assert seen.shape == (face_style_dim,)
-    assert np.abs(gold["style_video"] - seen).max() <= 5e-3 * np.abs(seen).max()
+    audio = read_audio(example.response.audio, speech.sample_rate)
+    expected_content = face.content(audio, speech.sample_rate, ids, gold["phoneme_frames"])
+    assert np.abs(gold["content_video"] - expected_content).max() <= 2e-3 * np.abs(expected_content).max()
+    expected_style = face.style(read_video(example.response.video, max_frames=face.style_frames))
+    assert expected_style.shape == (face_style_dim,)
+    assert np.abs(gold["style_video"] - expected_style).max() <= 5e-3 * np.abs(expected_style).max()
     assert store.settings["face"]["weights_denoiser"] == face.networks.sha256("denoiser")
 
 
 @pytest.mark.slow
 def test_each_may_stand_beside_a_classical_one(config, corpus, tmp_path):
-    """Golds of the classical voice are those beside the classical face, and are there beside DreamTalk."""
-    voice = dataclasses.replace(
+    """The classical voice gives its golds beside DreamTalk too, and DreamTalk's have its frames."""
+    classical_voice = dataclasses.replace(
         config, generators=dataclasses.replace(config.generators, speech="classical", speech_weights="")
     )
-    counts = extract(voice, corpus, tmp_path / "features", workers=1, progress=False)
+    counts = extract(classical_voice, corpus, tmp_path / "features", workers=1, progress=False)
     assert counts["gold"] == 10 and counts["rejected"] == 0
-    speech, face = build_generators(voice.generators)
+    speech, face = build_generators(classical_voice.generators)
     example = read_examples(corpus, "train")[0][0]
     gold = FeatureStore(tmp_path / "features")[example.utterance_key(example.response)]
     np.testing.assert_allclose(gold["content_speech"], speech.content(gold["phonemes"]), atol=2e-3)
     assert gold["content_video"].shape == (video_frame_count(gold["phoneme_frames"]), face.content_dim)
 
 
-def test_settings_that_do_not_fit_are_refused(weights, tmp_path):
-    for generators, says in (
+def test_settings_that_do_not_fit_are_refused(speech_weights, tmp_path):
+    for generators, message in (
         (GeneratorConfig(speech="styletts2"), "speech_weights is empty"),
-        (GeneratorConfig(speech_weights=str(weights)), "has no weights"),
+        (GeneratorConfig(speech_weights=str(speech_weights)), "has no weights"),
         (GeneratorConfig(style_refine="diffusion"), "no diffusion"),
         (GeneratorConfig(face="dreamtalk"), "face_weights is empty"),
-        (GeneratorConfig(face_weights=str(weights)), "has no weights"),
+        (GeneratorConfig(face_weights=str(speech_weights)), "has no weights"),
         (GeneratorConfig(face_content="compact"), "one content"),
     ):
-        with pytest.raises(ConfigError, match=says):
+        with pytest.raises(ConfigError, match=message):
             build_generators(generators)
     with pytest.raises(ValueError, match="no converted weights"):
         build_generators(GeneratorConfig(speech="styletts2", speech_weights=str(tmp_path)))
@@ -127,10 +127,10 @@ def test_settings_that_do_not_fit_are_refused(weights, tmp_path):
 
 
 @pytest.mark.slow
-def test_latents_trained_on_them_are_performed_by_them(corpus, store, weights, faces, tmp_path, seed):
+def test_latents_trained_on_them_drive_them(corpus, store, speech_weights, face_weights, *, tmp_path, seed):
     trainer = Trainer(tmp_path, ALL_STAGES)
     text = ALL_STAGES.replace("        optim=", GENERATORS)
-    text = text.replace("{weights!r}", repr(str(weights))).replace("{faces!r}", repr(str(faces)))
+    text = text.replace("{weights!r}", repr(str(speech_weights))).replace("{faces!r}", repr(str(face_weights)))
     trainer.config.write_text(text.format(path=str(corpus)))
     code, _, err = trainer.finish(trainer.start("run"))
     assert code == 0, err
@@ -138,25 +138,27 @@ def test_latents_trained_on_them_are_performed_by_them(corpus, store, weights, f
     speech, face = build_generators(engine.config.generators, face_size=64)
     example = read_examples(corpus, "train")[0][0]
     (answer,) = engine.answer([example], store.get, [None])
-    # Four epochs teach no grammar: the response is given, the states are what the model has of one.
-    said = parse_generated("Response: I saw the river again.")
+    # Four epochs teach no grammar, so the response is fixed and its states are random.
+    generated = parse_generated("Response: I saw the river again.")
     states = np.random.default_rng(seed).normal(size=(6, engine.config.llm.width)).astype(np.float32)
-    answer = dataclasses.replace(answer, response_states=states, parsed=dataclasses.replace(said, response="I saw it."))
+    answer = dataclasses.replace(
+        answer, response_states=states, parsed=dataclasses.replace(generated, response="I saw it.")
+    )
     assert answer.style_speech.shape == (speech.style_dim,) and answer.style_video.shape == (face.style_dim,)
     portrait = choose_avatar(example.listener_profile).portrait
     for source in ("generator", "synchronizer"):
-        performance = perform(engine, speech, face, answer, portrait, source)
-        audio = performance.speech.audio
-        assert len(audio) == 600 * performance.speech.phoneme_frames.sum() and np.abs(audio).max() > 0
-        assert len(performance.frames) == video_frame_count(performance.speech.phoneme_frames)
-        assert performance.frames.shape[1:] == (face.size, face.size, 3)
-        assert (performance.agreement is None) == (source == "generator")
-    other = tmp_path / "other"
-    save_weights(other, SMALL, nnx.state(make(SMALL, seed + 1)))
+        synthesized = synthesize(engine, speech, face, answer, portrait=portrait, source=source)
+        audio = synthesized.speech.audio
+        assert len(audio) == 600 * synthesized.speech.phoneme_frames.sum() and np.abs(audio).max() > 0
+        assert len(synthesized.frames) == video_frame_count(synthesized.speech.phoneme_frames)
+        assert synthesized.frames.shape[1:] == (face.size, face.size, 3)
+        assert (synthesized.agreement is None) == (source == "generator")
+    other_weights = tmp_path / "other"
+    save_weights(other_weights, SMALL, nnx.state(make(SMALL, seed + 1)))
     with pytest.raises(StoreError, match=r"speech\.weights"):
         Engine(
             tmp_path / "run",
-            generators=dataclasses.replace(engine.config.generators, speech_weights=str(other)),
+            generators=dataclasses.replace(engine.config.generators, speech_weights=str(other_weights)),
         )
     with pytest.raises(StoreError, match=r"face\.weights_denoiser"):
         Engine(

@@ -1,4 +1,4 @@
-"""`train.py` on a base in few bits: from another run's, resumed after kills, read again for answers."""
+"""`train.py` on a quantised base: a copy of another run's, resumed after a kill, loaded again to answer."""
 
 import shutil
 
@@ -20,28 +20,28 @@ NF4 = (
     "--stages.1.learning-rate",
     "0.02",
     "--stages.1.epochs",
-    "12",  # adapters of rank 2 are to show in the loss
+    "12",  # enough for adapters of rank 2 to lower the loss
 )
 
 
 @pytest.fixture(scope="module")
 def trainer(tmp_path_factory):
-    """Stage 0 by itself, and its base in the folders of two runs that tune it in nf4."""
+    """Train stage 0 by itself and copy its base into the folders of two runs that tune it in nf4; run the first."""
     pytest.importorskip("qwix")
-    made = Trainer(tmp_path_factory.mktemp("quantized"))
-    code, _, err = made.finish(made.start("first", "--stages", "0"))
+    trainer = Trainer(tmp_path_factory.mktemp("quantized"))
+    code, _, err = trainer.finish(trainer.start("first", "--stages", "0"))
     assert code == 0, err[-2000:]
-    for name in ("whole", "killed"):
-        (made.folder / name).mkdir()
-        shutil.copytree(made.folder / "first" / "base", made.folder / name / "base")
-    code, _, err = made.finish(made.start("whole", "--stages", "1", *NF4))
+    for name in ("uninterrupted", "killed"):
+        (trainer.folder / name).mkdir()
+        shutil.copytree(trainer.folder / "first" / "base", trainer.folder / name / "base")
+    code, _, err = trainer.finish(trainer.start("uninterrupted", "--stages", "1", *NF4))
     assert code == 0, err[-2000:]
-    return made
+    return trainer
 
 
 def test_it_learns(trainer):
-    losses = [record["emp"] for record in trainer.read("whole", "metrics.jsonl") if "emp" in record]
-    assert np.mean(losses[-4:]) < np.mean(losses[:4])  # an epoch each, of the same Examples
+    losses = [record["emp"] for record in trainer.read("uninterrupted", "metrics.jsonl") if "emp" in record]
+    assert np.mean(losses[-4:]) < np.mean(losses[:4])  # an epoch each, over the same Examples
 
 
 def test_stage_0_is_refused(trainer):
@@ -54,14 +54,14 @@ def test_a_killed_run_goes_on_with_the_same_bits(trainer):
     assert trainer.kill_at("killed", 6, "--stages", "1", *NF4)
     code, _, err = trainer.finish(trainer.start("killed", "--stages", "1", "--resume", *NF4))
     assert code == 0, err[-2000:]
-    trainer.assert_equal("whole", "killed")
+    trainer.assert_equal("uninterrupted", "killed")
 
 
-def test_it_answers_in_its_own_bits_and_in_others(trainer):
+def test_it_answers_in_its_own_quantization_and_in_others(trainer):
     examples = read_examples(trainer.folder / "data", "validation")[0][:2]
     bytes_held = {}
     for quantization in (None, "int8", "none"):
-        engine = Engine(trainer.folder / "whole", max_new_tokens=8, quantization=quantization)
+        engine = Engine(trainer.folder / "uninterrupted", max_new_tokens=8, quantization=quantization)
         kernel = engine.state["llm"]["layers"]["up_proj"]["kernel"]
         leaves = [kernel] if quantization == "none" else [kernel["codes"], kernel["scales"]]
         bytes_held[quantization] = sum(leaf.get_value().nbytes for leaf in leaves)

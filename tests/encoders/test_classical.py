@@ -1,18 +1,18 @@
-"""The encoders' contract (one shape, order 1, independent of length) and that the features carry what they must."""
+"""The encoders' contract (one shape, order 1, independent of length), and the content of the features."""
 
 import numpy as np
 import pytest
 
 from empatheia_jax.config import EncoderConfig
 from empatheia_jax.encoders import EncoderError, build_encoders
-from empatheia_jax.encoders.classical import ClassicalAudio, ClassicalVideo, spaced
+from empatheia_jax.encoders.classical import ClassicalAudio, ClassicalVideo, evenly_spaced
 from empatheia_jax.encoders.face_pixels import oriented_gradients
 from empatheia_jax.encoders.voice_frames import SAMPLE_RATE
 from empatheia_jax.encoders.voice_measures import modulation_rate, segment_weights, syllable_nuclei
 
 
 def syllables(count: int, rate: float, hertz: float, level: float = 0.2) -> np.ndarray:
-    """`count` vowel-like syllables, `rate` a second: harmonics under a raised-cosine envelope."""
+    """Return `count` vowel-like syllables, `rate` a second: harmonics under a raised-cosine envelope."""
     time = np.arange(int(count / rate * SAMPLE_RATE)) / SAMPLE_RATE
     envelope = 0.02 + 0.98 * (0.5 - 0.5 * np.cos(2 * np.pi * rate * time)) ** 2
     voice = sum(np.sin(2 * np.pi * hertz * k * time) / k for k in range(1, int(7000 / hertz)))
@@ -24,7 +24,7 @@ def encode(encoder, media):
 
 
 def face(mouth: int, size: int = 128, skin=(200, 160, 140)) -> np.ndarray:
-    """A schematic face uint8 [size, size, 3]: skin disc, eyes, and a mouth line bent by `mouth` pixels."""
+    """Draw a schematic face uint8 [size, size, 3]: skin disc, eyes, and a mouth line bent by `mouth` pixels."""
     y, x = np.mgrid[:128, :128]
     image = np.full((128, 128, 3), 90, np.uint8)
     image[(y - 64) ** 2 / 1.4 + (x - 64) ** 2 < 40**2] = skin
@@ -121,8 +121,8 @@ def test_modulation_rate_of_a_moving_formant():
     centres = np.arange(40)
     for hertz in (2.0, 4.0, 6.0):
         time = np.arange(200) / 100
-        place = 20 + 1.5 * np.sin(2 * np.pi * hertz * time)
-        mel = -20 - 0.05 * (centres[None] - place[:, None]) ** 2
+        peak = 20 + 1.5 * np.sin(2 * np.pi * hertz * time)
+        mel = -20 - 0.05 * (centres[None] - peak[:, None]) ** 2
         assert modulation_rate(mel) == pytest.approx(hertz, rel=0.15)
 
 
@@ -131,18 +131,18 @@ def test_video_features_see_the_mouth_and_not_the_size():
     smile, frown, big = (
         encode(encoder, np.stack([face(mouth, size)] * 8)) for mouth, size in ((6, 128), (-6, 128), (6, 256))
     )
-    moved = np.abs(smile - frown).mean()
-    assert moved > 0.02
-    assert np.abs(smile - big).mean() < moved / 2
+    change = np.abs(smile - frown).mean()
+    assert change > 0.02
+    assert np.abs(smile - big).mean() < change / 2
     edges = np.abs(smile - frown)[0, :648].reshape(9, 9, 8).sum(axis=-1)
-    assert edges[5:].sum() > 3 * edges[:4].sum()  # the lower half changed
+    assert edges[5:].sum() > 3 * edges[:4].sum()  # the lower half changes
 
 
 def test_frames_are_spread_evenly():
-    np.testing.assert_array_equal(spaced(8, 8), np.arange(8))
-    np.testing.assert_array_equal(spaced(64, 8), np.arange(4, 64, 8))
-    np.testing.assert_array_equal(spaced(2, 4), [0, 0, 1, 1])
-    assert spaced(1, 8).max() == 0
+    np.testing.assert_array_equal(evenly_spaced(8, 8), np.arange(8))
+    np.testing.assert_array_equal(evenly_spaced(64, 8), np.arange(4, 64, 8))
+    np.testing.assert_array_equal(evenly_spaced(2, 4), [0, 0, 1, 1])
+    assert evenly_spaced(1, 8).max() == 0
 
 
 def test_gradient_orientation():

@@ -1,4 +1,4 @@
-"""HuBERT and CLIP as encoders of a run: published preprocessing, batches that change nothing, weights by identity."""
+"""HuBERT and CLIP as encoders of a run: published preprocessing, independence of the batch, weights by identity."""
 
 import dataclasses
 import json
@@ -30,7 +30,7 @@ def rng():
 
 @pytest.fixture(scope="module")
 def hubert_folder(tmp_path_factory):
-    """Weights of a HuBERT with biases and norms far from their start."""
+    """Save a HuBERT whose biases and norms are far from their initial values."""
     module = Hubert(HUBERT, rngs=nnx.Rngs(5))
     state = nnx.state(module)
     draws = np.random.default_rng(1)
@@ -43,8 +43,8 @@ def hubert_folder(tmp_path_factory):
 def test_waveforms_are_scaled_as_published(rng):
     extractor = pytest.importorskip("transformers").Wav2Vec2FeatureExtractor(do_normalize=True)
     audio = (0.1 * rng.normal(size=9000) + 0.02).astype(np.float32)
-    wanted = extractor(audio, sampling_rate=16_000, return_tensors="np")["input_values"][0]
-    np.testing.assert_allclose(HubertAudio(HUBERT, "random").preprocess(audio), wanted, atol=1e-5)
+    expected = extractor(audio, sampling_rate=16_000, return_tensors="np")["input_values"][0]
+    np.testing.assert_allclose(HubertAudio(HUBERT, "random").preprocess(audio), expected, atol=1e-5)
 
 
 @pytest.mark.parametrize("size", [(40, 56), (56, 40), (20, 20), (24, 24), (337, 121)])
@@ -55,8 +55,8 @@ def test_pictures_are_prepared_as_published(rng, size):
     encoder = ClipVideo(CLIP, "random", frames=3)
     prepared = encoder.preprocess(frames)
     assert prepared.dtype == np.uint8 and prepared.shape == encoder.input_shape
-    wanted = processor(list(frames), return_tensors="np", do_rescale=False, do_normalize=False)["pixel_values"]
-    np.testing.assert_array_equal(prepared, np.moveaxis(np.asarray(wanted), 1, -1))
+    expected = processor(list(frames), return_tensors="np", do_rescale=False, do_normalize=False)["pixel_values"]
+    np.testing.assert_array_equal(prepared, np.moveaxis(np.asarray(expected), 1, -1))
     assert processor.image_mean == pytest.approx(np.array(MEAN))
     assert processor.image_std == pytest.approx(np.array(DEVIATION))
 
@@ -64,11 +64,11 @@ def test_pictures_are_prepared_as_published(rng, size):
 @pytest.mark.parametrize("frames", [1, 3, 8, 9, 50])
 def test_segment_means_are_means_of_equal_parts(rng, frames):
     hidden = rng.normal(size=(1, 60, 5)).astype(np.float32)
-    found = np.asarray(segment_means(hidden, np.array([frames]), 8))[0]
+    means = np.asarray(segment_means(hidden, np.array([frames]), 8))[0]
     for part in range(8):
         first, after = part * frames // 8, -(-(part + 1) * frames // 8)
         assert 0 <= first < after <= frames
-        np.testing.assert_allclose(found[part], hidden[0, first:after].mean(axis=0), atol=1e-6)
+        np.testing.assert_allclose(means[part], hidden[0, first:after].mean(axis=0), atol=1e-6)
 
 
 def test_an_utterance_is_heard_as_if_it_were_alone(hubert_folder, rng):
@@ -76,12 +76,12 @@ def test_an_utterance_is_heard_as_if_it_were_alone(hubert_folder, rng):
     encoder = HubertAudio(HUBERT, str(folder), segments=4)
     # 15 samples are less than a frame; 40,000 samples fall into another bucket than the others.
     media = [rng.normal(size=n).astype(np.float32) for n in (2_000, 15, 15_999, 40_000, 3_000, 7_001)]
-    prepared = [encoder.preprocess(one) for one in media]
+    prepared = [encoder.preprocess(audio) for audio in media]
     features = encoder.encode(prepared)
     assert features.shape == (6, *encoder.feature_shape)
     alone = jax.jit(lambda waveform, length: module(waveform, length)[0])
-    for one, feature in zip(prepared, features, strict=True):
-        hidden = np.asarray(alone(one[None], np.array([len(one)])))[0]
+    for audio, feature in zip(prepared, features, strict=True):
+        hidden = np.asarray(alone(audio[None], np.array([len(audio)])))[0]
         frames = len(hidden)
         parts = [hidden[i * frames // 4 : -(-(i + 1) * frames // 4)].mean(axis=0) for i in range(4)]
         np.testing.assert_allclose(feature, parts, atol=2e-5 * np.abs(hidden).max())
@@ -101,17 +101,17 @@ def test_frames_are_seen_as_if_they_were_alone(rng):
 
 def test_identity_is_of_the_weights(hubert_folder, tmp_path):
     folder, module = hubert_folder
-    one = HubertAudio(HUBERT, str(folder)).settings()
-    assert json.loads(json.dumps(one)) == one
+    settings = HubertAudio(HUBERT, str(folder)).settings()
+    assert json.loads(json.dumps(settings)) == settings
     moved = tmp_path / "moved"
     save_weights(moved, HUBERT, nnx.state(module))
-    assert HubertAudio(HUBERT, str(moved)).settings() == one
+    assert HubertAudio(HUBERT, str(moved)).settings() == settings
     module = nnx.clone(module)
     module.norm.bias[...] = module.norm.bias[...].at[0].add(1e-6)
     other = tmp_path / "other"
     save_weights(other, HUBERT, nnx.state(module))
-    assert HubertAudio(HUBERT, str(other)).settings() != one
-    assert HubertAudio(HUBERT, "random").settings() != one
+    assert HubertAudio(HUBERT, str(other)).settings() != settings
+    assert HubertAudio(HUBERT, "random").settings() != settings
 
 
 def test_weights_that_cannot_be_used_are_refused_before_they_are_read(hubert_folder, tmp_path):
@@ -138,7 +138,7 @@ def test_media_that_are_none_are_refused():
 def test_both_presets_of_a_config_are_what_they_say():
     encoders = build_encoders(dataclasses.replace(RANDOM, compute_dtype="bfloat16"))
     assert encoders["audio"].feature_shape == (32, 128) and encoders["video"].feature_shape == (8, 128)
-    assert encoders["audio"].config.frames(16_000) == 49
+    assert encoders["audio"].config.frame_count(16_000) == 49
     assert encoders["audio"].config.compute_dtype == encoders["audio"].config.param_dtype == "bfloat16"
     published = build_encoders(EncoderConfig(kind="hubert_clip"))
     assert published["audio"].feature_shape == (32, 1024) and published["video"].feature_shape == (8, 1024)

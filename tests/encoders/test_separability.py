@@ -1,4 +1,4 @@
-"""The features tell who speaks and how: a linear map fitted on some avatars reads the emotions of others."""
+"""Linear separability: a linear map fitted to the features of some avatars classifies profile and emotion of others."""
 
 import itertools
 
@@ -10,36 +10,40 @@ from empatheia_jax.data.schema import Profile
 from empatheia_jax.encoders.classical import ClassicalAudio, ClassicalVideo
 from empatheia_jax.generators.interfaces import Portrait
 
-CAST = [Profile(age, gender, "mid", number) for number, (age, gender) in enumerate(itertools.product(AGES, GENDERS))]
-TAKES = 3  # avatars of each age and gender; the last one is held out
+PROFILES = [
+    Profile(age, gender, "mid", number) for number, (age, gender) in enumerate(itertools.product(AGES, GENDERS))
+]
+AVATARS_EACH = 3  # avatars of each age and gender; the last one is held out
 
 
 def linear_accuracy(features: np.ndarray, labels: np.ndarray, held_out: np.ndarray, ridge: float = 3.0) -> float:
-    """Ridge regression on one-hot labels, fitted without the held-out items, judged on them."""
+    """Return the held-out accuracy of a ridge regression on one-hot labels, fitted to the other items."""
     mean, spread = features[~held_out].mean(axis=0), features[~held_out].std(axis=0) + 0.1
     x = np.concatenate([(features - mean) / spread, np.ones((len(features), 1))], axis=1)
     targets = (labels[:, None] == np.unique(labels)).astype(float)
     gram = x[~held_out] @ x[~held_out].T
-    fitted = x[~held_out].T @ np.linalg.solve(gram + ridge * np.eye(len(gram)), targets[~held_out])
-    return float(np.mean((x[held_out] @ fitted).argmax(axis=1) == targets[held_out].argmax(axis=1)))
+    weights = x[~held_out].T @ np.linalg.solve(gram + ridge * np.eye(len(gram)), targets[~held_out])
+    return float(np.mean((x[held_out] @ weights).argmax(axis=1) == targets[held_out].argmax(axis=1)))
 
 
-def performances(emotions=AVATAR_EMOTIONS):
-    """(profile, emotion number, avatar number, whether held out), every avatar in every emotion."""
-    for take, profile, emotion in itertools.product(range(TAKES), CAST, map(AVATAR_EMOTIONS.index, emotions)):
-        yield profile, emotion, 100 * take + profile.id, take == TAKES - 1
+def expressions(emotions=AVATAR_EMOTIONS):
+    """Iterate over (profile, emotion number, avatar number, whether held out): every avatar in every emotion."""
+    for variant, profile, emotion in itertools.product(
+        range(AVATARS_EACH), PROFILES, map(AVATAR_EMOTIONS.index, emotions)
+    ):
+        yield profile, emotion, 100 * variant + profile.id, variant == AVATARS_EACH - 1
 
 
 def test_emotion_and_age_from_faces():
     from empatheia_jax.generators.classical.appearance import appearance_for
     from empatheia_jax.generators.classical.face import ClassicalFace
-    from empatheia_jax.generators.classical.face_style import face_style
+    from empatheia_jax.generators.classical.face_style import face_style_for
 
     face, encoder, rows = ClassicalFace(128), ClassicalVideo(), []
     rng = np.random.default_rng(0)
-    for profile, emotion, number, held_out in performances():
+    for profile, emotion, number, held_out in expressions():
         content = rng.uniform(0, 0.6, (8, face.content_dim)).astype(np.float32)  # any mouth shapes
-        style = face_style(profile, AVATAR_EMOTIONS[emotion], number)
+        style = face_style_for(profile, AVATAR_EMOTIONS[emotion], number)
         frames = face.animate(content, style, Portrait(appearance=appearance_for(profile, number)))
         features = encoder.encode(encoder.preprocess(frames)).mean(axis=0)
         rows.append((features, emotion, AGES.index(profile.age), held_out))
@@ -53,15 +57,15 @@ def test_gender_age_and_pitch_manner_from_voices():
     pytest.importorskip("espeakng_loader")
     import soxr
 
-    from empatheia_jax.generators.classical.performance import speech_style
+    from empatheia_jax.generators.classical.performance import speech_style_for
     from empatheia_jax.generators.classical.voice import ClassicalSpeech
 
     speech, encoder, rows = ClassicalSpeech(), ClassicalAudio(), []
     sentences = ["I did not think it would end.", "We were by the river again.", "They told me about it today."]
-    for profile, emotion, number, held_out in performances(("happy", "angry", "fear", "sad")):
+    for profile, emotion, number, held_out in expressions(("happy", "angry", "fear", "sad")):
         phonemes = speech.phonemes(sentences[(profile.id + emotion + number) % 3])
         spoken = speech.speak(
-            speech.content(phonemes), speech_style(profile, AVATAR_EMOTIONS[emotion], number), phonemes
+            speech.content(phonemes), speech_style_for(profile, AVATAR_EMOTIONS[emotion], number), phonemes
         )
         audio = soxr.resample(spoken.audio, spoken.sample_rate, encoder.sample_rate)
         features = encoder.encode(encoder.preprocess(audio)).mean(axis=0)

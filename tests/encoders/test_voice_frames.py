@@ -1,4 +1,4 @@
-"""F0, voicing, energy and tilt against signals whose values are known."""
+"""F0, voicing, energy and tilt of synthetic signals whose values are known."""
 
 import numpy as np
 import pytest
@@ -7,7 +7,7 @@ from empatheia_jax.encoders.voice_frames import HOP, SAMPLE_RATE, mel_centres, v
 
 
 def harmonic(f0: np.ndarray, slope_db: float = -6.0, level: float = 0.1) -> np.ndarray:
-    """A voice-like sum of harmonics with a contour f0 [samples] in Hz that falls by `slope_db` an octave."""
+    """Return a voice-like sum of harmonics with contour f0 [samples] in Hz, falling by `slope_db` an octave."""
     phase = 2 * np.pi * np.cumsum(f0) / SAMPLE_RATE
     audio = sum(10 ** (slope_db * np.log2(k) / 20) * np.sin(k * phase) * (k * f0 < 7000) for k in range(1, 60))
     return (level * audio / np.abs(audio).max()).astype(np.float32)
@@ -23,9 +23,9 @@ def test_f0_of_steady_voice(hertz):
 def test_f0_follows_a_glide():
     contour = np.geomspace(100.0, 300.0, 2 * SAMPLE_RATE)
     frames = voice_frames(harmonic(contour))
-    truth = contour[HOP // 2 :: HOP]
+    expected = contour[HOP // 2 :: HOP]
     inner = slice(10, -10)
-    assert np.abs(12 * np.log2(frames.f0 / truth))[inner].max() < 0.5
+    assert np.abs(12 * np.log2(frames.f0 / expected))[inner].max() < 0.5
 
 
 def test_f0_of_a_wandering_voice_in_noise():
@@ -68,7 +68,7 @@ def test_shape_and_tilt_do_not_depend_on_level():
 
 def test_tilt_follows_the_spectrum():
     tilts = [voice_frames(harmonic(np.full(SAMPLE_RATE, 100.0), slope_db=s)).tilt.mean() for s in (-12.0, -6.0, 0.0)]
-    # Mel bands widen with frequency, so a slope is measured about the same amount less steep: differences are kept.
+    # Mel bands widen with frequency, which lowers every measured slope by about the same amount: differences are kept.
     np.testing.assert_allclose(np.diff(tilts), 6.0, atol=0.7)
 
 

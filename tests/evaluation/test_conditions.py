@@ -11,7 +11,7 @@ from empatheia_jax.data import emotions
 from empatheia_jax.data.rows import Rows
 from empatheia_jax.data.schema import Profile
 from empatheia_jax.evaluation import conditions
-from empatheia_jax.evaluation.latents import TARGETS, explained, training_means
+from empatheia_jax.evaluation.latents import TARGETS, explained_variance, training_means
 from empatheia_jax.evaluation.style_sweep import f0_between_profiles, spearman
 
 EXAMPLES = make_examples(12, seed=2)
@@ -26,7 +26,7 @@ def test_swapped_media_are_another_dialogues_with_another_emotion():
     features, shown = conditions.swapped_media(EXAMPLES, STORE.get)
     owner = {record["audio"].tobytes(): key for key, record in STORE.items()}
     last = {example.conversation_id: example for example in EXAMPLES}  # the longest history of each
-    asked = 0
+    checked = 0
     for example in EXAMPLES:
         for utterance in example.history:
             given = owner[features(example.utterance_key(utterance))["audio"].tobytes()]
@@ -35,14 +35,14 @@ def test_swapped_media_are_another_dialogues_with_another_emotion():
             assert int(index) % 2 == utterance.index % 2  # the same role speaks
             assert emotion(last[conversation]) == shown[example.conversation_id]
             assert emotion(last[conversation]) != emotion(last[example.conversation_id])
-            asked += 1
-    assert asked and set(shown) == set(last)
+            checked += 1
+    assert checked and set(shown) == set(last)
 
 
-def test_alone_there_is_nobody_to_swap_with():
+def test_a_single_dialogue_has_no_donor():
     features, shown = conditions.swapped_media(EXAMPLES[:2], STORE.get)
     assert shown == {} and features(EXAMPLES[0].utterance_key(EXAMPLES[0].history[0])) is None
-    assert conditions.nothing_heard("train/d000/0") is None
+    assert conditions.no_media("train/d000/0") is None
 
 
 def test_another_profile_differs_in_everything_and_is_a_profile():
@@ -57,8 +57,8 @@ def test_another_profile_differs_in_everything_and_is_a_profile():
 def test_neutral_conversations_come_from_the_corpus_labels(tmp_path):
     assert conditions.neutral_conversations(tmp_path, "test") == set()
     neutral, emotional = {"half": "neutral"}, {"half": "emotional"}
-    said = {"train": {"00001": neutral}, "test": {"00001": emotional, "00002": neutral}}
-    (tmp_path / "labels.json").write_text(json.dumps({"dialogues": said}))
+    dialogues = {"train": {"00001": neutral}, "test": {"00001": emotional, "00002": neutral}}
+    (tmp_path / "labels.json").write_text(json.dumps({"dialogues": dialogues}))
     assert conditions.neutral_conversations(tmp_path, "test") == {"00002"}
     assert conditions.neutral_conversations(tmp_path, "validation") == {"00001"}
 
@@ -77,9 +77,9 @@ def test_spearman_is_scipys(seed):
 
 def test_explained_variance_is_one_for_gold_zero_for_the_mean_and_known_between():
     def rows(examples):
-        return Rows(examples, "all", small_config(), make_tokenizer(), STORE, WIDTHS, train=False, seed=0)
+        return Rows(examples, "all", small_config(), make_tokenizer(), store=STORE, widths=WIDTHS, train=False, seed=0)
 
-    train, held = rows(EXAMPLES[:14]), rows(EXAMPLES[14:])
+    train, held_out = rows(EXAMPLES[:14]), rows(EXAMPLES[14:])
     means = training_means(train)
     styles = np.stack([STORE[e.utterance_key(e.response)]["style_speech"] for e in EXAMPLES[:14]])
     np.testing.assert_allclose(means["style_speech"], styles.mean(0), atol=1e-5)
@@ -93,16 +93,18 @@ def test_explained_variance_is_one_for_gold_zero_for_the_mean_and_known_between(
         return predict
 
     for share, expected in ((1.0, 1.0), (0.0, 0.0), (0.5, 0.75)):
-        got = explained(blend(share), None, held, means)
-        assert got == pytest.approx(dict.fromkeys(TARGETS, expected), abs=1e-4)
-    # A predictor of content that is right in the first dimension's sign only where it says so.
-    heard = explained(blend(1.0), None, held, means, nearest_phoneme=lambda content: np.zeros(len(content), int))
+        shares = explained_variance(blend(share), None, held_out, means)
+        assert shares == pytest.approx(dict.fromkeys(TARGETS, expected), abs=1e-4)
+    # The nearest phoneme is always 0 here, so its accuracy is the share of zeros.
+    shares = explained_variance(
+        blend(1.0), None, held_out, means, nearest_phoneme=lambda content: np.zeros(len(content), int)
+    )
     golds = np.concatenate([STORE[e.utterance_key(e.response)]["phonemes"] for e in EXAMPLES[14:]])
-    assert heard["nearest_phoneme"] == pytest.approx((golds == 0).mean())
+    assert shares["nearest_phoneme"] == pytest.approx((golds == 0).mean())
 
 
 def test_f0_between_profiles_counts_what_the_profile_moves():
-    """Two profiles 12 semitones apart in the corpus and 8 in the answers; a third that is exact but for a shift."""
+    """Two profiles 12 semitones apart in the corpus and 8 in the answers; a third with a constant error."""
     asked = {"a": 0.0, "b": 12.0, "c": 5.0}
     heard = {"a": 1.0, "b": 9.0, "c": 6.0}
     cells = [
@@ -110,6 +112,6 @@ def test_f0_between_profiles_counts_what_the_profile_moves():
         for p in "abc"
         for k, e in enumerate(("happy", "sad"))
     ]
-    found = f0_between_profiles(cells)
-    assert found["worst"] == pytest.approx(4.0)
-    assert found["within_3"] == pytest.approx(2 / 6)  # a-c fits in both emotions; a-b and b-c are 4 off
+    result = f0_between_profiles(cells)
+    assert result["worst"] == pytest.approx(4.0)
+    assert result["within_3"] == pytest.approx(2 / 6)  # a-c fits in both emotions; a-b and b-c are 4 off

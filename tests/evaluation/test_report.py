@@ -1,4 +1,4 @@
-"""The page: whole with all data and with none, self-contained, escaped, and true to the numbers it was given."""
+"""The page: complete with all data and with none, self-contained, escaped, with the numbers of the report."""
 
 import base64
 import json
@@ -18,7 +18,7 @@ VOID = {"meta", "img", "br", "link", "hr", "input", "source"}
 
 
 class Page(HTMLParser):
-    """Checks nesting and collects what the tests ask for."""
+    """Checks nesting and collects tags and text."""
 
     def __init__(self, path: Path):
         super().__init__()
@@ -127,7 +127,7 @@ def metrics(tmp_path) -> Path:
 
 @pytest.fixture(scope="module")
 def video(tmp_path_factory) -> Path:
-    """Two seconds that grow brighter, with a tone."""
+    """Two seconds of video that become brighter, with a tone."""
     path = tmp_path_factory.mktemp("video") / "answer.mp4"
     frames = np.linspace(20, 235, 50).astype(np.uint8)[:, None, None, None] * np.ones((1, 64, 96, 3), np.uint8)
     tone = 0.5 * np.sin(2 * np.pi * 220 * np.arange(48000) / 24000).astype(np.float32)

@@ -1,4 +1,4 @@
-"""Distinct and accuracy by hand and against others' scoring code; intervals against repeated experiments."""
+"""Distinct and accuracy by hand and against published scoring code; intervals against repeated experiments."""
 
 import json
 import os
@@ -14,7 +14,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 @pytest.fixture(scope="module")
 def golden() -> Path:
-    """Responses of other models and the numbers of others' code for them."""
+    """Responses of other models, and what published scoring code gives for them."""
     for folder in (os.environ.get("EMPATHEIA_GOLDENS"), ROOT / "tests" / "goldens", ROOT.parent / "shared" / "goldens"):
         if folder and (Path(folder) / "text_metrics" / "expected.json").is_file():
             return Path(folder) / "text_metrics"
@@ -22,7 +22,7 @@ def golden() -> Path:
 
 
 def read_golden(folder: Path, name: str) -> tuple[list[str], list[tuple[str, str]]]:
-    """Responses of an entry of expected.json, and (gold, predicted) emotions where it has them."""
+    """Read the responses of an entry of expected.json, and (gold, predicted) emotions where it has them."""
     file, *changes = name.split(", ")
     rows = [line.split("\t") for line in (folder / file).read_text(encoding="utf-8").splitlines()]
     responses = [row[-1].lower() if changes == ["lower case"] else row[-1] for row in rows]
@@ -135,11 +135,11 @@ def test_bootstrap_of_a_mean_is_the_textbook_interval(seed):
 
 
 def test_bootstrap_redraws_whole_dialogues():
-    """Two turns that always agree say no more than one: the interval is that of the dialogues."""
-    right = [1, 0] * 20
-    one = text.bootstrap([[own] for own in right], lambda rows: np.mean(np.concatenate(rows)))
-    two = text.bootstrap([[own, own] for own in right], lambda rows: np.mean(np.concatenate(rows)))
-    assert two == one
+    """Two turns that always agree are no more evidence than one: the interval is that of the dialogues."""
+    correct = [1, 0] * 20
+    single = text.bootstrap([[turn] for turn in correct], lambda dialogues: np.mean(np.concatenate(dialogues)))
+    double = text.bootstrap([[turn, turn] for turn in correct], lambda dialogues: np.mean(np.concatenate(dialogues)))
+    assert double == single
 
 
 def test_bootstrap_is_repeatable_and_takes_lists_and_arrays():
@@ -149,7 +149,7 @@ def test_bootstrap_is_repeatable_and_takes_lists_and_arrays():
 
 
 def test_distinct_interval_is_as_wide_as_fresh_corpora_differ(seed):
-    """Corpora drawn anew from one vocabulary: their Distinct spreads no wider than one corpus's interval says."""
+    """The interval of a corpus is about as wide as the spread of Distinct over corpora from the same vocabulary."""
     rng = np.random.default_rng(seed)
     chances = 1 / np.arange(1, 301)
     chances /= chances.sum()

@@ -1,4 +1,4 @@
-"""A small run by several processes, for tests that take some of them away."""
+"""A small run by several processes, for tests that kill some of them."""
 
 import pytest
 from pair import Pair

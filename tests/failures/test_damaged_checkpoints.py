@@ -1,4 +1,4 @@
-"""Checkpoints whose files were damaged are seen, set aside and told of, and the one before is used."""
+"""Damaged checkpoints are detected, set aside and reported, and the one before is used."""
 
 import shutil
 
@@ -12,17 +12,17 @@ from flax import nnx
 from small import leaves, make_model, small_config
 
 from empatheia_jax.checkpoint import Checkpoints, Position
-from empatheia_jax.manifest import NAME, defect, numbered, set_aside_damaged
-from empatheia_jax.training.step import trains
+from empatheia_jax.manifest import FILE_NAME, checkpoint_folders, find_defect, set_aside_damaged
+from empatheia_jax.training.step import in_groups
 
-DRAWN = 30
+DAMAGES = 30
 
 
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory):
-    """A run's checkpoints at steps 3 and 5, and the parameters of the older."""
+    """Return a folder of checkpoints at steps 3 and 5, LoRA parameters, and those of the older checkpoint."""
     folder = tmp_path_factory.mktemp("saved") / "checkpoints"
-    lora = nnx.filter_state(nnx.state(make_model(small_config())), trains(("lora",)))
+    lora = nnx.filter_state(nnx.state(make_model(small_config())), in_groups(("lora",)))
     optimizer = jax.jit(optax.adamw(1e-3).init)(lora)
     checkpoints = Checkpoints(folder)
     for step in (3, 5):
@@ -33,35 +33,38 @@ def saved(tmp_path_factory):
 
 
 def test_thirty_damages_are_thirty_detections(saved, tmp_path, seed, capsys):
-    folder, lora, before = saved
+    folder, lora, older = saved
     rng = np.random.default_rng([seed, 30])
-    for number in range(DRAWN):
+    for number in range(DAMAGES):
         run = tmp_path / str(number)
         shutil.copytree(folder, run / "checkpoints")
-        done = damage(run / "checkpoints" / "5", rng)
+        damaged = damage(run / "checkpoints" / "5", rng)
         set_aside_damaged(run / "checkpoints")
-        said = capsys.readouterr().err
-        assert "checkpoint 5 is damaged" in said and "goes on from 3" in said and said.count("\n") == 1, (done, said)
-        assert [path.name for path in numbered(run / "checkpoints")] == ["3"], done
+        output = capsys.readouterr().err
+        assert "checkpoint 5 is damaged" in output and "goes on from 3" in output and output.count("\n") == 1, (
+            damaged,
+            output,
+        )
+        assert [path.name for path in checkpoint_folders(run / "checkpoints")] == ["3"], damaged
         assert (run / "set_aside" / "5-1").is_dir()
         if number % 10 == 0:
             again = Checkpoints(run / "checkpoints")
             assert again.latest() == Position(3, 1, 3)
-            found = leaves(again.load_params(again.latest(), lora))
-            for name, value in before.items():
-                np.testing.assert_array_equal(found[name], value, err_msg=name)
+            loaded = leaves(again.load_params(again.latest(), lora))
+            for name, value in older.items():
+                np.testing.assert_array_equal(loaded[name], value, err_msg=name)
             again.close()
 
 
 def test_whole_checkpoints_stay_and_those_of_older_versions_too(saved, tmp_path, capsys):
     folder, _, _ = saved
-    for number, without in enumerate([(), (3,), (3, 5)]):
+    for number, steps_without_manifest in enumerate([(), (3,), (3, 5)]):
         run = tmp_path / str(number)
         shutil.copytree(folder, run / "checkpoints")
-        for step in without:
-            (run / "checkpoints" / str(step) / NAME).unlink()
+        for step in steps_without_manifest:
+            (run / "checkpoints" / str(step) / FILE_NAME).unlink()
         set_aside_damaged(run / "checkpoints")
-        assert [path.name for path in numbered(run / "checkpoints")] == ["3", "5"]
+        assert [path.name for path in checkpoint_folders(run / "checkpoints")] == ["3", "5"]
         assert capsys.readouterr().err == ""
 
 
@@ -71,14 +74,14 @@ def test_both_damaged_begin_again_and_nothing_is_deleted(saved, tmp_path, seed, 
     (tmp_path / "checkpoints" / "7.orbax-checkpoint-tmp-1").mkdir()
     rng = np.random.default_rng([seed, 31])
     for step in ("3", "5"):
-        victim = max((tmp_path / "checkpoints" / step).rglob("d/*"), key=lambda path: path.stat().st_size)
-        data = bytearray(victim.read_bytes())
+        largest = max((tmp_path / "checkpoints" / step).rglob("d/*"), key=lambda path: path.stat().st_size)
+        data = bytearray(largest.read_bytes())
         data[int(rng.integers(len(data)))] ^= 16
-        victim.write_bytes(data)
-    assert "SHA-256" in defect(tmp_path / "checkpoints" / "3")
+        largest.write_bytes(data)
+    assert "SHA-256" in find_defect(tmp_path / "checkpoints" / "3")
     set_aside_damaged(tmp_path / "checkpoints")
-    said = capsys.readouterr().err.splitlines()
-    assert len(said) == 2 and "goes on from 3" in said[0] and "begins again" in said[1]
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 2 and "goes on from 3" in lines[0] and "begins again" in lines[1]
     assert sorted(path.name for path in (tmp_path / "set_aside").iterdir()) == ["3-1", "5-1"]
     assert not list((tmp_path / "checkpoints").iterdir())
 
@@ -90,5 +93,5 @@ def test_the_newest_stay_and_one_of_every_so_many_steps(saved, tmp_path):
     for step in (4, 9, 14, 17, 21, 24, 26, 29):
         checkpoints.save(Position(step, 1, step), small, {"count": jnp.zeros(1)})
     checkpoints.close()
-    assert [int(path.name) for path in numbered(tmp_path / "checkpoints")] == [4, 14, 24, 26, 29]
-    assert all(not defect(path) for path in numbered(tmp_path / "checkpoints"))
+    assert [int(path.name) for path in checkpoint_folders(tmp_path / "checkpoints")] == [4, 14, 24, 26, 29]
+    assert all(not find_defect(path) for path in checkpoint_folders(tmp_path / "checkpoints"))

@@ -1,4 +1,4 @@
-"""Files in launch/: what can be seen of them without a cluster; and how a job's variables become processes."""
+"""The files in launch/, as far as they can be tested without a cluster, and processes joined by SLURM's variables."""
 
 import os
 import subprocess
@@ -22,7 +22,7 @@ def test_the_jobset_starts_as_many_processes_as_it_has_pods():
     (train,) = jobset["spec"]["replicatedJobs"]
     job = train["template"]["spec"]
     (container,) = job["template"]["spec"]["containers"]
-    env = {one["name"]: one.get("value") for one in container["env"]}
+    env = {variable["name"]: variable.get("value") for variable in container["env"]}
     assert job["parallelism"] == job["completions"] == int(env["JAX_NUM_PROCESSES"])
     assert job["completionMode"] == "Indexed" and job["backoffLimit"] == 0
     host, port = env["JAX_COORDINATOR_ADDRESS"].split(":")
@@ -32,7 +32,7 @@ def test_the_jobset_starts_as_many_processes_as_it_has_pods():
     assert subprocess.run(["bash", "-n", "-c", shell], capture_output=True).returncode == 0
 
 
-# Fakes of the cluster's commands: what the script would run is written down, and the step ends as it is told to.
+# Stand-ins for the cluster's commands: they log their arguments, and the step ends with the code it is given.
 FAKES = {
     "srun": 'echo "srun $*" >> "$LOG"\nexit "$STEP_CODE"\n',
     "scontrol": 'echo "scontrol $*" >> "$LOG"\n',
@@ -62,12 +62,12 @@ def test_a_slurm_job_resumes_and_goes_back_into_the_queue_after_a_lost_peer_only
 
 
 def test_slurms_variables_join_the_processes(tmp_path):
-    """What a task of `srun` finds in its environment is enough for `train.py --distributed`."""
+    """The environment of a task of `srun` is enough for `train.py --distributed`."""
     program = """
 import jax
 from empatheia_jax import processes
 processes.join(cluster=True, heartbeat=20)
-print(jax.process_index(), jax.process_count(), processes.any_of(jax.process_index() == 1), flush=True)
+print(jax.process_index(), jax.process_count(), processes.any_process(jax.process_index() == 1), flush=True)
 processes.leave()
 """
     started = []
@@ -89,4 +89,4 @@ processes.leave()
     for task, process in enumerate(started):
         out, err = process.communicate(timeout=120)
         assert process.returncode == 0, err[-2000:]
-        assert out.splitlines()[-1].split() == [str(task), "2", "True"]  # Gloo speaks too
+        assert out.splitlines()[-1].split() == [str(task), "2", "True"]  # Gloo prints lines too

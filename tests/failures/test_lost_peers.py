@@ -1,4 +1,4 @@
-"""One of two processes is killed or stops answering: the other ends within the heartbeat, with one line and code 75."""
+"""When one of two processes is killed or hangs, the other ends within the heartbeat, with one line and code 75."""
 
 import signal
 import time
@@ -9,7 +9,7 @@ import pytest
 HEARTBEAT, SLACK = 10, 20  # seconds; the slack is for a busy machine
 
 
-@pytest.mark.slow  # tests/multiprocess has a killed one in `make test`
+@pytest.mark.slow  # tests/multiprocess has a test of a killed process in `make test`
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
 @pytest.mark.parametrize("victim", [0, 1])
 def test_the_other_ends_with_75(pair, seed, number, victim):
@@ -23,6 +23,6 @@ def test_the_other_ends_with_75(pair, seed, number, victim):
     started[victim].kill()
     started[victim].communicate()
     assert code == 75, err[-3000:]
-    ours = [line for line in err.splitlines() if line.startswith("train.py:")]
-    assert len(ours) == 1 and "lost another process" in ours[0] and "--resume" in ours[0]
+    lines = [line for line in err.splitlines() if line.startswith("train.py:")]
+    assert len(lines) == 1 and "lost another process" in lines[0] and "--resume" in lines[0]
     assert "Traceback" not in err

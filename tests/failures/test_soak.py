@@ -1,6 +1,6 @@
-"""Two processes under the supervisor, one killed every minute on average: nothing is lost, nobody does anything.
+"""Two processes under the supervisor, one killed every minute on average: no Example is lost.
 
-`make soak`; EMPATHEIA_SOAK_MINUTES (30) says how long kills go on.
+Run with `make soak`; EMPATHEIA_SOAK_MINUTES (30) is how long the kills go on.
 """
 
 import os
@@ -31,10 +31,10 @@ def test_kills_every_minute_lose_no_example(tmp_path, seed):
             kills += 1
     run.wait_for(run.step() + 1)  # trains again
     run.process.send_signal(signal.SIGTERM)
-    said = run.finish(300)
-    ends = [line for line in said.splitlines() if "goodput" in line or "exit code 0" in line]
+    output = run.finish(300)
+    ends = [line for line in output.splitlines() if "goodput" in line or "exit code 0" in line]
     print(f"{kills} kills, {run.step()} steps;", *ends)
-    assert kills >= MINUTES / 4 and said.count("restart 1 of") > 0
+    assert kills >= MINUTES / 4 and output.count("restart 1 of") > 0
     assert run.step() > 10
-    taken = sum(len(record["examples"]) for record in trainer.read("soak", "examples.jsonl"))
-    assert_each_once(trainer, "soak", epochs=taken // (2 * (DIALOGUES - round(0.2 * DIALOGUES))))
+    learned = sum(len(record["examples"]) for record in trainer.read("soak", "examples.jsonl"))
+    assert_each_once(trainer, "soak", epochs=learned // (2 * (DIALOGUES - round(0.2 * DIALOGUES))))

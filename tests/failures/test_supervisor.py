@@ -1,4 +1,4 @@
-"""`python -m empatheia_jax.launch`: processes of a run are killed at random moments, and nobody has to do anything."""
+"""`python -m empatheia_jax.launch` continues runs whose processes are killed at random moments."""
 
 import os
 import signal
@@ -11,11 +11,13 @@ import pytest
 from supervised import Supervised, assert_each_once
 from trainer import ROOT, Trainer, assert_same_run
 
-pytestmark = pytest.mark.slow  # minutes: runs that are killed and begun again
+pytestmark = pytest.mark.slow  # minutes: runs are killed and started again
 
 
-def kill_at_random(trainer: Trainer, workdir: str, processes: int, kills: int, rng, last: int, devices: int) -> str:
-    """A supervised run with `kills` SIGKILLs of one process each, at drawn steps; returns what was said."""
+def kill_at_random(
+    trainer: Trainer, workdir: str, processes: int, kills: int, *, rng: np.random.Generator, last: int, devices: int
+) -> str:
+    """Run under the supervisor with `kills` SIGKILLs of one process each, at random steps; returns the output."""
     run = Supervised(trainer, workdir, processes, "--checkpoint-every", "5", devices=devices, restarts=kills + 1)
     done = 0
     for step in sorted(int(step) for step in rng.choice(np.arange(1, last), kills, replace=False)):
@@ -28,33 +30,33 @@ def kill_at_random(trainer: Trainer, workdir: str, processes: int, kills: int, r
             done += 1
             while run.process.poll() is None and set(children) & set(run.children()):
                 time.sleep(0.02)
-    said = run.finish()
-    assert said.count("launch   process") == done and done >= kills - 2, said[-4000:]
-    assert "exit code 0 after" in said and f"{done} restarts" in said
-    return said
+    output = run.finish()
+    assert output.count("launch   process") == done and done >= kills - 2, output[-4000:]
+    assert "exit code 0 after" in output and f"{done} restarts" in output
+    return output
 
 
 @pytest.fixture(scope="module")
 def whole(pair):
-    """The run that nothing happened to."""
+    """Train the run that nothing happens to; returns the trainer and its last step."""
     pair.run("whole", 1, "--checkpoint-every", "5")
     return pair.trainer, pair.trainer.read("whole", "examples.jsonl")[-1]["step"]
 
 
 def test_two_kills_under_the_supervisor_leave_the_curve_of_one_process(whole, seed):
     trainer, last = whole
-    said = kill_at_random(trainer, "killed", 2, 2, np.random.default_rng([seed, 40]), last, devices=1)
-    assert "SIGKILL" in said and "of work are done again" in said
+    output = kill_at_random(trainer, "killed", 2, 2, rng=np.random.default_rng([seed, 40]), last=last, devices=1)
+    assert "SIGKILL" in output and "of work are done again" in output
     assert_same_run(trainer, "whole", "killed")
     assert_each_once(trainer, "killed", epochs=2)
-    assert "goodput" in said and "2 restarts" in said.split("goodput")[1].splitlines()[0]
+    assert "goodput" in output and "2 restarts" in output.split("goodput")[1].splitlines()[0]
 
 
 @pytest.mark.parametrize("processes, devices", [(2, 1), (4, 1)])
 def test_twenty_kills_then_go_on_with_one_two_and_four_processes(tmp_path, seed, processes, devices):
     trainer = Trainer(tmp_path, epochs=40)
     name, rng = f"twenty-{processes}", np.random.default_rng([seed, processes])
-    # Rows for the devices of each: a mesh of 4 and of 2 take the same batch.
+    # 4 rows: meshes of 4, 2 and 1 devices take the same batch.
     rows = ("--data.rows", "4", "--checkpoint-every", "5")
     reference = Supervised(trainer, f"{name}-whole", 1, *rows, devices=4)
     reference.finish()
@@ -69,7 +71,7 @@ def test_twenty_kills_then_go_on_with_one_two_and_four_processes(tmp_path, seed,
             while run.process.poll() is None and set(children) & set(run.children()):
                 time.sleep(0.02)
     run.wait_for(run.step() + 1)  # trains again
-    # Stopped, and taken up by other numbers of processes, a few steps each.
+    # Stopped, and continued by other numbers of processes, a few steps each.
     run.process.send_signal(signal.SIGTERM)
     assert run.process.wait(timeout=300) == 0, run.log.read_text()[-3000:]
     for number in (1, 4):
@@ -95,12 +97,12 @@ def test_sigterm_to_the_supervisor_saves_and_a_wrong_argument_is_not_tried_again
     assert newest == run.step()
     wrong = Supervised(trainer, "asked", 1)  # a used workdir without --resume
     assert wrong.process.wait(timeout=120) == 2
-    said = wrong.log.read_text()
-    assert "another start would not help" in said and "0 restarts" in said
+    output = wrong.log.read_text()
+    assert "another start would not help" in output and "0 restarts" in output
 
 
 def test_giving_up_after_restarts_without_a_checkpoint(tmp_path):
-    """A process that dies at each start is tried so often, with pauses that double; its signal is the end's code."""
+    """A process that dies at each start is restarted K times, with pauses that double; the exit code has its signal."""
     (tmp_path / "dies.py").write_text("import os\nos.kill(os.getpid(), 9)\n")
     program = f"""
 import pathlib, sys

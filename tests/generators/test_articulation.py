@@ -1,4 +1,4 @@
-"""The classical C_speech: one distinct vector a symbol, found again under noise."""
+"""The classical C_speech: a distinct vector for every symbol, recovered under noise."""
 
 import numpy as np
 
@@ -18,8 +18,8 @@ def test_every_symbol_has_its_own_vector_of_order_one():
 def test_nearest_symbol_survives_noise(seed):
     english = [SYMBOL_ID[s] for s in "iɪɛæɑɔʊuʌəɚɜeaopbtdkɡfvθðszʃʒhmnŋlɹjwɾʔᵻɐˈˌː .,?!"]
     noise = np.random.default_rng(seed).normal(scale=0.12, size=(50, len(english), CONTENT_DIM))
-    found = np.stack([nearest_symbols(symbol_features()[english] + one) for one in noise])
-    assert (found == english).mean() > 0.98
+    nearest = np.stack([nearest_symbols(symbol_features()[english] + sample) for sample in noise])
+    assert (nearest == english).mean() > 0.98
 
 
 def test_features_mean_what_they_say():

@@ -1,4 +1,4 @@
-"""The parametric face: what it is asked to show can be seen in encoded video, and who it is too."""
+"""The parametric face: the requested style can be measured in encoded video, age and gender too."""
 
 import os
 from pathlib import Path
@@ -12,17 +12,17 @@ from empatheia_jax.data.media import read_video
 from empatheia_jax.data.media_writing import write_video
 from empatheia_jax.data.schema import Profile
 from empatheia_jax.generators.classical.appearance import appearance_for
-from empatheia_jax.generators.classical.expression import STYLE
+from empatheia_jax.generators.classical.expression import STYLE_NAMES
 from empatheia_jax.generators.classical.face import ClassicalFace
 from empatheia_jax.generators.classical.face_geometry import measure_brow_height, measure_mouth_curve
-from empatheia_jax.generators.classical.face_style import face_style
+from empatheia_jax.generators.classical.face_style import face_style_for
 from empatheia_jax.generators.classical.portrait import (
     PortraitError,
     appearance_from_portrait,
     find_faces,
     read_portrait,
 )
-from empatheia_jax.generators.classical.visemes import CONTENT, sample_content
+from empatheia_jax.generators.classical.visemes import CONTENT_NAMES, sample_content
 from empatheia_jax.generators.interfaces import Portrait, video_frame_count
 from empatheia_jax.generators.phonemes import SYMBOL_ID
 
@@ -38,51 +38,51 @@ def ids(symbols):
 
 
 @pytest.fixture(scope="module")
-def performances(tmp_path_factory):
-    """8 profiles x 2 avatars x 7 emotions, speaking, through h264: asked style, measured style, labels."""
-    random, face = np.random.default_rng(3), ClassicalFace(128)
+def measured_clips(tmp_path_factory):
+    """8 profiles x 2 avatars x 7 emotions, speaking, through h264: requested style, measured style, labels."""
+    rng, face = np.random.default_rng(3), ClassicalFace(128)
     path = tmp_path_factory.mktemp("face") / "clip.mp4"
-    asked, measured, labels = [], [], []
+    requested, measured, labels = [], [], []
     for number, profile in enumerate(PROFILES * 2):
         for emotion in AVATAR_EMOTIONS:
-            style = face_style(profile, emotion, 400 + number)
-            frames = face.animate(sample_content(random, 25), style, avatar(profile, 400 + number))
+            style = face_style_for(profile, emotion, 400 + number)
+            frames = face.animate(sample_content(rng, 25), style, avatar(profile, 400 + number))
             write_video(path, frames, preset="ultrafast", crf=23)
-            asked.append(style)
+            requested.append(style)
             measured.append(face.style(read_video(path)))
             labels.append((number, profile.age, profile.gender, emotion))
-    return np.array(asked), np.array(measured), labels
+    return np.array(requested), np.array(measured), labels
 
 
 def test_frames_are_as_promised():
-    face, who = ClassicalFace(96), avatar(PROFILES[3], 1)
+    face, portrait = ClassicalFace(96), avatar(PROFILES[3], 1)
     content = sample_content(np.random.default_rng(0), 12)
-    frames = face.animate(content, np.zeros(face.style_dim), who)
+    frames = face.animate(content, np.zeros(face.style_dim), portrait)
     assert frames.shape == (12, 96, 96, 3) and frames.dtype == np.uint8
-    assert np.array_equal(frames, face.animate(content, np.zeros(face.style_dim), who))
-    assert face.animate(content[:0], np.zeros(face.style_dim), who).shape == (0, 96, 96, 3)
-    assert (face.content_dim, face.style_dim) == (len(CONTENT), len(STYLE))
+    assert np.array_equal(frames, face.animate(content, np.zeros(face.style_dim), portrait))
+    assert face.animate(content[:0], np.zeros(face.style_dim), portrait).shape == (0, 96, 96, 3)
+    assert (face.content_dim, face.style_dim) == (len(CONTENT_NAMES), len(STYLE_NAMES))
 
 
 def test_any_size_shows_the_same_picture():
-    content, style = np.zeros((1, 5)), face_style(PROFILES[2], "happy", 5)
+    content, style = np.zeros((1, 5)), face_style_for(PROFILES[2], "happy", 5)
     small, large = (ClassicalFace(size).animate(content, style, avatar(PROFILES[2], 5))[0] for size in (128, 512))
     reduced = cv2.resize(large, (128, 128), interpolation=cv2.INTER_AREA)
     assert np.abs(reduced.astype(int) - small).mean() < 4
 
 
 def test_a_style_may_change_over_the_clip():
-    face, who = ClassicalFace(96), avatar(PROFILES[2], 5)
+    face, portrait = ClassicalFace(96), avatar(PROFILES[2], 5)
     content = np.zeros((4, 5))
-    one, other = (face_style(PROFILES[2], emotion, 5) for emotion in ("happy", "sad"))
-    mixed = face.animate(content, np.stack([one, one, other, other]), who)
-    assert np.array_equal(mixed[:2], face.animate(content, one, who)[:2])
-    assert np.array_equal(mixed[2:], face.animate(content, other, who)[2:])
+    first, second = (face_style_for(PROFILES[2], emotion, 5) for emotion in ("happy", "sad"))
+    mixed = face.animate(content, np.stack([first, first, second, second]), portrait)
+    assert np.array_equal(mixed[:2], face.animate(content, first, portrait)[:2])
+    assert np.array_equal(mixed[2:], face.animate(content, second, portrait)[2:])
 
 
 def test_bad_input_is_a_value_error():
-    face, who = ClassicalFace(64), avatar(PROFILES[0], 1)
-    good = np.zeros((3, face.content_dim)), np.zeros(face.style_dim), who
+    face, portrait = ClassicalFace(64), avatar(PROFILES[0], 1)
+    good = np.zeros((3, face.content_dim)), np.zeros(face.style_dim), portrait
     for position, bad in [(0, np.zeros((3, 2))), (0, np.full((3, 5), np.nan)), (1, np.zeros(4)), (2, Portrait())]:
         arguments = [*good]
         arguments[position] = bad
@@ -95,7 +95,7 @@ def test_bad_input_is_a_value_error():
         with pytest.raises(ValueError):
             face.style(frames)
     with pytest.raises(ValueError, match="bored"):
-        face_style(PROFILES[0], "bored", 1)
+        face_style_for(PROFILES[0], "bored", 1)
     with pytest.raises(ValueError, match="ancient"):
         appearance_for(Profile("ancient", "male", "mid"), 1)
 
@@ -105,9 +105,9 @@ def test_bad_input_is_a_value_error():
 
 def test_mouth_shapes_follow_phonetics():
     face = ClassicalFace(64)
-    lasting = np.full(7, 8, np.int32)
-    content = face.content(None, 0, ids(".ɑmusi."), lasting)
-    assert content.shape == (video_frame_count(lasting), face.content_dim)
+    durations = np.full(7, 8, np.int32)
+    content = face.content(None, 0, ids(".ɑmusi."), durations)
+    assert content.shape == (video_frame_count(durations), face.content_dim)
     assert content.min() >= 0 and content.max() <= 1
     middle = {symbol: content[int((k + 0.5) * 5)] for k, symbol in enumerate("<ɑmusi>")}
     opened, wide, rounded, teeth, press = range(5)
@@ -123,21 +123,21 @@ def test_marks_do_not_move_the_mouth():
     plain = face.content(None, 0, ids("$ɑm."), np.array([0, 8, 8, 8]))
     marked = face.content(None, 0, ids("$ˈɑːm."), np.array([0, 0, 8, 0, 8, 8]))
     assert np.array_equal(plain, marked)
-    # a mark that lasts is a passage between its neighbours, not a rest
-    lasting = face.content(None, 0, ids("ɑˈɑ"), np.array([8, 8, 8]))
-    assert lasting[:, 0].min() > 0.9
+    # a mark that lasts is a transition between its neighbours, not a rest
+    transition = face.content(None, 0, ids("ɑˈɑ"), np.array([8, 8, 8]))
+    assert transition[:, 0].min() > 0.9
 
 
 def test_loudness_changes_little():
     """C_video must stay predictable from the phonemes: the recording explains less than a fifth of its variance."""
-    random, face = np.random.default_rng(1), ClassicalFace(64)
-    symbols = [str(s) for s in random.choice(list("ɑmusitæfloʊðkɪn "), 40)]
-    lasting = random.integers(2, 6, 40)
-    audio = random.standard_normal(int(lasting.sum() * 600)) * np.repeat(random.uniform(0.05, 1, 40), lasting * 600)
-    heard = face.content(audio.astype(np.float32), 24000, ids(symbols), lasting)
-    silent = face.content(None, 0, ids(symbols), lasting)
-    assert ((heard - silent) ** 2).sum() < 0.2 * ((heard - heard.mean(0)) ** 2).sum()
-    assert not np.array_equal(heard, silent)
+    rng, face = np.random.default_rng(1), ClassicalFace(64)
+    symbols = [str(s) for s in rng.choice(list("ɑmusitæfloʊðkɪn "), 40)]
+    durations = rng.integers(2, 6, 40)
+    audio = rng.standard_normal(int(durations.sum() * 600)) * np.repeat(rng.uniform(0.05, 1, 40), durations * 600)
+    with_audio = face.content(audio.astype(np.float32), 24000, ids(symbols), durations)
+    without_audio = face.content(None, 0, ids(symbols), durations)
+    assert ((with_audio - without_audio) ** 2).sum() < 0.2 * ((with_audio - with_audio.mean(0)) ** 2).sum()
+    assert not np.array_equal(with_audio, without_audio)
 
 
 def test_content_needs_matching_lengths():
@@ -148,9 +148,9 @@ def test_content_needs_matching_lengths():
 
 
 def test_speech_moves_the_mouth_and_nothing_above_it():
-    face, who = ClassicalFace(128), avatar(PROFILES[2], 8)
+    face, portrait = ClassicalFace(128), avatar(PROFILES[2], 8)
     closed, opened = np.zeros((1, 5)), np.array([[1.0, 0, 0, 0, 0]])
-    still, moved = (face.animate(c, np.zeros(face.style_dim), who)[0].astype(int) for c in (closed, opened))
+    still, moved = (face.animate(c, np.zeros(face.style_dim), portrait)[0].astype(int) for c in (closed, opened))
     change = np.abs(still - moved).sum(axis=(1, 2))
     assert change[:75].sum() == 0
     assert change[75:115].sum() > 5000
@@ -159,17 +159,17 @@ def test_speech_moves_the_mouth_and_nothing_above_it():
 # Style ================================================================================================================
 
 
-def test_asked_style_is_recovered_from_video(performances):
-    asked, measured, _ = performances
-    explained = 1 - ((asked - measured) ** 2).sum(0) / ((asked - asked.mean(0)) ** 2).sum(0)
-    assert explained.mean() > 0.88, dict(zip(STYLE, explained.round(2), strict=True))
-    assert explained.min() > 0.75, dict(zip(STYLE, explained.round(2), strict=True))
-    assert 0.3 < asked.std() < 1.5  # standardised to order 1
+def test_asked_style_is_recovered_from_video(measured_clips):
+    requested, measured, _ = measured_clips
+    explained = 1 - ((requested - measured) ** 2).sum(0) / ((requested - requested.mean(0)) ** 2).sum(0)
+    assert explained.mean() > 0.88, dict(zip(STYLE_NAMES, explained.round(2), strict=True))
+    assert explained.min() > 0.75, dict(zip(STYLE_NAMES, explained.round(2), strict=True))
+    assert 0.3 < requested.std() < 1.5  # standardised to order 1
 
 
-def test_profile_and_emotion_explain_the_style(performances):
+def test_profile_and_emotion_explain_the_style(measured_clips):
     """S_video must be predictable for avatars never seen: fit on half of the avatars, judged on the other half."""
-    _, measured, labels = performances
+    _, measured, labels = measured_clips
     known = np.array(
         [
             [*(age == a for a in AGES), gender == "male", *(emotion == e for e in AVATAR_EMOTIONS)]
@@ -177,20 +177,20 @@ def test_profile_and_emotion_explain_the_style(performances):
         ],
         float,
     )
-    held = np.array([number >= len(PROFILES) for number, *_ in labels])
-    weights = np.linalg.lstsq(known[~held], measured[~held], rcond=None)[0]
-    residual = measured[held] - known[held] @ weights
-    total = measured[held] - measured[~held].mean(axis=0)
+    held_out = np.array([number >= len(PROFILES) for number, *_ in labels])
+    weights = np.linalg.lstsq(known[~held_out], measured[~held_out], rcond=None)[0]
+    residual = measured[held_out] - known[held_out] @ weights
+    total = measured[held_out] - measured[~held_out].mean(axis=0)
     assert 1 - (residual**2).sum() / (total**2).sum() > 0.85
 
 
-def test_emotions_are_told_apart(performances):
-    _, measured, labels = performances
+def test_emotions_are_told_apart(measured_clips):
+    _, measured, labels = measured_clips
     emotion = np.array([AVATAR_EMOTIONS.index(label[3]) for label in labels])
-    held = np.array([label[0] >= len(PROFILES) for label in labels])
-    centres = np.stack([measured[~held & (emotion == e)].mean(axis=0) for e in range(7)])
-    nearest = ((measured[held][:, None] - centres) ** 2).sum(-1).argmin(axis=1)
-    assert (nearest == emotion[held]).mean() > 0.95
+    held_out = np.array([label[0] >= len(PROFILES) for label in labels])
+    centres = np.stack([measured[~held_out & (emotion == e)].mean(axis=0) for e in range(7)])
+    nearest = ((measured[held_out][:, None] - centres) ** 2).sum(-1).argmin(axis=1)
+    assert (nearest == emotion[held_out]).mean() > 0.95
 
 
 @pytest.mark.parametrize(
@@ -199,26 +199,26 @@ def test_emotions_are_told_apart(performances):
 def test_geometry_follows_the_style(name, measure):
     """Independent of the calibrated measurement: pixels must move the way the style says, in every kind of face."""
     face, values = ClassicalFace(128), np.linspace(-1.2, 1.2, 7)
-    rising = []
+    correlations = []
     for number, profile in enumerate(PROFILES):
         style = np.zeros(face.style_dim)
         heights = []
         for value in values:
-            style[STYLE.index(name)] = value
+            style[STYLE_NAMES.index(name)] = value
             heights.append(measure(face.animate(np.zeros((3, 5)), style, avatar(profile, 40 + number))))
-        rising.append(np.corrcoef(values, heights)[0, 1])
-    assert np.median(rising) > 0.97, rising
-    assert min(rising) > 0.8, rising
+        correlations.append(np.corrcoef(values, heights)[0, 1])
+    assert np.median(correlations) > 0.97, correlations
+    assert min(correlations) > 0.8, correlations
 
 
 def test_head_tilt_and_drop_move_the_whole_head():
-    face, who = ClassicalFace(128), avatar(PROFILES[2], 8)
+    face, portrait = ClassicalFace(128), avatar(PROFILES[2], 8)
     style = np.zeros(face.style_dim)
-    rest = face.animate(np.zeros((1, 5)), style, who)[0]
+    rest = face.animate(np.zeros((1, 5)), style, portrait)[0]
     for name in ("head_tilt", "head_drop"):
         style = np.zeros(face.style_dim)
-        style[STYLE.index(name)] = 1.0
-        changed = np.abs(face.animate(np.zeros((1, 5)), style, who)[0].astype(int) - rest).sum(axis=2) > 30
+        style[STYLE_NAMES.index(name)] = 1.0
+        changed = np.abs(face.animate(np.zeros((1, 5)), style, portrait)[0].astype(int) - rest).sum(axis=2) > 30
         assert changed[10:45].any() and changed[50:90].any()
 
 
@@ -238,7 +238,7 @@ def test_age_and_gender_are_seen_in_the_face():
     face, rows, labels = ClassicalFace(64), [], []
     for number in range(160):
         profile = PROFILES[number % 8]
-        style = face_style(profile, AVATAR_EMOTIONS[number % 7], number)
+        style = face_style_for(profile, AVATAR_EMOTIONS[number % 7], number)
         rows.append(coarse(face.animate(np.zeros((1, 5)), style, avatar(profile, 2000 + number))[0]))
         labels.append((AGES.index(profile.age), GENDERS.index(profile.gender)))
     x, labels = np.array(rows), np.array(labels)
@@ -259,28 +259,32 @@ def test_an_avatar_always_looks_the_same_and_avatars_differ():
 
 
 def test_colours_are_taken_from_a_drawn_portrait():
-    """Our own drawing as the portrait: its colours are known."""
-    drawn = appearance_for(PROFILES[2], 3)
-    image = ClassicalFace(512).animate(np.zeros((1, 5)), np.zeros(13), Portrait(appearance=drawn))[0]
+    """A drawn face is the portrait: its colours are known."""
+    original = appearance_for(PROFILES[2], 3)
+    image = ClassicalFace(512).animate(np.zeros((1, 5)), np.zeros(13), Portrait(appearance=original))[0]
     base = appearance_for(PROFILES[7], 4)
-    look, notes = appearance_from_portrait(image, base)
-    for mine, theirs in ((look.skin, drawn.skin), (look.hair, drawn.hair), (look.background, drawn.background)):
-        assert np.abs(np.subtract(mine, theirs)).max() < 40
-    assert (look.age, look.hair_style, notes) == (base.age, base.hair_style, [])
+    appearance, notes = appearance_from_portrait(image, base)
+    for colour, expected in (
+        (appearance.skin, original.skin),
+        (appearance.hair, original.hair),
+        (appearance.background, original.background),
+    ):
+        assert np.abs(np.subtract(colour, expected)).max() < 40
+    assert (appearance.age, appearance.hair_style, notes) == (base.age, base.hair_style, [])
     assert ClassicalFace(64).animate(np.zeros((2, 5)), np.zeros(13), Portrait(image=image)).shape == (2, 64, 64, 3)
 
 
 def test_two_faces_take_the_larger_and_say_so():
-    one, other = (
+    first, second = (
         ClassicalFace(size).animate(np.zeros((1, 5)), np.zeros(13), avatar(PROFILES[2], number))[0]
         for size, number in ((512, 3), (256, 11))
     )
     image = np.full((512, 800, 3), 255, np.uint8)
-    image[:, :512] = one
-    image[128:384, 530:786] = other
-    look, notes = appearance_from_portrait(image)
+    image[:, :512] = first
+    image[128:384, 530:786] = second
+    appearance, notes = appearance_from_portrait(image)
     assert len(notes) == 1 and "2 faces" in notes[0]
-    assert np.abs(np.subtract(look.skin, appearance_from_portrait(one)[0].skin)).max() < 8
+    assert np.abs(np.subtract(appearance.skin, appearance_from_portrait(first)[0].skin)).max() < 8
 
 
 def test_a_faceless_portrait_is_an_error(tmp_path):
@@ -315,7 +319,7 @@ def test_real_portraits():
     for path in paths:
         image = read_portrait(path)
         assert find_faces(image), path
-        look, _ = appearance_from_portrait(image)
-        red, green, blue = look.skin
+        appearance, _ = appearance_from_portrait(image)
+        red, green, blue = appearance.skin
         assert red > green > blue  # skin of any complexion
-        assert sum(look.hair) < sum(look.skin)
+        assert sum(appearance.hair) < sum(appearance.skin)

@@ -1,4 +1,4 @@
-"""DreamTalk as a face: warping as torch's, cutting changes nothing, sound and picture together, bad input refused."""
+"""DreamTalk as a face generator: torch's warping, independence of chunks, audio-video sync, errors."""
 
 import json
 
@@ -14,7 +14,7 @@ from empatheia_jax.data.media_writing import write_audio, write_video
 from empatheia_jax.generators.classical.face import ClassicalFace
 from empatheia_jax.generators.classical.portrait import PortraitError, read_portrait
 from empatheia_jax.generators.dreamtalk import alignment, crop, grid, sampler
-from empatheia_jax.generators.dreamtalk.coefficients import read_pose, read_style
+from empatheia_jax.generators.dreamtalk.coefficients import read_expression, read_pose
 from empatheia_jax.generators.dreamtalk.errors import DreamTalkError
 from empatheia_jax.generators.dreamtalk.face import DreamTalkFace
 from empatheia_jax.generators.interfaces import Portrait
@@ -36,7 +36,7 @@ def face(weights):
 
 @pytest.fixture(scope="module")
 def speech():
-    """2.2 s of something like a voice at 16 kHz."""
+    """Return 2.2 s of a voice-like sound at 16 kHz."""
     time = np.arange(35_200) / 16_000
     tone = sum(np.sin(2 * np.pi * 140 * k * time) / k for k in range(1, 9))
     return (0.1 * tone * (1 + np.sin(2 * np.pi * 4 * time))).astype(np.float32)
@@ -47,92 +47,95 @@ def speech():
 
 @pytest.mark.parametrize("trial", range(6))
 def test_grid_sample_is_torchs(trial, seed):
-    """Random grids, within the picture, across its edges, on them, and far outside."""
+    """Random grids with points inside the image, around and on its edges, and far outside."""
     torch = pytest.importorskip("torch")
     rng = np.random.default_rng([seed, trial])
-    rows, height, width = rng.integers(1, 4), *rng.integers(1, 12, 2)
-    image = rng.normal(size=(rows, height, width, 3)).astype(np.float32)
-    where = (rng.normal(size=(rows, *rng.integers(1, 9, 2), 2)) * rng.choice([0.5, 1.5, 1e4])).astype(np.float32)
-    where[:, 0, 0] = rng.choice([-1.0, 1.0, 0.0], 2)
+    batch, height, width = rng.integers(1, 4), *rng.integers(1, 12, 2)
+    image = rng.normal(size=(batch, height, width, 3)).astype(np.float32)
+    points = (rng.normal(size=(batch, *rng.integers(1, 9, 2), 2)) * rng.choice([0.5, 1.5, 1e4])).astype(np.float32)
+    points[:, 0, 0] = rng.choice([-1.0, 1.0, 0.0], 2)
     if trial == 0:
-        where = np.round(where)
-    theirs = torch.nn.functional.grid_sample(
+        points = np.round(points)
+    expected = torch.nn.functional.grid_sample(
         torch.from_numpy(np.moveaxis(image, -1, 1).copy()),
-        torch.from_numpy(where),
+        torch.from_numpy(points),
         mode="bilinear",
         padding_mode="zeros",
         align_corners=False,
     )
-    found = np.moveaxis(np.asarray(grid.grid_sample(image, where)), -1, 1)
-    np.testing.assert_allclose(found, theirs.numpy(), atol=2e-5)
+    result = np.moveaxis(np.asarray(grid.grid_sample(image, points)), -1, 1)
+    np.testing.assert_allclose(result, expected.numpy(), atol=2e-5)
 
 
 def test_growing_is_torchs(seed):
     torch = pytest.importorskip("torch")
     x = np.random.default_rng(seed).normal(size=(2, 5, 7, 2)).astype(np.float32)
-    theirs = torch.nn.functional.interpolate(
+    expected = torch.nn.functional.interpolate(
         torch.from_numpy(np.moveaxis(x, -1, 1).copy()), (20, 28), mode="bilinear", align_corners=False
     )
-    found = np.moveaxis(np.asarray(grid.resize_bilinear(x, 20, 28)), -1, 1)
-    np.testing.assert_allclose(found, theirs.numpy(), atol=1e-5)
+    result = np.moveaxis(np.asarray(grid.resize_bilinear(x, 20, 28)), -1, 1)
+    np.testing.assert_allclose(result, expected.numpy(), atol=1e-5)
 
 
-# Cutting --------------------------------------------------------------------------------------------------------------
+# Chunks ---------------------------------------------------------------------------------------------------------------
 
 
 def test_a_frame_hears_its_window_and_no_more(face, seed):
     rng = np.random.default_rng(seed)
-    rows = rng.normal(size=(300, face.config.audio_dim)).astype(np.float32)
-    whole = face.networks.content(rows, 150)
-    # frames 40 to 59 see rows 75 to 123
-    part = face.networks.content(rows[70:130], 30)
-    np.testing.assert_allclose(part[5:25], whole[40:60], atol=1e-5)
-    beyond = face.networks.content(rows, 160)
-    np.testing.assert_allclose(beyond[:147], whole[:147], atol=1e-5)
+    features = rng.normal(size=(300, face.config.audio_dim)).astype(np.float32)
+    full = face.networks.content(features, 150)
+    # frames 40 to 59 see features 75 to 123
+    part = face.networks.content(features[70:130], 30)
+    np.testing.assert_allclose(part[5:25], full[40:60], atol=1e-5)
+    beyond = face.networks.content(features, 160)
+    np.testing.assert_allclose(beyond[:147], full[:147], atol=1e-5)
     assert len(beyond) == 160
 
 
 def test_compact_content_is_what_the_layers_read(face, weights, speech):
-    """Two rows a frame instead of eleven vectors: the windows come back, but where they hear past the last frame."""
+    """Windows rebuilt from two features per frame agree, except at the end, where they see past the last frame."""
     compact = DreamTalkFace(weights, compact=True)
     assert compact.content_dim == 2 * compact.config.width
     frames = np.array([3, 40, 20, 25])  # 2.2 s of 25 ms: 55 frames
     short = compact.content(speech, 16_000, np.arange(4), frames)
-    whole = face.content(speech, 16_000, np.arange(4), frames)
+    full = face.content(speech, 16_000, np.arange(4), frames)
     assert short.shape == (55, compact.content_dim)
-    np.testing.assert_allclose(compact.windows_of(short)[:52], face.windows_of(whole)[:52], atol=1e-5)
-    style = face.no_style()
-    moved, other = (one.networks.motion(one.windows_of(part), style) for one, part in ((face, whole), (compact, short)))
-    np.testing.assert_allclose(other[:52], moved[:52], atol=1e-4)
+    np.testing.assert_allclose(compact.content_windows(short)[:52], face.content_windows(full)[:52], atol=1e-5)
+    style = face.null_style()
+    expression, expected = (
+        generator.networks.sample_expression(generator.content_windows(content), style)
+        for generator, content in ((compact, short), (face, full))
+    )
+    np.testing.assert_allclose(expression[:52], expected[:52], atol=1e-4)
 
 
 def test_motion_of_a_chunk_is_its_own(face, seed):
     rng = np.random.default_rng(seed)
     content = rng.normal(size=(80, face.config.window, face.config.width)).astype(np.float32)
     style = rng.normal(size=face.style_dim).astype(np.float32)
-    whole = face.networks.motion(content, style)
-    np.testing.assert_allclose(face.networks.motion(content[:64], style), whole[:64], atol=1e-5)
-    np.testing.assert_array_equal(face.networks.motion(content, style), whole)  # a seed, an answer
-    assert np.abs(face.networks.motion(content, style, seed=1) - whole).max() > 0
+    full = face.networks.sample_expression(content, style)
+    np.testing.assert_allclose(face.networks.sample_expression(content[:64], style), full[:64], atol=1e-5)
+    np.testing.assert_array_equal(face.networks.sample_expression(content, style), full)  # determined by the seed
+    assert np.abs(face.networks.sample_expression(content, style, seed=1) - full).max() > 0
 
 
 def test_styles_count_their_frames_and_the_first_256(face, seed):
     clip = np.random.default_rng(seed).normal(size=(300, 64)).astype(np.float32)
-    long = face.style_of(clip)
-    np.testing.assert_array_equal(face.style_of(clip[:256]), long)
-    assert np.abs(face.style_of(clip[:1]) - long).max() > 1e-3
-    assert np.isfinite(face.style_of(np.zeros((1, 64)))).all() and np.isfinite(face.no_style()).all()
+    long = face.style_from_expression(clip)
+    np.testing.assert_array_equal(face.style_from_expression(clip[:256]), long)
+    assert np.abs(face.style_from_expression(clip[:1]) - long).max() > 1e-3
+    assert np.isfinite(face.style_from_expression(np.zeros((1, 64)))).all() and np.isfinite(face.null_style()).all()
 
 
 def test_guidance_and_both_samplers(weights, seed):
     rng = np.random.default_rng(seed)
     content = rng.normal(size=(5, 11, 32)).astype(np.float32)
     style = rng.normal(size=32).astype(np.float32)
-    plain, guided, paper = (
-        DreamTalkFace(weights, **how).networks.motion(content, style)
-        for how in ({}, {"scale": 2.0}, {"draw": "ddpm", "scale": 1.0})
+    ddim, guided, ddpm = (
+        DreamTalkFace(weights, **options).networks.sample_expression(content, style)
+        for options in ({}, {"scale": 2.0}, {"sampler": "ddpm", "scale": 1.0})
     )
-    assert np.isfinite(paper).all() and np.abs(guided - plain).max() > 1e-4
+    assert np.isfinite(ddpm).all() and np.abs(guided - ddim).max() > 1e-4
     with pytest.raises(ValueError, match="divisor of 1000"):
         DreamTalkFace(weights, steps=7)
     assert sampler.ddim_steps(4)[0].tolist() == [751, 501, 251, 1]
@@ -148,36 +151,36 @@ def test_it_offers_what_generators_offer(face, speech, seed):
     video = np.random.default_rng(seed).integers(0, 255, (3, 64, 48, 3), np.uint8)
     style = face.style(video)
     assert style.shape == (face.style_dim,) and np.isfinite(style).all()
-    shown = face.animate(content, style, avatar(1).portrait)
-    assert shown.shape == (55, face.size, face.size, 3) and shown.dtype == np.uint8 and shown.std() > 0
+    rendered = face.animate(content, style, avatar(1).portrait)
+    assert rendered.shape == (55, face.size, face.size, 3) and rendered.dtype == np.uint8 and rendered.std() > 0
     first = next(iter(face.frames(content, style, avatar(1).portrait)))
-    np.testing.assert_array_equal(first, shown[0])
+    np.testing.assert_array_equal(first, rendered[0])
 
 
-def test_what_cannot_be_animated_is_refused(face, weights, tmp_path, speech, seed):
+def test_what_cannot_be_animated_is_refused(face, tmp_path, speech, seed):
     style, content = np.zeros(face.style_dim), np.zeros((4, face.content_dim))
-    someone = avatar(1).portrait
-    for given, says in (
-        ((content[:, 1:], style, someone), "C_video must be"),
-        ((content[:0], style, someone), "at least 1"),
-        ((content, style[1:], someone), "S_video must be"),
-        ((content * np.nan, style, someone), "not numbers"),
+    portrait = avatar(1).portrait
+    for arguments, message in (
+        ((content[:, 1:], style, portrait), "C_video must be"),
+        ((content[:0], style, portrait), "at least 1"),
+        ((content, style[1:], portrait), "S_video must be"),
+        ((content * np.nan, style, portrait), "not numbers"),
         ((content, style, Portrait()), "appearance"),
         ((content, style, Portrait(image=np.zeros((10, 10, 3), np.uint8))), "no face found"),
         ((content, style, Portrait(image=np.zeros((90, 90, 4), np.uint8))), "uint8"),
     ):
-        with pytest.raises(DreamTalkError, match=says):
-            face.animate(*given)
-    for clip, says in (
+        with pytest.raises(DreamTalkError, match=message):
+            face.animate(*arguments)
+    for clip, message in (
         (np.zeros((0, 64)), "at least 1"),
         (np.zeros((3, 60)), "a style clip is"),
         (np.full((3, 64), np.inf), "not numbers"),
     ):
-        with pytest.raises(DreamTalkError, match=says):
-            face.style_of(clip)
+        with pytest.raises(DreamTalkError, match=message):
+            face.style_from_expression(clip)
     with pytest.raises(DreamTalkError, match="0.045"):
-        face.content_of(speech[:500], 16_000)
-    assert len(face.content_of(np.zeros(1600, np.float32), 16_000)) == 2  # 0.1 s of silence
+        face.content_from_audio(speech[:500], 16_000)
+    assert len(face.content_from_audio(np.zeros(1600, np.float32), 16_000)) == 2  # 0.1 s of silence
     bare = write_weights(tmp_path / "bare", seed, ("denoiser", "renderer"))
     with pytest.raises(DreamTalkError, match="no face3d in it"):
         DreamTalkFace(bare).style(np.zeros((1, 64, 64, 3), np.uint8))
@@ -194,42 +197,42 @@ def test_files_of_coefficients(tmp_path, seed):
     savemat(tmp_path / "a.mat", {"coeff": coefficients, "transform_params": transform})
     np.savez(tmp_path / "a.npz", coeff=coefficients, transform_params=transform)
     for name in ("a.mat", "a.npz"):
-        np.testing.assert_array_equal(read_style(tmp_path / name), coefficients[:, 80:144])
+        np.testing.assert_array_equal(read_expression(tmp_path / name), coefficients[:, 80:144])
         assert read_pose(tmp_path / name).shape == (9, 9)
     np.savez(tmp_path / "short.npz", coeff=coefficients, transform_params=transform[:4])
     np.savez(tmp_path / "none.npz", coeff=coefficients[:0])
     (tmp_path / "no.mat").write_bytes(b"nothing")
-    for name, says in (
+    for name, message in (
         ("short.npz", r"no `transform_params` \[9, 5\]"),
         ("none.npz", "no `coeff`"),
         ("no.mat", "not a .mat or .npz"),
         ("gone.mat", "no such file"),
     ):
-        with pytest.raises(DreamTalkError, match=says):
+        with pytest.raises(DreamTalkError, match=message):
             read_pose(tmp_path / name)
 
 
 def test_a_portrait_beyond_the_edge_is_stretched():
     picture = np.zeros((100, 100, 3), np.uint8)
-    assert crop.portrait(picture, (40, 40, 95, 95), 32).shape == (32, 32, 3)
+    assert crop.crop_face(picture, (40, 40, 95, 95), 32).shape == (32, 32, 3)
 
 
-def drawn(number: int, size: int) -> np.ndarray:
-    """An avatar at rest, uint8 [size, size, 3]."""
-    one = ClassicalFace(size)
-    return one.animate(np.zeros((1, one.content_dim)), np.zeros(one.style_dim), avatar(number).portrait)[0]
+def render_avatar(number: int, size: int) -> np.ndarray:
+    """Render an avatar at rest, uint8 [size, size, 3]."""
+    face = ClassicalFace(size)
+    return face.animate(np.zeros((1, face.content_dim)), np.zeros(face.style_dim), avatar(number).portrait)[0]
 
 
 def test_portraits_of_every_kind(face, tmp_path):
-    """Two people, transparency, 16 bit, grey, on its side, huge, tiny."""
-    someone = drawn(3, 512)
-    cut, notes = face.cut(someone)
-    assert not notes and cut.shape == (face.size, face.size, 3)
-    two = np.full((512, 800, 3), 255, np.uint8)
-    two[:, :512], two[128:384, 530:786] = someone, drawn(11, 256)
-    beside, notes = face.cut(two)
-    assert "2 faces" in notes[0] and np.abs(beside.astype(int) - cut).mean() < 12
-    swapped = cv2.cvtColor(someone, cv2.COLOR_RGB2BGR)
+    """Two people, transparency, 16 bit, dark, rotated, huge, tiny."""
+    single = render_avatar(3, 512)
+    portrait, notes = face.crop_portrait(single)
+    assert not notes and portrait.shape == (face.size, face.size, 3)
+    pair = np.full((512, 800, 3), 255, np.uint8)
+    pair[:, :512], pair[128:384, 530:786] = single, render_avatar(11, 256)
+    from_two, notes = face.crop_portrait(pair)
+    assert "2 faces" in notes[0] and np.abs(from_two.astype(int) - portrait).mean() < 12
+    swapped = cv2.cvtColor(single, cv2.COLOR_RGB2BGR)
     clear = np.dstack([swapped, np.full((512, 512), 255, np.uint8)])
     pictures = {
         "clear.png": clear,
@@ -238,32 +241,33 @@ def test_portraits_of_every_kind(face, tmp_path):
     }
     for name, picture in pictures.items():
         cv2.imwrite(str(tmp_path / name), picture)
-        found, notes = face.cut(read_portrait(tmp_path / name))
-        assert not notes and np.abs(found.astype(int) - cut).mean() < (6 if name == "huge.png" else 1e-9), name
+        cropped, notes = face.crop_portrait(read_portrait(tmp_path / name))
+        assert not notes and np.abs(cropped.astype(int) - portrait).mean() < (6 if name == "huge.png" else 1e-9), name
     dark = (swapped // 4).astype(np.uint16) * 257
     cv2.imwrite(str(tmp_path / "dark.png"), dark)
-    np.testing.assert_array_equal(read_portrait(tmp_path / "dark.png"), someone // 4)  # as dark as it was
-    camera = Image.Exif()
-    camera[0x0112] = 6  # "the right side is up"
-    Image.fromarray(np.rot90(someone)).save(tmp_path / "side.jpg", exif=camera, quality=98)
+    np.testing.assert_array_equal(read_portrait(tmp_path / "dark.png"), single // 4)  # brightness is not normalised
+    exif = Image.Exif()
+    exif[0x0112] = 6  # orientation: rotated by 90 degrees
+    Image.fromarray(np.rot90(single)).save(tmp_path / "side.jpg", exif=exif, quality=98)
     upright = read_portrait(tmp_path / "side.jpg")
-    assert np.abs(upright.astype(int) - someone).mean() < 3
+    assert np.abs(upright.astype(int) - single).mean() < 3
     with pytest.raises(DreamTalkError, match="10 x 10"):
-        face.cut(np.zeros((10, 10, 3), np.uint8))
+        face.crop_portrait(np.zeros((10, 10, 3), np.uint8))
 
 
 def test_points_may_come_from_a_users_own_detector(weights, face, seed):
-    """A style from video is read where the detector says that eyes, nose and mouth are."""
+    """Faces are aligned by the points that the user's detector returns."""
     frames = np.random.default_rng(seed).integers(0, 255, (6, 120, 160, 3), np.uint8)
-    asked = []
+    detected = []
 
-    def points(frame):
-        asked.append(frame)
-        return None if len(asked) > 1 else np.array([[60, 40], [90, 40], [75, 55], [64, 72], [86, 72.0]])
+    def detect_points(frame):
+        detected.append(frame)
+        return None if len(detected) > 1 else np.array([[60, 40], [90, 40], [75, 55], [64, 72], [86, 72.0]])
 
-    other = DreamTalkFace(weights, points=points)
+    other = DreamTalkFace(weights, detect_points=detect_points)
     aligned = other.prepare(frames)
-    assert len(asked) == 2 and aligned.shape == (6, 224, 224, 3)  # every fourth frame; the second time it stays
+    # Detection in every fourth frame; without a face the points stay.
+    assert len(detected) == 2 and aligned.shape == (6, 224, 224, 3)
     upward = np.array([[60, 79], [90, 79], [75, 64], [64, 47], [86, 47.0]])
     np.testing.assert_array_equal(aligned[5], alignment.align(frames[5], upward).image)
     assert not np.array_equal(aligned, face.prepare(frames))
@@ -272,11 +276,11 @@ def test_points_may_come_from_a_users_own_detector(weights, face, seed):
 # The command ----------------------------------------------------------------------------------------------------------
 
 
-def clap(seconds: float, rate: int) -> np.ndarray:
-    """Silence with a click at its middle."""
-    sound = np.zeros(int(seconds * rate), np.float32)
-    sound[len(sound) // 2 : len(sound) // 2 + rate // 200] = 0.9
-    return sound
+def click(seconds: float, rate: int) -> np.ndarray:
+    """Return silence with a click in its middle."""
+    audio = np.zeros(int(seconds * rate), np.float32)
+    audio[len(audio) // 2 : len(audio) // 2 + rate // 200] = 0.9
+    return audio
 
 
 def test_the_command(weights, speech, tmp_path, seed):
@@ -288,7 +292,7 @@ def test_the_command(weights, speech, tmp_path, seed):
         coeff=rng.normal(size=(9, 257)).astype(np.float32),
         transform_params=rng.normal(size=(9, 5)).astype(np.float32),
     )
-    words = [
+    arguments = [
         "--checkpoint",
         str(weights),
         "--audio",
@@ -299,24 +303,24 @@ def test_the_command(weights, speech, tmp_path, seed):
         str(tmp_path / "out.mp4"),
     ]
     with pytest.raises(ConsentError, match="pass --consent"):
-        command(words)
+        command(arguments)
     assert not (tmp_path / "out.mp4").exists()
     clip = str(tmp_path / "clip.npz")
-    assert command([*words, "--consent", "--style", clip, "--pose", clip]) == 0
-    facts = json.loads((tmp_path / "out.json").read_text())
-    assert facts["frames"] == 54 and "agreed" in facts["consent"] and facts["style"].endswith("clip.npz")
+    assert command([*arguments, "--consent", "--style", clip, "--pose", clip]) == 0
+    report = json.loads((tmp_path / "out.json").read_text())
+    assert report["frames"] == 54 and "agreed" in report["consent"] and report["style"].endswith("clip.npz")
     assert len(read_video(tmp_path / "out.mp4")) >= 54
     assert any("synthetic: true" in value for value in read_metadata(tmp_path / "out.mp4").values())
     cv2.imwrite(str(tmp_path / "me.png"), np.full((64, 64, 3), 90, np.uint8))
     with pytest.raises((DreamTalkError, PortraitError), match="no face found"):
-        command([*words, "--consent"])
+        command([*arguments, "--consent"])
 
 
 @pytest.mark.slow
 def test_a_minute_stays_together(weights, tmp_path):
-    """The click of the middle second is where it was, and the last frame is within 40 ms of the sound's end."""
+    """The click stays in the middle, and the last frame is within 40 ms of the sound's end."""
     seconds = 60.0
-    write_audio(tmp_path / "a.wav", clap(seconds, 16_000), 16_000)
+    write_audio(tmp_path / "a.wav", click(seconds, 16_000), 16_000)
     cv2.imwrite(str(tmp_path / "me.png"), np.full((32, 32, 3), 90, np.uint8))
     command(
         [
@@ -333,9 +337,9 @@ def test_a_minute_stays_together(weights, tmp_path):
     )
     frames = json.loads((tmp_path / "out.json").read_text())["frames"]
     assert abs(frames / 25 - seconds) <= 0.04
-    sound = read_audio(tmp_path / "out.mp4", 16_000, max_seconds=120)
-    assert abs(len(sound) / 16_000 - seconds) <= 0.12  # whole frames of the coder
-    assert abs(np.abs(sound).argmax() / 16_000 - seconds / 2) <= 0.04
+    audio = read_audio(tmp_path / "out.mp4", 16_000, max_seconds=120)
+    assert abs(len(audio) / 16_000 - seconds) <= 0.12  # the codec pads to its frame size
+    assert abs(np.abs(audio).argmax() / 16_000 - seconds / 2) <= 0.04
 
 
 def test_a_style_can_be_read_from_a_video(weights, face, tmp_path, seed):

@@ -1,4 +1,4 @@
-"""espeak-ng through ctypes: what is spoken is what was asked, and nothing of earlier calls is left in it."""
+"""espeak-ng through ctypes: it speaks what was requested, and earlier calls leave no trace."""
 
 from pathlib import Path
 
@@ -20,8 +20,8 @@ from empatheia_jax.generators.phonemes import phonemize  # noqa: E402
 
 
 def spoken(ipa: str) -> str:
-    """What espeak reports it spoke, without stress (a clause without stress is given one)."""
-    events = espeak().synth(write_script(ipa).markup, REFERENCE_VOICE, 100, 150, 350).events
+    """Return the IPA that espeak reports to have spoken, without stress (it gives every clause one)."""
+    events = espeak().synth(write_script(ipa).markup, REFERENCE_VOICE, 100, 150, rate=350).events
     return plain("".join(event.ipa for event in events))
 
 
@@ -31,9 +31,9 @@ def plain(ipa: str) -> str:
 
 def test_words_are_spoken_as_asked():
     words = (Path(__file__).parent / "words.txt").read_text().split()[::3]
-    asked = [phonemize(word) for word in words]
-    wrong = [word for word, ipa in zip(words, asked, strict=True) if spoken(ipa) != plain(ipa)]
-    assert len(wrong) <= 0.02 * len(words), wrong
+    requested = [phonemize(word) for word in words]
+    differing = [word for word, ipa in zip(words, requested, strict=True) if spoken(ipa) != plain(ipa)]
+    assert len(differing) <= 0.02 * len(words), differing
 
 
 @pytest.mark.parametrize(
@@ -60,19 +60,19 @@ def test_symbols_without_a_sound_are_passed_over():
 def test_speech_does_not_depend_on_what_was_said_before():
     engine, voice = espeak(), voice_spec("elderly", "female")
     text, other = write_script("ɪts nˈaɪs , ɹˈiəli .").markup, write_script("sˈʌmθɪŋ ˈɛls ?").markup
-    first = engine.synth(text, voice, 120, 180, 170)
-    for between in ((other, REFERENCE_VOICE, 90, 140, 300), (text, voice_spec("child", "male"), 200, 300, 120)):
-        engine.synth(*between)
-        again = engine.synth(text, voice, 120, 180, 170)
+    first = engine.synth(text, voice, 120, 180, rate=170)
+    for *request, rate in ((other, REFERENCE_VOICE, 90, 140, 300), (text, voice_spec("child", "male"), 200, 300, 120)):
+        engine.synth(*request, rate=rate)
+        again = engine.synth(text, voice, 120, 180, rate=170)
         np.testing.assert_array_equal(again.audio, first.audio)
         assert again.events == first.events
 
 
 def test_events_cover_the_samples_in_order():
-    rendering = espeak().synth(write_script("həlˈoʊ , wˈɜːld !").markup, REFERENCE_VOICE, 100, 150, 175)
+    rendering = espeak().synth(write_script("həlˈoʊ , wˈɜːld !").markup, REFERENCE_VOICE, 100, 150, rate=175)
     assert rendering.events[0].start == 0 and rendering.events[-1].end == len(rendering.audio)
-    for one, following in zip(rendering.events, rendering.events[1:], strict=False):
-        assert one.end == following.start
+    for event, following in zip(rendering.events, rendering.events[1:], strict=False):
+        assert event.end == following.start
 
 
 def test_each_voice_is_nearest_to_its_own_coordinates():

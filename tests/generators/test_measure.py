@@ -61,6 +61,6 @@ def test_syllables_per_second_counts_vowels_over_the_sounding_part():
         (np.full(100, np.nan), "finite"),
     ],
 )
-def test_nothing_to_measure_is_said(audio, reason):
+def test_a_recording_without_speech_is_refused(audio, reason):
     with pytest.raises(measure.MeasureError, match=reason):
         measure.analyse(audio, 24000)

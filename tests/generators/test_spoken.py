@@ -1,17 +1,17 @@
-"""Written English as it is said."""
+"""Text normalisation: written English as it is spoken."""
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from empatheia_jax.generators.phonemes import split_sentences
-from empatheia_jax.generators.spoken import spoken
+from empatheia_jax.generators.spoken import normalise_text
 
 pytest.importorskip("num2words")
 
 
 @pytest.mark.parametrize(
-    ("written", "said"),
+    ("written", "expected"),
     [
         ("Dr. Smith met Mrs. Jones.", "Doctor Smith met Missus Jones."),
         ("It cost $20.", "It cost twenty dollars."),
@@ -34,14 +34,14 @@ pytest.importorskip("num2words")
         ("I have 3 dogs.", "I have 3 dogs."),
     ],
 )
-def test_as_a_person_would_say_it(written, said):
-    assert spoken(written) == said
+def test_as_a_person_would_say_it(written, expected):
+    assert normalise_text(written) == expected
 
 
 @given(st.text(alphabet="0123456789.,:/%$£€°#&-+ =kmCFst aDr\n½", max_size=24))
 def test_nothing_said_is_lost(text):
-    """Any soup of signs goes through; where there was a letter or a figure there is a word."""
-    assert any(c.isalnum() for c in spoken(text)) or not any(c.isalnum() for c in text)
+    """Any sequence of signs is accepted; where there was a letter or a digit there is a word."""
+    assert any(c.isalnum() for c in normalise_text(text)) or not any(c.isalnum() for c in text)
 
 
 def test_a_title_or_an_initial_ends_no_sentence():

@@ -1,4 +1,4 @@
-"""StyleTTS 2 in batches and as a speech generator: padding changes nothing, any text is sound or one clear error."""
+"""StyleTTS 2 in batches and as a speech generator: padding has no effect, any text gives speech or a clear error."""
 
 import json
 
@@ -16,9 +16,9 @@ from empatheia_jax.data.media_writing import write_audio
 from empatheia_jax.generators.phonemes import PhonemeError
 from empatheia_jax.generators.styletts2 import sampler, source
 from empatheia_jax.generators.styletts2.errors import StyleTTS2Error
-from empatheia_jax.generators.styletts2.manner import Manner
-from empatheia_jax.generators.styletts2.script import read_script
-from empatheia_jax.generators.styletts2.voice import StyleTTS2Speech, stretched
+from empatheia_jax.generators.styletts2.manner import SynthesisOptions
+from empatheia_jax.generators.styletts2.script import phonemize_text
+from empatheia_jax.generators.styletts2.voice import StyleTTS2Speech, scale_durations
 from empatheia_jax.inference.provenance import ConsentError
 from empatheia_jax.weights import save_weights
 
@@ -34,36 +34,40 @@ def run(function, *arrays):
     return jax.tree.map(np.asarray, jax.jit(function, compiler_options=FAST)(*arrays))
 
 
-def assert_rows_alone(batch, alone, lengths, tolerance=2e-5):
-    """Each row of `batch` is what it is alone, and 0 behind its end."""
-    for row, (one, length) in enumerate(zip(alone, lengths, strict=True)):
-        scale = np.abs(one).max()
-        assert np.abs(batch[row, :length] - one[:length]).max() <= tolerance * scale
-        assert not np.abs(batch[row, length:]).any()
+def assert_equal_alone(batch, alone, lengths, tolerance=2e-5):
+    """Assert that each item of `batch` equals its result alone and is 0 on padding."""
+    for actual, expected, length in zip(batch, alone, lengths, strict=True):
+        scale = np.abs(expected).max()
+        assert np.abs(actual[:length] - expected[:length]).max() <= tolerance * scale
+        assert not np.abs(actual[length:]).any()
 
 
 def test_a_row_of_a_batch_is_what_it_is_alone(model, seed):
     rng, config = np.random.default_rng(seed), model.config
     lengths, size = np.array([11, 6]), 11
     tokens = rng.integers(1, config.n_token, (2, size))
-    content = run(model.read, tokens, lengths)
-    short = slice(1, 2)  # the row with padding in it
-    single = run(model.read, tokens[short, : lengths[1]], lengths[short])
-    assert_rows_alone(content[short], single, lengths[short])
+    content = run(model.encode_text, tokens, lengths)
+    short = slice(1, 2)  # the item that is padded
+    single = run(model.encode_text, tokens[short, : lengths[1]], lengths[short])
+    assert_equal_alone(content[short], single, lengths[short])
     style = rng.normal(size=(2, 2 * config.style_dim)).astype(np.float32)
     frames = np.where(np.arange(size) < lengths[:, None], rng.integers(1, 3, (2, size)), 0)
     durations = run(model.durations, content, style, lengths)
+
+    def speak(*arrays):
+        return model.speak(*arrays[:-1], lengths=arrays[-1])
+
     total, longest = frames.sum(axis=1), int(frames.sum(axis=1).max()) + 2
     noise = rng.normal(size=(2, 600 * longest, source.HARMONICS)).astype(np.float32)
-    waves = run(model.speak, content, style, frames, noise, lengths)
+    waves = run(speak, content, style, frames, noise, lengths)
     assert waves.shape == (2, 600 * longest) and np.abs(waves).max() > 0
     alone = content[short, : lengths[1]], style[short]
-    one = run(model.durations, *alone, lengths[short])[0]
-    assert np.abs(durations[1, : lengths[1]] - one).max() <= 2e-5 * np.abs(one).max()
+    expected = run(model.durations, *alone, lengths[short])[0]
+    assert np.abs(durations[1, : lengths[1]] - expected).max() <= 2e-5 * np.abs(expected).max()
     samples = 600 * int(total[1])
-    wave = run(model.speak, *alone, frames[short, : lengths[1]], noise[short, :samples], lengths[short])
-    # The vocoder turns rounding of F0 into phase: a looser bound, far below what a leak would do.
-    assert_rows_alone(waves[short], wave, [samples], tolerance=2e-2)
+    wave = run(speak, *alone, frames[short, : lengths[1]], noise[short, :samples], lengths[short])
+    # The vocoder turns rounding of F0 into phase: a looser bound, far below the effect of a leak.
+    assert_equal_alone(waves[short], wave, [samples], tolerance=2e-2)
 
 
 @pytest.mark.slow
@@ -73,39 +77,41 @@ def test_style_of_padded_recordings_and_the_denoiser_leak_nothing(model, seed):
     mels = rng.normal(size=(3, 100, config.n_mels)).astype(np.float32)
     styles = run(model.style, mels, lengths)
     for i, n in enumerate(lengths):
-        one = run(model.style, mels[i : i + 1, :n], lengths[i : i + 1])[0]
-        assert np.abs(styles[i] - one).max() <= 2e-5 * np.abs(one).max()
+        expected = run(model.style, mels[i : i + 1, :n], lengths[i : i + 1])[0]
+        assert np.abs(styles[i] - expected).max() <= 2e-5 * np.abs(expected).max()
     words = rng.normal(size=(3, 12, config.plbert_hidden)).astype(np.float32)
     counts, noise = np.array([12, 4, 7]), rng.normal(size=(3, 3, 2 * config.style_dim)).astype(np.float32)
     reference = styles if config.multispeaker else None
 
-    def draw(words, counts, reference, noise):
-        denoise = lambda x, sigma: model.diffusion(x, sigma, words, reference, counts, 1.5)  # noqa: E731
+    def sample(words, counts, reference, noise):
+        def denoise(x, sigma):
+            return model.diffusion(x, sigma, words, reference, lengths=counts, embedding_scale=1.5)
+
         return sampler.sample(denoise, noise[0], noise[1:])[0]
 
-    drawn = run(draw, words, counts, reference, noise)
+    sampled = run(sample, words, counts, reference, noise)
     for i, n in enumerate(counts):
-        given = None if reference is None else reference[i : i + 1]
-        one = run(draw, words[i : i + 1, :n], counts[i : i + 1], given, noise[:, i : i + 1])[0]
-        assert np.abs(drawn[i] - one).max() <= 2e-5 * np.abs(one).max()
+        single = None if reference is None else reference[i : i + 1]
+        expected = run(sample, words[i : i + 1, :n], counts[i : i + 1], single, noise[:, i : i + 1])[0]
+        assert np.abs(sampled[i] - expected).max() <= 2e-5 * np.abs(expected).max()
 
 
 def test_phases_stay_exact_over_minutes():
-    """Against float64: a minute of F0, negative values in it."""
+    """Phases of a minute of F0, with negative values, against float64."""
     rng = np.random.default_rng(0)
     f0 = (150 + 60 * rng.normal(size=(1, 4800))).astype(np.float32)
     f0[0, ::17] = -30.0
-    found = run(source.phases, f0)[0]
+    phases = run(source.phases, f0)[0]
     exact = f0[0].astype(np.float64)[:, None] * np.arange(1, 10)
     middles = np.cumsum(exact / 80, axis=0)
     n = np.arange(300 * f0.shape[1])
     i = np.clip((n - 150) // 300, 0, f0.shape[1] - 2)
     r = np.clip(n - 150 - 300 * i + 0.5, 0, None)[:, None]
-    whole = np.floor(exact / 24000)
-    wanted = middles[i] + np.where((n >= 150)[:, None], exact[i + 1] * r / 24000 - whole[i + 1] * r, 0)
+    whole_cycles = np.floor(exact / 24000)
+    expected = middles[i] + np.where((n >= 150)[:, None], exact[i + 1] * r / 24000 - whole_cycles[i + 1] * r, 0)
     inside = n < 300 * f0.shape[1] - 150
-    apart = np.abs(np.angle(np.exp(2j * np.pi * (found - wanted)[inside]))) / (2 * np.pi)
-    assert apart.max() < 1e-4  # cycles, after 80,000 of them at the ninth harmonic
+    difference = np.abs(np.angle(np.exp(2j * np.pi * (phases - expected)[inside]))) / (2 * np.pi)
+    assert difference.max() < 1e-4  # cycles, after 80,000 of them at the ninth harmonic
 
 
 # As a generator -------------------------------------------------------------------------------------------------------
@@ -113,11 +119,11 @@ def test_phases_stay_exact_over_minutes():
 
 @pytest.fixture(scope="module")
 def folders(seed, tmp_path_factory):
-    found = {}
+    paths = {}
     for kind, config in KINDS.items():
-        found[kind] = tmp_path_factory.mktemp(kind) / "weights"
-        save_weights(found[kind], config, nnx.state(make(config, seed)))
-    return found
+        paths[kind] = tmp_path_factory.mktemp(kind) / "weights"
+        save_weights(paths[kind], config, nnx.state(make(config, seed)))
+    return paths
 
 
 @pytest.fixture(scope="module")
@@ -167,10 +173,10 @@ def test_steady_state_compiles_nothing(voice, style):
 def test_manner_is_heard(voice, style):
     text = "Hello there. How are you?"
     plain = voice.synthesize(text, style)
-    np.testing.assert_array_equal(voice.synthesize(text, style).audio, plain.audio)  # a seed, an answer
-    slow = voice.synthesize(text, style, Manner(speed=0.5))
+    np.testing.assert_array_equal(voice.synthesize(text, style).audio, plain.audio)  # determined by the seed
+    slow = voice.synthesize(text, style, SynthesisOptions(speed=0.5))
     assert len(slow.audio) > 1.4 * len(plain.audio)
-    other = voice.synthesize(text, style, Manner(embedding_scale=2.0, steps=3, seed=1))
+    other = voice.synthesize(text, style, SynthesisOptions(embedding_scale=2.0, steps=3, seed=1))
     assert other.audio.shape != plain.audio.shape or np.abs(other.audio - plain.audio).max() > 0
     parts = list(voice.stream(text, style))
     assert len(parts) == 2
@@ -196,34 +202,34 @@ def test_manner_is_heard(voice, style):
 )
 def test_any_text_is_sentences_that_the_network_reads_or_one_clear_error(text):
     try:
-        found = read_script(text).sentences
+        sentences = phonemize_text(text).sentences
     except PhonemeError as error:
         assert str(error)
     else:
-        assert found
-        assert all(1 < len(ids) <= 512 and ids[0] == 0 and (0 <= ids).all() and (ids < 178).all() for ids in found)
+        assert sentences
+        assert all(1 < len(ids) <= 512 and ids[0] == 0 and (0 <= ids).all() and (ids < 178).all() for ids in sentences)
 
 
 @pytest.mark.slow
 def test_odd_text_is_spoken_and_what_is_not_is_told(voice, style):
-    script = read_script("Hi 😀 there — ok? 你好. 3% off. 再见！Bye.")
-    speech = voice.synthesize(script, style)
+    phonemized = phonemize_text("Hi 😀 there — ok? 你好. 3% off. 再见！Bye.")
+    speech = voice.synthesize(phonemized, style)
     assert np.isfinite(speech.audio).all() and len(speech.audio) == 600 * speech.phoneme_frames.sum()
-    assert len(script.sentences) == 3 and script.left_out == ("你好.", "再见！")
-    assert "'你好.'" in script.notes[0]
+    assert len(phonemized.sentences) == 3 and phonemized.dropped_parts == ("你好.", "再见！")
+    assert "'你好.'" in phonemized.notes[0]
 
 
 def test_a_symbol_that_the_table_lacks_is_counted(monkeypatch):
     monkeypatch.setattr("empatheia_jax.generators.phonemes.phonemize", lambda text: "h7l7oʊ 8")
-    script = read_script("Hello.")
-    assert script.unknown == {"7": 2, "8": 1} and "'7' x 2, '8' x 1" in script.notes[0]
-    np.testing.assert_array_equal(script.sentences[0][1:], read_script("Hello.").sentences[0][1:])
-    assert len(script.sentences[0]) == 1 + len("hloʊ")
+    phonemized = phonemize_text("Hello.")
+    assert phonemized.dropped_symbols == {"7": 2, "8": 1} and "'7' x 2, '8' x 1" in phonemized.notes[0]
+    np.testing.assert_array_equal(phonemized.sentences[0][1:], phonemize_text("Hello.").sentences[0][1:])
+    assert len(phonemized.sentences[0]) == 1 + len("hloʊ")
 
 
 def test_a_word_longer_than_the_network_reads_is_cut(monkeypatch):
     monkeypatch.setattr("empatheia_jax.generators.phonemes.phonemize", lambda text: "ab" * 600)
-    assert [len(ids) for ids in read_script("Hm.").sentences] == [512, 512, 179]
+    assert [len(ids) for ids in phonemize_text("Hm.").sentences] == [512, 512, 179]
 
 
 def test_buckets_are_few_and_near():
@@ -239,11 +245,11 @@ def test_buckets_are_few_and_near():
 def test_many_at_once_are_what_each_is_alone(voice, style):
     texts = ["Hello there, my friend. How are you?", "Yes.", "We were here before, were we not? Fine. Good."]
     references = [style, 0.5 * style, style[::-1].copy()]
-    together = voice.say(texts, references)
+    together = voice.synthesize_many(texts, references)
     for text, reference, speech in zip(texts, references, together, strict=True):
         alone = voice.synthesize(text, reference)
         np.testing.assert_array_equal(speech.phoneme_frames, alone.phoneme_frames)
-        # as in a batch of the networks: rounding of F0 becomes phase
+        # as in a batch of the networks, rounding of F0 becomes phase
         assert np.abs(speech.audio - alone.audio).max() <= 2e-2 * np.abs(alone.audio).max()
 
 
@@ -251,19 +257,19 @@ def test_golds_of_many_are_those_of_each(voice, recording):
     ids = [voice.phonemes(text) for text in ("Hello there, friend.", "Oh.")]
     lengths = (36_000, 30_000)
     golds = voice.golds([voice.prepare(recording[:n], 24_000) for n in lengths], ids, [n / 24_000 for n in lengths])
-    for gold, one, n in zip(golds, ids, lengths, strict=True):
-        for found, wanted in (
-            (gold["content_speech"], voice.content(one)),
+    for gold, phonemes, n in zip(golds, ids, lengths, strict=True):
+        for actual, expected in (
+            (gold["content_speech"], voice.content(phonemes)),
             (gold["style_speech"], voice.style(recording[:n], 24_000)),
         ):
-            assert np.abs(found - wanted).max() <= 2e-5 * np.abs(wanted).max()
-        np.testing.assert_array_equal(gold["phoneme_frames"], voice.align(recording[:n], 24_000, one))
+            assert np.abs(actual - expected).max() <= 2e-5 * np.abs(expected).max()
+        np.testing.assert_array_equal(gold["phoneme_frames"], voice.align(recording[:n], 24_000, phonemes))
         assert gold["phoneme_frames"].sum() == n // 600
 
 
 def test_durations_are_stretched_to_the_recording():
-    assert stretched(np.array([1.0, 2.0, 1.0]), 0.2).tolist() == [2, 4, 2]
-    assert stretched(np.array([0.1] * 7), 0.1).sum() == 4
+    assert scale_durations(np.array([1.0, 2.0, 1.0]), 0.2).tolist() == [2, 4, 2]
+    assert scale_durations(np.array([0.1] * 7), 0.1).sum() == 4
 
 
 def test_agreement_sees_whose_words_the_content_says(voice):
@@ -278,28 +284,28 @@ def test_refined_styles_are_drawn_near_the_given_one(folders, voice, style):
     ids = voice.phonemes("Hello there, friend.")
     refining = StyleTTS2Speech(folders["hifigan"], refine=True)
     content = voice.content(ids)
-    drawn = refining.speak(content, style, ids)
+    refined = refining.speak(content, style, ids)
     assert (
-        drawn.audio.shape != voice.speak(content, style, ids).audio.shape
-        or np.abs(drawn.audio - voice.speak(content, style, ids).audio).max() > 0
+        refined.audio.shape != voice.speak(content, style, ids).audio.shape
+        or np.abs(refined.audio - voice.speak(content, style, ids).audio).max() > 0
     )
-    asis = refining.speak_many([content], [style], [ids], Manner(alpha=0.0, beta=0.0))[0]
-    np.testing.assert_array_equal(asis.audio, voice.speak(content, style, ids).audio)
+    unchanged = refining.speak_many([content], [style], [ids], SynthesisOptions(alpha=0.0, beta=0.0))[0]
+    np.testing.assert_array_equal(unchanged.audio, voice.speak(content, style, ids).audio)
     with pytest.raises(StyleTTS2Error, match="one speaker"):
         StyleTTS2Speech(folders["istftnet"], refine=True)
 
 
 @pytest.mark.slow
 def test_bfloat16_is_near_float32(folders, voice, style):
-    """What decides on words and timing is the same; the spectrum is within a decibel or two."""
+    """Durations are equal, since they are computed in float32; the spectrum is within a decibel or two."""
     ids = voice.phonemes("Hello there, friend.")
     content = voice.content(ids)
     plain = voice.speak(content, style, ids)
     half = StyleTTS2Speech(folders["hifigan"], "bfloat16").speak(content, style, ids)
     np.testing.assert_array_equal(half.phoneme_frames, plain.phoneme_frames)
     spectra = [np.log(1e-3 + np.abs(np.fft.rfft(x.audio.reshape(-1, 600) * np.hanning(600)))) for x in (plain, half)]
-    apart = np.sqrt(np.mean(np.square(spectra[0] - spectra[1]))) * 20 / np.log(10)
-    assert 0 < apart < 3.0, f"{apart:.2f} dB"
+    difference = np.sqrt(np.mean(np.square(spectra[0] - spectra[1]))) * 20 / np.log(10)
+    assert 0 < difference < 3.0, f"{difference:.2f} dB"
 
 
 def test_what_cannot_be_spoken_with_is_refused(voice, folders, style, recording):
@@ -307,32 +313,32 @@ def test_what_cannot_be_spoken_with_is_refused(voice, folders, style, recording)
         voice.synthesize("Hello.")
     with pytest.raises(StyleTTS2Error, match="has one voice"):
         StyleTTS2Speech(folders["istftnet"]).synthesize("Hello.", style)
-    for audio, says in (
+    for audio, message in (
         (np.zeros(40_000, np.float32), "silent"),
         (recording[:9000], "needs at least"),
         (np.full(40_000, np.nan, np.float32), "finite"),
         (recording[None], "mono"),
     ):
-        with pytest.raises(StyleTTS2Error, match=says):
+        with pytest.raises(StyleTTS2Error, match=message):
             voice.style(audio, 24_000)
     with pytest.raises(StyleTTS2Error, match="S_speech of shape"):
         voice.speak(np.zeros((3, voice.content_dim)), style[:-1], np.zeros(3, np.int32))
-    for wrong in ({"alpha": 1.5}, {"speed": 0.0}, {"steps": 1}):
+    for options in ({"alpha": 1.5}, {"speed": 0.0}, {"steps": 1}):
         with pytest.raises(StyleTTS2Error):
-            Manner(**wrong)
+            SynthesisOptions(**options)
 
 
 @pytest.mark.slow
 def test_the_command(folders, recording, tmp_path, capsys):
     write_audio(tmp_path / "me.wav", recording, 24_000)
-    words = ["--checkpoint", str(folders["hifigan"]), "--text", "Hello there."]
+    arguments = ["--checkpoint", str(folders["hifigan"]), "--text", "Hello there."]
     with pytest.raises(ConsentError, match="pass --consent"):
-        command([*words, "--reference", str(tmp_path / "me.wav"), "--output", str(tmp_path / "out.wav")])
+        command([*arguments, "--reference", str(tmp_path / "me.wav"), "--output", str(tmp_path / "out.wav")])
     assert not (tmp_path / "out.wav").exists()
-    given = ["--reference", str(tmp_path / "me.wav"), "--consent", "--output", str(tmp_path / "out.wav")]
-    assert command([*words, *given]) == 0
+    reference = ["--reference", str(tmp_path / "me.wav"), "--consent", "--output", str(tmp_path / "out.wav")]
+    assert command([*arguments, *reference]) == 0
     audio = read_audio(tmp_path / "out.wav", 24_000)
-    facts = json.loads((tmp_path / "out.json").read_text())
-    assert len(audio) == round(facts["seconds"] * 24_000) and facts["sentences"] == 1
-    assert "agreed" in facts["consent"] and facts["reference"].endswith("me.wav")
+    report = json.loads((tmp_path / "out.json").read_text())
+    assert len(audio) == round(report["seconds"] * 24_000) and report["sentences"] == 1
+    assert "agreed" in report["consent"] and report["reference"].endswith("me.wav")
     assert any("synthetic: true" in value for value in read_metadata(tmp_path / "out.wav").values())

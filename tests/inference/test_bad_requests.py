@@ -16,8 +16,8 @@ from empatheia_jax.training.run import save_config
 
 
 @pytest.fixture
-def place(tmp_path):
-    """A run that has its config, an empty folder for the answer, and media to go wrong with."""
+def folder(tmp_path):
+    """A run that has only its config, an empty folder for the answer, and faulty media."""
     save_config(tmp_path / "run", small_config())
     (tmp_path / "out").mkdir()
     rng = np.random.default_rng(0)
@@ -33,8 +33,8 @@ def place(tmp_path):
         for packet in [*stream.encode(frame), *stream.encode(None)]:
             container.mux(packet)
     Image.fromarray(rng.integers(0, 255, (120, 120, 3), np.uint8)).save(tmp_path / "nobody.png")
-    said = {"index": 0, "role": "speaker", "utterance": "Hello."}
-    turns = [{"turn_id": "0", "context": "", "dialogue_history": [said]}]
+    utterance = {"index": 0, "role": "speaker", "utterance": "Hello."}
+    turns = [{"turn_id": "0", "context": "", "dialogue_history": [utterance]}]
     (tmp_path / "dialogue.json").write_text(json.dumps({"conversation_id": "1", "turns": turns}))
     (tmp_path / "many.json").write_text(json.dumps({"conversation_id": "1", "turns": _turns(17)}))
     (tmp_path / "broken.json").write_text('{"turns": [')
@@ -42,13 +42,15 @@ def place(tmp_path):
 
 
 def _turns(count):
-    said = [{"index": i, "role": ("speaker", "listener")[i % 2], "utterance": f"Line {i}."} for i in range(2 * count)]
+    history = [
+        {"index": i, "role": ("speaker", "listener")[i % 2], "utterance": f"Line {i}."} for i in range(2 * count)
+    ]
     return [
         {
             "turn_id": str(t),
             "context": "",
-            "dialogue_history": said[: 2 * t + 1],
-            "response": said[2 * t + 1]["utterance"],
+            "dialogue_history": history[: 2 * t + 1],
+            "response": history[2 * t + 1]["utterance"],
         }
         for t in range(count)
     ]
@@ -79,33 +81,33 @@ CASES = {
 }
 
 
-def respond(place, arguments, output="out/answer.mp4"):
-    given = arguments.format(p=place).split()
-    run = [] if "--run" in given else ["--run", str(place / "run")]
-    return main(["respond", *run, *given, "--output", str(place / output)])
+def respond(folder, arguments, output="out/answer.mp4"):
+    options = arguments.format(p=folder).split()
+    run = [] if "--run" in options else ["--run", str(folder / "run")]
+    return main(["respond", *run, *options, "--output", str(folder / output)])
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_one_line_exit_code_2_and_nothing_written(place, capfd, case):
+def test_one_line_exit_code_2_and_nothing_written(folder, capfd, case):
     arguments, expected = CASES[case]
-    before = {path: path.stat().st_mtime_ns for path in place.rglob("*")}
-    assert respond(place, arguments) == 2
+    before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
+    assert respond(folder, arguments) == 2
     out, err = capfd.readouterr()
     assert err.count("\n") == 1 and err.startswith("empatheia respond: ") and expected in err, err
     assert out == ""
-    assert {path: path.stat().st_mtime_ns for path in place.rglob("*")} == before
+    assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before
 
 
-def test_the_answer_is_an_mp4(place, capfd):
-    assert respond(place, "--text hello", output="out/answer.avi") == 2
+def test_the_answer_is_an_mp4(folder, capfd):
+    assert respond(folder, "--text hello", output="out/answer.avi") == 2
     assert ".mp4" in capfd.readouterr().err
-    assert not list((place / "out").iterdir())
+    assert not list((folder / "out").iterdir())
 
 
-def test_a_run_that_has_not_trained_yet_is_an_error(place, capfd):
-    assert respond(place, "--text hello") == 2
+def test_a_run_that_has_not_trained_yet_is_an_error(folder, capfd):
+    assert respond(folder, "--text hello") == 2
     assert capfd.readouterr().err.count("\n") == 1
-    assert not list((place / "out").iterdir())
+    assert not list((folder / "out").iterdir())
 
 
 def test_commands_that_do_not_exist_and_help(capsys):
@@ -130,11 +132,11 @@ def test_commands_that_do_not_exist_and_help(capsys):
         "evaluate --run {p}/run --output {p}/out/report",
     ],
 )
-def test_other_commands_report_in_one_line(place, capfd, arguments):
-    assert main(arguments.format(p=place).split()) == 2
+def test_other_commands_report_in_one_line(folder, capfd, arguments):
+    assert main(arguments.format(p=folder).split()) == 2
     err = capfd.readouterr().err
     assert err.count("\n") == 1 and err.startswith(f"empatheia {arguments.split()[0]}: ")
-    assert not list((place / "out").iterdir())
+    assert not list((folder / "out").iterdir())
 
 
 def test_every_profile_can_be_asked_for():

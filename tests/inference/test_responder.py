@@ -1,4 +1,4 @@
-"""A run that stays loaded: the second answer loads and compiles nothing, and each says when its parts were there."""
+"""A run that stays loaded: later answers load and compile nothing, and each reports when its parts were ready."""
 
 import dataclasses
 import json
@@ -29,8 +29,8 @@ pytestmark = pytest.mark.usefixtures("compiled_quickly")
 
 
 @pytest.fixture
-def asked(tmp_path):
-    """A responder whose LLM has rehearsed one answer, and a request to it."""
+def responder_and_request(tmp_path):
+    """A responder whose LLM always gives one answer, and a request to it."""
     config = small_config()
     save_config(tmp_path / "run", config)
     request = dataclasses.replace(benchmark.write_media(tmp_path), face_size=64)
@@ -43,27 +43,27 @@ def asked(tmp_path):
         words,
         graphdef,
         initialise(config, widths, abstract),
-        target.ids[: target.span[1]],
-        lambda: responder.generators[0],
+        answer=target.ids[: target.response_span[1]],
+        voice=lambda: responder.generators[0],
     )
     return responder, request
 
 
-def test_later_answers_compile_nothing_and_each_says_when_its_parts_were_there(asked):
-    responder, request = asked
-    told = responder.respond(request)
+def test_later_answers_compile_nothing_and_each_says_when_its_parts_were_there(responder_and_request):
+    responder, request = responder_and_request
+    first = responder.respond(request)
     second = dataclasses.replace(request, output=request.output.with_name("second.mp4"))
-    responder.respond(second)  # reads what is new behind the first: a shorter program
+    responder.respond(second)  # prefills only what differs from the first: a shorter program
     with measure.Compiling() as clock:
-        again = responder.respond(dataclasses.replace(request, output=request.output.with_name("again.mp4")))
+        warm = responder.respond(dataclasses.replace(request, output=request.output.with_name("again.mp4")))
     assert clock.seconds == 0
-    for one in (told, again):
-        reached = [one["timings"]["encode"], *(one["first"][name] for name in ("words", "audio", "frame"))]
-        assert reached == sorted(reached) and reached[-1] <= one["timings"]["total"] + 1e-3
-        assert one["response"] == "I see."
-    assert json.loads(request.output.with_suffix(".json").read_text())["first"] == told["first"]
-    assert len(read_video(request.output)) >= told["frames"] > 0
-    assert abs(len(read_audio(request.output, 24_000)) / 24_000 - told["seconds"]) < 0.15
+    for facts in (first, warm):
+        ready = [facts["timings"]["encode"], *(facts["first"][part] for part in ("words", "audio", "frame"))]
+        assert ready == sorted(ready) and ready[-1] <= facts["timings"]["total"] + 1e-3
+        assert facts["response"] == "I see."
+    assert json.loads(request.output.with_suffix(".json").read_text())["first"] == first["first"]
+    assert len(read_video(request.output)) >= first["frames"] > 0
+    assert abs(len(read_audio(request.output, 24_000)) / 24_000 - first["seconds"]) < 0.15
     other = dataclasses.replace(request, face_size=128, output=request.output.with_name("other.mp4"))
     with pytest.raises(RespondError, match="another run, generators or size"):
         responder.respond(other)
@@ -71,7 +71,7 @@ def test_later_answers_compile_nothing_and_each_says_when_its_parts_were_there(a
 
 
 def test_the_published_system_has_its_encoders_and_generators(tmp_path):
-    tiny = benchmark.config_of("tiny", "classical", tmp_path)
+    tiny = benchmark.make_config("tiny", "classical", tmp_path)
     assert tiny.generators.speech == "classical" and tiny.encoders.kind == "classical"
-    neural = benchmark.config_of("1b", "neural", tmp_path)
+    neural = benchmark.make_config("1b", "neural", tmp_path)
     assert neural.llm.width == 2048 and neural.encoders.hubert == "large" and neural.generators.face == "dreamtalk"

@@ -1,4 +1,4 @@
-"""The device's clock of phonemes and video frames is the generators' clock."""
+"""The phoneme of each video frame, as computed on the device, is the generators'."""
 
 import numpy as np
 
@@ -10,12 +10,12 @@ from empatheia_jax.latents.content_synchronizer import active_phoneme
 
 def test_active_phoneme_equals_the_generators(seed):
     rng = np.random.default_rng(seed)
-    frames = rng.integers(0, 7, (6, 30))
-    frames[:, 25:] = 0  # padding
-    index, fraction = active_phoneme(frames, 128)
-    for row in range(len(frames)):
-        expected_index, expected_fraction = phoneme_of_video_frame(frames[row])
-        count = video_frame_count(frames[row])
+    phoneme_frames = rng.integers(0, 7, (6, 30))
+    phoneme_frames[:, 25:] = 0  # padding
+    index, fraction = active_phoneme(phoneme_frames, 128)
+    for row in range(len(phoneme_frames)):
+        expected_index, expected_fraction = phoneme_of_video_frame(phoneme_frames[row])
+        count = video_frame_count(phoneme_frames[row])
         assert len(expected_index) == count
         np.testing.assert_array_equal(np.asarray(index)[row, :count], expected_index)
         np.testing.assert_allclose(np.asarray(fraction)[row, :count], expected_fraction, atol=1e-6)

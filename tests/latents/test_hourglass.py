@@ -1,4 +1,4 @@
-"""The VAE block and its two users: the KL term, padding, sampling, who reads what."""
+"""The VAE block, content synchronizer and style disentangler: KL term, padding, sampling, which input affects what."""
 
 import dataclasses
 
@@ -10,7 +10,7 @@ from flax import nnx
 from small import FAST, WIDTHS, make_model, small_config
 
 from empatheia_jax.latents.content_synchronizer import ContentSynchronizer
-from empatheia_jax.latents.vae import Hourglass, Latent
+from empatheia_jax.latents.vae import Latent, VaeBlock
 from empatheia_jax.layers import Attention, LayerNorm, sinusoid
 
 CONFIG = small_config()
@@ -22,8 +22,9 @@ def model():
     return make_model(CONFIG)
 
 
-def outputs(hourglass: Hourglass, *args):
-    graphdef, state = nnx.split(hourglass)
+def outputs(block: VaeBlock, *args):
+    """Return (output, mean, log-variance) of a block, compiled."""
+    graphdef, state = nnx.split(block)
 
     def run(state, args):
         latent = nnx.merge(graphdef, state)(*args)
@@ -40,8 +41,8 @@ def test_kl_is_the_integral_of_the_log_ratio(seed):
     log_q = -0.5 * (np.log(2 * np.pi) + log_variance[0, 0] + (draws - mean[0, 0]) ** 2 / np.exp(log_variance[0, 0]))
     log_p = -0.5 * (np.log(2 * np.pi) + draws**2)
     expected = (log_q - log_p).mean()
-    got = Latent(jnp.zeros((1, 1, 3)), jnp.asarray(mean), jnp.asarray(log_variance)).kl()
-    np.testing.assert_allclose(got, [[expected]], rtol=0.01)
+    kl = Latent(jnp.zeros((1, 1, 3)), jnp.asarray(mean), jnp.asarray(log_variance)).kl()
+    np.testing.assert_allclose(kl, [[expected]], rtol=0.01)
     np.testing.assert_allclose(Latent(None, jnp.zeros((2, 5, 4)), jnp.zeros((2, 5, 4))).kl(), 0.0, atol=1e-7)
 
 
@@ -52,24 +53,24 @@ def test_padding_of_inputs_and_queries_never_changes_valid_outputs(model, seed):
     query_mask = np.arange(6) < np.array([[6], [2]])
     block = model.content_synchronizer.speech
     first = outputs(block, inputs, input_mask, queries, query_mask)
-    loud = outputs(
+    changed = outputs(
         block,
         np.where(input_mask[..., None], inputs, 50.0),
         input_mask,
         np.where(query_mask[..., None], queries, -50.0),
         query_mask,
     )
-    for a, b, mask in zip(first, loud, (query_mask, input_mask, input_mask), strict=True):
+    for a, b, mask in zip(first, changed, (query_mask, input_mask, input_mask), strict=True):
         np.testing.assert_allclose(np.asarray(a)[mask], np.asarray(b)[mask], atol=1e-5)
-    # The same Example in a smaller room.
+    # The same Example with less padding.
     alone = outputs(block, inputs[:1, :4], input_mask[:1, :4], queries[:1], query_mask[:1])
     np.testing.assert_allclose(np.asarray(alone[0])[0], np.asarray(first[0])[0], atol=1e-5)
 
 
 def test_a_row_without_anything_is_finite(model):
-    nothing = np.zeros((1, 4), bool)
+    no_positions = np.zeros((1, 4), bool)
     ones = np.ones((1, 4, WIDTH))
-    for array in outputs(model.content_synchronizer.speech, ones, nothing, ones, nothing):
+    for array in outputs(model.content_synchronizer.speech, ones, no_positions, ones, no_positions):
         assert np.isfinite(np.asarray(array)).all()
 
 
@@ -84,13 +85,13 @@ def test_sampling_follows_the_posterior_and_the_mean_needs_no_key(model):
     def speech(state, key):
         return nnx.merge(graphdef, state).speech_content(r_t, mask, phonemes, key)[0]
 
-    one, same, other = (speech(state, jax.random.key(k)) for k in (1, 1, 2))
-    np.testing.assert_array_equal(one, same)
-    assert not np.allclose(one, other)
+    first, same, other = (speech(state, jax.random.key(k)) for k in (1, 1, 2))
+    np.testing.assert_array_equal(first, same)
+    assert not np.allclose(first, other)
 
 
 def test_speech_content_depends_on_the_phonemes_themselves(model, seed):
-    """Each position's query knows its phoneme: exchanging one changes what is said there; padding changes nothing."""
+    """Exchanging a phoneme changes the content at its position; padding changes nothing."""
     synchronizer = model.content_synchronizer
     graphdef, state = nnx.split(synchronizer)
     rng = np.random.default_rng(seed)
@@ -100,28 +101,30 @@ def test_speech_content_depends_on_the_phonemes_themselves(model, seed):
     first = np.asarray(speech(phonemes, r_t))
     changed = np.asarray(speech(np.array([[0, 50, 99, 70, -1, -1]]), r_t))
     assert np.abs(first - changed)[2].max() > 1e-2
-    later = r_t.copy()
-    later[0, 4] = 30.0  # padding of the response
-    np.testing.assert_allclose(np.asarray(speech(phonemes, later))[:4], first[:4], atol=1e-5)
+    padded = r_t.copy()
+    padded[0, 4] = 30.0  # padding of the response
+    np.testing.assert_allclose(np.asarray(speech(phonemes, padded))[:4], first[:4], atol=1e-5)
     assert first.shape == (6, WIDTHS.content_speech)
 
 
 def test_video_content_does_not_depend_on_the_room_it_is_computed_in(model, seed):
-    """More room for phonemes or frames gives the same frames: what training pads otherwise than inference."""
+    """More padding of phonemes or frames gives the same frames, because training and inference pad differently."""
     synchronizer = model.content_synchronizer
     graphdef, state = nnx.split(synchronizer)
     rng = np.random.default_rng(seed)
     r_t, mask = rng.normal(size=(1, 6, CONFIG.llm.width)), np.ones((1, 6), bool)
-    phonemes, lasting = np.array([[0, 50, 60, 70]]), np.array([[2, 3, 0, 4]])
+    phonemes, phoneme_frames = np.array([[0, 50, 60, 70]]), np.array([[2, 3, 0, 4]])
     count = np.array([6])  # 9 x 25 ms are 5.6 frames
 
-    def video(phonemes, lasting, frames):
-        return nnx.merge(graphdef, state).video_content(r_t, mask, phonemes, lasting, count, frames)[0][0, :6]
+    def video(phonemes, phoneme_frames, frames):
+        synchronizer = nnx.merge(graphdef, state)
+        content, _ = synchronizer.video_content(r_t, mask, phonemes, phoneme_frames, video_frames=count, frames=frames)
+        return content[0, :6]
 
     video = jax.jit(video, static_argnums=2)
-    tight = np.asarray(video(phonemes, lasting, 6))
+    tight = np.asarray(video(phonemes, phoneme_frames, 6))
     pad = lambda a, v: np.concatenate([a, np.full((1, 5), v)], 1)  # noqa: E731
-    np.testing.assert_allclose(np.asarray(video(pad(phonemes, -1), pad(lasting, 0), 20)), tight, atol=1e-5)
+    np.testing.assert_allclose(np.asarray(video(pad(phonemes, -1), pad(phoneme_frames, 0), 20)), tight, atol=1e-5)
     assert tight.shape == (6, WIDTHS.content_video)
 
 
@@ -137,8 +140,8 @@ def test_style_reads_each_modality_or_speech_alone(model, seed, speech_only):
     def style(r_s, r_v):
         module = nnx.merge(graphdef, state)
         module.config = latents
-        found = module(r_s, r_v)
-        return found.speech, found.video, found.logits, found.kl
+        output = module(r_s, r_v)
+        return output.speech, output.video, output.logits, output.kl
 
     base, face_changed, voice_changed = style(r_s, r_v), style(r_s, other), style(other, r_v)
     moved = [not np.allclose(a, b, atol=1e-5) for a, b in zip(base[:2], face_changed[:2], strict=True)]
@@ -150,7 +153,7 @@ def test_style_reads_each_modality_or_speech_alone(model, seed, speech_only):
     classes = {name: value.shape[-1] for name, value in base[2].items()}
     assert classes == {"emotion": 7, "age": 4, "gender": 2, "timbre": 3}
     assert base[0].shape == (2, WIDTHS.style_speech) and base[1].shape == (2, WIDTHS.style_video)
-    # One answer does not see its neighbour in the batch.
+    # An Example does not depend on its neighbour in the batch.
     alone = style(r_s[:1], r_v[:1])
     np.testing.assert_allclose(alone[0], base[0][:1], atol=1e-5)
 
@@ -159,17 +162,17 @@ def test_layers_agree_with_torch(seed):
     torch = pytest.importorskip("torch")
     rng = np.random.default_rng(seed)
     attention = Attention(8, 2, rngs=nnx.Rngs(seed))
-    twin = torch.nn.MultiheadAttention(8, 2, batch_first=True)
+    torch_attention = torch.nn.MultiheadAttention(8, 2, batch_first=True)
     q, kv, mask = rng.normal(size=(2, 3, 8)), rng.normal(size=(2, 5, 8)), np.arange(5) < np.array([[5], [2]])
     as_torch = lambda x: torch.tensor(np.asarray(x), dtype=torch.float32)  # noqa: E731
     with torch.no_grad():
         parts = (attention.query, attention.key, attention.value)
-        twin.in_proj_weight[:] = torch.cat([as_torch(p.kernel[...]).T for p in parts])
-        twin.in_proj_bias[:] = torch.cat([as_torch(p.bias[...]) for p in parts])
-        twin.out_proj.weight[:] = as_torch(attention.out.kernel[...]).T
-        expected, _ = twin(as_torch(q), as_torch(kv), as_torch(kv), key_padding_mask=torch.tensor(~mask))
-    got = attention(jnp.asarray(q, jnp.float32), jnp.asarray(kv, jnp.float32), jnp.asarray(mask))
-    np.testing.assert_allclose(got, expected.numpy(), atol=1e-5)
+        torch_attention.in_proj_weight[:] = torch.cat([as_torch(p.kernel[...]).T for p in parts])
+        torch_attention.in_proj_bias[:] = torch.cat([as_torch(p.bias[...]) for p in parts])
+        torch_attention.out_proj.weight[:] = as_torch(attention.out.kernel[...]).T
+        expected, _ = torch_attention(as_torch(q), as_torch(kv), as_torch(kv), key_padding_mask=torch.tensor(~mask))
+    attended = attention(jnp.asarray(q, jnp.float32), jnp.asarray(kv, jnp.float32), jnp.asarray(mask))
+    np.testing.assert_allclose(attended, expected.numpy(), atol=1e-5)
     norm = torch.nn.functional.layer_norm(as_torch(q), (8,))
     np.testing.assert_allclose(LayerNorm((8,), "latent")(jnp.asarray(q, jnp.float32)), norm.numpy(), atol=1e-5)
 
@@ -184,8 +187,12 @@ def test_sinusoid_tells_positions_apart():
 
 def test_position_queries_ignore_which_phoneme():
     latents = dataclasses.replace(CONFIG.latents, content_query="position")
-    made = jax.jit(lambda: nnx.split(ContentSynchronizer(latents, 32, 178, 7, 3, rngs=nnx.Rngs(0)))[1])()
-    graphdef = nnx.split(nnx.eval_shape(lambda: ContentSynchronizer(latents, 32, 178, 7, 3, rngs=nnx.Rngs(0))))[0]
+
+    def create():
+        return ContentSynchronizer(latents, 32, 178, speech_dim=7, video_dim=3, rngs=nnx.Rngs(0))
+
+    graphdef, _ = nnx.split(nnx.eval_shape(create))
+    state = jax.jit(lambda: nnx.split(create())[1])()
     r_t = np.random.default_rng(0).normal(size=(1, 4, 32))
-    speech = jax.jit(lambda p: nnx.merge(graphdef, made).speech_content(r_t, np.ones((1, 4), bool), p)[0])
+    speech = jax.jit(lambda p: nnx.merge(graphdef, state).speech_content(r_t, np.ones((1, 4), bool), p)[0])
     np.testing.assert_array_equal(speech(np.array([[0, 50]])), speech(np.array([[0, 99]])))

@@ -1,4 +1,4 @@
-"""Whitening: states leave it centred, of equal variance in every direction above the floor, of one size."""
+"""Whitening: its outputs are centred, of equal variance in every direction above the floor, and of one norm."""
 
 import jax.numpy as jnp
 import numpy as np
@@ -16,10 +16,10 @@ def states(count=400, width=12):
 def test_fitted_states_are_centred_and_white():
     speech, video = states()
     fitted = fit(speech, video)
-    rest = np.stack([speech, video]) - fitted["shift"][:, None]
-    white = (rest @ fitted["kernel"]).reshape(-1, speech.shape[-1])
-    np.testing.assert_allclose(rest.mean(axis=1), 0.0, atol=1e-4)
-    before = np.linalg.eigvalsh(np.cov(rest.reshape(-1, speech.shape[-1]).T, bias=True))
+    centred = np.stack([speech, video]) - fitted["shift"][:, None]
+    white = (centred @ fitted["kernel"]).reshape(-1, speech.shape[-1])
+    np.testing.assert_allclose(centred.mean(axis=1), 0.0, atol=1e-4)
+    before = np.linalg.eigvalsh(np.cov(centred.reshape(-1, speech.shape[-1]).T, bias=True))
     after = np.linalg.eigvalsh(white.T @ white / len(white))
     assert before.max() / before.min() > 20
     np.testing.assert_allclose(after, before / (before + FLOOR * before.max()), rtol=1e-3, atol=1e-4)

@@ -29,7 +29,7 @@ def small_config(**fields) -> LlamaConfig:
 
 
 def randomise(llm: Llama, seed: int) -> Llama:
-    """Weights large enough that every layer matters (those of a fresh model are 0.02), adapters that do something."""
+    """Draw weights so large that every layer matters (a fresh model has 0.02) and adapters that are not zero."""
     rng = np.random.default_rng(seed)
     for path, param in nnx.to_flat_state(nnx.state(llm, nnx.Param)):
         norm = "norm" in str(path[-1])

@@ -1,4 +1,4 @@
-"""Adapters: what exists, what trains, dropout, errors (PEFT's numbers are judged in tests/parity/test_lora.py)."""
+"""Adapters: what exists, what trains, dropout, errors (PEFT's numbers are checked in tests/parity/test_lora.py)."""
 
 import jax
 import jax.numpy as jnp
@@ -50,12 +50,12 @@ def test_dropout_is_of_the_adapters_input_only(llm):
     np.testing.assert_array_equal(logits(llm, key), logits(llm, key))
     assert not np.allclose(logits(llm, key), logits(llm, jax.random.key(1)))
     plain = merge(llm)
-    np.testing.assert_array_equal(logits(plain, key), logits(plain))  # nothing to drop out without adapters
+    np.testing.assert_array_equal(logits(plain, key), logits(plain))  # without adapters there is no dropout
 
 
 def test_dropout_keeps_the_mean():
     x = jnp.full((200, 500), 3.0)
-    dropped = np.asarray(adapter_dropout(x, 0.3, jax.random.key(0)))
-    assert set(np.unique(dropped)) == {np.float32(0.0), np.float32(3.0 / 0.7)}
-    assert abs((dropped == 0).mean() - 0.3) < 0.006  # four standard errors
+    output = np.asarray(adapter_dropout(x, 0.3, jax.random.key(0)))
+    assert set(np.unique(output)) == {np.float32(0.0), np.float32(3.0 / 0.7)}
+    assert abs((output == 0).mean() - 0.3) < 0.006  # four standard errors
     assert adapter_dropout(x, 0.0, jax.random.key(0)) is x and adapter_dropout(x, 0.3, None) is x

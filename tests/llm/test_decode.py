@@ -8,7 +8,7 @@ from flax import nnx
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from empatheia_jax.llm.decode import append, generate, nucleus, sample
+from empatheia_jax.llm.decode import appended_states, generate, nucleus, sample
 
 PROMPTS = np.array([9, 1, 5])
 NEW = 10
@@ -21,7 +21,7 @@ def prompts(seed):
 
 @pytest.fixture(scope="module")
 def run(llm):
-    """Callable(prompts, lengths, eos, key=, temperature=, top_p=) -> Generated; without `eos` no row ever ends."""
+    """Callable(prompts, lengths, eos, **sampling) -> Generated; without `eos` no sequence ends early."""
     graphdef, state = nnx.split(llm)
 
     def call(state, prompts, lengths, eos, **sampling):
@@ -47,7 +47,7 @@ def greedy_without_cache(llm, prompt, count):
     return tokens[0, len(prompt) :]
 
 
-def test_ragged_batch_writes_what_each_row_would_alone(llm, run, prompts):
+def test_ragged_batch_writes_what_each_prompt_gets_alone(llm, run, prompts):
     result = run(prompts, PROMPTS)
     for row, length in enumerate(PROMPTS):
         expected = greedy_without_cache(llm, prompts[row, :length], NEW)
@@ -68,13 +68,13 @@ def test_stops_at_the_end_token(run, prompts):
         length = tokens.index(eos) if eos in tokens else NEW
         assert int(stopped.lengths[row]) == length
         assert np.asarray(stopped.tokens)[row].tolist() == tokens[:length] + [eos] * (NEW - length)
-    # The cache of a row that is done is not written any more: only prompt and text are in it.
+    # The cache of a finished sequence is not written any more: only prompt and text are in it.
     written = np.abs(np.asarray(stopped.cache.keys)).sum((0, 3, 4)) > 0  # [B, S]
     np.testing.assert_array_equal(written.sum(1), PROMPTS + np.asarray(stopped.lengths))
 
 
-def test_the_loop_ends_when_every_row_is_done(llm, run, prompts):
-    """One step of the model for one token: counted by the embedder, called once a step."""
+def test_the_loop_ends_when_every_sequence_is_done(llm, run, prompts):
+    """The model takes one step per token: counted by the embedder, which is called once per step."""
     free = np.asarray(run(prompts[:1], PROMPTS[:1]).tokens)[0]
     calls = []
 
@@ -89,7 +89,7 @@ def test_the_loop_ends_when_every_row_is_done(llm, run, prompts):
     assert len(calls) == first + 1
 
 
-def test_append_gives_the_states_of_training(llm, run, prompts, seed):
+def test_appended_states_are_the_states_of_training(llm, run, prompts, seed):
     """Response + </s> + signals on the prompt's cache = one uncached pass over the whole text, ragged."""
     result = run(prompts, PROMPTS)
     begin, tail, signals = (
@@ -99,26 +99,28 @@ def test_append_gives_the_states_of_training(llm, run, prompts, seed):
     )
     lengths = NEW - begin + tail
     chunk = np.zeros((3, lengths.max(), 32), np.float32)
-    whole = np.zeros((3, PROMPTS.max() + NEW + tail, 32), np.float32)
+    uncached = np.zeros((3, PROMPTS.max() + NEW + tail, 32), np.float32)
     for row in range(3):
         response = np.asarray(llm.embed(result.tokens[row, begin[row] :]))
         chunk[row, : lengths[row]] = np.concatenate([response, signals[row]])
         text = np.concatenate([prompts[row, : PROMPTS[row]], result.tokens[row]])
-        whole[row, : len(text) + tail] = np.concatenate([np.asarray(llm.embed(text)), signals[row]])
+        uncached[row, : len(text) + tail] = np.concatenate([np.asarray(llm.embed(text)), signals[row]])
     start = PROMPTS + begin
-    ours = np.asarray(append(llm, result.cache, jnp.asarray(chunk), jnp.asarray(start), jnp.asarray(lengths)))
-    theirs = np.asarray(llm(whole, jnp.broadcast_to(jnp.arange(whole.shape[1]), whole.shape[:2]))[0])
+    states = appended_states(
+        llm, result.cache, jnp.asarray(chunk), start=jnp.asarray(start), lengths=jnp.asarray(lengths)
+    )
+    expected = np.asarray(llm(uncached, jnp.broadcast_to(jnp.arange(uncached.shape[1]), uncached.shape[:2]))[0])
     for row in range(3):
         np.testing.assert_allclose(
-            ours[row, : lengths[row]], theirs[row, start[row] : start[row] + lengths[row]], atol=5e-5
+            states[row, : lengths[row]], expected[row, start[row] : start[row] + lengths[row]], atol=5e-5
         )
 
 
-def test_append_past_the_cache_is_loud(llm, run, prompts):
+def test_states_past_the_cache_are_nan(llm, run, prompts):
     cache = run(prompts, PROMPTS).cache
     chunk = jnp.ones((3, 4, 32))
     last = jnp.full(3, cache.capacity - 2)
-    hidden = np.asarray(append(llm, cache, chunk, last, jnp.array([2, 3, 4])))
+    hidden = np.asarray(appended_states(llm, cache, chunk, start=last, lengths=jnp.array([2, 3, 4])))
     assert [int(np.isnan(row).any(-1).sum()) for row in hidden] == [0, 1, 2]
 
 

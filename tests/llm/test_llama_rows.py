@@ -1,4 +1,4 @@
-"""Packed rows, parameter metadata, precision of the Llama (its numbers are judged in tests/parity)."""
+"""Packed rows, parameter metadata, precision of the Llama (its numbers are checked in tests/parity)."""
 
 import math
 
@@ -30,7 +30,7 @@ def pack(rng, vocab, total=32):
 def test_packed_equals_separate(llm, seed):
     tokens, positions, ids = pack(np.random.default_rng(seed), llm.config.vocab_size)
     packed = np.asarray(jax.jit(llm)(llm.embed(tokens), positions, segment_ids=ids)[0])
-    alone = np.zeros((6, 21), int)  # the six Examples, one a row, padded on the right
+    alone = np.zeros((6, 21), int)  # the six Examples in rows of their own, padded on the right
     spans = [(row, ids[row] == segment) for row in range(2) for segment in (1, 2, 3)]
     for example, (row, span) in enumerate(spans):
         alone[example, : span.sum()] = tokens[row, span]

@@ -1,4 +1,4 @@
-"""Quantised bases, judged by numpy and by the published table: numbers, bytes, gradients, residuals, loading."""
+"""Quantised bases against numpy and the published table: numbers, bytes, gradients, residuals, loading."""
 
 import dataclasses
 import math
@@ -22,13 +22,13 @@ from empatheia_jax.llm.quantized import (
     QuantizationError,
     dequantize,
     kernel_format,
-    product,
     quantize,
-    quantized,
+    quantize_arrays,
+    quantized_matmul,
     require_qwix,
     unquantized,
 )
-from empatheia_jax.states import named
+from empatheia_jax.states import named_arrays
 from empatheia_jax.weights import save_weights
 
 pytest.importorskip("qwix")
@@ -51,12 +51,12 @@ def few_bits(llm, kind):
     """The tiny Llama with its kernels quantised, adapters and all."""
     config = in_few_bits(llm.config, kind)
     graphdef, abstract = nnx.split(nnx.eval_shape(lambda: Llama(config, llm.lora, rngs=nnx.Rngs(0))))
-    return nnx.merge(graphdef, quantized(named(nnx.state(llm)), abstract))
+    return nnx.merge(graphdef, quantize_arrays(named_arrays(nnx.state(llm)), abstract))
 
 
 @pytest.fixture(scope="module")
 def as_plain(llm, few_bits):
-    """A Llama with plain kernels: numpy's own reading of the codes and scales."""
+    """A Llama with plain kernels, which numpy dequantises from the codes and scales."""
     graphdef, state = nnx.split(llm)
     flat = dict(nnx.to_flat_state(state))
     for name in PROJECTIONS:
@@ -69,8 +69,8 @@ def as_plain(llm, few_bits):
 
 
 def published_table() -> np.ndarray:
-    """QLoRA, section 3: quantiles of N(0, 1) at evenly spaced probabilities, eight below zero, nine from it on, over
-    the largest; the outermost probability as bitsandbytes has it."""
+    """QLoRA, section 3: quantiles of N(0, 1) at evenly spaced probabilities, eight below zero, nine from zero on,
+    divided by the largest; the outermost probability is that of bitsandbytes."""
     outermost = 0.9677083
     above = norm.ppf(np.linspace(outermost, 0.5, 9))[:-1]
     below = -norm.ppf(np.linspace(outermost, 0.5, 8))[:-1]
@@ -78,7 +78,7 @@ def published_table() -> np.ndarray:
 
 
 def in_numpy(codes: np.ndarray, scales: np.ndarray, form) -> np.ndarray:
-    """A kernel of codes, element by element of every tile."""
+    """Dequantise codes and scales with the published table."""
     if form.kind == "nf4":
         last = form.inputs - 1
         sides = np.stack([codes & 15, codes >> 4], axis=last + 1)
@@ -98,21 +98,21 @@ def test_the_table_is_the_published_one():
     ("shape_in", "shape_out", "tile", "expected"),
     [((64,), (4, 6), 16, (16,)), ((4, 8), (6,), 16, (2, 8)), ((4, 32), (6,), 8, (1, 8)), ((6, 8), (10,), 8, (1, 8))],
 )
-def test_nf4_takes_the_nearest_quantile_of_each_tile(seed, shape_in, shape_out, tile, expected):
+def test_nf4_takes_the_nearest_quantile_of_each_tile(seed, *, shape_in, shape_out, tile, expected):
     kernel = np.random.default_rng(seed).normal(size=(*shape_in, *shape_out)).astype(np.float32)
     config = LlamaConfig(quantization="nf4", quantization_tile=tile)
     form = kernel_format("q_proj", shape_in, config)
     assert form.tile == expected
     codes, scales = quantize(jnp.asarray(kernel), form)
-    assert codes.dtype == jnp.uint8 and codes.nbytes == kernel.size // 2  # two a byte
+    assert codes.dtype == jnp.uint8 and codes.nbytes == kernel.size // 2  # two in a byte
     assert scales.dtype == jnp.float32 and scales.size == kernel.size // tile
     flat = kernel.reshape(-1, tile, math.prod(shape_out))  # tiles are contiguous among the inputs
     absmax = np.abs(flat).max(1, keepdims=True)
     table = published_table()
     nearest = table[np.abs(flat[..., None] / absmax[..., None] - table).argmin(-1)] * absmax
     np.testing.assert_allclose(dequantize(codes, scales, form, jnp.float32).reshape(flat.shape), nearest, atol=2e-6)
-    own = in_numpy(np.asarray(codes), np.asarray(scales), form)
-    np.testing.assert_allclose(own.reshape(flat.shape), nearest, atol=2e-6)
+    by_numpy = in_numpy(np.asarray(codes), np.asarray(scales), form)
+    np.testing.assert_allclose(by_numpy.reshape(flat.shape), nearest, atol=2e-6)
 
 
 def test_int8_is_within_half_a_step(seed):
@@ -121,14 +121,14 @@ def test_int8_is_within_half_a_step(seed):
     form = kernel_format("o_proj", (4, 8), LlamaConfig(quantization="int8"))
     codes, scales = map(np.asarray, quantize(jnp.asarray(kernel), form))
     assert codes.dtype == np.int8 and scales.shape == (1, 1, 6)
-    found = np.asarray(dequantize(codes, scales, form, jnp.float32))
-    np.testing.assert_array_equal(found, in_numpy(codes, scales, form))
-    assert np.all(np.abs(found - kernel) <= scales / 2 * 1.0001)
+    restored = np.asarray(dequantize(codes, scales, form, jnp.float32))
+    np.testing.assert_array_equal(restored, in_numpy(codes, scales, form))
+    assert np.all(np.abs(restored - kernel) <= scales / 2 * 1.0001)
     step = np.abs(kernel).max((0, 1)) / 127
-    assert np.all(scales[0, 0, step > 0] <= step[step > 0] * 1.0001)  # absmax: no coarser than it must be
-    assert not found[:, :, 2].any()
+    assert np.all(scales[0, 0, step > 0] <= step[step > 0] * 1.0001)  # absmax: no coarser than necessary
+    assert not restored[:, :, 2].any()
     largest = np.unravel_index(np.abs(kernel).argmax(), kernel.shape)
-    assert np.sign(found[largest]) == np.sign(kernel[largest])  # no overflow to the other end
+    assert np.sign(restored[largest]) == np.sign(kernel[largest])  # the largest value does not wrap around
 
 
 def test_bfloat16_rounds_once(seed):
@@ -137,7 +137,7 @@ def test_bfloat16_rounds_once(seed):
     for quantization in ("int8", "nf4"):
         form = kernel_format("q_proj", (64,), LlamaConfig(quantization=quantization))
         codes, scales = quantize(jnp.asarray(kernel), form)
-        y = product(jnp.asarray(x), codes, scales, form)
+        y = quantized_matmul(jnp.asarray(x), codes, scales, form)
         exact = x.astype(np.float64) @ in_numpy(np.asarray(codes), np.asarray(scales), form)
         assert y.dtype == jnp.bfloat16
         assert np.abs(np.asarray(y, np.float64) - exact).max() < 0.01 * np.abs(exact).max()
@@ -157,7 +157,7 @@ def test_without_qwix_it_says_what_to_install(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "qwix", None)
     with pytest.raises(QuantizationError, match=r"pip install 'empatheia_jax\[quant\]'"):
         require_qwix()
-    nnx.eval_shape(lambda: Llama(LlamaConfig(quantization="nf4"), rngs=nnx.Rngs(0)))  # planning needs none
+    nnx.eval_shape(lambda: Llama(LlamaConfig(quantization="nf4"), rngs=nnx.Rngs(0)))  # planning does not need qwix
 
 
 # The model ------------------------------------------------------------------------------------------------------------
@@ -171,7 +171,7 @@ def logits(llm):
 
 
 def gradient_of(llm, remat: str):
-    """(gradient of a loss as a function of adapters and the rest, both)."""
+    """Return (gradient function of the adapters, adapters, the other parameters)."""
     graphdef, adapters, frozen = nnx.split(llm, nnx.LoRAParam, ...)
 
     def loss(adapters, frozen):
@@ -184,39 +184,40 @@ def gradient_of(llm, remat: str):
 
 
 def test_it_is_the_model_of_the_dequantised_kernels(few_bits, as_plain, llm):
-    found, expected = logits(few_bits), logits(as_plain)
-    np.testing.assert_allclose(found, expected, atol=2e-5 * np.abs(expected).max())
-    error = np.abs(found - logits(llm)).max() / np.abs(expected).max()
+    actual, expected = logits(few_bits), logits(as_plain)
+    np.testing.assert_allclose(actual, expected, atol=2e-5 * np.abs(expected).max())
+    error = np.abs(actual - logits(llm)).max() / np.abs(expected).max()
     assert 1e-4 < error < (0.05 if few_bits.config.quantization == "int8" else 0.7)
 
 
 def test_adapters_get_the_gradient_of_the_dequantised_kernels(few_bits, as_plain):
-    (ours, *parts), (theirs, *plain) = gradient_of(few_bits, "lora"), gradient_of(as_plain, "lora")
-    found, expected = leaves(jax.jit(ours)(*parts)), leaves(jax.jit(theirs)(*plain))
-    assert found.keys() == expected.keys() and len(found) == 8
+    (gradient, *parts), (plain_gradient, *plain_parts) = gradient_of(few_bits, "lora"), gradient_of(as_plain, "lora")
+    actual = leaves(jax.jit(gradient)(*parts))
+    expected = leaves(jax.jit(plain_gradient)(*plain_parts))
+    assert actual.keys() == expected.keys() and len(actual) == 8
     for name, value in expected.items():
         assert np.abs(value).max() > 0
-        np.testing.assert_allclose(found[name], value, atol=2e-5 * np.abs(value).max(), err_msg=name)
+        np.testing.assert_allclose(actual[name], value, atol=2e-5 * np.abs(value).max(), err_msg=name)
 
 
 @pytest.mark.parametrize("remat", ["none", "lora", "full"])
 def test_no_dequantised_kernel_is_kept(few_bits, as_plain, remat):
-    """What the forward scan leaves for the backward one; a plain model is the measure."""
+    """The forward scan stacks the same residuals as that of a plain model."""
     kernels = {tuple(getattr(as_plain.layers, name).kernel.shape[1:]) for name in PROJECTIONS}
 
-    def kept(llm):
+    def residuals(llm):
         gradient, adapters, frozen = gradient_of(llm, remat)
         scans = [e for e in jax.make_jaxpr(gradient)(adapters, frozen).jaxpr.eqns if e.primitive.name == "scan"]
         assert len(scans) == 2
         return [tuple(out.aval.shape[1:]) for out in scans[0].outvars[scans[0].params["num_carry"] :]]
 
-    ours = kept(few_bits)
-    assert not kernels & set(ours)
-    assert sorted(ours) == sorted(kept(as_plain))  # neither codes nor scales are stacked anew
+    quantised = residuals(few_bits)
+    assert not kernels & set(quantised)
+    assert sorted(quantised) == sorted(residuals(as_plain))  # neither codes nor scales are stacked again
 
 
 def test_a_step_holds_no_stack_of_kernels():
-    """The compiler's own count: what a gradient needs besides its arguments is less than the kernels in full."""
+    """By the compiler's count, a gradient needs less temporary memory than the dequantised kernels would take."""
     config = LlamaConfig(
         vocab_size=16,
         width=128,
@@ -232,9 +233,11 @@ def test_a_step_holds_no_stack_of_kernels():
     )
     model = nnx.eval_shape(lambda: Llama(config, LoraConfig(dropout=0.0), rngs=nnx.Rngs(0)))
     gradient, adapters, frozen = gradient_of(model, "lora")
-    needed = jax.jit(gradient).lower(adapters, frozen).compile().memory_analysis().temp_size_in_bytes
-    whole = 4 * sum(math.prod(v.shape) for n, v in named(unquantized(frozen)).items() if n.endswith("kernel"))
-    assert needed < whole / 3
+    temporary = jax.jit(gradient).lower(adapters, frozen).compile().memory_analysis().temp_size_in_bytes
+    dequantised = 4 * sum(
+        math.prod(v.shape) for n, v in named_arrays(unquantized(frozen)).items() if n.endswith("kernel")
+    )
+    assert temporary < dequantised / 3
 
 
 def test_merging(few_bits):
@@ -276,14 +279,14 @@ def base(request, llm, tmp_path):
 
 def abstract_on(config: LlamaConfig, mesh) -> nnx.State:
     state = base_of(nnx.eval_shape(lambda: Llama(config, LoraConfig(), rngs=nnx.Rngs(0))))
-    return sharding.placed(state, sharding.shardings(state, mesh))
+    return sharding.with_shardings(state, sharding.shardings(state, mesh))
 
 
 def test_a_base_is_quantised_as_it_is_read(few_bits, base):
-    """To the same bits each time."""
-    one = sharding.make_mesh(MeshConfig(1, 1, 1), jax.devices()[:1])
+    """Loading gives the same codes and scales each time."""
+    mesh = sharding.make_mesh(MeshConfig(1, 1, 1), jax.devices()[:1])
     expected = leaves(base_of(few_bits))
-    found = leaves(load_base(base, abstract_on(few_bits.config, one)))
-    assert found.keys() == expected.keys()
+    loaded = leaves(load_base(base, abstract_on(few_bits.config, mesh)))
+    assert loaded.keys() == expected.keys()
     for name, value in expected.items():
-        np.testing.assert_array_equal(found[name], value, err_msg=name)
+        np.testing.assert_array_equal(loaded[name], value, err_msg=name)

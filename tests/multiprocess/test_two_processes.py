@@ -1,4 +1,4 @@
-"""Training by two processes: the run is that of one, killed or not, and either number goes on with the other's."""
+"""Training by two processes is training by one, killed or not, and either number continues the other's run."""
 
 import json
 import signal
@@ -11,20 +11,20 @@ from trainer import ALL_STAGES, DIALOGUES, Trainer, assert_same_run
 
 @pytest.fixture(scope="module")
 def pair(tmp_path_factory):
-    made = Pair(Trainer(tmp_path_factory.mktemp("pair"), epochs=12))
-    made.run("whole", 1)
-    return made
+    pair = Pair(Trainer(tmp_path_factory.mktemp("pair"), epochs=12))
+    pair.run("whole", 1)
+    return pair
 
 
 @pytest.mark.slow
 def test_two_processes_train_as_one_does(pair):
     outs = pair.run("two", 2)
-    assert "done" in outs[0] and "loss" not in outs[1]  # one speaks
+    assert "done" in outs[0] and "loss" not in outs[1]  # one process writes the log
     assert_same_run(pair.trainer, "whole", "two")
 
 
 def test_one_is_killed_and_one_process_goes_on(pair, seed):
-    """SIGKILL of either; the other ends by itself instead of waiting for ever; a lone process resumes, each once."""
+    """After a SIGKILL of either the other ends by itself; a single process resumes; each Example is used once."""
     last = pair.trainer.read("whole", "examples.jsonl")[-1]["step"]
     step = int(np.random.default_rng(seed).integers(26, last))
     started = pair.start("killed", 2)
@@ -38,9 +38,9 @@ def test_one_is_killed_and_one_process_goes_on(pair, seed):
     pair.run("killed", 1, "--resume")
     assert_same_run(pair.trainer, "whole", "killed")
     train = 2 * (DIALOGUES - round(0.2 * DIALOGUES))
-    taken = [i for r in pair.trainer.read("killed", "examples.jsonl") if r["stage"] == 0 for i in r["examples"]]
+    learned = [i for r in pair.trainer.read("killed", "examples.jsonl") if r["stage"] == 0 for i in r["examples"]]
     for epoch in range(2):
-        assert len(set(taken[epoch * train : (epoch + 1) * train])) == train
+        assert len(set(learned[epoch * train : (epoch + 1) * train])) == train
 
 
 @pytest.mark.slow

@@ -1,4 +1,4 @@
-"""Random torch twins of our models: shapes from the seed, weights drawn by torch, nothing downloaded."""
+"""Random models and their torch twins: shapes from the seed, weights initialised by torch, nothing downloaded."""
 
 import jax.numpy as jnp
 import numpy as np
@@ -8,12 +8,12 @@ from empatheia_jax.config import LlamaConfig, RopeScaling
 
 
 def random_llama_config(rng: np.random.Generator, **fixed) -> LlamaConfig:
-    """A small Llama of random shape in float32; `fixed` fields are taken as given."""
+    """Return the config of a small Llama of random shape in float32, with the `fixed` fields."""
     kv_heads = int(rng.integers(1, 4))
     heads = int(fixed.get("heads", kv_heads * rng.integers(1, 4)))
     fields = {
         "vocab_size": int(rng.integers(50, 200)),
-        "width": heads * int(rng.integers(8, 17)),  # transformers wants a multiple of heads
+        "width": heads * int(rng.integers(8, 17)),  # transformers demands a multiple of heads
         "layers": int(rng.integers(1, 5)),
         "heads": heads,
         "kv_heads": kv_heads,
@@ -28,7 +28,7 @@ def random_llama_config(rng: np.random.Generator, **fixed) -> LlamaConfig:
 
 
 def torch_llama(config: LlamaConfig, seed: int):
-    """transformers' LlamaForCausalLM of the same shape, randomly initialised (norms too), in eval mode."""
+    """Return transformers' LlamaForCausalLM of the same shape, randomly initialised (norms too), in eval mode."""
     torch = pytest.importorskip("torch")
     transformers = pytest.importorskip("transformers")
     scaling: RopeScaling | None = config.rope_scaling
@@ -71,7 +71,7 @@ def torch_llama(config: LlamaConfig, seed: int):
 
 
 def load_torch_llama(llm, state_dict: dict) -> None:
-    """Put the weights of a LlamaForCausalLM into `llm` (abstract or not); every source tensor must be used."""
+    """Load a LlamaForCausalLM's weights into `llm` (abstract or not); every source tensor must be used."""
     config, weights = llm.config, {name: value.detach().numpy() for name, value in state_dict.items()}
     used = set()
 
@@ -98,7 +98,7 @@ def load_torch_llama(llm, state_dict: dict) -> None:
 
 @pytest.fixture(scope="session")
 def twins(seed):
-    """Callable(**fixed config fields) -> (our Llama with the twin's weights, the torch twin)."""
+    """Return a function of fixed config fields to (the Flax Llama with the twin's weights, the torch twin)."""
     from flax import nnx
 
     from empatheia_jax.llm.llama import Llama

@@ -9,7 +9,7 @@ from flax import nnx
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
-from torch_twins import TOLERANCE, Loader, abstract_size, assert_close, in_bfloat16, pair_of, relative_error  # noqa: E402
+from torch_twins import TOLERANCE, Loader, abstract_size, assert_close, in_bfloat16, make_pair, relative_error  # noqa: E402
 
 from empatheia_jax.encoders.clip import ClipVision, ClipVisionConfig  # noqa: E402
 
@@ -68,15 +68,23 @@ def load(model: ClipVision, state_dict: dict) -> None:
     loader.put(model.patch_kernel, loader.take("embeddings.patch_embedding.weight").transpose(2, 3, 1, 0))
     loader.put(model.class_embedding, loader.take("embeddings.class_embedding"))
     loader.put(model.position_embedding, loader.take("embeddings.position_embedding.weight"))
-    loader.norm(model.pre_norm, "pre_layrnorm")  # their spelling
+    loader.norm(model.pre_norm, "pre_layrnorm")  # the spelling of the checkpoint
     loader.norm(model.post_norm, "post_layernorm")
     loader.layers("encoder.layers", LAYER)
     loader.finish()
 
 
+BUILDERS = {
+    "random_config": random_config,
+    "torch_twin": torch_twin,
+    "model_class": ClipVision,
+    "load": load,
+}
+
+
 @pytest.fixture(scope="module", params=list(CASES))
 def pair(request, seed):
-    return pair_of(request.param, CASES, seed, random_config, torch_twin, ClipVision, load)
+    return make_pair(request.param, CASES, seed, **BUILDERS)
 
 
 def random_pixels(config, seed):
@@ -89,11 +97,11 @@ def test_images(pair, seed, record_property):
     pixels = random_pixels(model.config, seed)
     (hidden, pooled), states = jax.jit(lambda pixels: (model(pixels), model.hidden_states(pixels)))(pixels)
     with torch.no_grad():
-        theirs = twin(torch.tensor(pixels.transpose(0, 3, 1, 2)), output_hidden_states=True)
-    their_states = [state.numpy() for state in theirs.hidden_states[: model.config.layers]]
+        outputs = twin(torch.tensor(pixels.transpose(0, 3, 1, 2)), output_hidden_states=True)
+    expected_states = [state.numpy() for state in outputs.hidden_states[: model.config.layers]]
     assert hidden.shape[1] == 1 + model.config.patches
-    assert_close(hidden, theirs.last_hidden_state.numpy(), states, their_states, record_property)
-    assert_close(pooled, theirs.pooler_output.numpy(), states, their_states, record_property)
+    assert_close(hidden, outputs.last_hidden_state.numpy(), states, expected_states, record=record_property)
+    assert_close(pooled, outputs.pooler_output.numpy(), states, expected_states, record=record_property)
 
 
 def test_wrong_size(seed):
@@ -108,8 +116,8 @@ def test_bfloat16(seed):
     half = in_bfloat16(model)
     pixels = random_pixels(model.config, seed)
     assert half.layers.q_proj.kernel.dtype == jnp.bfloat16
-    for ours, theirs in zip(jax.jit(half)(pixels), jax.jit(model)(pixels), strict=True):
-        assert ours.dtype == jnp.float32 and TOLERANCE < relative_error(ours, theirs) < 0.15
+    for actual, expected in zip(jax.jit(half)(pixels), jax.jit(model)(pixels), strict=True):
+        assert actual.dtype == jnp.float32 and TOLERANCE < relative_error(actual, expected) < 0.15
 
 
 def test_published_size():

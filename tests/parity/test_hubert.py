@@ -12,11 +12,11 @@ from flax import nnx
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
-from torch_twins import TOLERANCE, Loader, abstract_size, assert_close, in_bfloat16, pair_of, relative_error  # noqa: E402
+from torch_twins import TOLERANCE, Loader, abstract_size, assert_close, in_bfloat16, make_pair, relative_error  # noqa: E402
 
 from empatheia_jax.encoders.hubert import Hubert, HubertConfig  # noqa: E402
 
-HARMLESS = {"masked_spec_embed"}  # of SpecAugment, in training only
+HARMLESS = {"masked_spec_embed"}  # used by SpecAugment in training only
 GAIN = "encoder.pos_conv_embed.conv.parametrizations.weight.original0"
 BASE = {"feat_extract_norm": "group", "pre_norm": False, "conv_bias": False}
 LARGE = {"feat_extract_norm": "layer", "pre_norm": True, "conv_bias": True}
@@ -101,9 +101,12 @@ def load(model: Hubert, state_dict: dict) -> None:
     loader.finish()
 
 
+BUILDERS = {"random_config": random_config, "torch_twin": torch_twin, "model_class": Hubert, "load": load}
+
+
 @pytest.fixture(scope="module", params=list(CASES))
 def pair(request, seed):
-    return pair_of(request.param, CASES, seed, random_config, torch_twin, Hubert, load)
+    return make_pair(request.param, CASES, seed, **BUILDERS)
 
 
 def run_twin(twin, waveform):
@@ -123,41 +126,41 @@ def test_whole_batch(pair, seed, record_property):
     samples = int(rng.integers(3000, 5000))
     waveform = rng.normal(0.1, 1.0, (3, samples)).astype(np.float32)
     hidden, mask, states = run(model, waveform, [samples] * 3)
-    theirs = run_twin(twin, waveform)
-    assert mask.all() and mask.shape[1] == model.config.frames(samples)
-    their_states = [state.numpy() for state in theirs.hidden_states[: model.config.layers]]
-    assert_close(hidden, theirs.last_hidden_state.numpy(), states, their_states, record_property)
+    outputs = run_twin(twin, waveform)
+    assert mask.all() and mask.shape[1] == model.config.frame_count(samples)
+    expected_states = [state.numpy() for state in outputs.hidden_states[: model.config.layers]]
+    assert_close(hidden, outputs.last_hidden_state.numpy(), states, expected_states, record=record_property)
 
 
 def test_a_failure_names_the_first_layer_that_differs(seed):
-    model, twin = pair_of("base", CASES, seed, random_config, torch_twin, Hubert, load)
+    model, twin = make_pair("base", CASES, seed, **BUILDERS)
     kernel = model.layers.up_proj.kernel
     kernel[...] = kernel[...].at[0].multiply(1.05)
     waveform = np.random.default_rng(seed).normal(0.1, 1.0, (1, 3000)).astype(np.float32)
     hidden, _, states = run(model, waveform, [3000])
-    theirs = run_twin(twin, waveform)
-    their_states = [state.numpy() for state in theirs.hidden_states[: model.config.layers]]
+    outputs = run_twin(twin, waveform)
+    expected_states = [state.numpy() for state in outputs.hidden_states[: model.config.layers]]
     with pytest.raises(AssertionError, match="first in layer 0"):
-        assert_close(hidden, theirs.last_hidden_state.numpy(), states, their_states, lambda *_: None)
+        assert_close(hidden, outputs.last_hidden_state.numpy(), states, expected_states, record=lambda *_: None)
 
 
 def test_padded_batch_equals_each_alone(pair, seed, record_property):
-    """Every row is torch's answer to that utterance alone, whatever lies in the padding."""
+    """Every utterance in a batch gives torch's output for it alone, whatever the padding contains."""
     model, twin = pair
     rng = np.random.default_rng(seed + 1)
     lengths = [3000, *(int(length) for length in rng.integers(900, 2900, 2))]
-    waveform = np.full((3, 3000), np.nan, np.float32)  # the worst padding there is
-    for row, length in enumerate(lengths):
-        waveform[row, :length] = rng.normal(0.1, 1.0 + row, length)
+    waveform = np.full((3, 3000), np.nan, np.float32)  # the worst possible padding
+    for index, length in enumerate(lengths):
+        waveform[index, :length] = rng.normal(0.1, 1.0 + index, length)
     hidden, mask, states = run(model, waveform, lengths)
-    for row, length in enumerate(lengths):
-        frames = model.config.frames(length)
-        assert mask[row].tolist() == [index < frames for index in range(mask.shape[1])]
-        theirs = run_twin(twin, waveform[row : row + 1, :length])
-        their_states = [state[0].numpy() for state in theirs.hidden_states[: model.config.layers]]
-        ours, expected = hidden[row, :frames], theirs.last_hidden_state[0].numpy()
-        assert_close(ours, expected, states[:, row, :frames], their_states, record_property)
-        assert not hidden[row, frames:].any()
+    for index, length in enumerate(lengths):
+        frames = model.config.frame_count(length)
+        assert mask[index].tolist() == [frame < frames for frame in range(mask.shape[1])]
+        outputs = run_twin(twin, waveform[index : index + 1, :length])
+        expected_states = [state[0].numpy() for state in outputs.hidden_states[: model.config.layers]]
+        actual, expected = hidden[index, :frames], outputs.last_hidden_state[0].numpy()
+        assert_close(actual, expected, states[:, index, :frames], expected_states, record=record_property)
+        assert not hidden[index, frames:].any()
 
 
 def test_too_short(seed):
@@ -177,14 +180,14 @@ def test_bfloat16(variant, seed):
     model = Hubert(tiny, rngs=nnx.Rngs(seed))
     half = in_bfloat16(model)
     waveform = np.random.default_rng(seed).normal(size=(1, 400)).astype(np.float32)
-    ours, theirs = run(half, waveform, [400])[0], run(model, waveform, [400])[0]
-    assert half.layers.q_proj.kernel.dtype == jnp.bfloat16 and ours.dtype == np.float32
-    assert TOLERANCE < relative_error(ours, theirs) < 0.15
+    actual, expected = run(half, waveform, [400])[0], run(model, waveform, [400])[0]
+    assert half.layers.q_proj.kernel.dtype == jnp.bfloat16 and actual.dtype == np.float32
+    assert TOLERANCE < relative_error(actual, expected) < 0.15
 
 
 @pytest.mark.parametrize("size", ["base", "large"])
 def test_published_sizes(size):
-    """As many numbers as transformers has, less SpecAugment's and the gains folded into the positional kernel."""
+    """The model has as many parameters as transformers', without SpecAugment's."""
     config = getattr(HubertConfig, size)()
     with torch.device("meta"):
         twin = torch_twin(config)

@@ -32,10 +32,10 @@ def torch_logits(twin, tokens) -> np.ndarray:
         return twin(torch.tensor(np.asarray(tokens), dtype=torch.long)).logits.numpy()
 
 
-def assert_close(ours, theirs):
-    ours, theirs = np.asarray(ours), np.asarray(theirs)
-    assert ours.shape == theirs.shape
-    error, scale = np.abs(ours - theirs).max(), np.abs(theirs).max()
+def assert_close(actual, expected):
+    actual, expected = np.asarray(actual), np.asarray(expected)
+    assert actual.shape == expected.shape
+    error, scale = np.abs(actual - expected).max(), np.abs(expected).max()
     assert error <= TOLERANCE * scale, f"error {error:.2e} at a scale of {scale:.2e}"
 
 
@@ -54,36 +54,36 @@ def test_logits(pair, seed):
 
 
 def test_ragged_cached_chunks(pair, seed):
-    """Prefill of different lengths, single tokens, then a ragged chunk: each row as if it had been alone."""
+    """Prefill of different lengths, single tokens, then a ragged chunk: each sequence gives the result it has alone."""
     llm, twin = pair
     rng = np.random.default_rng(seed)
     chunks = [[7, 1, 12, 4], [1, 1, 1, 1], [1, 1, 1, 1], [5, 9, 1, 3]]
     totals = np.sum(chunks, axis=0)
-    rows = [rng.integers(0, llm.config.vocab_size, total) for total in totals]
-    cache = empty_cache(llm.config, len(rows), int(totals.max()) + 3)
+    sequences = [rng.integers(0, llm.config.vocab_size, total) for total in totals]
+    cache = empty_cache(llm.config, len(sequences), int(totals.max()) + 3)
 
     @jax.jit
     def step(tokens, positions, cache):
         hidden, cache = llm(llm.embed(tokens), positions, cache=cache)
         return llm.logits(hidden), cache
 
-    start, ours = np.zeros(4, int), [[] for _ in rows]
+    start, logits_by_sequence = np.zeros(4, int), [[] for _ in sequences]
     for lengths in map(np.asarray, chunks):
-        tokens = np.full((4, lengths.max()), llm.config.vocab_size - 1)  # the padding is a real token on purpose
-        for row, (begin, length) in enumerate(zip(start, lengths, strict=True)):
-            tokens[row, :length] = rows[row][begin : begin + length]
+        tokens = np.full((4, lengths.max()), llm.config.vocab_size - 1)  # the padding is a valid token on purpose
+        for number, (begin, length) in enumerate(zip(start, lengths, strict=True)):
+            tokens[number, :length] = sequences[number][begin : begin + length]
         positions = chunk_positions(jnp.asarray(start), jnp.asarray(lengths), tokens.shape[1], cache.capacity)
         logits, cache = step(tokens, positions, cache)
         logits = np.asarray(logits)
-        for row, length in enumerate(lengths):
-            ours[row].append(logits[row, :length])
+        for number, length in enumerate(lengths):
+            logits_by_sequence[number].append(logits[number, :length])
         start = start + lengths
-    for row, tokens in enumerate(rows):
-        assert_close(np.concatenate(ours[row]), torch_logits(twin, tokens[None])[0])
+    for number, tokens in enumerate(sequences):
+        assert_close(np.concatenate(logits_by_sequence[number]), torch_logits(twin, tokens[None])[0])
 
 
 def test_greedy_generation(pair, seed):
-    """The compiled loop writes what transformers' own generate writes, for every row of a ragged batch."""
+    """The compiled loop generates the tokens that transformers' `generate` does, for every prompt of a ragged batch."""
     llm, twin = pair
     rng, eos, count = np.random.default_rng(seed), 1, 12
     lengths = np.array([9, 3, 6])
@@ -92,10 +92,10 @@ def test_greedy_generation(pair, seed):
         lambda prompts, lengths: generate(llm, llm.embed, llm.embed(prompts), lengths, max_new_tokens=count, eos_id=eos)
     )
     result = run(jnp.asarray(prompts), jnp.asarray(lengths))
-    for row, length in enumerate(lengths):
-        prompt = torch.tensor(prompts[row : row + 1, :length], dtype=torch.long)
-        theirs = twin.generate(
+    for number, length in enumerate(lengths):
+        prompt = torch.tensor(prompts[number : number + 1, :length], dtype=torch.long)
+        expected = twin.generate(
             prompt, attention_mask=torch.ones_like(prompt), max_new_tokens=count, do_sample=False, pad_token_id=eos
         )[0, length:].tolist()
-        theirs = theirs[: theirs.index(eos)] if eos in theirs else theirs
-        assert np.asarray(result.tokens)[row, : int(result.lengths[row])].tolist() == theirs
+        expected = expected[: expected.index(eos)] if eos in expected else expected
+        assert np.asarray(result.tokens)[number, : int(result.lengths[number])].tolist() == expected

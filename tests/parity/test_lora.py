@@ -1,4 +1,4 @@
-"""Our adapters against PEFT on the torch twin: forward, gradients, merged weights, initialisation."""
+"""LoRA adapters against PEFT on the torch twin: forward, gradients, merged weights, initialisation."""
 
 import math
 
@@ -21,7 +21,7 @@ TARGETS = {"attention": PROJECTIONS[:4], "all": PROJECTIONS, "two": ("v_proj", "
 
 @pytest.fixture(params=list(TARGETS))
 def adapted(request, twins, seed):
-    """(our Llama with PEFT's weights, the PEFT model): random A and B, dropout configured but off."""
+    """Return the Flax Llama with PEFT's weights and the PEFT model: random A and B, dropout configured but off."""
     rng = np.random.default_rng(seed)
     lora = LoraConfig(rank=int(rng.integers(2, 9)), alpha=float(rng.integers(4, 40)), targets=TARGETS[request.param])
     base, twin = twins(list(TARGETS).index(request.param))
@@ -55,20 +55,20 @@ def logits(llm, tokens, positions):
     return jax.jit(lambda llm: llm.logits(llm(llm.embed(tokens), positions)[0]))(llm)
 
 
-def assert_close(ours, theirs):
-    theirs = theirs.detach().numpy() if hasattr(theirs, "detach") else theirs
-    error, scale = np.abs(np.asarray(ours) - theirs).max(), np.abs(theirs).max()
+def assert_close(actual, expected):
+    expected = expected.detach().numpy() if hasattr(expected, "detach") else expected
+    error, scale = np.abs(np.asarray(actual) - expected).max(), np.abs(expected).max()
     assert error <= TOLERANCE * scale, f"error {error:.2e} at a scale of {scale:.2e}"
 
 
 def test_forward_and_merge(adapted, seed):
     llm, model = adapted
     tokens, positions = inputs(llm, seed)
-    theirs = model(torch.tensor(tokens)).logits
-    assert_close(logits(llm, tokens, positions), theirs)
+    expected = model(torch.tensor(tokens)).logits
+    assert_close(logits(llm, tokens, positions), expected)
     merged = merge(llm)
     assert not jax.tree.leaves(nnx.state(merged, nnx.LoRAParam))
-    assert_close(logits(merged, tokens, positions), theirs)
+    assert_close(logits(merged, tokens, positions), expected)
     twin = model.merge_and_unload()
     for name in llm.lora.targets:
         block = "self_attn" if name in PROJECTIONS[:4] else "mlp"
@@ -78,7 +78,7 @@ def test_forward_and_merge(adapted, seed):
 
 
 def test_gradients(adapted, seed):
-    """Of every A and B, against torch in float64."""
+    """The gradients of every A and B agree with torch's in float64."""
     llm, model = adapted
     tokens, positions = inputs(llm, seed)
     probe = np.random.default_rng(seed + 1).normal(size=(*tokens.shape, llm.config.vocab_size)).astype(np.float32)
@@ -93,21 +93,21 @@ def test_gradients(adapted, seed):
     assert len(exact) == 2 * llm.config.layers * len(llm.lora.targets)
     for path, gradient in exact.items():
         layer, name = int(path.split(".layers.")[1].split(".")[0]), path.split(".")[-4]
-        ours = gradients[name]["lora_a" if "lora_A" in path else "lora_b"][layer]
-        assert_close(ours.reshape(gradient.shape), gradient)
+        actual = gradients[name]["lora_a" if "lora_A" in path else "lora_b"][layer]
+        assert_close(actual.reshape(gradient.shape), gradient)
 
 
 def test_initialisation(twins, seed):
-    """A as PEFT draws it (same bound, both ends reached), B zero, so that the adapted model starts as the base."""
+    """A has PEFT's distribution (same bound, nearly reached) and B is zero, so the adapted model starts as the base."""
     base, twin = twins(0, width=64, heads=4, kv_heads=2, layers=4)
     lora = LoraConfig(rank=8, targets=PROJECTIONS)
     model = peft.get_peft_model(twin, peft.LoraConfig(r=8, target_modules=list(PROJECTIONS)))
-    theirs = {name: weight.detach().numpy() for name, weight in model.named_parameters() if "lora_A" in name}
+    peft_a = {name: weight.detach().numpy() for name, weight in model.named_parameters() if "lora_A" in name}
     llm = Llama(base.config, lora, rngs=nnx.Rngs(seed))
     for name in PROJECTIONS:
         projection = getattr(llm.layers, name)
         a = np.asarray(projection.lora_a[...])
-        reference = np.stack([value for path, value in theirs.items() if f".{name}." in path])
+        reference = np.stack([value for path, value in peft_a.items() if f".{name}." in path])
         bound = 1 / math.sqrt(reference.shape[-1])
         assert a.dtype == np.float32 and np.abs(a).max() <= bound and np.abs(reference).max() <= bound
         assert np.abs(a).max() > 0.97 * bound and abs(a.std() - reference.std()) < 0.1 * bound

@@ -1,4 +1,4 @@
-"""What the encoders' parity tests share: random torch weights, loading that accounts for every tensor, comparison."""
+"""Helpers of the encoders' parity tests: random torch weights, loading that accounts for every tensor, comparison."""
 
 import dataclasses
 
@@ -8,11 +8,14 @@ import numpy as np
 import torch
 from flax import nnx
 
-TOLERANCE = 1e-4  # of the compared array's scale
+TOLERANCE = 1e-4  # relative to the largest value of the expected array
 
 
 def randomise(twin, seed: int):
-    """Draw every weight of a torch model, norms and biases too (ones and zeros would hide a mistake), in eval mode."""
+    """Initialise all weights of a torch model at random and return it in eval mode.
+
+    Norms and biases too: ones and zeros would hide a mistake.
+    """
     torch.manual_seed(seed)
     with torch.no_grad():
         for name, weight in twin.named_parameters():
@@ -25,28 +28,39 @@ def randomise(twin, seed: int):
     return twin.eval()
 
 
-def pair_of(case: str, cases: dict[str, dict], seed: int, draw, twin, ours, load) -> tuple:
-    """(our model, torch's) of one of `cases`: `draw(rng, **case)` is the config, `twin(config)` torch's model,
-    `ours` the class of ours, `load(model, state_dict)` moves the weights.
+def make_pair(case: str, cases: dict[str, dict], seed: int, *, random_config, torch_twin, model_class, load) -> tuple:
+    """Build a Flax model and its torch twin with the same weights.
+
+    Args:
+      case: key of `cases`.
+      cases: fixed config fields by name.
+      seed: seed of shapes and weights.
+      random_config: (rng, **fixed) -> config.
+      torch_twin: config -> torch model.
+      model_class: class of the Flax model.
+      load: (model, state_dict) -> None, loads the weights.
+
+    Returns:
+      The Flax model and the torch twin.
     """
     salt = list(cases).index(case)
-    config = draw(np.random.default_rng([seed, salt]), **cases[case])
-    reference = randomise(twin(config), seed + salt)
-    model = nnx.eval_shape(lambda: ours(config, rngs=nnx.Rngs(0)))
+    config = random_config(np.random.default_rng([seed, salt]), **cases[case])
+    reference = randomise(torch_twin(config), seed + salt)
+    model = nnx.eval_shape(lambda: model_class(config, rngs=nnx.Rngs(0)))
     load(model, reference.state_dict())
     return model, reference
 
 
 def in_bfloat16(model):
-    """The same model with parameters and computation in bfloat16."""
+    """Return a copy of a model with parameters and computation in bfloat16."""
     config = dataclasses.replace(model.config, compute_dtype="bfloat16", param_dtype="bfloat16")
     half = nnx.eval_shape(lambda: type(model)(config, rngs=nnx.Rngs(0)))
-    nnx.update(half, jax.tree.map(lambda to, value: value.astype(to.dtype), nnx.state(half), nnx.state(model)))
+    nnx.update(half, jax.tree.map(lambda target, value: value.astype(target.dtype), nnx.state(half), nnx.state(model)))
     return half
 
 
 class Loader:
-    """Moves a torch state dict into an abstract model and keeps account of names on both sides.
+    """Loads a torch state dict into an abstract model and records the names used on both sides.
 
     `harmless` names need no counterpart.
     """
@@ -72,52 +86,57 @@ class Loader:
         self.put(norm.bias, self.take(f"{name}.bias"))
 
     def layers(self, prefix: str, names: dict[str, str]) -> None:
-        """Stacked layers; `names` gives the torch name below `prefix`.N. of each of our parts."""
+        """Load stacked layers; `names` maps each part to its name below `prefix`.N in torch."""
         layers = self.model.layers
-        for ours, theirs in names.items():
-            part = getattr(layers, ours)
-            paths = [f"{prefix}.{index}.{theirs}" for index in range(self.model.config.layers)]
+        for name, torch_name in names.items():
+            part = getattr(layers, name)
+            paths = [f"{prefix}.{index}.{torch_name}" for index in range(self.model.config.layers)]
             weight = np.stack([self.take(f"{path}.weight") for path in paths])
             bias = np.stack([self.take(f"{path}.bias") for path in paths])
-            if ours.endswith("norm"):
+            if name.endswith("norm"):
                 self.put(part.scale, weight)
             else:
                 self.put(part.kernel, weight.swapaxes(1, 2).reshape(part.kernel.shape))
             self.put(part.bias, bias.reshape(part.bias.shape))
 
     def finish(self) -> None:
-        """Every torch name is used or harmless; every parameter of ours is filled."""
+        """Check that every torch tensor is used or harmless, and that every parameter is filled."""
         assert self.used | self.harmless >= set(self.weights), f"left over: {set(self.weights) - self.used}"
         assert not self.used & self.harmless
         flat = nnx.to_flat_state(nnx.state(self.model, nnx.Param))
         unfilled = ["/".join(map(str, path)) for path, value in flat if not isinstance(value.get_value(), jax.Array)]
-        assert not unfilled, f"ours alone: {unfilled}"
+        assert not unfilled, f"not filled: {unfilled}"
         assert len(self.filled) == len(flat), "filled something that is no parameter of the model"
 
 
-def relative_error(ours, theirs) -> float:
-    """Largest difference, as a part of the largest value of `theirs`."""
-    ours, theirs = np.asarray(ours), np.asarray(theirs)
-    assert ours.shape == theirs.shape, f"{ours.shape} is not {theirs.shape}"
-    assert np.isfinite(theirs).all()
-    return float(np.abs(ours - theirs).max() / np.abs(theirs).max())
+def relative_error(actual, expected) -> float:
+    """Return the largest difference over the largest value of `expected`."""
+    actual, expected = np.asarray(actual), np.asarray(expected)
+    assert actual.shape == expected.shape, f"{actual.shape} is not {expected.shape}"
+    assert np.isfinite(expected).all()
+    return float(np.abs(actual - expected).max() / np.abs(expected).max())
 
 
-def assert_close(ours, theirs, states, their_states, record) -> None:
-    """`ours` within TOLERANCE of `theirs`; if not, names the first of the hidden states that is not.
+def assert_close(actual, expected, states, expected_states, *, record) -> None:
+    """Assert that `actual` is within TOLERANCE of `expected`; the failure names the first layer that is not.
 
-    `their_states` may be shorter: torch's last one can be before or after the final norm.
+    Args:
+      actual: the output.
+      expected: torch's output.
+      states: hidden states of all layers.
+      expected_states: torch's; possibly fewer, since its last can be before or after the final norm.
+      record: pytest's `record_property`.
     """
-    error = relative_error(ours, theirs)
+    error = relative_error(actual, expected)
     record("relative_error", f"{error:.1e}")
     if error <= TOLERANCE:
         return
-    names = ["embedding", *(f"layer {index}" for index in range(len(their_states) - 1))]
-    errors = [relative_error(a, b) for a, b in zip(states, their_states, strict=False)]
+    names = ["embedding", *(f"layer {index}" for index in range(len(expected_states) - 1))]
+    errors = [relative_error(a, b) for a, b in zip(states, expected_states, strict=False)]
     first = next((name for name, value in zip(names, errors, strict=True) if not value <= TOLERANCE), "the output")
     raise AssertionError(f"error {error:.2e} of the scale, first in {first}: {[f'{value:.1e}' for value in errors]}")
 
 
 def abstract_size(model) -> int:
-    """Numbers in the parameters of a possibly abstract model."""
+    """Return the number of parameters of a model, which may be abstract."""
     return sum(int(np.prod(value.shape)) for _, value in nnx.to_flat_state(nnx.state(model, nnx.Param)))

@@ -1,15 +1,15 @@
-"""A config as small as `small.small_config`, but with dimensions that meshes of eight divide."""
+"""A config as small as `small.small_config`, with dimensions that meshes of eight devices divide."""
 
 import dataclasses
 
-from small import small_config, sub
+from small import replace_fields, small_config
 
 from empatheia_jax.config import Config, MeshConfig
 
 
 def pod_config(mesh: MeshConfig, **llm) -> Config:
-    """Two layers of width 64, four heads; vicuna's dtypes where `llm` says so."""
+    """Return a config with an LLM of two layers, width 64 and four heads; `llm` overrides its fields."""
     sizes = {"width": 64, "heads": 4, "kv_heads": 4, "head_dim": 16, "mlp_width": 128}
-    config = sub(small_config(base="none"), "llm", **sizes | llm)
-    config = sub(sub(config, "data", rows=8), "latents", encoder_layers=1, decoder_layers=1)
+    config = replace_fields(small_config(base="none"), "llm", **sizes | llm)
+    config = replace_fields(replace_fields(config, "data", rows=8), "latents", encoder_layers=1, decoder_layers=1)
     return dataclasses.replace(config, mesh=mesh)

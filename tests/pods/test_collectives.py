@@ -1,4 +1,4 @@
-"""Collectives counted in compiled programs: a loop counts as its body unrolled, an asynchronous pair counts once."""
+"""Counting collectives in compiled programs: a loop counts like its unrolled body, an asynchronous pair once."""
 
 import json
 import os
@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from empatheia_jax.pods.collectives import HloError, find_collectives
+from empatheia_jax.pods.collectives import Collective, HloError, find_collectives
 
 ROOT = Path(__file__).resolve().parents[2]
 MESH = {"data": 2, "fsdp": 2, "tensor": 2}
@@ -20,75 +20,75 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec as P
 from empatheia_jax.pods.collectives import find_collectives
 
 mesh = jax.make_mesh((2, 2, 2), ("data", "fsdp", "tensor"), axis_types=(AxisType.Auto,) * 3)
-LAYERS, TURNS = 5, 3
+LAYERS, MICRO_BATCHES = 5, 3
 place = lambda *axes: NamedSharding(mesh, P(*axes))
 weights = jax.ShapeDtypeStruct((LAYERS, 64, 128), "float32", sharding=place(None, "fsdp", "tensor"))
-rows = jax.ShapeDtypeStruct((TURNS, 16, 64), "float32", sharding=place(None, ("data", "fsdp")))
+rows = jax.ShapeDtypeStruct((MICRO_BATCHES, 16, 64), "float32", sharding=place(None, ("data", "fsdp")))
 
 def layer(x, w):
     wide = jnp.tanh(jax.lax.with_sharding_constraint(x @ w, place(("data", "fsdp"), "tensor")))
     return jax.lax.with_sharding_constraint(jnp.tanh(wide @ w.T), place(("data", "fsdp")))
 
 def scanned(w, x):
-    def micro(total, one):
-        return total + jax.lax.scan(lambda x, w: (layer(x, w), None), one, w)[0], None
-    return jax.lax.scan(micro, jnp.zeros(x.shape[1:]), x)[0]
+    def add_rows(total, rows):
+        return total + jax.lax.scan(lambda x, w: (layer(x, w), None), rows, w)[0], None
+    return jax.lax.scan(add_rows, jnp.zeros(x.shape[1:]), x)[0]
 
 def unrolled(w, x):
     total = jnp.zeros(x.shape[1:])
-    for one in x:
+    for rows in x:
         for number in range(LAYERS):
-            # Each turn gathers anew, as a loop does: XLA would see that the weights are the same.
-            w, one = jax.lax.optimization_barrier((w, one))
-            one = layer(one, w[number])
-        total = total + one
+            # The barrier hides from XLA that the weights are the same: it must gather them again, as in a loop.
+            w, rows = jax.lax.optimization_barrier((w, rows))
+            rows = layer(rows, w[number])
+        total = total + rows
     return total
 
-def explicit(w, x):  # by hand: what is said is written down
+def explicit(w, x):  # its collectives are written out
     def body(x, _):
-        whole = jax.lax.all_gather(x, "fsdp", tiled=True)
-        return jax.lax.psum_scatter(jnp.tanh(jax.lax.psum(whole, "tensor")), "fsdp", tiled=True), None
+        gathered = jax.lax.all_gather(x, "fsdp", tiled=True)
+        return jax.lax.psum_scatter(jnp.tanh(jax.lax.psum(gathered, "tensor")), "fsdp", tiled=True), None
     return jax.lax.scan(body, x, length=7)[0] + jax.lax.ppermute(x, "data", [(0, 1), (1, 0)])
 
-found = {}
+results = {}
 for name, function in (("scanned", scanned), ("unrolled", unrolled)):
     hlo = jax.jit(function, out_shardings=place(("data", "fsdp"))).lower(weights, rows).compile().as_text()
     sums = {}
-    for one in find_collectives(hlo, dict(mesh.shape)):
-        key = f"{one.kind} {one.axes}"
-        sums[key] = sums.get(key, 0) + one.moved
-    found[name] = sums
+    for collective in find_collectives(hlo, dict(mesh.shape)):
+        key = f"{collective.kind} {collective.axes}"
+        sums[key] = sums.get(key, 0) + collective.bytes_sent
+    results[name] = sums
 mapped = jax.shard_map(explicit, mesh=mesh, in_specs=(P(), P("fsdp")), out_specs=P("fsdp"), check_vma=False)
 x = jax.ShapeDtypeStruct((8, 32), "float32", sharding=place("fsdp"))
 hlo = jax.jit(mapped).lower(jnp.zeros(()), x).compile().as_text()
-found["explicit"] = [[c.kind, c.axes, c.group, c.count, c.payload] for c in find_collectives(hlo, dict(mesh.shape))]
-print(json.dumps(found))
+results["explicit"] = [[c.kind, c.axes, c.group, c.count, c.payload] for c in find_collectives(hlo, dict(mesh.shape))]
+print(json.dumps(results))
 """
 
 
 @pytest.fixture(scope="module")
-def found():
+def results():
     env = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=8", "PYTHONPATH": str(ROOT)}
     done = subprocess.run([sys.executable, "-c", PROGRAM], env=env, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-3000:]
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def test_nested_loops_say_what_their_unrolled_bodies_say(found):
-    assert found["scanned"] == pytest.approx(found["unrolled"])
-    # 3 turns x 5 layers: a layer's weights [64, 128 / 2] over fsdp, on the way in and out, and rows' sums [16 / 4, 64]
-    # over tensor.
-    assert found["scanned"]["all-gather ('fsdp',)"] == 15 * 2 * 64 * 64 * 4 / 2
-    assert found["scanned"]["all-reduce ('tensor',)"] == 15 * 4 * 64 * 4
+def test_nested_loops_send_what_their_unrolled_bodies_send(results):
+    assert results["scanned"] == pytest.approx(results["unrolled"])
+    # 3 micro-batches x 5 layers: a layer's weights [64, 128 / 2] over fsdp for both products, and rows' sums
+    # [16 / 4, 64] over tensor.
+    assert results["scanned"]["all-gather ('fsdp',)"] == 15 * 2 * 64 * 64 * 4 / 2
+    assert results["scanned"]["all-reduce ('tensor',)"] == 15 * 4 * 64 * 4
 
 
-def test_a_program_says_what_it_was_written_to_say(found):
-    said = {kind: (axes, group, count, payload) for kind, axes, group, count, payload in found["explicit"]}
-    whole = 8 * 32 * 4
-    assert said["all-gather"] == (["fsdp"], 2, 7, whole)
-    assert said["all-reduce"] == (["tensor"], 2, 7, whole)
-    assert said["reduce-scatter"] == (["fsdp"], 2, 7, whole)
-    assert said["collective-permute"] == (["data"], 2, 1, whole // 2)
+def test_a_programs_written_collectives_are_found(results):
+    facts = {kind: (axes, group, count, payload) for kind, axes, group, count, payload in results["explicit"]}
+    size = 8 * 32 * 4
+    assert facts["all-gather"] == (["fsdp"], 2, 7, size)
+    assert facts["all-reduce"] == (["tensor"], 2, 7, size)
+    assert facts["reduce-scatter"] == (["fsdp"], 2, 7, size)
+    assert facts["collective-permute"] == (["data"], 2, 1, size // 2)
 
 
 HLO = """HloModule jit_step, is_scheduled=true
@@ -142,34 +142,38 @@ GROUPS = (
 )
 
 
+def find_by_kind(hlo: str) -> dict[str, Collective]:
+    return {collective.kind: collective for collective in find_collectives(hlo, MESH)}
+
+
 @pytest.mark.parametrize("groups", GROUPS[:3])
 def test_pairs_count_once_and_loops_as_often_as_their_counter_goes_to_its_limit(groups):
-    """From 1 by 2 up to 12, as libtpu writes a loop that it has unrolled: 6 turns."""
-    found = {one.kind: one for one in find_collectives(HLO.replace("GROUPS", groups), MESH)}
-    found_kinds = ("all-gather", "reduce-scatter", "all-reduce", "collective-permute")
-    assert set(found) == set(found_kinds)
-    gather, scatter, reduce, permute = (found[kind] for kind in found_kinds)
-    assert (gather.axes, gather.count, gather.payload, gather.moved) == (("fsdp",), 6, 128, 6 * 64)
+    """From 1 by 2 up to 12, as libtpu writes a loop that it has unrolled: 6 iterations."""
+    by_kind = find_by_kind(HLO.replace("GROUPS", groups))
+    kinds = ("all-gather", "reduce-scatter", "all-reduce", "collective-permute")
+    assert set(by_kind) == set(kinds)
+    gather, scatter, reduce, permute = (by_kind[kind] for kind in kinds)
+    assert (gather.axes, gather.count, gather.payload, gather.bytes_sent) == (("fsdp",), 6, 128, 6 * 64)
     assert (scatter.axes, scatter.count, scatter.payload) == (("fsdp",), 6, 2 * 8 * 8 * 4)
     assert (reduce.axes, reduce.group, reduce.count, reduce.payload) == (("data", "fsdp"), 4, 1, 24)
-    assert reduce.moved == 2 * 24 * 3 / 4
+    assert reduce.bytes_sent == 2 * 24 * 3 / 4
     assert (permute.axes, permute.count, permute.payload) == (("tensor",), 1, 64)
 
 
 def test_elements_of_a_tuple_may_be_named_where_they_are_used():
-    """As newer versions of libtpu write them, instead of a `get-tuple-element` each."""
+    """Newer versions of libtpu write them so, instead of a `get-tuple-element` each."""
     text = HLO.replace("GROUPS", GROUPS[0]).replace("add(%by, %i)", "add(%t#0, %by)").replace("(%i.2,", "(%t.1#0,")
     assert "%t#0" in text and "%t.1#0" in text
-    gather = {one.kind: one for one in find_collectives(text, MESH)}["all-gather"]
+    gather = find_by_kind(text)["all-gather"]
     assert gather.count == 6
 
 
 def test_parts_of_an_axis_and_other_orders_of_devices():
-    part = {one.kind: one for one in find_collectives(HLO.replace("GROUPS", GROUPS[3]), MESH)}["all-reduce"]
+    part = find_by_kind(HLO.replace("GROUPS", GROUPS[3]))["all-reduce"]
     assert (part.axes, part.group) == (("data", "fsdp"), 4)  # of 8 = 4 x 2, the first 4
-    other = {one.kind: one for one in find_collectives(HLO.replace("GROUPS", GROUPS[4]), MESH)}["all-reduce"]
-    # Devices 0 2 4 6 1 3 5 7 as 2 x 2 x 2: the first four speak with each other.
-    assert (other.axes, other.group) == (("data", "fsdp"), 4)
+    reordered = find_by_kind(HLO.replace("GROUPS", GROUPS[4]))["all-reduce"]
+    # Devices 0 2 4 6 1 3 5 7 as 2 x 2 x 2: the first four are a group.
+    assert (reordered.axes, reordered.group) == (("data", "fsdp"), 4)
 
 
 TRAVELLING = """HloModule jit_step, is_scheduled=true
@@ -216,9 +220,9 @@ ENTRY %main (a: s32[]) -> s32[] {
 
 
 def test_an_operand_that_travels_is_not_passed_on_in_the_last_turn():
-    """As libtpu writes an all-gather that is multiplied by piece by piece: 5 layers x (4 turns - 1)."""
-    (found,) = find_collectives(TRAVELLING, MESH)
-    assert (found.kind, found.axes, found.count, found.payload) == ("collective-permute", ("fsdp",), 15, 128)
+    """libtpu writes a product with a gathered operand so, piece by piece: 5 layers x (4 iterations - 1)."""
+    (permute,) = find_collectives(TRAVELLING, MESH)
+    assert (permute.kind, permute.axes, permute.count, permute.payload) == ("collective-permute", ("fsdp",), 15, 128)
 
 
 BEHIND_PRODUCTS = """HloModule jit_step, is_scheduled=true
@@ -253,9 +257,9 @@ ENTRY %main (a: bf16[4,8]) -> bf16[8,8] {
 
 
 def test_a_collective_that_runs_beside_products_counts_once():
-    """As libtpu writes it for a v5e: begun, carried along by a product, waited for."""
-    (found,) = find_collectives(BEHIND_PRODUCTS, MESH)
-    assert (found.kind, found.axes, found.count, found.payload) == ("all-gather", ("fsdp",), 1, 128)
+    """libtpu writes it so for a v5e: started, carried along by a product, waited for."""
+    (gather,) = find_collectives(BEHIND_PRODUCTS, MESH)
+    assert (gather.kind, gather.axes, gather.count, gather.payload) == ("all-gather", ("fsdp",), 1, 128)
 
 
 def test_what_is_not_understood_is_an_error():
@@ -269,7 +273,7 @@ def test_what_is_not_understood_is_an_error():
         ("add(%by, %i)", "multiply(%by, %i)"),
     ):
         assert known in HLO
-        with pytest.raises(HloError, match="while.1: its number of turns"):
+        with pytest.raises(HloError, match="while.1: its number of iterations"):
             find_collectives(HLO.replace("GROUPS", "{}").replace(known, unknown), MESH)
     with pytest.raises(HloError, match="the text has 5 collectives, 4 of them were read"):
         find_collectives(HLO.replace("GROUPS", "{}").replace('"b":"several lines"', "}"), MESH)

@@ -1,4 +1,4 @@
-"""Extraction of a small released-layout corpus: what is stored, what is refused, and what a kill leaves behind."""
+"""Extraction of a small corpus in the released layout: what is stored, what is refused, and what survives a kill."""
 
 import dataclasses
 import json
@@ -51,17 +51,17 @@ def reference(corpus, tmp_path_factory) -> tuple[Path, dict]:
 
 
 def assert_same(directory: Path, reference: Path) -> None:
-    """Two finished stores say the same and have the same files, without leftovers.
+    """Assert that two finished stores hold the same arrays and have the same files, without leftovers.
 
-    Not to the bit: the face measurement's matrix products round otherwise with another number of threads.
+    Arrays are compared with a tolerance: the matrix products of the face measurement depend on the number of threads.
     """
     assert {path.name for path in directory.iterdir()} == {path.name for path in reference.iterdir()}
-    ours, theirs = FeatureStore(directory), FeatureStore(reference)
-    assert ours.keys == theirs.keys and ours.manifest == theirs.manifest
-    for key in ours.keys:
-        assert ours[key].keys() == theirs[key].keys()
-        for name, array in ours[key].items():
-            np.testing.assert_allclose(array, theirs[key][name], rtol=5e-3, atol=5e-3)
+    store, expected = FeatureStore(directory), FeatureStore(reference)
+    assert store.keys == expected.keys and store.manifest == expected.manifest
+    for key in store.keys:
+        assert store[key].keys() == expected[key].keys()
+        for name, array in store[key].items():
+            np.testing.assert_allclose(array, expected[key][name], rtol=5e-3, atol=5e-3)
 
 
 def test_everything_is_there(reference, corpus):
@@ -88,8 +88,8 @@ def test_everything_is_there(reference, corpus):
         ("audio", read_audio(example.history[0].audio, 16000)),
         ("video", read_video(example.history[0].video, count=8)),
     ):
-        wanted = encoders[modality].encode(encoders[modality].preprocess(media))
-        np.testing.assert_allclose(arrays[modality], wanted, rtol=2e-3, atol=2e-3)
+        features = encoders[modality].encode(encoders[modality].preprocess(media))
+        np.testing.assert_allclose(arrays[modality], features, rtol=2e-3, atol=2e-3)
 
 
 def test_golds_are_what_the_generators_say(reference, corpus):
@@ -103,14 +103,14 @@ def test_golds_are_what_the_generators_say(reference, corpus):
     phonemes = speech.phonemes(example.response.text)
     np.testing.assert_array_equal(arrays["phonemes"], phonemes)
     np.testing.assert_array_equal(arrays["phoneme_frames"], speech.align(audio, speech.sample_rate, phonemes))
-    close = {"rtol": 2e-3, "atol": 2e-3}
-    np.testing.assert_allclose(arrays["content_speech"], speech.content(phonemes), **close)
-    np.testing.assert_allclose(arrays["style_speech"], speech.style(audio, speech.sample_rate, phonemes), **close)
+    tolerance = {"rtol": 2e-3, "atol": 2e-3}
+    np.testing.assert_allclose(arrays["content_speech"], speech.content(phonemes), **tolerance)
+    np.testing.assert_allclose(arrays["style_speech"], speech.style(audio, speech.sample_rate, phonemes), **tolerance)
     assert arrays["content_speech"].shape == (len(phonemes), speech.content_dim)
     frames = video_frame_count(arrays["phoneme_frames"])
     assert arrays["content_video"].shape == (frames, face.content_dim)
     assert arrays["style_video"].shape == (face.style_dim,)
-    assert store.sizes(key) == (len(phonemes), frames)
+    assert store.gold_sizes(key) == (len(phonemes), frames)
 
 
 def test_a_complete_store_is_left_alone(reference, corpus):
@@ -136,7 +136,7 @@ def test_progress_says_rate_and_time_to_go(corpus, tmp_path, capsys):
     assert "20/20 utterances" in last and "/s" in last and "0 s to go" in last and "rejected" not in last
 
 
-KILLED = """
+SCRIPT = """
 import sys
 from empatheia_jax.config import Config
 from empatheia_jax.preparation import extract as module
@@ -147,10 +147,10 @@ if __name__ == "__main__":
 
 
 def test_killed_at_a_random_moment_and_resumed(reference, corpus, tmp_path, seed):
-    """SIGKILL of the main process, once at any moment and once among shards; then the work is finished, not redone."""
+    """SIGKILL of the main process, at any moment and then after a shard; the next run finishes and repeats no shard."""
     output, script = tmp_path / "features", tmp_path / "run.py"
-    script.write_text(KILLED)
-    choose = random.Random(seed)
+    script.write_text(SCRIPT)
+    rng = random.Random(seed)
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     for after_a_shard in (False, True):
         run = subprocess.Popen([sys.executable, str(script), str(corpus), str(output)], env=environment)
@@ -158,9 +158,9 @@ def test_killed_at_a_random_moment_and_resumed(reference, corpus, tmp_path, seed
             finished = len(list(output.glob("shard-*.array_record")))
             while run.poll() is None and len(list(output.glob("shard-*.array_record"))) <= finished:
                 time.sleep(0.005)
-            time.sleep(choose.uniform(0.0, 0.2))
+            time.sleep(rng.uniform(0.0, 0.2))
         else:
-            time.sleep(choose.uniform(0.0, 3.0))
+            time.sleep(rng.uniform(0.0, 3.0))
         children = _children(run.pid)
         run.send_signal(signal.SIGKILL)
         run.wait()
@@ -222,7 +222,7 @@ def test_bad_media_are_counted_and_listed(damaged, tmp_path):
     assert all(r["error"] for r in rejected)
     store = FeatureStore(output)
     by_name = {key.split("/", 1)[1]: store[key] for key in store.keys}
-    assert "audio" not in by_name["00000/1"] and "style_video" in by_name["00000/1"]  # what could be had is kept
+    assert "audio" not in by_name["00000/1"] and "style_video" in by_name["00000/1"]  # the other arrays are kept
     assert set(by_name["00000/2"]) == {"audio"} and "00001/0" not in by_name
 
 
@@ -251,11 +251,11 @@ def test_nothing_to_extract(corpus, tmp_path):
 
 @pytest.mark.slow
 def test_encoders_on_the_device_see_what_workers_prepared(corpus, reference, tmp_path, compiled_quickly):
-    """HuBERT and CLIP run here, whoever decoded; the golds are the same as with other encoders."""
-    kind = EncoderConfig(
+    """HuBERT and CLIP run in the main process with any number of workers; the golds are those of other encoders."""
+    encoder_config = EncoderConfig(
         kind="hubert_clip", hubert="small", hubert_weights="random", clip="small", clip_weights="random"
     )
-    config = dataclasses.replace(CONFIG, encoders=kind)
+    config = dataclasses.replace(CONFIG, encoders=encoder_config)
     alone, shared = tmp_path / "alone", tmp_path / "shared"
     counts = extract(config, corpus, alone, workers=1, progress=False)
     assert {name: counts[name] for name in ("utterances", "audio", "video", "gold")} == {
@@ -267,7 +267,7 @@ def test_encoders_on_the_device_see_what_workers_prepared(corpus, reference, tmp
     assert extract(config, corpus, shared, workers=2, progress=False) == counts
     assert_same(shared, alone)
     store, classical = FeatureStore(alone), FeatureStore(reference[0])
-    encoders = build_encoders(kind)
+    encoders = build_encoders(encoder_config)
     example = read_examples(corpus, "train")[0][0]
     key = example.utterance_key(example.response)
     audio = encoders["audio"].preprocess(read_audio(example.response.audio, 16000))
@@ -279,38 +279,38 @@ def test_encoders_on_the_device_see_what_workers_prepared(corpus, reference, tmp
 
 
 class Stopped(Exception):
-    """What ends an extraction in the middle of a shard."""
+    """Raised to end an extraction in the middle of a shard."""
 
 
-def stopping_after(monkeypatch, items: int) -> list[str]:
-    """Lets an extractor do so many utterances and no more; the keys of all that it was asked for."""
-    asked: list[str] = []
+def stop_after(monkeypatch, items: int) -> list[str]:
+    """Make extractors raise `Stopped` after a number of utterances; return the list their keys are added to."""
+    extracted: list[str] = []
     original = module.Extractor.__call__
 
     def counted(self, job):
-        if len(asked) == items:
+        if len(extracted) == items:
             raise Stopped
-        asked.append(job.key)
+        extracted.append(job.key)
         return original(self, job)
 
     monkeypatch.setattr(module.Extractor, "__call__", counted)
-    return asked
+    return extracted
 
 
-def test_nothing_that_was_done_is_done_again(reference, corpus, tmp_path, monkeypatch, seed):
+def test_nothing_that_was_done_is_done_again(reference, corpus, tmp_path, *, monkeypatch, seed):
     """Stopped twice within shards of three: every utterance is extracted once, and the store is the same to the bit."""
-    asked: list[str] = []
+    extracted: list[str] = []
     for items in random.Random(seed).sample([4, 5, 7, 8], 2):
         with monkeypatch.context() as patch:
-            part = stopping_after(patch, items)
+            part = stop_after(patch, items)
             with pytest.raises(Stopped):
                 extract(CONFIG, corpus, tmp_path / "features", workers=1, progress=False)
-        asked += part
+        extracted += part
     with monkeypatch.context() as patch:
-        rest = stopping_after(patch, -1)
+        rest = stop_after(patch, -1)
         extract(CONFIG, corpus, tmp_path / "features", workers=1, progress=False)
-    asked += rest
-    assert len(asked) == len(set(asked)) == 20
+    extracted += rest
+    assert len(extracted) == len(set(extracted)) == 20
     assert_same(tmp_path / "features", reference[0])
     for path in reference[0].glob("*.array_record"):
         assert (tmp_path / "features" / path.name).read_bytes() == path.read_bytes()
@@ -318,21 +318,21 @@ def test_nothing_that_was_done_is_done_again(reference, corpus, tmp_path, monkey
 
 @pytest.mark.slow
 def test_chunks_for_the_device_are_the_same_after_a_stop(corpus, tmp_path, monkeypatch, compiled_quickly):
-    """What networks are given together does not depend on where a run was stopped, nor does what they say."""
+    """The batches of networks, and so their outputs, do not depend on where a run was stopped."""
     monkeypatch.setattr(module, "CHUNK", 4)
     monkeypatch.setattr(module, "SHARD_UTTERANCES", 12)
-    kind = EncoderConfig(
+    encoder_config = EncoderConfig(
         kind="hubert_clip", hubert="small", hubert_weights="random", clip="small", clip_weights="random"
     )
-    config = dataclasses.replace(CONFIG, encoders=kind)
+    config = dataclasses.replace(CONFIG, encoders=encoder_config)
     extract(config, corpus, tmp_path / "whole", workers=1, progress=False)
     with monkeypatch.context() as patch:
-        asked = stopping_after(patch, 10)
+        extracted = stop_after(patch, 10)
         with pytest.raises(Stopped):
             extract(config, corpus, tmp_path / "stopped", workers=1, progress=False)
-    assert FeatureWriter.at(tmp_path / "stopped").journalled(0) == 2
-    again = stopping_after(monkeypatch, -1)
+    assert FeatureWriter.open_existing(tmp_path / "stopped").count_journal_entries(0) == 2
+    resumed = stop_after(monkeypatch, -1)
     extract(config, corpus, tmp_path / "stopped", workers=1, progress=False)
-    assert not set(asked[:8]) & set(again)
+    assert not set(extracted[:8]) & set(resumed)
     for path in (tmp_path / "whole").glob("*.array_record"):
         assert (tmp_path / "stopped" / path.name).read_bytes() == path.read_bytes()

@@ -1,4 +1,4 @@
-"""`write_sample`: the released layout on disk, readable media, and a folder that can be come back to."""
+"""`write_sample`: the released layout on disk, readable media, and what a second call keeps."""
 
 import json
 import re
@@ -58,8 +58,8 @@ def test_names_and_released_test_file_tell_no_emotion(written):
     for path in output.rglob("*"):
         if path.suffix in (".wav", ".mp4"):
             assert not any(emotion in path.name for emotion in AVATAR_EMOTIONS)
-            told = " ".join(read_metadata(path).values()).lower()
-            assert not any(emotion in told for emotion in AVATAR_EMOTIONS) and "synthetic" in told
+            tags = " ".join(read_metadata(path).values()).lower()
+            assert not any(emotion in tags for emotion in AVATAR_EMOTIONS) and "synthetic" in tags
     released = json.loads((output / "test" / "test.json").read_text())
     assert all(set(dialogue) == {"conversation_id", "turns"} for dialogue in released)
     assert all(set(turn) == {"turn_id", "context", "dialogue_history"} for d in released for turn in d["turns"])
@@ -90,19 +90,19 @@ def test_media(written):
         assert abs(len(frames) / 25 - seconds) <= 0.08
         moving = np.abs(np.diff(frames.astype(np.int16), axis=0)).mean((1, 2, 3))
         assert (moving > 0).mean() > 0.5  # lips, eyes and head move
-        heard = read_audio(output / "test" / "test_video" / f"{path.stem}.mp4", 24000)
-        assert abs(len(heard) / 24000 - seconds) <= 0.08
+        soundtrack = read_audio(output / "test" / "test_video" / f"{path.stem}.mp4", 24000)
+        assert abs(len(soundtrack) / 24000 - seconds) <= 0.08
 
 
 def test_kept_and_repaired(written):
     output, _ = written
-    victim = next((output / "audio_v5_0").iterdir())
-    before = victim.read_bytes()
+    removed = next((output / "audio_v5_0").iterdir())
+    before = removed.read_bytes()
     stamp = (output / "test" / "test_audio").stat().st_mtime_ns
-    victim.unlink()
+    removed.unlink()
     counts = sample.write_sample(output, seed=1, dialogues=SMALL, workers=1, progress=False)
     assert counts["performed"] == 1
-    assert victim.read_bytes() == before  # performed again, bit for bit, in another process
+    assert removed.read_bytes() == before  # rendered again in another process, equal bit for bit
     assert (output / "test" / "test_audio").stat().st_mtime_ns == stamp
 
 
@@ -114,45 +114,45 @@ def test_performance_follows_the_plan(written):
         assert labels["dialogues"][split] == {
             d.conversation_id: {"half": d.script.half, "emotion": d.script.emotion} for d in dialogues
         }
-        for item, (_, who, text) in zip(
-            sample._performances(output, split, corpus),
+        for job, (_, person, text) in zip(
+            sample._render_jobs(output, split, corpus),
             [utterance for dialogue in dialogues for utterance in dialogue.utterances],
             strict=True,
         ):
-            assert (item.avatar, item.text) == (who.id, text)
-            conversation = re.match(r"dia(\d+)", item.audio.name)[1]
-            assert item.emotion == labels["dialogues"][split][conversation]["emotion"]  # speaker and listener
+            assert (job.avatar, job.text) == (person.id, text)
+            conversation = re.match(r"dia(\d+)", job.audio.name)[1]
+            assert job.emotion == labels["dialogues"][split][conversation]["emotion"]  # speaker and listener
 
 
 def test_another_corpus_replaces_ours_and_only_ours(tmp_path, monkeypatch):
     output = tmp_path / "corpus"
-    monkeypatch.setattr(sample, "_perform_all", lambda todo, workers, progress: _touch(todo))
+    monkeypatch.setattr(sample, "_render_all", lambda todo, workers, progress: _touch(todo))
     first = sample.write_sample(output, seed=1, dialogues=SMALL, progress=False)
-    (output / "notes.txt").write_text("mine")
+    (output / "notes.txt").write_text("kept")
     second = sample.write_sample(output, seed=2, dialogues=SMALL, progress=False)
     assert first["kept"] == second["kept"] == 0
     assert len(list((output / "audio_v5_0").iterdir())) == second["train"]["utterances"]
-    assert (output / "notes.txt").read_text() == "mine"
+    assert (output / "notes.txt").read_text() == "kept"
 
-    stranger = tmp_path / "stranger"
-    stranger.mkdir()
-    (stranger / "train.json").write_text("[]")
+    foreign = tmp_path / "foreign"
+    foreign.mkdir()
+    (foreign / "train.json").write_text("[]")
     with pytest.raises(SampleError, match="not empty"):
-        sample.write_sample(stranger, dialogues=SMALL, progress=False)
-    (stranger / sample.LABELS).write_text("{}")
+        sample.write_sample(foreign, dialogues=SMALL, progress=False)
+    (foreign / sample.LABELS).write_text("{}")
     with pytest.raises(SampleError, match="was not written by"):
-        sample.write_sample(stranger, dialogues=SMALL, progress=False)
-    assert (stranger / "train.json").read_text() == "[]"
+        sample.write_sample(foreign, dialogues=SMALL, progress=False)
+    assert (foreign / "train.json").read_text() == "[]"
     with pytest.raises(SampleError, match="is a file"):
-        sample.write_sample(stranger / "train.json", dialogues=SMALL, progress=False)
+        sample.write_sample(foreign / "train.json", dialogues=SMALL, progress=False)
     with pytest.raises(SampleError, match="at least one worker"):
         sample.write_sample(tmp_path / "none", workers=0, progress=False)
     assert not (tmp_path / "none").exists()
 
 
 def _touch(todo):
-    for item in todo:
-        for path in (item.audio, item.video):
+    for job in todo:
+        for path in (job.audio, job.video):
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(b"x")
     return 0.0

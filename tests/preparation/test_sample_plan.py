@@ -1,4 +1,4 @@
-"""The words and casts of the sample corpus: learnable where they should be, mute where they should be."""
+"""The words and avatars of the sample corpus: emotional words tell the emotion, neutral words and profiles do not."""
 
 import collections
 import json
@@ -11,7 +11,7 @@ from empatheia_jax.data.avamerg import validation_ids
 from empatheia_jax.data.emotions import AVATAR_EMOTIONS, FINE_EMOTIONS, avatar_emotion
 from empatheia_jax.preparation.sample_events import TOPICS
 from empatheia_jax.preparation.sample_plan import CANONICAL, SampleError, plan_corpus
-from empatheia_jax.preparation.sample_text import words_of
+from empatheia_jax.preparation.sample_text import split_words
 
 SEEDS = (0, 1, 2)
 
@@ -29,34 +29,34 @@ FEELING_WORDS = {*FINE_EMOTIONS, *AVATAR_EMOTIONS} | set(
 )
 
 
-def heard(dialogues, half):
-    """(words heard by the end of each turn, emotion) of one half: what a text model is given."""
-    rows = []
+def text_inputs(dialogues, half):
+    """Return (words up to each turn, emotion) of one half: the inputs of a text model and their labels."""
+    inputs = []
     for dialogue in dialogues:
         if dialogue.script.half == half:
             texts = [text for _, _, text in dialogue.utterances]
             for turn in range(len(dialogue.script.queries)):
-                rows.append((words_of(" ".join(texts[: 2 * turn + 1])), dialogue.script.emotion))
-    return rows
+                inputs.append((split_words(" ".join(texts[: 2 * turn + 1])), dialogue.script.emotion))
+    return inputs
 
 
 class NaiveBayes:
-    """Multinomial naive Bayes over words, add-0.3 smoothing, equal priors."""
+    """Multinomial naive Bayes over words, with add-0.3 smoothing and equal priors."""
 
-    def __init__(self, rows):
-        self.words = {word: i for i, word in enumerate(sorted({w for words, _ in rows for w in words}))}
+    def __init__(self, inputs):
+        self.words = {word: i for i, word in enumerate(sorted({w for words, _ in inputs for w in words}))}
         counts = np.full((len(AVATAR_EMOTIONS), len(self.words)), 0.3)
-        for words, emotion in rows:
+        for words, emotion in inputs:
             for word in words:
                 counts[AVATAR_EMOTIONS.index(emotion), self.words[word]] += 1
         self.log = np.log(counts / counts.sum(1, keepdims=True))
 
-    def accuracy(self, rows):
+    def accuracy(self, inputs):
         right = 0
-        for words, emotion in rows:
+        for words, emotion in inputs:
             score = sum((self.log[:, self.words[word]] for word in words if word in self.words), np.zeros(7))
             right += AVATAR_EMOTIONS[int(score.argmax())] == emotion
-        return right / len(rows)
+        return right / len(inputs)
 
 
 def test_counts_and_balance(corpus):
@@ -100,36 +100,39 @@ def test_test_split_repeats_nothing_but_words(corpus):
     sentences = {sentence for script in train for sentence in script.sentences}
     assert not sentences & {sentence for script in test for sentence in script.sentences}
     assert {word for script in test for word in script.words} <= {word for script in train for word in script.words}
-    cast = [{who.id for d in corpus[split] for who in (d.speaker, d.listener)} for split in ("train", "test")]
-    assert not cast[0] & cast[1]
+    avatars = [{person.id for d in corpus[split] for person in (d.speaker, d.listener)} for split in ("train", "test")]
+    assert not avatars[0] & avatars[1]
     assert all(dialogue.speaker.id != dialogue.listener.id for split in corpus for dialogue in corpus[split])
 
 
 def test_small_vocabulary_and_short_lines(corpus):
     scripts = [dialogue.script for split in corpus for dialogue in corpus[split]]
     assert len({word for script in scripts for word in script.words}) < 900
-    said = [len(words_of(line)) for script in scripts for line in script.queries + script.responses]
-    assert min(said) >= 5 and max(said) <= 15 and np.percentile(said, 90) <= 12
+    lengths = [len(split_words(line)) for script in scripts for line in script.queries + script.responses]
+    assert min(lengths) >= 5 and max(lengths) <= 15 and np.percentile(lengths, 90) <= 12
     fields = [s for script in scripts for s in (script.event_scenario, script.emotion_cause, *script.goals)]
-    assert all(3 <= len(words_of(field)) <= 9 for field in fields)
+    assert all(3 <= len(split_words(field)) <= 9 for field in fields)
     assert all(sentence.isascii() and "{" not in sentence for script in scripts for sentence in script.sentences)
 
 
 def test_emotional_words_tell_the_emotion_of_unseen_sentences(corpus):
-    train, test = (heard(corpus[split], "emotional") for split in ("train", "test"))
+    train, test = (text_inputs(corpus[split], "emotional") for split in ("train", "test"))
     assert NaiveBayes(train).accuracy(test) >= 0.85
-    assert NaiveBayes(heard(corpus["train"], "emotional") + heard(corpus["train"], "neutral")).accuracy(test) >= 0.85
+    assert (
+        NaiveBayes(text_inputs(corpus["train"], "emotional") + text_inputs(corpus["train"], "neutral")).accuracy(test)
+        >= 0.85
+    )
 
 
 def test_neutral_words_tell_nothing():
     everything, neutral, test = [], [], []
     right = total = 0
-    for seed in range(6):  # more corpora than one: 21 dialogues alone say little about chance
+    for seed in range(6):  # several corpora: 21 dialogues alone say little about chance
         corpus = plan_corpus(seed)
-        everything = heard(corpus["train"], "emotional") + heard(corpus["train"], "neutral")
-        neutral, test = heard(corpus["train"], "neutral"), heard(corpus["test"], "neutral")
-        for rows in (everything, neutral):
-            right += NaiveBayes(rows).accuracy(test) * len(test)
+        everything = text_inputs(corpus["train"], "emotional") + text_inputs(corpus["train"], "neutral")
+        neutral, test = text_inputs(corpus["train"], "neutral"), text_inputs(corpus["test"], "neutral")
+        for training in (everything, neutral):
+            right += NaiveBayes(training).accuracy(test) * len(test)
             total += len(test)
     assert right / total <= 0.25  # chance is 1/7
 
@@ -139,8 +142,8 @@ def test_neutral_dialogues_hold_no_word_of_feeling(corpus):
         for dialogue in corpus[split]:
             script = dialogue.script
             if script.half == "neutral":
-                silent = (*script.history, script.emotion_cause, *script.goals[:-1])
-                assert not FEELING_WORDS & {word for sentence in silent for word in words_of(sentence)}
+                unemotional = (*script.history, script.emotion_cause, *script.goals[:-1])
+                assert not FEELING_WORDS & {word for sentence in unemotional for word in split_words(sentence)}
                 assert script.speaker_emotion == CANONICAL[script.emotion]
 
 

@@ -1,4 +1,4 @@
-"""What a trace's page counts, on traces small enough to count by hand, on real programs, and against the clock."""
+"""The summary of a trace: of traces small enough to count by hand, of real programs, and against the clock."""
 
 import os
 import re
@@ -14,15 +14,15 @@ import pytest
 
 from empatheia_jax.profiling.capture import traced
 from empatheia_jax.profiling.kinds import kind_of_name, read_program
-from empatheia_jax.profiling.summary import page, summarise
-from empatheia_jax.profiling.trace import Event, Trace, newest, read_trace
+from empatheia_jax.profiling.summary import profile_page, summarise
+from empatheia_jax.profiling.trace import Event, Trace, newest_trace, read_trace
 
 ROOT = Path(__file__).resolve().parents[2]
 MS = 1e6  # nanoseconds
 
 
-def event(device, line, name, start, end, apart=False):
-    return Event(device, line, name, "", start * MS, end * MS, apart)
+def event(device, line, name, interval, *, is_async=False):
+    return Event(device, line, name, "", interval[0] * MS, interval[1] * MS, is_async)
 
 
 def test_exposed_communication_and_idle_time_of_two_gpus():
@@ -30,10 +30,10 @@ def test_exposed_communication_and_idle_time_of_two_gpus():
     events = []
     for start in (0, 100):
         events += [
-            event("GPU:0", "Stream #1", "gemm_fusion_dot.1", start + 10, start + 50),
-            event("GPU:0", "Stream #1", "loop_add_fusion", start + 60, start + 70),
-            event("GPU:0", "Stream #2", "ncclDevKernel_AllReduce_Sum_f32_RING_LL", start + 30, start + 60),
-            event("GPU:1", "Stream #1", "gemm_fusion_dot.1", start + 0, start + 80),
+            event("GPU:0", "Stream #1", "gemm_fusion_dot.1", (start + 10, start + 50)),
+            event("GPU:0", "Stream #1", "loop_add_fusion", (start + 60, start + 70)),
+            event("GPU:0", "Stream #2", "ncclDevKernel_AllReduce_Sum_f32_RING_LL", (start + 30, start + 60)),
+            event("GPU:1", "Stream #1", "gemm_fusion_dot.1", (start, start + 80)),
         ]
     summary = summarise(Trace(events, [(0, 100 * MS), (100 * MS, 200 * MS)]))
     assert (summary.steps, summary.devices) == (2, 2)
@@ -54,14 +54,14 @@ def test_exposed_communication_and_idle_time_of_two_gpus():
 def test_a_loop_is_its_content_and_covers_no_communication():
     """A TPU's line of operations: a loop of 80 ms holds a product of 20 and the wait of 10 for a gather of 50."""
     events = [
-        event("TPU:0", "XLA Ops", "while.1", 10, 90),
-        event("TPU:0", "XLA Ops", "convolution_fusion.2", 20, 40),
-        event("TPU:0", "XLA Ops", "all-gather-done.1", 60, 70),
-        event("TPU:0", "Async XLA Ops", "all-gather-start.1", 20, 70, apart=True),
+        event("TPU:0", "XLA Ops", "while.1", (10, 90)),
+        event("TPU:0", "XLA Ops", "convolution_fusion.2", (20, 40)),
+        event("TPU:0", "XLA Ops", "all-gather-done.1", (60, 70)),
+        event("TPU:0", "Async XLA Ops", "all-gather-start.1", (20, 70), is_async=True),
     ]
     summary = summarise(Trace(events, [(0, 100 * MS)]))
     np.testing.assert_allclose([summary.collectives, summary.exposed], [0.050, 0.030])
-    np.testing.assert_allclose(summary.idle, 0.5)  # nothing before 20 and after 70
+    np.testing.assert_allclose(summary.idle, 0.5)  # no operation before 20 and after 70
     assert {row.name: round(row.seconds, 6) for row in summary.rows} == {
         "convolution_fusion.2": 0.020,
         "all-gather-done.1": 0.010,
@@ -70,7 +70,7 @@ def test_a_loop_is_its_content_and_covers_no_communication():
 
 def test_a_step_lasts_until_the_next_one_begins():
     marks = [(start * MS, (start + 5) * MS) for start in (0, 20, 41, 60)]
-    summary = summarise(Trace([event("CPU:0", "thread", "dot.1", 0, 70)], [*marks[:-1], (60 * MS, 100 * MS)]))
+    summary = summarise(Trace([event("CPU:0", "thread", "dot.1", (0, 70))], [*marks[:-1], (60 * MS, 100 * MS)]))
     np.testing.assert_allclose(summary.step, 0.020)
     assert summary.idle == pytest.approx(0.3)
 
@@ -104,11 +104,11 @@ def test_names_where_there_is_no_program(name, kind):
 
 
 def test_a_programs_text_tells_what_its_operations_are(seed):
-    """Kinds of what XLA makes of each, whatever it calls it."""
+    """The kinds of what XLA compiles each function to, whatever the names of the operations."""
 
     def kinds(function, *arguments):
         text = jax.jit(function).lower(*arguments).compile().as_text()
-        return {one.kind for one in read_program(text).operations.values()}
+        return {operation.kind for operation in read_program(text).operations.values()}
 
     x, w = jnp.ones((64, 32)), jnp.ones((32, 32))
     assert "matmul" in kinds(lambda x, w: jnp.tanh(x @ w), x, w)
@@ -154,7 +154,7 @@ ENTRY %main (x: bf16[8,8]) -> bf16[8,8] {
 def test_the_text_of_other_backends_programs():
     program = read_program(HLO)
     assert program.name == "jit_f"
-    wanted = {
+    expected = {
         "fusion.1": "matmul",
         "fusion.2": "copy",
         "custom-call.1": "attention",
@@ -163,11 +163,11 @@ def test_the_text_of_other_backends_programs():
         "async-start": "collective",
         "all-reduce.1": "collective",
     }
-    assert {name: program.operations[name].kind for name in wanted} == wanted
+    assert {name: program.operations[name].kind for name in expected} == expected
 
 
 def test_a_product_is_on_top_of_the_page_and_its_time_is_the_clocks(tmp_path):
-    """A real trace of this backend: big products, a little else."""
+    """A real trace of this backend: big matrix products, and little else."""
 
     @jax.jit
     def work(x):
@@ -182,11 +182,11 @@ def test_a_product_is_on_top_of_the_page_and_its_time_is_the_clocks(tmp_path):
     text = (tmp_path / "profile.md").read_text()
     first = next(line for line in text.splitlines() if line.startswith("| `"))
     assert re.search(r"\| matmul \| 6 \|", first), text
-    trace = read_trace(newest(tmp_path))
+    trace = read_trace(newest_trace(tmp_path))
     summary = summarise(trace, [read_program(path.read_text()) for path in (tmp_path / "programs").iterdir()])
     assert summary.rows[0].share > 0.5 and 0 < summary.rows[0].seconds <= took
     assert 0 <= summary.idle < 1 and summary.window <= took
-    assert summary.exposed == 0 and "MFU" in page("x", summary, "cpu")
+    assert summary.exposed == 0 and "MFU" in profile_page("x", summary, "cpu")
     assert list(tmp_path.rglob("perfetto_trace.json.gz"))
 
 
@@ -197,9 +197,9 @@ import jax
 import jax.numpy as jnp
 from empatheia_jax.profiling.capture import traced
 mesh = jax.make_mesh((2,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
-spread, whole = (jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(*axes)) for axes in (("data",), ()))
-work = jax.jit(lambda x: jnp.sum(jnp.tanh(x), axis=0), out_shardings=whole)
-x = jax.device_put(jnp.ones((512, 512)), spread)
+sharded, replicated = (jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(*axes)) for axes in (("data",), ()))
+work = jax.jit(lambda x: jnp.sum(jnp.tanh(x), axis=0), out_shardings=replicated)
+x = jax.device_put(jnp.ones((512, 512)), sharded)
 jax.block_until_ready(work(x))
 with traced(Path(sys.argv[1]), "a sum over devices"):
     jax.block_until_ready(work(x))
@@ -210,7 +210,7 @@ def test_communication_between_two_devices_is_seen(tmp_path):
     env = os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": "--xla_force_host_platform_device_count=2"}
     subprocess.run([sys.executable, "-c", PROGRAM, str(tmp_path)], env=env, cwd=ROOT, check=True, timeout=600)
     programs = [read_program(path.read_text()) for path in (tmp_path / "programs").iterdir()]
-    summary = summarise(read_trace(newest(tmp_path)), programs)
+    summary = summarise(read_trace(newest_trace(tmp_path)), programs)
     assert summary.devices == 2
     assert 0 < summary.exposed <= summary.collectives
     assert 0 < summary.kinds["elementwise"]

@@ -1,4 +1,4 @@
-"""Every stage on 8 simulated devices, mesh 2 x 2 x 2: the step of one device, with the arrays where the table says."""
+"""A step of every stage on 8 simulated devices, mesh 2 x 2 x 2, is that of one; arrays lie where the table says."""
 
 import json
 import os
@@ -18,7 +18,9 @@ import absl.flags
 absl.flags.FLAGS.mark_as_parsed()
 import jax, numpy as np, optax
 from flax import nnx
-from small import FAST, WIDTHS, leaves, make_examples, make_model, make_store, make_tokenizer, small_config, sub
+from small import (
+    FAST, WIDTHS, leaves, make_examples, make_model, make_store, make_tokenizer, replace_fields, small_config,
+)
 from empatheia_jax import sharding
 from empatheia_jax.config import MeshConfig
 from empatheia_jax.data.packing import Bounds
@@ -31,18 +33,18 @@ from empatheia_jax.processes import global_batch
 from empatheia_jax.training.run import abstract_model
 from empatheia_jax.training.stages import stage
 
-config = sub(sub(small_config(), "data", rows=4), "latents", encoder_layers=1, decoder_layers=1)
+config = replace_fields(replace_fields(small_config(), "data", rows=4), "latents", encoder_layers=1, decoder_layers=1)
 config = dataclasses.replace(config, cache_states=False)  # stage 2 through the LLM
 # Sampling draws by device layout on some backends: compare at the posteriors' means.
 terms = step_module.stage_terms
-step_module.stage_terms = lambda m, s, batch, key, most: terms(m, s, batch, None, most)
+step_module.stage_terms = lambda model, s, batch, key, *, bounds: terms(model, s, batch, None, bounds=bounds)
 examples, model, tx = make_examples(6), make_model(config), optax.sgd(1.0)
-found = {"devices": len(jax.devices()), "stages": {}}
+report = {"devices": len(jax.devices()), "stages": {}}
 for number in map(int, os.environ["STAGES"]):
     current = stage(number, config)
     rows = Rows(
-        examples, current.prompt, config, make_tokenizer(), make_store(examples), WIDTHS, train=False, seed=3,
-        words="emp" in current.weights, base=number == 0,
+        examples, current.prompt_kind, config, make_tokenizer(), store=make_store(examples), widths=WIDTHS,
+        train=False, seed=3, learn_text="emp" in current.weights, learn_profile=number == 0,
     )
     local, results = next(iter(training_batches(rows, 0, 1, threads=1))), []
     for mesh in (
@@ -55,37 +57,37 @@ for number in map(int, os.environ["STAGES"]):
             step = jax.jit(step_module.make_step(graphdef, current, tx, Bounds(448)), compiler_options=FAST)
             new, _, metrics = step(trainable, tx.init(trainable), frozen, batch, jax.random.key(0))
         results.append((leaves(new), {name: float(v) for name, v in metrics.items()}))
-    (one, metrics_one), (eight, metrics_eight) = results
+    (single, metrics_single), (eight, metrics_eight) = results
     before = leaves(trainable)
-    worst = {n: float(np.abs(eight[n] - v).max() / (np.abs(v - before[n]).max() + 1e-3)) for n, v in one.items()}
-    found["stages"][number] = {
-        "loss": [metrics_one["loss"], metrics_eight["loss"]],
-        "metrics": max(abs(metrics_eight[n] - v) / max(abs(v), 1e-3) for n, v in metrics_one.items()),
+    worst = {n: float(np.abs(eight[n] - v).max() / (np.abs(v - before[n]).max() + 1e-3)) for n, v in single.items()}
+    report["stages"][number] = {
+        "loss": [metrics_single["loss"], metrics_eight["loss"]],
+        "metrics": max(abs(metrics_eight[n] - v) / max(abs(v), 1e-3) for n, v in metrics_single.items()),
         "update": max(worst.items(), key=lambda pair: pair[1]),
-        "moved": float(np.mean([np.abs(v - before[n]).max() > 0 for n, v in one.items()])),
+        "moved": float(np.mean([np.abs(v - before[n]).max() > 0 for n, v in single.items()])),
     }
 places = {}
 for state in (trainable, frozen):
     for path, variable in nnx.to_flat_state(state):
         array = variable.get_value()
         shard = array.sharding.shard_shape(array.shape)
-        split = [whole // part for whole, part in zip(array.shape, shard)]
+        split = [size // part for size, part in zip(array.shape, shard)]
         places["/".join(map(str, path))] = [list(map(str, array.sharding.spec)), split]
-found["places"] = places
-found["batch"] = [x.sharding.shard_shape(x.shape)[1] * 4 == x.shape[1] for x in batch.values()]
+report["places"] = places
+report["batch"] = [x.sharding.shard_shape(x.shape)[1] * 4 == x.shape[1] for x in batch.values()]
 vicuna = load_config(os.environ["VICUNA"])
 _, abstract = abstract_model(vicuna, config_widths(vicuna), mesh)
-found["whole"] = [
+report["unsharded"] = [
     ["/".join(map(str, path)), size]
     for path, v in nnx.to_flat_state(abstract)
     if (size := int(np.prod(v.shape)) * v.dtype.itemsize) > 2**20 and v.sharding.shard_shape(v.shape) == v.shape
 ]
 try:
     odd = small_config()
-    abstract_model(sub(odd, "llm", kv_heads=1, heads=4), WIDTHS, mesh)
+    abstract_model(replace_fields(odd, "llm", kv_heads=1, heads=4), WIDTHS, mesh)
 except sharding.ShardingError as error:
-    found["indivisible"] = str(error)
-print(json.dumps(found))
+    report["indivisible"] = str(error)
+print(json.dumps(report))
 """
 
 
@@ -103,7 +105,7 @@ def _run(stages: str) -> dict:
 
 
 @pytest.fixture(scope="module")
-def found():
+def report():
     return _run("4")
 
 
@@ -114,9 +116,9 @@ def check(result: dict) -> None:
     assert result["moved"] > 0.9
 
 
-def test_one_step_of_stage_4_on_eight_devices_is_the_step_on_one(found):
-    assert found["devices"] == 8
-    check(found["stages"]["4"])
+def test_one_step_of_stage_4_on_eight_devices_is_the_step_on_one(report):
+    assert report["devices"] == 8
+    check(report["stages"]["4"])
 
 
 @pytest.mark.slow
@@ -127,11 +129,11 @@ def test_one_step_of_every_other_stage_too():
         check(result)
 
 
-def test_nothing_large_is_on_every_device_of_a_7b_model(found):
-    assert found["whole"] == []
+def test_nothing_large_is_on_every_device_of_a_7b_model(report):
+    assert report["unsharded"] == []
 
 
-def test_tensor_splits_heads_and_mlp_and_vocabulary(found):
+def test_tensor_splits_heads_and_mlp_and_vocabulary(report):
     layers = "llm/layers/"
     expected = {
         f"{layers}q_proj/kernel": (2, "tensor"),  # [L, embed, heads, head_dim]
@@ -146,12 +148,12 @@ def test_tensor_splits_heads_and_mlp_and_vocabulary(found):
         "content_synchronizer/speech/encoder/attention/query/kernel": (2, "tensor"),
     }
     for name, (axis, mesh_axis) in expected.items():
-        spec, split = found["places"][name]
+        spec, split = report["places"][name]
         assert spec[axis] == mesh_axis and split[axis] == 2, (name, spec, split)
-    embed = found["places"][f"{layers}q_proj/kernel"]
+    embed = report["places"][f"{layers}q_proj/kernel"]
     assert embed[0][1] == "fsdp" and embed[1][1] == 2
-    assert all(found["batch"])  # rows, and what belongs to rows, over data x fsdp
+    assert all(report["batch"])  # batch rows, and Examples and utterances with them, over data x fsdp
 
 
-def test_a_dimension_that_does_not_divide_is_named(found):
-    assert "k_proj/kernel" in found["indivisible"] and "'kv_heads' of 1" in found["indivisible"]
+def test_a_dimension_that_does_not_divide_is_named(report):
+    assert "k_proj/kernel" in report["indivisible"] and "'kv_heads' of 1" in report["indivisible"]

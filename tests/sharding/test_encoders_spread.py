@@ -1,4 +1,4 @@
-"""Encoders spread their batches over all devices of a machine, and say what they say on one."""
+"""Encoders split their batches over all devices of a machine; the features are those of one device."""
 
 import os
 import subprocess
@@ -25,11 +25,11 @@ config = EncoderConfig(
 )
 rng = np.random.default_rng(0)
 encoders = build_encoders(config)
-heard = [(0.1 * rng.standard_normal(int(n))).astype(np.float32) for n in rng.integers(4000, 30000, 9)]
-seen = [rng.integers(0, 255, (10, 40, 48, 3), np.uint8) for _ in range(9)]
+audio = [(0.1 * rng.standard_normal(int(n))).astype(np.float32) for n in rng.integers(4000, 30000, 9)]
+video = [rng.integers(0, 255, (10, 40, 48, 3), np.uint8) for _ in range(9)]
 features = {
-    name: encoders[name].encode([encoders[name].preprocess(one) for one in media])
-    for name, media in (("audio", heard), ("video", seen))
+    name: encoders[name].encode([encoders[name].preprocess(item) for item in media])
+    for name, media in (("audio", audio), ("video", video))
 }
 np.savez(sys.argv[1], **features)
 spread = frozen._spread(np.zeros((4 * devices, 3), np.float32))
@@ -41,6 +41,7 @@ if devices > 1:
 
 
 def features(path: Path, devices: int) -> dict[str, np.ndarray]:
+    """Return the features that a process with so many devices computes."""
     done = subprocess.run(
         [sys.executable, "-c", SCRIPT, str(path), str(devices)],
         cwd=ROOT,
@@ -54,6 +55,6 @@ def features(path: Path, devices: int) -> dict[str, np.ndarray]:
 
 @pytest.mark.slow
 def test_eight_devices_say_what_one_says(tmp_path):
-    one, eight = features(tmp_path / "one.npz", 1), features(tmp_path / "eight.npz", 8)
-    for name, array in one.items():
+    single, eight = features(tmp_path / "one.npz", 1), features(tmp_path / "eight.npz", 8)
+    for name, array in single.items():
         np.testing.assert_allclose(eight[name], array, rtol=1e-4, atol=1e-5)

@@ -1,4 +1,4 @@
-"""The one table from logical axes to the mesh, and its errors."""
+"""The table from logical axes to the mesh, and its errors."""
 
 import jax
 import numpy as np
@@ -10,6 +10,8 @@ from empatheia_jax.sharding import MESH_AXES, ShardingError, make_mesh, param, p
 
 
 def mesh(data, fsdp, tensor):
+    """Return a stand-in for a mesh of these sizes."""
+
     class FakeMesh:
         shape = dict(zip(MESH_AXES, (data, fsdp, tensor), strict=True))
 

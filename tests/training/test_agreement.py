@@ -1,6 +1,6 @@
-"""However a step is run (remat, attention, packing, accumulation), its loss and gradient are those of the plain model.
+"""Whatever the remat, attention, packing and accumulation of a step, its loss and gradient are the plain model's.
 
-The plain model reads one Example at a time, without packing, and its loss is written out.
+The plain model reads one Example at a time, without packing, and its loss is computed by hand.
 """
 
 import dataclasses
@@ -11,19 +11,19 @@ import numpy as np
 import optax
 import pytest
 from flax import nnx
-from small import WIDTHS, make_examples, make_model, make_tokenizer, small_config, sub
+from small import WIDTHS, make_examples, make_model, make_tokenizer, replace_fields, small_config
 
 from empatheia_jax.data.rows import Rows
 from empatheia_jax.training.stages import stage
 from empatheia_jax.training.step import make_step, split
 
 EXAMPLES = 4
-LONGEST = 512  # more than the tokens of any
+LONGEST = 512  # more tokens than any Example has
 
 
 @pytest.fixture(scope="module")
 def drawn(seed):
-    """(Examples of drawn lengths, tokenizer, drawn shape of the LLM)."""
+    """Return (Examples of random lengths, tokenizer, random shape of the LLM)."""
     rng = np.random.default_rng(seed)
     kv_heads = int(rng.choice([1, 2, 4]))
     head_dim = int(rng.choice([8, 16]))
@@ -32,12 +32,12 @@ def drawn(seed):
     return examples, make_tokenizer(), shape
 
 
-def configured(drawn, rows=2, accumulate=1, spare=0, **llm):
+def make_config(drawn, rows=2, accumulate=1, spare=0, **llm):
     config = small_config(modalities=())
-    config = sub(config, "llm", **drawn[2] | llm)
-    config = sub(config, "lora", targets=("q_proj", "v_proj", "o_proj", "up_proj"))
+    config = replace_fields(config, "llm", **drawn[2] | llm)
+    config = replace_fields(config, "lora", targets=("q_proj", "v_proj", "o_proj", "up_proj"))
     per_row = EXAMPLES // rows // accumulate
-    config = sub(
+    config = replace_fields(
         config,
         "data",
         rows=rows,
@@ -48,13 +48,13 @@ def configured(drawn, rows=2, accumulate=1, spare=0, **llm):
     return dataclasses.replace(config, optim=dataclasses.replace(config.optim, accumulate=accumulate))
 
 
-def packed(drawn, seed, config):
-    """(loss, gradient of the adapters) of one step over all Examples."""
+def packed_step(drawn, seed, config):
+    """Return (loss, gradient of the adapters) of one step over all Examples."""
     examples, tokenizer, _ = drawn
     first = stage(1, config)
-    rows = Rows(examples, "text", config, tokenizer, None, WIDTHS, train=False, seed=0, content=False)
+    rows = Rows(examples, "text", config, tokenizer, store=None, widths=WIDTHS, train=False, seed=0, content=False)
     graphdef, trainable, frozen = split(make_model(config, None, seed=seed), first)
-    tx = optax.sgd(1.0)  # what is subtracted is the gradient
+    tx = optax.sgd(1.0)  # the update is the negative gradient
     step = jax.jit(make_step(graphdef, first, tx, rows.bounds))
     count, per_row = config.data.rows * config.optim.accumulate, config.data.row_examples
     plan = [(0, list(range(row * per_row, (row + 1) * per_row))) for row in range(count)]
@@ -66,29 +66,31 @@ def packed(drawn, seed, config):
 
 @pytest.fixture(scope="module")
 def plain(drawn, seed):
-    """The same, Example by Example."""
+    """Return the same, computed one Example at a time."""
     examples, tokenizer, _ = drawn
-    config = configured(drawn, rows=1, remat="none")
-    encoded = Rows(examples, "text", config, tokenizer, None, WIDTHS, train=False, seed=0, content=False).encoded
+    config = make_config(drawn, rows=1, remat="none")
+    encoded = Rows(
+        examples, "text", config, tokenizer, store=None, widths=WIDTHS, train=False, seed=0, content=False
+    ).encoded
     graphdef, trainable, frozen = split(make_model(config, None, seed=seed), stage(1, config))
 
-    def loss(trainable, tokens, positions, wanted):
+    def loss(trainable, tokens, positions, loss_mask):
         llm = nnx.merge(graphdef, trainable, frozen).llm
         hidden, _ = llm(llm.embed(tokens[None]), positions[None])
         scores = jax.nn.log_softmax(llm.logits(hidden)[0])
-        picked = jnp.take_along_axis(scores[:-1], tokens[1:, None], axis=-1)[:, 0]
-        return -jnp.sum(jnp.where(wanted[1:], picked, 0.0))
+        target_scores = jnp.take_along_axis(scores[:-1], tokens[1:, None], axis=-1)[:, 0]
+        return -jnp.sum(jnp.where(loss_mask[1:], target_scores, 0.0))
 
-    total, gradient, count = 0.0, None, sum(int(one.loss[1:].sum()) for one in encoded)
-    longest = max(len(one.ids) for one in encoded)
+    total, gradient, count = 0.0, None, sum(int(example.loss_mask[1:].sum()) for example in encoded)
+    longest = max(len(example.ids) for example in encoded)
     step = jax.jit(jax.value_and_grad(loss))
-    for one in encoded:
-        tokens, wanted = np.zeros(longest, np.int32), np.zeros(longest, bool)
-        tokens[: len(one.ids)], wanted[: len(one.ids)] = one.ids, one.loss
-        value, more = step(trainable, tokens, np.arange(longest), wanted)
+    for example in encoded:
+        tokens, loss_mask = np.zeros(longest, np.int32), np.zeros(longest, bool)
+        tokens[: len(example.ids)], loss_mask[: len(example.ids)] = example.ids, example.loss_mask
+        value, example_gradient = step(trainable, tokens, np.arange(longest), loss_mask)
         total += float(value) / count
-        more = jax.tree.map(lambda g: g / count, more)
-        gradient = more if gradient is None else jax.tree.map(jnp.add, gradient, more)
+        example_gradient = jax.tree.map(lambda g: g / count, example_gradient)
+        gradient = example_gradient if gradient is None else jax.tree.map(jnp.add, gradient, example_gradient)
     return total, [np.asarray(leaf) for leaf in jax.tree.leaves(gradient)]
 
 
@@ -105,10 +107,10 @@ def plain(drawn, seed):
     ],
     ids=lambda settings: "-".join(f"{name}_{value}" for name, value in settings.items()),
 )
-def test_the_step_is_the_plain_models(drawn, plain, seed, settings, request):
-    if "head_dim" in settings:  # splash's kernels want it wide: another model, held against another plain path
-        plain = packed(drawn, seed, configured(drawn, head_dim=128, remat="none"))
-    loss, gradient = packed(drawn, seed, configured(drawn, **settings))
+def test_the_step_is_the_plain_models(drawn, plain, seed, settings):
+    if "head_dim" in settings:  # splash's kernels need wide heads: another model, compared with a plain path of its own
+        plain = packed_step(drawn, seed, make_config(drawn, head_dim=128, remat="none"))
+    loss, gradient = packed_step(drawn, seed, make_config(drawn, **settings))
     assert abs(loss - plain[0]) < 1e-5 * abs(plain[0])
-    for ours, theirs in zip(gradient, plain[1], strict=True):
-        np.testing.assert_allclose(ours, theirs, atol=2e-5 * max(np.abs(theirs).max(), 1e-3))
+    for leaf, expected in zip(gradient, plain[1], strict=True):
+        np.testing.assert_allclose(leaf, expected, atol=2e-5 * max(np.abs(expected).max(), 1e-3))

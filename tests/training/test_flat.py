@@ -8,7 +8,7 @@ import pytest
 from small import make_model, small_config
 
 from empatheia_jax.config import OptimConfig, StageConfig
-from empatheia_jax.training.flat import Flat
+from empatheia_jax.training.flat import FlatLayout
 from empatheia_jax.training.optim import decay_mask, optimizer
 from empatheia_jax.training.stages import stage
 from empatheia_jax.training.step import split
@@ -20,11 +20,11 @@ pytestmark = pytest.mark.usefixtures("compiled_quickly")
 def test_there_and_back_and_the_optimizers_state_too():
     config = small_config()
     _, tree, _ = split(make_model(config), stage(4, config))
-    flat = Flat(tree)
+    flat = FlatLayout(tree)
     vector = flat.ravel(tree)
     assert vector.ndim == 1 and vector.size == sum(leaf.size for leaf in jax.tree.leaves(tree))
-    for ours, back in zip(jax.tree.leaves(tree), jax.tree.leaves(flat.unravel(vector)), strict=True):
-        np.testing.assert_array_equal(ours, back)
+    for leaf, restored in zip(jax.tree.leaves(tree), jax.tree.leaves(flat.unravel(vector)), strict=True):
+        np.testing.assert_array_equal(leaf, restored)
     mask = decay_mask(tree)
     as_vector = flat.ravel(jax.tree.map(lambda d, p: jnp.full(p.shape, d), mask, tree))
     settings = (OptimConfig(weight_decay=0.1), StageConfig(learning_rate=1e-2), 10)
@@ -38,9 +38,9 @@ def test_there_and_back_and_the_optimizers_state_too():
         vector = optax.apply_updates(vector, updates)
     np.testing.assert_allclose(vector, flat.ravel(tree), rtol=1e-5, atol=1e-6)
     expanded = flat.expand(vector_state)
-    assert jax.tree.structure(expanded) == jax.tree.structure(tree_state)  # a checkpoint looks the same either way
-    for ours, theirs in zip(jax.tree.leaves(flat.collapse(expanded)), jax.tree.leaves(vector_state), strict=True):
-        np.testing.assert_array_equal(ours, theirs)
+    assert jax.tree.structure(expanded) == jax.tree.structure(tree_state)  # a checkpoint is the same either way
+    for leaf, expected in zip(jax.tree.leaves(flat.collapse(expanded)), jax.tree.leaves(vector_state), strict=True):
+        np.testing.assert_array_equal(leaf, expected)
 
 
 def test_norms_biases_and_gains_are_not_decayed():

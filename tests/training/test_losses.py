@@ -1,4 +1,4 @@
-"""The losses of Eqs. 8-13 against sums written out in numpy, and against torch's cross-entropy."""
+"""The losses of Eqs. 8-13 against loops in numpy and torch's cross-entropy."""
 
 import types
 
@@ -33,21 +33,29 @@ def test_empathetic_nll_is_the_sum_over_masked_tokens_of_log_likelihood(rows, sp
     hidden, head, targets, mask, emotion = nll_case()
     hidden, targets, mask, emotion = hidden[-rows:], targets[-rows:], mask[-rows:], emotion[-rows:]
     row_targets = int(mask.sum(1).max()) + spare
-    got = losses.empathetic_nll(jnp.asarray(hidden), lambda h: h @ head, targets, mask, emotion, row_targets, frozen)
-    expected, right, expected_emotion, right_emotion = 0.0, 0, 0.0, 0
+    terms = losses.empathetic_nll(
+        jnp.asarray(hidden),
+        lambda h: h @ head,
+        targets,
+        mask,
+        label_mask=emotion,
+        row_targets=row_targets,
+        frozen_head=frozen,
+    )
+    expected, correct, expected_emotion, correct_emotion = 0.0, 0, 0.0, 0
     for b in range(rows):
         for t in range(hidden.shape[1]):
             if mask[b, t]:
                 scores = log_softmax((hidden[b, t] @ head).astype(np.float64))
                 expected -= scores[targets[b, t]]
-                right += int(np.argmax(scores) == targets[b, t])
+                correct += int(np.argmax(scores) == targets[b, t])
             if emotion[b, t]:
                 expected_emotion -= scores[targets[b, t]]
-                right_emotion += int(np.argmax(scores) == targets[b, t])
-    np.testing.assert_allclose(got["emp"], expected, rtol=1e-5)
-    assert float(got["token_accuracy"]) == right
-    np.testing.assert_allclose(got["label_words"], expected_emotion, rtol=1e-5)
-    assert float(got["label_words_accuracy"]) == right_emotion
+                correct_emotion += int(np.argmax(scores) == targets[b, t])
+    np.testing.assert_allclose(terms["emp"], expected, rtol=1e-5)
+    assert float(terms["token_accuracy"]) == correct
+    np.testing.assert_allclose(terms["label_words"], expected_emotion, rtol=1e-5)
+    assert float(terms["label_words_accuracy"]) == correct_emotion
 
 
 @pytest.mark.parametrize("frozen, chunk", [(False, 512), (True, 512), (True, 4), (False, 4)])
@@ -57,17 +65,18 @@ def test_empathetic_nll_and_its_gradient_are_torchs_cross_entropy(frozen, chunk,
     import jax
 
     hidden, head, targets, mask, emotion = nll_case()
+    settings = dict(label_mask=emotion, row_targets=hidden.shape[1], frozen_head=frozen)
     value, gradient = jax.value_and_grad(
-        lambda h: losses.empathetic_nll(h, lambda x: x @ head, targets, mask, emotion, hidden.shape[1], frozen)["emp"]
+        lambda h: losses.empathetic_nll(h, lambda x: x @ head, targets, mask, **settings)["emp"]
     )(jnp.asarray(hidden))
-    twin = torch.tensor(hidden, requires_grad=True)
+    torch_hidden = torch.tensor(hidden, requires_grad=True)
     labels = torch.tensor(np.where(mask, targets, -100)).long()
     loss = torch.nn.functional.cross_entropy(
-        (twin @ torch.tensor(head)).flatten(0, 1), labels.flatten(), ignore_index=-100, reduction="sum"
+        (torch_hidden @ torch.tensor(head)).flatten(0, 1), labels.flatten(), ignore_index=-100, reduction="sum"
     )
     loss.backward()
     np.testing.assert_allclose(value, loss.item(), rtol=1e-5)
-    np.testing.assert_allclose(gradient, twin.grad.numpy(), atol=1e-5)
+    np.testing.assert_allclose(gradient, torch_hidden.grad.numpy(), atol=1e-5)
 
 
 def test_content_consistency_is_the_squared_error_of_valid_positions():
@@ -75,7 +84,9 @@ def test_content_consistency_is_the_squared_error_of_valid_positions():
     video, gold_video = RNG.normal(size=(2, 2, 9, 3))
     speech_mask = np.arange(6) < np.array([[4], [0]])
     video_mask = np.arange(9) < np.array([[9], [2]])
-    terms = losses.content_consistency(speech, gold_speech, speech_mask, video, gold_video, video_mask)
+    terms = losses.content_consistency(
+        speech, gold_speech, speech_mask, video=video, gold_video=gold_video, video_mask=video_mask
+    )
     expected = sum(((speech[0, p] - gold_speech[0, p]) ** 2).mean() for p in range(4))
     np.testing.assert_allclose(terms["content_speech"], expected, rtol=1e-5)
     expected = sum(((video[0, f] - gold_video[0, f]) ** 2).mean() for f in range(9))
@@ -88,10 +99,14 @@ def test_style_alignment_leaves_out_examples_without_gold():
     gold_speech, gold_video = RNG.normal(size=(3, 4)), np.full((3, 2), np.inf)
     gold_video[1] = 0.5
     terms = losses.style_alignment(
-        style, gold_speech, np.array([True, False, True]), gold_video, np.array([False, True, False])
+        style,
+        gold_speech=gold_speech,
+        has_speech=np.array([True, False, True]),
+        gold_video=gold_video,
+        has_video=np.array([False, True, False]),
     )
-    wanted = ((style.speech - gold_speech) ** 2).mean(-1)
-    np.testing.assert_allclose(terms["style_speech"], wanted[0] + wanted[2], rtol=1e-5)
+    expected = ((style.speech - gold_speech) ** 2).mean(-1)
+    np.testing.assert_allclose(terms["style_speech"], expected[0] + expected[2], rtol=1e-5)
     np.testing.assert_allclose(terms["style_video"], ((style.video[1] - 0.5) ** 2).mean(), rtol=1e-5)
 
 
@@ -124,7 +139,7 @@ def test_overall_is_the_papers_sum():
         "kl_content": 100.0,
         "kl_style": 200.0,
     }
-    weights = losses.overall(0.2, 0.3, 0.01)
+    weights = losses.overall_weights(0.2, 0.3, 0.01)
     assert set(weights) == set(values)
     total = sum(weights[name] * values[name] for name in values)
     ccl = 3.0 + 5.0 + 0.01 * 100.0
@@ -147,8 +162,8 @@ def test_counts_say_how_many_elements_each_sum_has():
         "gender": np.array([1, 1]),
         "timbre": np.array([0, -1]),
     }
-    got = {name: float(value) for name, value in losses.counts(batch).items()}
-    assert got == {
+    counts = {name: float(value) for name, value in losses.counts(batch).items()}
+    assert counts == {
         "emp": 2,
         "token_accuracy": 2,
         "label_words": 1,

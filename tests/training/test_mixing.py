@@ -1,11 +1,11 @@
-"""Corpora mixed into training: told apart by name, taken by their shares, with their own features or none."""
+"""Corpora mixed into training: distinct by name, sampled by their shares, with their own features or none."""
 
 import collections
 import dataclasses
 
 import numpy as np
 import pytest
-from small import WIDTHS, make_examples, make_store, make_tokenizer, small_config, sub
+from small import WIDTHS, make_examples, make_store, make_tokenizer, replace_fields, small_config
 from trainer import write_corpus
 
 from empatheia_jax.config import ConfigError, MixConfig
@@ -21,7 +21,7 @@ def test_a_mixed_corpus_joins_training_and_not_validation(tmp_path):
     write_corpus(tmp_path / "main")
     write_corpus(tmp_path / "other")
     mix = (MixConfig("ed", str(tmp_path / "other"), share=0.5),)
-    config = sub(small_config(modalities=()), "data", path=str(tmp_path / "main"), mix=mix)
+    config = replace_fields(small_config(modalities=()), "data", path=str(tmp_path / "main"), mix=mix)
     (tmp_path / "run").mkdir()
     data = load_data(tmp_path / "run", config)
     assert data.corpora == ((16, 1.0), (20, 0.5)) and len(data.train) == 36
@@ -32,26 +32,26 @@ def test_a_mixed_corpus_joins_training_and_not_validation(tmp_path):
 
 
 def test_rows_read_each_corpus_from_its_own_store():
-    main, other, bare = make_examples(4, seed=0), make_examples(4, seed=1), make_examples(3, seed=2)
-    named = [
+    main, other, featureless = make_examples(4, seed=0), make_examples(4, seed=1), make_examples(3, seed=2)
+    renamed = [
         [dataclasses.replace(e, id=f"{name}/{e.id}", split=f"{name}/{e.split}") for e in examples]
-        for name, examples in (("b", other), ("c", bare))
+        for name, examples in (("b", other), ("c", featureless))
     ]
     stores = MixedStores(make_store(main, seed=1), {"b": make_store(other, seed=2), "c": None})
-    examples, config = [*main, *named[0], *named[1]], small_config()
+    examples, config = [*main, *renamed[0], *renamed[1]], small_config()
     rows = Rows(
         examples,
         "all",
         config,
         make_tokenizer(),
-        stores,
-        WIDTHS,
+        store=stores,
+        widths=WIDTHS,
         train=True,
         seed=0,
         mixture=Mixture([(8, 1.0), (8, 0.5), (6, 2.0)], 0),
     )
     seen = collections.Counter()
-    epoch = [rows.at([n])[0] for n in range(rows.stream.rows_per_epoch)]
+    epoch = [rows.plan([n])[0] for n in range(rows.stream.rows_per_epoch)]
     for batch in training_batches(rows, 0, len(epoch) // config.data.rows):
         for k, example in enumerate(batch["example_id"][0]):
             if example < 0:
@@ -71,4 +71,4 @@ def test_impossible_mixtures(field):
     with pytest.raises(ConfigError, match="data.mix"):
         MixConfig(**{"name": "a", "path": "p"} | field)
     with pytest.raises(ConfigError, match="differ"):
-        sub(small_config(), "data", mix=(MixConfig("a", "p"), MixConfig("a", "q")))
+        replace_fields(small_config(), "data", mix=(MixConfig("a", "p"), MixConfig("a", "q")))

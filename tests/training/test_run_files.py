@@ -13,16 +13,16 @@ import numpy as np
 import optax
 import pytest
 from flax import nnx
-from small import leaves, make_model, small_config, sub
+from small import leaves, make_model, replace_fields, small_config
 
 from empatheia_jax.checkpoint import Checkpoints, Position, identify_base, load_base, save_base
 from empatheia_jax.config import Config, ConfigError, LlamaConfig, RopeScaling
 from empatheia_jax.config_io import config_from_json, config_to_json, load_config
 from empatheia_jax.states import CheckpointError
-from empatheia_jax.training.metrics import Metrics, cut_back, finite
+from empatheia_jax.training.metrics import Metrics, check_finite, cut_back
 from empatheia_jax.training.run import check_workdir, save_config, saved_config
 from empatheia_jax.training.stages import ADAPTED, stage
-from empatheia_jax.training.step import trains
+from empatheia_jax.training.step import in_groups
 
 CONFIG = small_config()
 STAGES = [stage(number, CONFIG) for number in range(5)]
@@ -34,14 +34,14 @@ def state():
 
 
 def zeroed(state):
-    return jax.tree.map(lambda x: jnp.asarray(np.zeros_like(x)), state)  # through numpy: nothing is compiled
+    return jax.tree.map(lambda x: jnp.asarray(np.zeros_like(x)), state)  # in numpy, so that nothing is compiled
 
 
 # Checkpoints ----------------------------------------------------------------------------------------------------------
 
 
 def test_checkpoints_come_back_bit_for_bit_and_the_newest_two_stay(tmp_path, state):
-    adapted = nnx.filter_state(state, trains(ADAPTED))
+    adapted = nnx.filter_state(state, in_groups(ADAPTED))
     tx = optax.adamw(1e-3)
     optimizer = jax.tree.map(lambda x: jnp.asarray(np.asarray(x) + 3), jax.jit(tx.init)(adapted))
     checkpoints = Checkpoints(tmp_path / "checkpoints")
@@ -62,10 +62,10 @@ def test_checkpoints_come_back_bit_for_bit_and_the_newest_two_stay(tmp_path, sta
     for a, b in zip(jax.tree.leaves(restored), jax.tree.leaves(optimizer), strict=True):
         np.testing.assert_array_equal(a, b)
     # Another config is refused before a byte is read, and named.
-    other = nnx.state(make_model(sub(CONFIG, "latents", mlp_width=48)))
+    other = nnx.state(make_model(replace_fields(CONFIG, "latents", mlp_width=48)))
     with pytest.raises(CheckpointError, match="another config.*of another shape.*synchronizer"):
-        again.load_params(again.latest(), nnx.filter_state(other, trains(ADAPTED)))
-    fewer = nnx.filter_state(state, trains(("lora",)))
+        again.load_params(again.latest(), nnx.filter_state(other, in_groups(ADAPTED)))
+    fewer = nnx.filter_state(state, in_groups(("lora",)))
     with pytest.raises(CheckpointError, match="unknown.*audio_projector"):
         again.load_params(again.latest(), fewer)
     again.close()
@@ -73,36 +73,36 @@ def test_checkpoints_come_back_bit_for_bit_and_the_newest_two_stay(tmp_path, sta
 
 def test_a_checkpoint_goes_on_with_its_own_base_only(tmp_path, state):
     base = tmp_path / "base"
-    save_base(base, nnx.filter_state(state, trains(("base",))))
+    save_base(base, nnx.filter_state(state, in_groups(("base",))))
     checkpoints = Checkpoints(tmp_path / "checkpoints")
     checkpoints.base = identify_base(base)
-    lora = nnx.filter_state(state, trains(("lora",)))
+    lora = nnx.filter_state(state, in_groups(("lora",)))
     checkpoints.save(Position(4, 1, 4), lora, {"count": jnp.zeros(1)})
     checkpoints.close()
     again = Checkpoints(tmp_path / "checkpoints")
     shutil.copytree(base, tmp_path / "moved")
     again.check_base(again.latest(), identify_base(tmp_path / "moved"))  # the same files elsewhere
-    victim = max((tmp_path / "moved").rglob("*"), key=lambda path: path.stat().st_size if path.is_file() else 0)
-    data = bytearray(victim.read_bytes())
+    largest = max((tmp_path / "moved").rglob("*"), key=lambda path: path.stat().st_size if path.is_file() else 0)
+    data = bytearray(largest.read_bytes())
     data[len(data) // 2] ^= 1
-    victim.write_bytes(data)
+    largest.write_bytes(data)
     with pytest.raises(CheckpointError, match="moved is not the base of"):
         again.check_base(again.latest(), identify_base(tmp_path / "moved"))
-    shutil.copy(victim, base / victim.relative_to(tmp_path / "moved"))  # the run's own base, damaged in its place
+    shutil.copy(largest, base / largest.relative_to(tmp_path / "moved"))  # the run's own base, damaged in its place
     with pytest.raises(CheckpointError, match="base has changed since it was written, or is damaged"):
         again.check_base(again.latest(), identify_base(base))
     again.close()
 
 
 def test_the_base_comes_back_and_a_missing_or_other_base_is_an_error(tmp_path, state):
-    base = nnx.filter_state(state, trains(("base",)))
+    base = nnx.filter_state(state, in_groups(("base",)))
     with pytest.raises(CheckpointError, match="no base model here"):
         load_base(tmp_path / "base", base)
     save_base(tmp_path / "base", base)
     loaded = leaves(load_base(tmp_path / "base", zeroed(base)))
     for name, value in leaves(base).items():
         np.testing.assert_array_equal(loaded[name], value)
-    wider = nnx.filter_state(nnx.state(make_model(sub(CONFIG, "llm", mlp_width=64))), trains(("base",)))
+    wider = nnx.filter_state(nnx.state(make_model(replace_fields(CONFIG, "llm", mlp_width=64))), in_groups(("base",)))
     with pytest.raises(CheckpointError, match="another config"):
         load_base(tmp_path / "base", wider)
 
@@ -125,25 +125,25 @@ def test_cut_back_drops_later_steps_and_a_half_written_line(tmp_path):
 def test_resumed_metrics_go_on_where_the_checkpoint_stands(tmp_path):
     first = Metrics(tmp_path, None)
     for step in range(1, 6):
-        first.examples(step, 0, [f"e{step}"])
+        first.log_examples(step, 0, [f"e{step}"])
         first.log(step, 0, {"loss": 1.0 / step})
     first.close()
     second = Metrics(tmp_path, 3)
-    second.examples(4, 0, ["e4"])
+    second.log_examples(4, 0, ["e4"])
     second.log(4, 0, {"loss": 0.25})
     second.close()
     records = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert [(r["step"], r["stage"], r["loss"]) for r in records] == [(s, 0, 1.0 / s) for s in (1, 2, 3, 4)]
-    taken = [json.loads(line) for line in (tmp_path / "examples.jsonl").read_text().splitlines()]
-    assert [r["examples"] for r in taken] == [["e1"], ["e2"], ["e3"], ["e4"]]
+    learned = [json.loads(line) for line in (tmp_path / "examples.jsonl").read_text().splitlines()]
+    assert [r["examples"] for r in learned] == [["e1"], ["e2"], ["e3"], ["e4"]]
 
 
 @pytest.mark.parametrize("name", ["loss", "grad_norm"])
 def test_a_loss_that_is_not_finite_stops_and_names_the_step(name):
     values = {"loss": np.float32(1.0), "grad_norm": np.float32(2.0)}
-    assert finite(values, 7) == {"loss": 1.0, "grad_norm": 2.0}
+    assert check_finite(values, 7) == {"loss": 1.0, "grad_norm": 2.0}
     with pytest.raises(FloatingPointError, match="step 7.* nan"):
-        finite(values | {name: np.float32("nan")}, 7)
+        check_finite(values | {name: np.float32("nan")}, 7)
 
 
 # Configs --------------------------------------------------------------------------------------------------------------
@@ -151,7 +151,9 @@ def test_a_loss_that_is_not_finite_stops_and_names_the_step(name):
 
 def test_a_config_survives_json():
     scaling = RopeScaling("llama3", 8.0, 1.0, 4.0, 8192)
-    config = sub(sub(small_config(modalities=("audio",)), "llm", rope_scaling=scaling), "lora", targets=("q_proj",))
+    config = replace_fields(
+        replace_fields(small_config(modalities=("audio",)), "llm", rope_scaling=scaling), "lora", targets=("q_proj",)
+    )
     config = dataclasses.replace(
         config, stages=config.stages | {"3": dataclasses.replace(config.stages["3"], weight_decay=0.25)}
     )
@@ -175,8 +177,8 @@ def test_overrides_from_the_command_line_reach_every_part(tmp_path):
     path.write_text("from empatheia_jax.config import Config\ndef get_config():\n    return Config(name='mine')\n")
     arguments = "--optim.b1 0.8 --data.path there --stages.3.epochs 2.5 --modalities audio --lora.targets q_proj v_proj"
     config = load_config(str(path), arguments.split())
-    expected = sub(sub(Config(name="mine"), "optim", b1=0.8), "data", path="there")
-    expected = sub(expected, "lora", targets=("q_proj", "v_proj"))
+    expected = replace_fields(replace_fields(Config(name="mine"), "optim", b1=0.8), "data", path="there")
+    expected = replace_fields(expected, "lora", targets=("q_proj", "v_proj"))
     stages = expected.stages | {"3": dataclasses.replace(expected.stages["3"], epochs=2.5)}
     assert config == dataclasses.replace(expected, modalities=("audio",), stages=stages)
     assert load_config(str(path)) == Config(name="mine")
@@ -199,7 +201,7 @@ def test_a_workdir_is_used_once_or_resumed_with_the_same_config(tmp_path):
         check_workdir(tmp_path, CONFIG, resume=False, stages=STAGES)
     check_workdir(tmp_path, CONFIG, resume=True, stages=STAGES)
     with pytest.raises(ConfigError, match=r"another config \(optim\)"):
-        check_workdir(tmp_path, sub(CONFIG, "optim", b1=0.1), resume=True, stages=STAGES)
+        check_workdir(tmp_path, replace_fields(CONFIG, "optim", b1=0.1), resume=True, stages=STAGES)
 
 
 def test_later_stages_of_a_scratch_base_need_a_trained_base(tmp_path):
@@ -219,8 +221,8 @@ from empatheia_jax.training.metrics import Metrics
 metrics = Metrics(Path({str(tmp_path)!r}), None)
 metrics.log(1, 0, {{"loss": 1.0}})
 metrics.close()
-found = [name for name in ("torch", "tensorflow", "av", "cv2") if name in sys.modules]
-assert not found, found
+imported = [name for name in ("torch", "tensorflow", "av", "cv2") if name in sys.modules]
+assert not imported, imported
 import importlib.util
 if importlib.util.find_spec("torch"):
     import torch
@@ -237,11 +239,11 @@ if importlib.util.find_spec("torch"):
 
 def test_stage_0_trains_no_quantised_base_and_quantising_needs_qwix(tmp_path, monkeypatch):
     pytest.importorskip("qwix")
-    held = sub(CONFIG, "llm", quantization="nf4", quantization_tile=16)
+    quantized = replace_fields(CONFIG, "llm", quantization="nf4", quantization_tile=16)
     with pytest.raises(ConfigError, match="stage 0 trains the base.*copy its DIR/base.*--stages 1,2,3,4"):
-        check_workdir(tmp_path / "run", held, resume=False, stages=STAGES)
+        check_workdir(tmp_path / "run", quantized, resume=False, stages=STAGES)
     (tmp_path / "run" / "base").mkdir(parents=True)
-    check_workdir(tmp_path / "run", held, resume=False, stages=STAGES[1:])
+    check_workdir(tmp_path / "run", quantized, resume=False, stages=STAGES[1:])
     monkeypatch.setitem(sys.modules, "qwix", None)
     with pytest.raises(ConfigError, match="qwix"):
-        check_workdir(tmp_path / "run", held, resume=False, stages=STAGES[1:])
+        check_workdir(tmp_path / "run", quantized, resume=False, stages=STAGES[1:])

@@ -1,4 +1,4 @@
-"""Stage 2 on cached states: the losses are those of stage 2 that runs the LLM, and stale states are never read."""
+"""Stage 2 on cached states: its losses are those with the LLM in the step, and stale states are never read."""
 
 import json
 import shutil
@@ -20,15 +20,15 @@ def run(trainer: Trainer, workdir: str, *flags: str) -> str:
 
 @pytest.fixture(scope="module")
 def trainer(tmp_path_factory):
-    """Stages 0 and 1 once; stage 2 from there with and without the cache."""
-    made = Trainer(tmp_path_factory.mktemp("cache"), ALL_STAGES)
-    run(made, "cached", "--stages", "0,1")
-    shutil.copytree(made.folder / "cached", made.folder / "computed")
-    settings = made.folder / "computed" / "config.json"
+    """Train stages 0 and 1 once, and stage 2 from there with and without the cache."""
+    trainer = Trainer(tmp_path_factory.mktemp("cache"), ALL_STAGES)
+    run(trainer, "cached", "--stages", "0,1")
+    shutil.copytree(trainer.folder / "cached", trainer.folder / "computed")
+    settings = trainer.folder / "computed" / "config.json"
     settings.write_text(json.dumps(json.loads(settings.read_text()) | {"cache_states": False}))
-    run(made, "cached", "--stages", "2", "--resume")
-    run(made, "computed", "--stages", "2", "--resume", "--cache-states", "False")
-    return made
+    run(trainer, "cached", "--stages", "2", "--resume")
+    run(trainer, "computed", "--stages", "2", "--resume", "--cache-states", "False")
+    return trainer
 
 
 def test_the_same_examples_and_losses(trainer):
@@ -38,16 +38,16 @@ def test_the_same_examples_and_losses(trainer):
     )
     assert trainer.read("cached", "examples.jsonl") == trainer.read("computed", "examples.jsonl")
     assert len(cached) == len(computed) > 4
-    for ours, theirs in zip(cached, computed, strict=True):
-        assert ours.keys() == theirs.keys()
-        for name in ours.keys() - {"tokens_per_second"}:
-            np.testing.assert_allclose(ours[name], theirs[name], rtol=1e-4, atol=1e-6, err_msg=name)
+    for record, expected in zip(cached, computed, strict=True):
+        assert record.keys() == expected.keys()
+        for name in record.keys() - {"tokens_per_second"}:
+            np.testing.assert_allclose(record[name], expected[name], rtol=1e-4, atol=1e-6, err_msg=name)
     assert (trainer.folder / "cached" / state_cache.FOLDER / "index.json").exists()
     assert not (trainer.folder / "computed" / state_cache.FOLDER).exists()
 
 
 def test_states_of_another_adapter_are_made_anew(trainer):
-    """The run is taken back to before stage 1, which is trained with another seed: its states are not the old ones."""
+    """Stage 1 is trained again with another seed: the states of the first are not used."""
     folder = trainer.folder / "other"
     shutil.copytree(trainer.folder / "cached", folder)
     old = json.loads((folder / state_cache.FOLDER / "manifest.json").read_text())

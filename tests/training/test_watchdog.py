@@ -1,4 +1,4 @@
-"""A run that stands still ends by itself: what is watched ends with 75 and its stacks, what may take long does not."""
+"""The watchdog ends a run that hangs, with code 75 and the stacks; parts that may take long are not ended."""
 
 import os
 import subprocess
@@ -13,7 +13,7 @@ import sys, threading, time
 from empatheia_jax.training.clock import Clock
 from empatheia_jax.training.watchdog import Watchdog
 
-def a_lock_that_never_comes(lock):
+def wait_for_ever(lock):
     lock.acquire()
 
 part, seconds, moving = sys.argv[1], float(sys.argv[2]), sys.argv[3] == "moving"
@@ -29,7 +29,7 @@ with clock("stage"):
             elif part == "compile":
                 time.sleep(2.0)
             else:
-                a_lock_that_never_comes(lock)
+                wait_for_ever(lock)
 watchdog.close()
 print("done")
 """
@@ -49,7 +49,7 @@ def run(part: str, seconds: str, moving: str = "still") -> subprocess.CompletedP
 def test_what_hangs_is_ended_and_said(part):
     done = run(part, "0.5")
     assert done.returncode == 75
-    assert "a_lock_that_never_comes" in done.stderr  # where it hung
+    assert "wait_for_ever" in done.stderr  # where it hung
     line = done.stderr.splitlines()[-1]
     assert line.startswith("train.py: nothing has moved for ") and f"(in {part!r})" in line and "--resume" in line
 

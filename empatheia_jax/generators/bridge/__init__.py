@@ -1,7 +1,7 @@
 """The bridge: torch functions in JAX programs (`from_torch`), JAX functions in torch programs (`to_torch`).
 
-Called eagerly, arrays go from device to device (`exchange`); under `jit` a callback goes through the host. Nothing else
-in this package imports torch, but the torch generators, which are built on it.
+In eager calls arrays pass from device to device (`exchange`); under `jit` they pass through the host, by a callback. In
+`empatheia_jax`, only this package and `torch_backend`, which is built on it, import torch.
 """
 
 from empatheia_jax.generators.bridge.errors import BridgeError, last_error

@@ -1,4 +1,4 @@
-"""What goes wrong on the bridge, and what went wrong on the other side of it."""
+"""Errors of the bridge, and the last error that torch raised under `jit`."""
 
 from collections.abc import Callable
 
@@ -6,16 +6,16 @@ _last: BaseException | None = None
 
 
 class BridgeError(TypeError):
-    """Something that cannot pass between JAX and torch: says what, and what to do."""
+    """A value cannot pass between JAX and torch; the message says which and what to do."""
 
 
 def last_error() -> BaseException | None:
-    """The exception with which torch last failed under `jit`: XLA passes on its type and message, as text only."""
+    """Return the exception that torch last raised under `jit`; XLA passes on its type and message only, as text."""
     return _last
 
 
-def remembered(function: Callable, *args):
-    """Call it; what it raises is `last_error` from then on."""
+def record_error(function: Callable, *args):
+    """Call a function; an exception that it raises becomes the `last_error`."""
     global _last
     try:
         return function(*args)

@@ -1,7 +1,7 @@
-"""One array between JAX and torch: by DLPack without a copy where that is safe, by a counted copy where it is not.
+"""Conversion of arrays between JAX and torch: by DLPack without a copy where that is safe, else by a counted copy.
 
-JAX arrays never change; torch tensors may. So what torch is lent is watched (`lend`), and what torch hands over is
-shared only if nothing in torch can reach it any more (`as_array`).
+JAX arrays are immutable, torch tensors are not. So memory that JAX lends to torch is watched for writes (`lend`), and
+memory that torch returns is shared only if no tensor can reach it any more (`as_array`).
 """
 
 import contextlib
@@ -15,62 +15,65 @@ import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
 import torch
-import torch._dynamo  # which the first operator under a mode imports, in several threads of callbacks at once
+import torch._dynamo  # else the first operator under a mode imports it, possibly in several callback threads at once
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from empatheia_jax.generators.bridge.errors import BridgeError
 
-# What was copied ------------------------------------------------------------------------------------------------------
+# Counts of copies -----------------------------------------------------------------------------------------------------
 
 
 @dataclasses.dataclass
 class Copies:
-    """Copies since the program began (or `reset_copies`): how many arrays, and their bytes."""
+    """Counts of copied arrays since the program began or `reset_copies`, and their bytes."""
 
     to_torch: int = 0
     to_jax: int = 0
     bytes: int = 0
 
 
-_counted, _lock = Copies(), threading.Lock()
+_copies, _lock = Copies(), threading.Lock()
 
 
 def copies() -> Copies:
-    """What has been copied so far, by all threads."""
+    """Return the counts of copies made so far by all threads."""
     with _lock:
-        return dataclasses.replace(_counted)
+        return dataclasses.replace(_copies)
 
 
 def reset_copies() -> None:
-    """Count from 0 again."""
+    """Set the counts of copies to 0."""
     with _lock:
-        _counted.to_torch = _counted.to_jax = _counted.bytes = 0
+        _copies.to_torch = _copies.to_jax = _copies.bytes = 0
 
 
-def _count(way: str, size: int) -> None:
+def _count_copy(direction: str, size: int) -> None:
     with _lock:
-        setattr(_counted, way, getattr(_counted, way) + 1)
-        _counted.bytes += size
+        setattr(_copies, direction, getattr(_copies, direction) + 1)
+        _copies.bytes += size
 
 
 # JAX -> torch ---------------------------------------------------------------------------------------------------------
 
 
 def as_tensor(array: jax.Array | np.ndarray, device: torch.device | None = None, copy: bool = False) -> torch.Tensor:
-    """A concrete array as a tensor of the same dtype, on `device` (default: where the array is).
+    """Return a concrete array as a tensor of the same dtype.
 
-    Without `copy` it shares the array's memory where it can: see `lend`.
+    Args:
+      array: the array.
+      device: the tensor's device; by default the array's.
+      copy: copy the memory. Otherwise it is shared where possible (see `lend`).
 
     Raises:
-      BridgeError: a dtype that torch lacks, an array in parts on several devices, a key of random numbers.
+      BridgeError: a dtype that torch lacks, an array sharded over several devices, or a random key.
     """
     if isinstance(array, np.ndarray | np.generic):
-        kept = jax.dtypes.canonicalize_dtype(array.dtype)  # as everywhere in JAX
-        tensor, shared = _of_numpy(np.asarray(array, kept)), False
+        dtype = jax.dtypes.canonicalize_dtype(array.dtype)  # as everywhere in JAX
+        tensor, shared = _from_numpy(np.asarray(array, dtype)), False
     else:
         if jnp.issubdtype(array.dtype, jax.dtypes.prng_key):
-            raise BridgeError("a key of random numbers means nothing to torch: pass numbers that are drawn already")
+            raise BridgeError("a key of random numbers means nothing to torch: pass numbers sampled from it")
         if len(array.sharding.device_set) > 1:
             if not array.is_fully_replicated:
                 raise BridgeError(
@@ -83,13 +86,13 @@ def as_tensor(array: jax.Array | np.ndarray, device: torch.device | None = None,
         except (RuntimeError, BufferError, ValueError, TypeError, jax.errors.JaxRuntimeError) as error:
             if array.dtype not in _DTYPES:
                 raise BridgeError(f"torch has no {array.dtype}") from error
-            tensor, shared = _of_numpy(np.asarray(array)), False
-            _count("to_torch", tensor.nbytes)
+            tensor, shared = _from_numpy(np.asarray(array)), False
+            _count_copy("to_torch", tensor.nbytes)
     if device is not None and tensor.device != device:
-        _count("to_torch", tensor.nbytes)
+        _count_copy("to_torch", tensor.nbytes)
         return tensor.to(device)
     if shared and copy:
-        _count("to_torch", tensor.nbytes)
+        _count_copy("to_torch", tensor.nbytes)
         return tensor.clone()
     return tensor
 
@@ -116,8 +119,8 @@ _DTYPES = {
 }
 
 
-def _of_numpy(array: np.ndarray) -> torch.Tensor:
-    """A tensor with memory of its own."""
+def _from_numpy(array: np.ndarray) -> torch.Tensor:
+    """Return a copy as a tensor."""
     if array.dtype not in _DTYPES:
         raise BridgeError(f"torch has no {array.dtype}")
     if array.dtype == ml_dtypes.bfloat16:
@@ -125,10 +128,10 @@ def _of_numpy(array: np.ndarray) -> torch.Tensor:
     return torch.from_numpy(array.copy())
 
 
-class _Watch(TorchDispatchMode):
-    """Before an operator writes to lent memory, the tensors there get memory of their own."""
+class _WriteWatch(TorchDispatchMode):
+    """Mode that moves tensors out of lent memory just before an operator writes to it."""
 
-    def __init__(self, lent: "Lent"):
+    def __init__(self, lent: "LentMemory"):
         super().__init__()
         self.lent = lent
 
@@ -141,77 +144,92 @@ class _Watch(TorchDispatchMode):
                 value = args[number] if number < len(args) else kwargs.get(argument.name)
                 for tensor in value if isinstance(value, list | tuple) else (value,):
                     if isinstance(tensor, torch.Tensor):
-                        self.lent.free(tensor.untyped_storage())
+                        self.lent.unshare(tensor.untyped_storage())
         return func(*args, **kwargs)
 
 
-class Lent:
-    """Memory of JAX arrays that torch may read for a while."""
+class LentMemory:
+    """Memory of JAX arrays that torch may read while a call lasts."""
 
     def __init__(self, tensors: Sequence[torch.Tensor]):
         storages = [t.untyped_storage() for t in tensors if t.device.type == "cpu" and t.nbytes]
-        # What torch has allocated itself can grow; what it was lent cannot.
+        # Storages that torch has allocated are resizable; those that it was lent are not.
         self._storages = {s.data_ptr(): StorageWeakRef(s) for s in storages if not s.resizable()}
-        self.taken = 0  # times that torch wrote to it, or kept it
+        self.unshared = 0  # how many storages torch wrote to or kept
 
     def __bool__(self) -> bool:
         return bool(self._storages)
 
-    def free(self, storage: torch.UntypedStorage) -> None:
-        """Give a lent storage (and every tensor on it) memory of its own; the JAX array keeps what it has."""
+    def unshare(self, storage: torch.UntypedStorage) -> None:
+        """Move a lent storage, and so every tensor on it, to memory of its own; the JAX array keeps its memory.
+
+        Raises:
+          BridgeError: too little shared memory.
+        """
         if self._storages.pop(storage.data_ptr(), None) is None:
             return
-        room = shutil.disk_usage("/dev/shm").free
-        if storage.nbytes() > room:
+        available = shutil.disk_usage("/dev/shm").free
+        if storage.nbytes() > available:
             raise BridgeError(
                 f"torch writes to (or keeps) an argument of {storage.nbytes():,} bytes, and shared memory has "
-                f"{room:,} left to move it to: pass copy=True"
+                f"{available:,} left to move it to: pass copy=True"
             )
-        storage.share_memory_()  # torch's one way to move all views of a storage at once
-        self.taken += 1
-        _count("to_torch", storage.nbytes())
+        storage.share_memory_()  # the only way in torch to move all views of a storage at once
+        self.unshared += 1
+        _count_copy("to_torch", storage.nbytes())
 
-    def end(self) -> None:
-        """Free what torch still holds."""
-        for weak in list(self._storages.values()):
-            if not weak.expired():
-                self.free(torch.UntypedStorage._new_with_weak_ptr(weak.cdata))
+    def unshare_all(self) -> None:
+        """Unshare every storage that torch still references."""
+        for reference in list(self._storages.values()):
+            if not reference.expired():
+                self.unshare(torch.UntypedStorage._new_with_weak_ptr(reference.cdata))
 
 
 @contextlib.contextmanager
-def lend(tensors: Sequence[torch.Tensor]) -> Iterator[Lent]:
-    """Within, torch may do as it likes with `tensors` that share memory with JAX arrays: those do not change.
+def lend(tensors: Sequence[torch.Tensor]) -> Iterator[LentMemory]:
+    """Protect JAX arrays from writes of torch to `tensors` that share their memory.
 
-    On leaving, whoever still holds one has a copy. The caller's own references must be gone by then.
+    Tensors that are still referenced when the context ends get copies of the memory. The caller must have dropped its
+    own references by then.
+
+    Args:
+      tensors: the tensors that torch works on in the context.
+
+    Yields:
+      The lent memory, which counts the storages that had to be moved.
+
+    Raises:
+      BridgeError: too little shared memory for a storage that has to be moved.
     """
-    lent = Lent(tensors)
+    lent = LentMemory(tensors)
     del tensors
     if not lent:
         yield lent
         return
     try:
-        with _Watch(lent):
+        with _WriteWatch(lent):
             yield lent
     except BaseException:
-        with contextlib.suppress(BridgeError):  # what was raised says more
-            lent.end()
+        with contextlib.suppress(BridgeError):  # the original exception says more
+            lent.unshare_all()
         raise
-    lent.end()
+    lent.unshare_all()
 
 
-def as_owned_tensors(arrays: Sequence[jax.Array], others: Sequence[jax.Array]) -> list[torch.Tensor]:
-    """Arrays that a program has just returned as tensors that torch may write to.
+def as_owned_tensors(arrays: Sequence[jax.Array], live_arrays: Sequence[jax.Array]) -> list[torch.Tensor]:
+    """Return arrays that a program has just computed as tensors that torch may write to.
 
     Args:
-      others: arrays that live on; what shares memory with one of them, or with an array before it, is copied.
+      arrays: the arrays. One that shares memory with a live array, or with an array before it, is copied.
+      live_arrays: arrays that JAX still uses.
     """
-    seen = {_address(array) for array in others}
-    made = []
+    addresses = {_address(array) for array in live_arrays}
+    tensors = []
     for array in arrays:
-        place = _address(array)
-        made.append(as_tensor(array, copy=place in seen))
-        seen.add(place)
-    return made
+        address = _address(array)
+        tensors.append(as_tensor(array, copy=address in addresses))
+        addresses.add(address)
+    return tensors
 
 
 def _address(array: jax.Array) -> int | None:
@@ -221,71 +239,74 @@ def _address(array: jax.Array) -> int | None:
 # torch -> JAX ---------------------------------------------------------------------------------------------------------
 
 
-def _holders(tensor: torch.Tensor) -> int:
+def _reference_count(tensor: torch.Tensor) -> int:
     return torch._C._storage_Use_Count(tensor.untyped_storage()._cdata)
 
 
-_ALONE = _holders(torch.empty(1))
+_SINGLE_OWNER = _reference_count(torch.empty(1))
 
 
-def as_array(tensor: torch.Tensor, mine: bool = False) -> jax.Array:
-    """A tensor as an array on the same device; float64 and int64 become what JAX has for them.
+def as_array(tensor: torch.Tensor, take_ownership: bool = False) -> jax.Array:
+    """Return a tensor as an array on the same device, with JAX's dtypes for float64 and int64.
 
     Args:
-      mine: share the memory if no other tensor reaches it. Without, it is shared in any case: for as long as the caller
-        knows that nothing writes to it.
+      tensor: the tensor.
+      take_ownership: share the memory only if no other tensor references it, else copy. Without it the memory is
+        shared in any case, and the caller must make sure that nothing writes to it.
     """
-    tensor, wide = tensor.detach(), jax.config.jax_enable_x64
-    shared = not mine or (_holders(tensor) == _ALONE and tensor.untyped_storage().resizable())
-    made = _canonical(tensor, wide)
-    if made is tensor and not shared:
-        _count("to_jax", made.nbytes)
-        made = made.clone(memory_format=torch.contiguous_format)
+    tensor, enable_x64 = tensor.detach(), jax.config.jax_enable_x64
+    shared = not take_ownership or (_reference_count(tensor) == _SINGLE_OWNER and tensor.untyped_storage().resizable())
+    converted = _canonical(tensor, enable_x64)
+    if converted is tensor and not shared:
+        _count_copy("to_jax", converted.nbytes)
+        converted = converted.clone(memory_format=torch.contiguous_format)
     try:
-        return jnp.from_dlpack(made, copy=False)
-    except (ValueError, RuntimeError, BufferError, jax.errors.JaxRuntimeError):  # not aligned as XLA wants it, say
-        _count("to_jax", made.nbytes)
-        return jnp.array(as_numpy(made, wide))
+        return jnp.from_dlpack(converted, copy=False)
+    except (ValueError, RuntimeError, BufferError, jax.errors.JaxRuntimeError):  # for example, not aligned for XLA
+        _count_copy("to_jax", converted.nbytes)
+        return jnp.array(as_numpy(converted, enable_x64))
 
 
 def as_arrays(tensors: list[torch.Tensor]) -> list[jax.Array]:
-    """`as_array(mine=True)` of each; the list is emptied, so that it reaches none of them itself."""
+    """Return each tensor as an array that owns its memory; empties the list, whose references would prevent sharing."""
     tensors.reverse()
-    return [as_array(tensors.pop(), mine=True) for _ in range(len(tensors))]
+    return [as_array(tensors.pop(), take_ownership=True) for _ in range(len(tensors))]
 
 
-def _canonical(tensor: torch.Tensor, wide: bool) -> torch.Tensor:
-    """The tensor itself where JAX can have it as it is, else a copy: compact, of 64 bits only if `wide`."""
-    made = tensor.resolve_conj().resolve_neg()
-    if made.dtype in _WIDE:
-        made = made.to(_WIDE[made.dtype][wide])
-    made = made.contiguous()
-    if made.data_ptr() == tensor.data_ptr() and made.dtype == tensor.dtype:
+def _canonical(tensor: torch.Tensor, enable_x64: bool) -> torch.Tensor:
+    """Return the tensor itself if JAX supports its layout and dtype, else a contiguous copy of a supported dtype."""
+    converted = tensor.resolve_conj().resolve_neg()
+    if converted.dtype in _64_BIT_DTYPES:
+        converted = converted.to(_64_BIT_DTYPES[converted.dtype][enable_x64])
+    converted = converted.contiguous()
+    if converted.data_ptr() == tensor.data_ptr() and converted.dtype == tensor.dtype:
         return tensor
-    _count("to_jax", made.nbytes)
-    return made
+    _count_copy("to_jax", converted.nbytes)
+    return converted
 
 
-_WIDE = {
+_64_BIT_DTYPES = {
     torch.float64: (torch.float32, torch.float64),
     torch.int64: (torch.int32, torch.int64),
     torch.uint64: (torch.uint32, torch.uint64),
     torch.complex128: (torch.complex64, torch.complex128),
 }
-"""What JAX has of it, without and with jax_enable_x64."""
+"""The dtypes that JAX uses for them, without and with jax_enable_x64."""
 
 
-def as_numpy(tensor: torch.Tensor, wide: bool) -> np.ndarray:
-    """A tensor as numpy on the host, sharing its memory if it is there: for callbacks, whose results are copied.
+def as_numpy(tensor: torch.Tensor, enable_x64: bool) -> np.ndarray:
+    """Return a tensor as a numpy array for a callback, whose results are copied; memory on the host is shared.
 
-    `wide`: jax_enable_x64 where the program was traced; a callback comes in a thread of its own, which may not know.
+    Args:
+      tensor: the tensor.
+      enable_x64: jax_enable_x64 when the program was traced; the thread of a callback may have another value.
     """
-    tensor = _canonical(tensor.detach(), wide).cpu()
+    tensor = _canonical(tensor.detach(), enable_x64).cpu()
     if tensor.dtype == torch.bfloat16:
         return tensor.view(torch.int16).numpy().view(ml_dtypes.bfloat16)
     return tensor.numpy()
 
 
 def conjugate(tensor: torch.Tensor) -> torch.Tensor:
-    """Of gradients with respect to a complex number, JAX's convention and torch's are each other's conjugate."""
+    """Convert a gradient between the conventions of JAX and torch, which are conjugate for complex numbers."""
     return tensor.conj().resolve_conj() if tensor.is_complex() else tensor

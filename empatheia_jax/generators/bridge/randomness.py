@@ -7,28 +7,28 @@ from collections.abc import Iterator
 import numpy as np
 import torch
 
-_LOCK = threading.RLock()  # the generators are the process's; callbacks of several devices come in several threads
+_LOCK = threading.RLock()  # the generators are global, and callbacks of several devices run in several threads
 
 
 def random_state(device: torch.device | None) -> np.ndarray:
-    """uint8 [n]: of the host's generator, and of the device's behind it."""
+    """Return the state of the host's generator followed by the device's, uint8 [n]."""
     states = [torch.get_rng_state().numpy()]
-    if _has_own(device):
+    if _has_generator(device):
         states.append(torch.cuda.get_rng_state(device).numpy())
     return np.concatenate(states)
 
 
 @contextlib.contextmanager
-def drawing_from(device: torch.device | None, state: np.ndarray | None = None) -> Iterator[None]:
-    """Within, generators begin at `state` (or where they are); after, they are as they were before."""
-    with _LOCK, torch.random.fork_rng([device] if _has_own(device) else []):
+def restored_generators(device: torch.device | None, state: np.ndarray | None = None) -> Iterator[None]:
+    """Restore the generators' present state when the context ends; in it they start from `state`, if given."""
+    with _LOCK, torch.random.fork_rng([device] if _has_generator(device) else []):
         if state is not None:
             size = torch.get_rng_state().numel()
             torch.set_rng_state(torch.from_numpy(state[:size].copy()))
-            if _has_own(device):
+            if _has_generator(device):
                 torch.cuda.set_rng_state(torch.from_numpy(state[size:].copy()), device)
         yield
 
 
-def _has_own(device: torch.device | None) -> bool:
+def _has_generator(device: torch.device | None) -> bool:
     return device is not None and device.type == "cuda"

@@ -1,4 +1,4 @@
-"""Arguments of a call, taken apart: arrays on the one hand, all else on the other."""
+"""Separation of a call's arguments into arrays and static values."""
 
 import dataclasses
 from collections.abc import Callable, Hashable, Sequence
@@ -11,34 +11,34 @@ from empatheia_jax.generators.bridge.errors import BridgeError
 
 @dataclasses.dataclass(frozen=True)
 class Signature:
-    """What a tree of arguments is without its arrays; hashable if everything else is."""
+    """A tree of arguments without its arrays; hashable if all other leaves are."""
 
     structure: jax.tree_util.PyTreeDef
-    rest: tuple[tuple[Hashable] | None, ...]  # None in the place of an array
+    static_leaves: tuple[tuple[Hashable] | None, ...]  # None in the place of an array
 
     @classmethod
-    def of(cls, tree: Any, is_array: Callable[[Any], bool]) -> tuple["Signature", list]:
-        """(the signature, the arrays in order)."""
+    def split(cls, tree: Any, is_array: Callable[[Any], bool]) -> tuple["Signature", list]:
+        """Return the signature of a tree and its arrays in order."""
         leaves, structure = jax.tree.flatten(tree)
         arrays = [leaf for leaf in leaves if is_array(leaf)]
         return cls(structure, tuple(None if is_array(leaf) else (leaf,) for leaf in leaves)), arrays
 
-    def together(self, arrays: Sequence) -> Any:
-        """The tree with other arrays."""
+    def merge(self, arrays: Sequence) -> Any:
+        """Return the tree with other arrays in it."""
         remaining = iter(arrays)
-        leaves = [next(remaining) if one is None else one[0] for one in self.rest]
+        leaves = [next(remaining) if leaf is None else leaf[0] for leaf in self.static_leaves]
         return jax.tree.unflatten(self.structure, leaves)
 
-    def once(self, table: dict, make: Callable[["Signature"], Any]) -> Any:
-        """`make(self)`, the first time; then what is in the table.
+    def cached(self, table: dict, make: Callable[["Signature"], Any]) -> Any:
+        """Return the entry of this signature in `table`, adding `make(self)` if it is missing.
 
         Raises:
-          BridgeError: an argument that is no array and cannot be hashed.
+          BridgeError: an argument that is neither an array nor hashable.
         """
         try:
-            found = table.get(self)
+            entry = table.get(self)
         except TypeError as error:
             raise BridgeError(f"arguments that are no arrays must be hashable: {error}") from error
-        if found is None:
-            found = table[self] = make(self)
-        return found
+        if entry is None:
+            entry = table[self] = make(self)
+        return entry

@@ -1,4 +1,4 @@
-"""Who the parametric face looks like: proportions, colours and hair from a profile and an avatar's number.
+"""What the parametric face looks like: proportions, colours and hair from a profile and an avatar's number.
 
 Everything is a pure function of (profile, avatar id), so an avatar looks the same in every clip and on every machine.
 """
@@ -12,7 +12,7 @@ from empatheia_jax.data.schema import Profile
 
 Colour = tuple[int, int, int]  # RGB, 0..255
 
-SKINS: tuple[Colour, ...] = (
+SKIN_COLOURS: tuple[Colour, ...] = (
     (250, 221, 198),
     (243, 205, 178),
     (233, 188, 156),
@@ -43,7 +43,7 @@ BEARDS: dict[str, tuple[str, ...]] = {
     "middle-aged": ("stubble", "full", "moustache"),
     "elderly": ("full", "moustache", "none"),
 }
-EYES: tuple[Colour, ...] = ((72, 46, 30), (58, 92, 132), (70, 104, 66), (96, 68, 36), (84, 100, 112))
+EYE_COLOURS: tuple[Colour, ...] = ((72, 46, 30), (58, 92, 132), (70, 104, 66), (96, 68, 36), (84, 100, 112))
 BACKGROUNDS: tuple[Colour, ...] = (
     (188, 214, 226),
     (226, 206, 190),
@@ -63,30 +63,42 @@ CLOTHES: dict[str, tuple[Colour, ...]] = {
 
 @dataclasses.dataclass(frozen=True)
 class Appearance:
-    """How an avatar looks; what the parametric face draws. Hashable, so drawings can be cached.
+    """What the parametric face draws for an avatar. Hashable, so that drawings can be cached.
 
-    `hair_style` is one of the names in `HAIR_STYLES`, `beard` one of those in `BEARDS`.
+    Attributes:
+      age: one of `emotions.AGES`.
+      gender: one of `emotions.GENDERS`.
+      skin: colour of the skin.
+      hair: colour of the hair and, darker, of the brows.
+      hair_style: one of the names in `HAIR_STYLES`.
+      beard: one of the names in `BEARDS`.
+      eyes: colour of the irises.
+      background: colour behind the head.
+      clothes: colour of the clothes.
+      face_width: the person's own factor on the width of the head, about 1.
+      nose_size: the person's own factor on the size of the nose, about 1.
+      brow_weight: the person's own factor on the thickness of the brows, about 1.
     """
 
     age: str = "young"
     gender: str = "female"
-    skin: Colour = SKINS[1]
+    skin: Colour = SKIN_COLOURS[1]
     hair: Colour = HAIR_COLOURS["young"][1]
     hair_style: str = "long"
     beard: str = "none"
-    eyes: Colour = EYES[0]
+    eyes: Colour = EYE_COLOURS[0]
     background: Colour = BACKGROUNDS[0]
     clothes: Colour = CLOTHES["young"][0]
-    face_width: float = 1.0  # about 1; a person's own proportions
+    face_width: float = 1.0
     nose_size: float = 1.0
     brow_weight: float = 1.0
 
 
 @dataclasses.dataclass(frozen=True)
 class Proportions:
-    """Where things are on the head, in units of the picture's side before framing (x from the middle, y from the top).
+    """Positions and sizes on the head, in units of the picture's side before framing (x from the middle, y downwards).
 
-    The eye line is the same for everybody; age and gender move the rest around it.
+    The eye line (`EYE_Y`) is the same for everybody; age and gender move the rest around it.
     """
 
     top: float
@@ -139,7 +151,7 @@ _PROPORTIONS = {
 
 
 def proportions(appearance: Appearance) -> Proportions:
-    """The head of an appearance: its age and gender's, with the person's own width and nose."""
+    """Return the head of an appearance: that of its age and gender, with the person's own width, nose and brows."""
     base = _PROPORTIONS[appearance.age, appearance.gender]
     return dataclasses.replace(
         base,
@@ -149,30 +161,34 @@ def proportions(appearance: Appearance) -> Proportions:
     )
 
 
-def avatar_random(avatar_id: int, purpose: str) -> np.random.Generator:
-    """Random numbers that belong to one avatar and one purpose, the same on every machine."""
+def avatar_rng(avatar_id: int, purpose: str) -> np.random.Generator:
+    """Return the random generator of one avatar for one purpose, the same on every machine."""
     digest = hashlib.blake2b(f"{purpose}/{avatar_id}".encode(), digest_size=8).digest()
     return np.random.default_rng(int.from_bytes(digest, "little"))
 
 
 def appearance_for(profile: Profile, avatar_id: int) -> Appearance:
-    """An avatar's looks: age and gender decide proportions, hair and clothes; skin, colours and details are its own.
+    """Return an avatar's appearance: age and gender decide proportions, hair and clothes, its number the rest.
 
     Args:
       profile: age and gender as in `emotions.AGES` and `emotions.GENDERS` (timbre is heard, not seen).
-      avatar_id: the avatar's number.
+      avatar_id: the avatar's number, which decides skin, colours and details.
+
+    Returns:
+      The same appearance for the same arguments, always.
+
     Raises:
       ValueError: an unknown age or gender.
     """
     key = (profile.age, profile.gender)
     if key not in HAIR_STYLES:
         raise ValueError(f"no face for age {profile.age!r}, gender {profile.gender!r}")
-    random = avatar_random(avatar_id, "appearance")
+    rng = avatar_rng(avatar_id, "appearance")
 
     def pick(options):
-        return options[int(random.integers(len(options)))]
+        return options[int(rng.integers(len(options)))]
 
-    skin = pick(SKINS)
+    skin = pick(SKIN_COLOURS)
     dark_skinned = sum(skin) < 420
     hair = pick(HAIR_COLOURS[profile.age][: 3 if dark_skinned and profile.age != "elderly" else None])
     if dark_skinned and profile.age in ("child", "young"):
@@ -184,10 +200,10 @@ def appearance_for(profile: Profile, avatar_id: int) -> Appearance:
         hair=hair,
         hair_style=pick(HAIR_STYLES[key]),
         beard=pick(BEARDS[profile.age]) if profile.gender == "male" else "none",
-        eyes=EYES[0] if dark_skinned else pick(EYES),
+        eyes=EYE_COLOURS[0] if dark_skinned else pick(EYE_COLOURS),
         background=pick(BACKGROUNDS),
         clothes=pick(CLOTHES[profile.age]),
-        face_width=float(random.uniform(0.97, 1.04)),
-        nose_size=float(random.uniform(0.88, 1.14)),
-        brow_weight=float(random.uniform(0.9, 1.12)),
+        face_width=float(rng.uniform(0.97, 1.04)),
+        nose_size=float(rng.uniform(0.88, 1.14)),
+        brow_weight=float(rng.uniform(0.9, 1.12)),
     )

@@ -1,4 +1,4 @@
-"""The classical C_speech: what the mouth does for each phoneme symbol, as a vector a latent can aim at.
+"""The classical C_speech: what the mouth does for each phoneme symbol, as a vector that a latent can predict.
 
 Each of the 178 symbols has its own vector, entries in -1..1 (0: does not apply), made of articulatory features (place,
 manner, height, ...), suprasegmental ones (stress, length) and of pauses; `nearest_symbols` inverts it.
@@ -128,7 +128,7 @@ _MARKS = {"ˈ": "primary_stress", "ˌ": "secondary_stress", "ː": "long"}
 
 @functools.cache
 def symbol_features() -> np.ndarray:
-    """Content vector of every symbol: float32 [178, CONTENT_DIM]; the two ids of the apostrophe share one."""
+    """Return the content vectors of all symbols, float32 [178, CONTENT_DIM]; the apostrophe's two ids share one."""
     table = np.zeros((len(SYMBOLS), CONTENT_DIM), np.float32)
     seen: dict[bytes, int] = {}
     for index, symbol in enumerate(SYMBOLS):
@@ -139,7 +139,7 @@ def symbol_features() -> np.ndarray:
         copies = seen.setdefault(table[index].tobytes(), 0)
         seen[table[index].tobytes()] += 1
         if copies:
-            # two symbols of one description (rare sounds, capital letters): the copies get a code, in order
+            # several symbols share one description (rare sounds, capital letters): the later ones get a code, in order
             for name, value in _code(copies).items():
                 table[index, _COLUMN[name]] = value
     for index, symbol in enumerate(SYMBOLS):
@@ -148,7 +148,7 @@ def symbol_features() -> np.ndarray:
 
 
 def nearest_symbols(content: np.ndarray) -> np.ndarray:
-    """Content vectors [P, CONTENT_DIM] -> ids int32 [P] of the nearest symbols (Euclidean)."""
+    """Return the ids int32 [P] of the symbols nearest (Euclidean) to content vectors [P, CONTENT_DIM]."""
     table = symbol_features()
     content = np.asarray(content, np.float32)
     distance = (table**2).sum(1) - 2.0 * content @ table.T

@@ -23,8 +23,14 @@ class EspeakError(RuntimeError):
 class VoiceSpec:
     """A formant voice. Tuples have one entry a formant, 0 (the voicing bar) to 8.
 
-    `frequency`, `height` and `width` are per cent of espeak's English voice; `breath` is noise through each formant
-    (1 to 8, 0: none).
+    Attributes:
+      name: what errors call it.
+      frequency: formant frequencies, per cent of espeak's English voice.
+      height: formant heights, per cent of espeak's English voice.
+      width: formant widths, per cent of espeak's English voice.
+      breath: noise through formants 1 to 8, 0: none.
+      voicing: loudness of voiced sounds, per cent.
+      consonants: loudness of unvoiced consonants, per cent.
     """
 
     name: str
@@ -35,8 +41,8 @@ class VoiceSpec:
     voicing: int = 100
     consonants: int = 100
 
-    def lines(self, low: int, high: int) -> str:
-        """The voice file that speaks between `low` and `high` Hz."""
+    def file_text(self, low: int, high: int) -> str:
+        """Return the text of espeak's voice file for speech between `low` and `high` Hz."""
         formants = [
             f"formant {i} {f} {h} {w}"
             for i, (f, h, w) in enumerate(zip(self.frequency, self.height, self.width, strict=True))
@@ -63,7 +69,7 @@ class VoiceSpec:
 
 @dataclasses.dataclass(frozen=True)
 class PhonemeEvent:
-    """espeak starts a phoneme (IPA with stress; "" is a pause) at `start` samples and leaves it at `end`."""
+    """A phoneme (IPA with stress; "" is a pause) that espeak speaks from sample `start` up to `end`."""
 
     ipa: str
     start: int
@@ -72,7 +78,7 @@ class PhonemeEvent:
 
 @dataclasses.dataclass(frozen=True)
 class Rendering:
-    """What espeak said: float32 [samples] in -1..1 and the phonemes in order, covering all samples."""
+    """Speech rendered by espeak: float32 [samples] in -1..1, and its phonemes in order, covering all samples."""
 
     audio: np.ndarray
     sample_rate: int
@@ -111,7 +117,7 @@ _Callback = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctype
 
 
 class Espeak:
-    """One loaded espeak-ng. Use `espeak()`; a second instance of the same library would share its globals."""
+    """The loaded espeak-ng library. Use `espeak()`: a second instance would share the library's globals."""
 
     def __init__(self):
         library, data = espeak_files()
@@ -135,16 +141,18 @@ class Espeak:
         self._callback = _Callback(self._receive)  # kept: espeak holds only the address
         self._started = False
 
-    def synth(self, mnemonics: str, voice: VoiceSpec, low: float, high: float, rate: float, volume: int = 80):
+    def synth(self, mnemonics: str, voice: VoiceSpec, low: float, high: float, *, rate: float) -> Rendering:
         """Speak phoneme mnemonics: `[[h@l'oU]], [[D'e@]].` (or plain text).
 
         Args:
           mnemonics: espeak's input; phonemes between double brackets, punctuation outside makes the clauses.
-          low, high: Hz, about the lowest and highest F0 of a statement.
+          voice: the formant voice.
+          low: Hz, about the lowest F0 of a statement.
+          high: Hz, about the highest F0 of a statement.
           rate: words a minute, clipped to `MIN_RATE`..`MAX_RATE`.
-          volume: espeak's amplitude; 80 leaves headroom.
-        Returns:
-          Rendering
+
+        Raises:
+          EspeakError: espeak refuses the voice or the mnemonics, or cannot read its data.
         """
         low = int(round(min(max(low, MIN_HZ), MAX_HZ - 4)))
         high = int(round(min(max(high, low + 2), MAX_HZ)))
@@ -153,7 +161,7 @@ class Espeak:
             self._set_voice(voice, low, high)
             for parameter, value in (
                 (_RATE, min(max(rate, MIN_RATE), MAX_RATE)),
-                (_VOLUME, volume),
+                (_VOLUME, 80),  # leaves headroom
                 (_PITCH, _DEFAULT_PITCH),
                 (_RANGE, _DEFAULT_RANGE),
             ):
@@ -166,7 +174,7 @@ class Espeak:
             return self._rendering()
 
     def _restart(self) -> None:
-        """Initialise anew (0.6 ms): wave phase, echo buffer and noise otherwise carry over from the last call."""
+        """Initialise the library again (0.6 ms): wave phase, echo and noise otherwise carry over from the last call."""
         if self._started:
             self._library.espeak_Terminate()
         self.sample_rate = self._library.espeak_Initialize(_SYNCHRONOUS, 0, self._data, _OPTIONS)
@@ -177,9 +185,9 @@ class Espeak:
         self._library.espeak_SetSynthCallback(self._callback)
 
     def _set_voice(self, voice: VoiceSpec, low: int, high: int) -> None:
-        """espeak reads a voice from a file only; it is gone at once, so nothing is left or shared with a fork."""
+        """Set the voice by a temporary file (espeak reads no other way), so that none is left or shared with a fork."""
         with tempfile.NamedTemporaryFile("w", prefix="empatheia-voice-") as file:
-            file.write(voice.lines(low, high))
+            file.write(voice.file_text(low, high))
             file.flush()
             if self._library.espeak_SetVoiceByFile(file.name.encode()):
                 raise EspeakError(f"espeak-ng refused the voice {voice.name!r}")
@@ -207,5 +215,5 @@ class Espeak:
 
 @functools.cache
 def espeak() -> Espeak:
-    """The process's espeak-ng, loaded at the first call."""
+    """Return the process's espeak-ng, loaded at the first call."""
     return Espeak()

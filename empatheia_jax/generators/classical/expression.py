@@ -1,6 +1,7 @@
-"""What moves: brows, eyes, nose, mouth and wrinkles as outlines, computed for all frames of a clip at once.
+"""The expression of the parametric face: brows, eyes, nose and wrinkles as outlines, and the pose of head and jaw.
 
-`STYLE` names the coordinates of S_video and says what each moves; 0 is a neutral face, about 1 an expressive one.
+Everything is computed for all frames of a clip at once. `STYLE_NAMES` names the coordinates of S_video and says what
+each moves; 0 is a neutral face, about 1 an expressive one. The mouth is drawn by `mouth`.
 """
 
 import dataclasses
@@ -8,9 +9,9 @@ import dataclasses
 import numpy as np
 
 from empatheia_jax.generators.classical.appearance import EYE_Y, Appearance, Proportions
-from empatheia_jax.generators.classical.drawing import darker, mix, ribbon
+from empatheia_jax.generators.classical.drawing import darken, mix, ribbon
 
-STYLE = (
+STYLE_NAMES = (
     "brow_raise",  # both brows up (+) or down
     "brow_slope",  # inner ends up (+: sorrow, fear) or down (anger)
     "brow_skew",  # the brow on the picture's right up, the other down
@@ -33,27 +34,27 @@ _ANGLE = np.linspace(0, 2 * np.pi, 24, endpoint=False)
 _COSINE, _SINE = np.cos(_ANGLE), np.sin(_ANGLE)
 
 
-def named(style: np.ndarray) -> dict[str, np.ndarray]:
-    """S_video [style_dim] or, changing over a clip, [F, style_dim] by name, limited to what can be drawn: [1 or F]."""
-    return {name: np.clip(np.atleast_2d(style)[:, i], -2.2, 2.2) for i, name in enumerate(STYLE)}
+def style_by_name(style: np.ndarray) -> dict[str, np.ndarray]:
+    """Return S_video [style_dim] or [F, style_dim] by name, each [1 or F], limited to what can be drawn."""
+    return {name: np.clip(np.atleast_2d(style)[:, i], -2.2, 2.2) for i, name in enumerate(STYLE_NAMES)}
 
 
-def blink(numbers: np.ndarray) -> np.ndarray:
-    """How far the lids stay open, 0..1, at frame numbers [F]: a blink of 5 frames about every three seconds."""
-    return np.interp((numbers + 57) % 79, [0, 1, 2, 3, 4, 5], [1.0, 0.45, 0.05, 0.2, 0.7, 1.0])
+def lid_opening(frame_numbers: np.ndarray) -> np.ndarray:
+    """Return how far the lids are open, 0..1, at frame numbers [F]: a blink of 5 frames about every three seconds."""
+    return np.interp((frame_numbers + 57) % 79, [0, 1, 2, 3, 4, 5], [1.0, 0.45, 0.05, 0.2, 0.7, 1.0])
 
 
-def head_pose(v: dict[str, np.ndarray], numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Shift [F, 2] (shares of the side) and roll [F] (radians) of the head: the style's pose and a slow sway."""
-    x = 0.0055 * np.sin(2 * np.pi * numbers / 61) + 0.0025 * np.sin(2 * np.pi * numbers / 23 + 1.0)
-    y = 0.0035 * np.sin(2 * np.pi * numbers / 43 + 0.6) + 0.010 * v["head_drop"]
-    roll = 0.014 * np.sin(2 * np.pi * numbers / 71 + 0.3) + 0.075 * v["head_tilt"]
+def head_pose(style: dict[str, np.ndarray], frame_numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return shift [F, 2] (shares of the side) and roll [F] (radians) of the head: the style's pose and a slow sway."""
+    x = 0.0055 * np.sin(2 * np.pi * frame_numbers / 61) + 0.0025 * np.sin(2 * np.pi * frame_numbers / 23 + 1.0)
+    y = 0.0035 * np.sin(2 * np.pi * frame_numbers / 43 + 0.6) + 0.010 * style["head_drop"]
+    roll = 0.014 * np.sin(2 * np.pi * frame_numbers / 71 + 0.3) + 0.075 * style["head_tilt"]
     return np.stack([x, y], axis=-1), roll
 
 
-def jaw(v: dict[str, np.ndarray], content: np.ndarray) -> np.ndarray:
-    """How far the jaw is down, 0..1 [F]: speech on top of what the style leaves open."""
-    rest = 0.46 * np.maximum(v["mouth_part"], 0.0) * (1 - 0.85 * content[:, 4])
+def jaw_opening(style: dict[str, np.ndarray], content: np.ndarray) -> np.ndarray:
+    """Return how far the jaw is down, 0..1 [F]: speech on top of what the style leaves open."""
+    rest = 0.46 * np.maximum(style["mouth_part"], 0.0) * (1 - 0.85 * content[:, 4])
     return np.clip(rest + (1 - 0.45 * rest) * content[:, 0], 0, 1)
 
 
@@ -70,32 +71,35 @@ class Shape:
     strength: np.ndarray | None = None
 
 
-def upper_shapes(look: Appearance, head: Proportions, v: dict[str, np.ndarray], numbers: np.ndarray) -> list[Shape]:
-    """Nose, cheek folds, eyes and brows of a clip, back to front.
+def upper_shapes(
+    appearance: Appearance, head: Proportions, style: dict[str, np.ndarray], frame_numbers: np.ndarray
+) -> list[Shape]:
+    """Return nose, cheek folds, eyes and brows of a clip, back to front.
 
     Args:
-      look, head: whose face.
-      v: S_video by name, each [F].
-      numbers: the frames' numbers [F] in their clip (blinks follow them).
+      appearance: whose face.
+      head: its proportions.
+      style: S_video by name, each [F].
+      frame_numbers: the frames' numbers [F] in their clip (blinks follow them).
     """
-    eyes = _eyes(look, head, v, blink(numbers))
-    return [*_nose(look, head, v), *_cheeks(look, head, v), *eyes, *_brows(look, head, v)]
+    eyes = _eyes(appearance, head, style, lid_opening(frame_numbers))
+    return [*_nose(appearance, head, style), *_cheeks(appearance, head, style), *eyes, *_brows(appearance, head, style)]
 
 
-def brow_colour(look: Appearance) -> tuple[int, int, int]:
-    """A tone of the hair that stands out against the skin (grey brows stay grey, but darker than the face)."""
-    limit = 0.50 * sum(look.skin)
-    tone = darker(look.hair, 0.8)
+def brow_colour(appearance: Appearance) -> tuple[int, int, int]:
+    """Return a tone of the hair that stands out against the skin (grey brows stay grey, but darker than the face)."""
+    limit = 0.50 * sum(appearance.skin)
+    tone = darken(appearance.hair, 0.8)
     return tone if sum(tone) <= limit else tuple(int(c * limit / sum(tone)) for c in tone)
 
 
 def _outline(x, y) -> np.ndarray:
-    """Coordinates that broadcast to [F, n] -> points [F, n, 2]."""
+    """Return points [F, n, 2] of coordinates that broadcast to [F, n]."""
     return np.stack(np.broadcast_arrays(x, y), axis=-1)
 
 
 def _line(points, width) -> np.ndarray:
-    """A short tapered stroke: points [(x, y), ...] whose coordinates are numbers or [F] -> outline [F, n, 2]."""
+    """Return the outline [F, n, 2] of a short tapered stroke through points (x, y), each a number or [F]."""
     known = np.linspace(0, 1, len(points))
     t = np.linspace(0, 1, 7)
     # Lagrange's polynomial through the points
@@ -107,65 +111,65 @@ def _line(points, width) -> np.ndarray:
     return ribbon(_outline(*axes), 0.5 * width * np.sin(np.linspace(0.3, np.pi - 0.3, 7)))
 
 
-def _brows(look: Appearance, head: Proportions, v: dict[str, np.ndarray]) -> list[Shape]:
+def _brows(appearance: Appearance, head: Proportions, style: dict[str, np.ndarray]) -> list[Shape]:
     t = np.linspace(0, 1, 9)
-    arch = 0.016 if look.gender == "female" else 0.010
+    arch = 0.016 if appearance.gender == "female" else 0.010
     outlines = []
     for side in (-1, 1):
-        lift = 0.030 * v["brow_raise"] + side * 0.022 * v["brow_skew"]
-        inner = (lift + 0.030 * v["brow_slope"])[:, None]
-        outer = (lift - 0.012 * v["brow_slope"])[:, None]
-        pinch = 0.008 * np.clip(-v["brow_slope"] + 0.4 * v["nose_wrinkle"], 0, 2)[:, None]
+        lift = 0.030 * style["brow_raise"] + side * 0.022 * style["brow_skew"]
+        inner = (lift + 0.030 * style["brow_slope"])[:, None]
+        outer = (lift - 0.012 * style["brow_slope"])[:, None]
+        pinch = 0.008 * np.clip(-style["brow_slope"] + 0.4 * style["nose_wrinkle"], 0, 2)[:, None]
         x = 0.5 + side * (0.040 - pinch + t * (0.112 + pinch))
         bow = arch * np.sin(np.pi * (0.9 * t + 0.05))
         y = head.brow_y + 0.006 - (inner * (1 - t) ** 1.3 + outer * (1 - (1 - t) ** 1.3) + bow)
         half = 0.5 * head.brow_thickness * (1.0 - 0.55 * t**1.6) * np.minimum(1, 0.55 + 3 * t)
         outlines.append(ribbon(_outline(x, y), half))
-    crease = darker(look.skin, 0.72)
-    knit = np.clip(-v["brow_slope"] - 0.15, 0, 1) + 0.5 * np.clip(v["brow_slope"] - 0.5, 0, 1)
+    crease = darken(appearance.skin, 0.72)
+    knit = np.clip(-style["brow_slope"] - 0.15, 0, 1) + 0.5 * np.clip(style["brow_slope"] - 0.5, 0, 1)
     frown = [
         _line([(0.5 + s * 0.014, head.brow_y - 0.018), (0.5 + s * 0.011, head.brow_y + 0.022)], 0.006) for s in (-1, 1)
     ]
     forehead = []
     for distance, half in ((0.045, 0.075), (0.068, 0.06)):
-        y = head.brow_y - distance - 0.018 * v["brow_raise"]
+        y = head.brow_y - distance - 0.018 * style["brow_raise"]
         forehead.append(_line([(0.5 - half, y + 0.004), (0.5, y - 0.003), (0.5 + half, y + 0.004)], 0.006))
-    raised = 0.8 * np.clip(v["brow_raise"] - 0.5, 0, 1)
+    raised = 0.8 * np.clip(style["brow_raise"] - 0.5, 0, 1)
     return [
-        Shape(crease, frown, look.skin, knit),
-        Shape(crease, forehead, look.skin, raised),
-        Shape(brow_colour(look), outlines),
+        Shape(crease, frown, appearance.skin, knit),
+        Shape(crease, forehead, appearance.skin, raised),
+        Shape(brow_colour(appearance), outlines),
     ]
 
 
-def _eyes(look: Appearance, head: Proportions, v: dict[str, np.ndarray], lids: np.ndarray) -> list[Shape]:
-    """Whites, irises, pupils, lights, lids: cut to the opening between the lids."""
+def _eyes(appearance: Appearance, head: Proportions, style: dict[str, np.ndarray], lids: np.ndarray) -> list[Shape]:
+    """Return whites, irises, pupils, lights and lids, cut to the opening between the lids."""
     size = head.eye_size
     width = 0.047 * (0.75 + 0.25 * size)
-    opening = np.clip(1 + 0.42 * v["eye_open"], 0.12, 1.9)
-    top_open = 0.0235 * size * opening * (1 - 0.10 * np.maximum(v["cheek_raise"], 0))
-    low = 0.0165 * size * np.clip(1 - 0.65 * v["cheek_raise"] + 0.10 * v["eye_open"], 0.15, 1.5)
+    opening = np.clip(1 + 0.42 * style["eye_open"], 0.12, 1.9)
+    top_open = 0.0235 * size * opening * (1 - 0.10 * np.maximum(style["cheek_raise"], 0))
+    low = 0.0165 * size * np.clip(1 - 0.65 * style["cheek_raise"] + 0.10 * style["eye_open"], 0.15, 1.5)
     top = -low + (top_open + low) * lids  # a closed upper lid meets the lower one
-    look_down = 0.006 * np.clip(v["head_drop"], -1.5, 1.5)[:, None]
+    look_down = 0.006 * np.clip(style["head_drop"], -1.5, 1.5)[:, None]
     iris = 0.0215 * (0.6 + 0.4 * size)
     parts: dict[str, list] = {name: [] for name in ("white", "iris", "pupil", "light", "lash", "crease")}
     for side in (-1, 1):
         centre = 0.5 + side * head.eye_x
-        slant = -side * 0.0035 * (1.0 if look.gender == "female" else 0.4)
+        slant = -side * 0.0035 * (1.0 if appearance.gender == "female" else 0.4)
 
-        def roof(u, slant=slant):
+        def upper_lid(u, slant=slant):
             return EYE_Y - top[:, None] * (1 - np.abs(u) ** 2.3) + slant * u
 
-        def floor(u, slant=slant):
+        def lower_lid(u, slant=slant):
             return EYE_Y + low[:, None] * (1 - u**2) + slant * u
 
-        def disc(radius, dx=0.0, dy=0.0, centre=centre, roof=roof, floor=floor):
+        def disc(radius, dx=0.0, dy=0.0, *, centre=centre, upper_lid=upper_lid, lower_lid=lower_lid):
             x = centre + dx + radius * _COSINE
             u = np.clip((x - centre) / width, -1, 1)
-            y = np.clip(EYE_Y + dy + look_down - 0.002 + radius * _SINE, roof(u), floor(u))
+            y = np.clip(EYE_Y + dy + look_down - 0.002 + radius * _SINE, upper_lid(u), lower_lid(u))
             return _outline(x, y)
 
-        x, upper, lower = centre + width * _LID, roof(_LID), floor(_LID)
+        x, upper, lower = centre + width * _LID, upper_lid(_LID), lower_lid(_LID)
         parts["white"].append(np.concatenate([_outline(x, upper), _outline(x, lower)[:, ::-1]], axis=1))
         parts["iris"].append(disc(iris))
         parts["pupil"].append(disc(iris * 0.52))
@@ -180,19 +184,19 @@ def _eyes(look: Appearance, head: Proportions, v: dict[str, np.ndarray], lids: n
         )
     return [
         Shape(WHITE, parts["white"]),
-        Shape(look.eyes, parts["iris"]),
+        Shape(appearance.eyes, parts["iris"]),
         Shape((22, 16, 18), parts["pupil"]),
         Shape((255, 255, 255), parts["light"]),
-        Shape(darker(look.skin, 0.68), parts["crease"]),
+        Shape(darken(appearance.skin, 0.68), parts["crease"]),
         Shape(INK, parts["lash"]),
     ]
 
 
-def _nose(look: Appearance, head: Proportions, v: dict[str, np.ndarray]) -> list[Shape]:
+def _nose(appearance: Appearance, head: Proportions, style: dict[str, np.ndarray]) -> list[Shape]:
     size = head.nose_size
-    y = (head.nose_y - 0.012 * v["nose_wrinkle"])[:, None]
-    flare = (1 + 0.18 * np.clip(v["nose_wrinkle"], 0, 2))[:, None]
-    shade = darker(look.skin, 0.76)
+    y = (head.nose_y - 0.012 * style["nose_wrinkle"])[:, None]
+    flare = (1 + 0.18 * np.clip(style["nose_wrinkle"], 0, 2))[:, None]
+    shade = darken(appearance.skin, 0.76)
     t = np.linspace(0, np.pi, 11)
     ball = ribbon(
         _outline(0.5 - 0.024 * size * flare * np.cos(t), y + 0.012 * size * np.sin(t)), 0.003 + 0.0012 * np.sin(t)
@@ -213,16 +217,16 @@ def _nose(look: Appearance, head: Proportions, v: dict[str, np.ndarray]) -> list
         wrinkles.append(_line([(0.5 - half, top), (0.5, top - 0.007), (0.5 + half, top)], 0.0055))
     return [
         Shape(shade, [ball]),
-        Shape(mix(look.skin, shade, 0.75), wings),
-        Shape(mix(look.skin, shade, 0.4), [ribbon(bridge, 0.0032 * np.sin(np.linspace(0.4, 2.8, 7)))]),
-        Shape(darker(look.skin, 0.66), wrinkles, look.skin, np.clip(v["nose_wrinkle"], 0, 1)),
+        Shape(mix(appearance.skin, shade, 0.75), wings),
+        Shape(mix(appearance.skin, shade, 0.4), [ribbon(bridge, 0.0032 * np.sin(np.linspace(0.4, 2.8, 7)))]),
+        Shape(darken(appearance.skin, 0.66), wrinkles, appearance.skin, np.clip(style["nose_wrinkle"], 0, 1)),
     ]
 
 
-def _cheeks(look: Appearance, head: Proportions, v: dict[str, np.ndarray]) -> list[Shape]:
-    """The fold from nose to mouth, deep in a smile or in disgust."""
-    depth = np.clip(0.8 * v["cheek_raise"] + 0.5 * v["lip_raise"] + 0.3 * v["mouth_curve"] - 0.15, 0, 1)
-    spread = 0.012 * v["mouth_stretch"] + 0.010 * v["cheek_raise"]
+def _cheeks(appearance: Appearance, head: Proportions, style: dict[str, np.ndarray]) -> list[Shape]:
+    """Return the folds from nose to mouth and under the eyes, deep in a smile or in disgust."""
+    depth = np.clip(0.8 * style["cheek_raise"] + 0.5 * style["lip_raise"] + 0.3 * style["mouth_curve"] - 0.15, 0, 1)
+    spread = 0.012 * style["mouth_stretch"] + 0.010 * style["cheek_raise"]
     folds = []
     for side in (-1, 1):
         middle = (0.5 + side * (0.088 + spread), (head.nose_y + head.mouth_y) / 2 - 0.006)
@@ -231,14 +235,14 @@ def _cheeks(look: Appearance, head: Proportions, v: dict[str, np.ndarray]) -> li
     apples = []
     for side in (-1, 1):
         x = 0.5 + side * head.eye_x
-        y = EYE_Y + 0.034 + 0.012 * head.eye_size - 0.006 * v["cheek_raise"]
+        y = EYE_Y + 0.034 + 0.012 * head.eye_size - 0.006 * style["cheek_raise"]
         apples.append(_line([(x - 0.036, y + 0.004), (x, y + 0.013), (x + 0.036, y + 0.002)], 0.006))
     return [
-        Shape(darker(look.skin, 0.7), folds, look.skin, 0.8 * depth),
+        Shape(darken(appearance.skin, 0.7), folds, appearance.skin, 0.8 * depth),
         Shape(
-            darker(look.skin, 0.76 if look.age in ("child", "young") else 0.68),
+            darken(appearance.skin, 0.76 if appearance.age in ("child", "young") else 0.68),
             apples,
-            look.skin,
-            np.clip(0.8 * v["cheek_raise"], 0, 1),
+            appearance.skin,
+            np.clip(0.8 * style["cheek_raise"], 0, 1),
         ),
     ]

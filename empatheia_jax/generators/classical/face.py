@@ -1,6 +1,6 @@
 """A talking face without weights: a parametric 2-D portrait, drawn frame by frame.
 
-C_video moves jaw and lips, S_video brows, eyes, mouth and head: the split of appendix D.2.2, in coordinates with names.
+C_video moves jaw and lips, S_video brows, eyes, mouth and head: the split of appendix D.2.2, in named coordinates.
 """
 
 from collections.abc import Iterator
@@ -8,27 +8,27 @@ from collections.abc import Iterator
 import numpy as np
 
 from empatheia_jax.generators.classical.appearance import Appearance
-from empatheia_jax.generators.classical.expression import STYLE
+from empatheia_jax.generators.classical.expression import STYLE_NAMES
 from empatheia_jax.generators.classical.face_measure import measure_style
 from empatheia_jax.generators.classical.portrait import appearance_from_portrait
-from empatheia_jax.generators.classical.render import draw, drawn_frames
-from empatheia_jax.generators.classical.visemes import CONTENT, mouth_content
+from empatheia_jax.generators.classical.render import draw_frames, iterate_frames
+from empatheia_jax.generators.classical.visemes import CONTENT_NAMES, mouth_content
 from empatheia_jax.generators.interfaces import VIDEO_FPS, Portrait
 
 
 class ClassicalFace:
-    """`FaceGenerator` that draws.
+    """The `interfaces.FaceGenerator` that draws a parametric face.
 
     Attributes:
-      size: side of the frames, pixels: 128 for a corpus, 256 or 512 to be looked at.
+      size: side of the frames, pixels: even, 32 to 1024; 128 is enough for a corpus, 256 or 512 for a viewer.
     """
 
     name = "classical"
     version = 1
     on_device = False
     fps = VIDEO_FPS
-    content_dim = len(CONTENT)
-    style_dim = len(STYLE)
+    content_dim = len(CONTENT_NAMES)
+    style_dim = len(STYLE_NAMES)
 
     def __init__(self, size: int = 256):
         if size % 2 or not 32 <= size <= 1024:
@@ -38,11 +38,11 @@ class ClassicalFace:
     def content(
         self, audio: np.ndarray | None, sample_rate: int, phonemes: np.ndarray, phoneme_frames: np.ndarray
     ) -> np.ndarray:
-        """Gold C_video of a recording: float32 [F, content_dim]; see `visemes.mouth_content`."""
+        """Return the gold C_video of a recording, float32 [F, content_dim]; see `visemes.mouth_content`."""
         return mouth_content(audio, sample_rate, phonemes, phoneme_frames)
 
     def style(self, frames: np.ndarray) -> np.ndarray:
-        """Gold S_video of a face video uint8 [F, h, w, 3] RGB: float32 [style_dim]; see `measure_style`."""
+        """Return the gold S_video float32 [style_dim] of a video uint8 [F, h, w, 3] RGB; see `measure_style`."""
         return measure_style(frames)
 
     def animate(self, content: np.ndarray, style: np.ndarray, portrait: Portrait) -> np.ndarray:
@@ -52,21 +52,23 @@ class ClassicalFace:
           content: C_video [F, content_dim]; F may be 0.
           style: S_video [style_dim], or [F, style_dim] to change it over the clip.
           portrait: `appearance` (an `Appearance`), or `image`, whose colours are put on it (or on a default face).
+
         Returns:
           uint8 [F, size, size, 3] RGB.
+
         Raises:
           ValueError: wrong shapes, values that are not numbers, an empty portrait.
           PortraitError: the image has no face.
         """
-        content, style = self._checked(content, style)
-        return draw(_appearance(portrait), content, style, self.size)
+        content, style = self._validate(content, style)
+        return draw_frames(_appearance(portrait), content, style, self.size)
 
     def frames(self, content: np.ndarray, style: np.ndarray, portrait: Portrait) -> Iterator[np.ndarray]:
-        """As `animate`, a frame at a time."""
-        content, style = self._checked(content, style)
-        return drawn_frames(_appearance(portrait), content, style, self.size)
+        """Yield the frames of `animate` (same arguments), each uint8 [size, size, 3] RGB."""
+        content, style = self._validate(content, style)
+        return iterate_frames(_appearance(portrait), content, style, self.size)
 
-    def _checked(self, content: np.ndarray, style: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def _validate(self, content: np.ndarray, style: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         content, style = np.asarray(content, np.float64), np.asarray(style, np.float64)
         if content.ndim != 2 or content.shape[1] != self.content_dim:
             raise ValueError(f"C_video must be [F, {self.content_dim}], not {list(content.shape)}")
@@ -78,9 +80,9 @@ class ClassicalFace:
 
 
 def _appearance(portrait: Portrait) -> Appearance:
-    look = portrait.appearance
+    appearance = portrait.appearance
     if portrait.image is not None:
-        return appearance_from_portrait(portrait.image, look)[0]
-    if not isinstance(look, Appearance):
+        return appearance_from_portrait(portrait.image, appearance)[0]
+    if not isinstance(appearance, Appearance):
         raise ValueError("the classical face needs a portrait with an appearance or an image")
-    return look
+    return appearance

@@ -1,16 +1,16 @@
-"""S_video an avatar shows for an emotion: what the sample corpus is performed with.
+"""The S_video of an avatar that expresses an emotion; the faces of the sample corpus are drawn with it.
 
-The emotion decides; age and gender shade it a little, and every avatar has its own small habits.
+The emotion decides; age and gender change it a little, and every avatar deviates from it in its own way.
 """
 
 import numpy as np
 
 from empatheia_jax.data.emotions import AGES, AVATAR_EMOTIONS, GENDERS
 from empatheia_jax.data.schema import Profile
-from empatheia_jax.generators.classical.appearance import avatar_random
-from empatheia_jax.generators.classical.expression import STYLE
+from empatheia_jax.generators.classical.appearance import avatar_rng
+from empatheia_jax.generators.classical.expression import STYLE_NAMES
 
-PERFORMANCE: dict[str, dict[str, float]] = {
+EXPRESSIONS: dict[str, dict[str, float]] = {
     "happy": dict(
         brow_raise=0.35,
         brow_slope=0.1,
@@ -92,41 +92,46 @@ PERFORMANCE: dict[str, dict[str, float]] = {
         head_drop=-0.8,
     ),
 }
-"""What each emotion moves (after Ekman's action units: a raised lower lid in joy, knit brows in anger ...)."""
+"""emotion -> the coordinates it moves (after Ekman's action units: a raised lower lid in joy, knit brows in anger)."""
 
 _INTENSITY = {"child": 1.1, "young": 1.0, "middle-aged": 0.97, "elderly": 0.92}
-_AGE = {"elderly": dict(brow_raise=-0.08, mouth_curve=-0.06, head_drop=0.06), "child": dict(eye_open=0.06)}
-_GENDER = {"female": dict(brow_raise=0.05, mouth_curve=0.04), "male": dict(brow_raise=-0.05, mouth_curve=-0.04)}
-_HABIT, _MOMENT = 0.07, 0.05  # standard deviation of an avatar's own bias, and of its take on one emotion
+_AGE_SHIFT = {"elderly": dict(brow_raise=-0.08, mouth_curve=-0.06, head_drop=0.06), "child": dict(eye_open=0.06)}
+_GENDER_SHIFT = {"female": dict(brow_raise=0.05, mouth_curve=0.04), "male": dict(brow_raise=-0.05, mouth_curve=-0.04)}
+_AVATAR_DEVIATION, _EMOTION_DEVIATION = (
+    0.07,
+    0.05,
+)  # standard deviations of an avatar's bias in all emotions, and in each
 
 
 def emotion_styles() -> np.ndarray:
-    """The seven emotions in `AVATAR_EMOTIONS`' order, before profile and avatar: float64 [7, style_dim]."""
-    return np.stack([_vector(PERFORMANCE[emotion]) for emotion in AVATAR_EMOTIONS])
+    """Return the styles of `AVATAR_EMOTIONS`, in that order, without profile and avatar: float64 [7, style_dim]."""
+    return np.stack([_style_vector(EXPRESSIONS[emotion]) for emotion in AVATAR_EMOTIONS])
 
 
-def face_style(profile: Profile, emotion: str, avatar_id: int) -> np.ndarray:
-    """How an avatar shows one of the seven emotions.
+def face_style_for(profile: Profile, emotion: str, avatar_id: int) -> np.ndarray:
+    """Return the S_video with which an avatar expresses one of the seven emotions.
 
     Args:
-      profile: age makes it livelier or calmer, gender shades it.
+      profile: age makes it livelier or calmer, gender changes it a little.
       emotion: one of `AVATAR_EMOTIONS`.
-      avatar_id: the avatar's number, for its own habits.
+      avatar_id: the avatar's number, which decides its own deviation.
+
     Returns:
-      S_video float32 [style_dim] of order 1, coordinates named by `expression.STYLE`; 0 is a neutral face.
+      S_video float32 [style_dim] of order 1, coordinates named by `expression.STYLE_NAMES`; 0 is a neutral face.
+
     Raises:
       ValueError: an unknown emotion, age or gender.
     """
-    if emotion not in PERFORMANCE:
-        raise ValueError(f"no performance of {emotion!r}: choose from {', '.join(AVATAR_EMOTIONS)}")
+    if emotion not in EXPRESSIONS:
+        raise ValueError(f"no expression of {emotion!r}: choose from {', '.join(AVATAR_EMOTIONS)}")
     if profile.age not in AGES or profile.gender not in GENDERS:
         raise ValueError(f"no face for age {profile.age!r}, gender {profile.gender!r}")
-    style = _INTENSITY[profile.age] * _vector(PERFORMANCE[emotion])
-    style += _vector(_AGE.get(profile.age, {})) + _vector(_GENDER[profile.gender])
-    style += _HABIT * avatar_random(avatar_id, "face habit").standard_normal(len(STYLE))
-    style += _MOMENT * avatar_random(avatar_id, f"face {emotion}").standard_normal(len(STYLE))
+    style = _INTENSITY[profile.age] * _style_vector(EXPRESSIONS[emotion])
+    style += _style_vector(_AGE_SHIFT.get(profile.age, {})) + _style_vector(_GENDER_SHIFT[profile.gender])
+    style += _AVATAR_DEVIATION * avatar_rng(avatar_id, "face habit").standard_normal(len(STYLE_NAMES))
+    style += _EMOTION_DEVIATION * avatar_rng(avatar_id, f"face {emotion}").standard_normal(len(STYLE_NAMES))
     return style.astype(np.float32)
 
 
-def _vector(values: dict[str, float]) -> np.ndarray:
-    return np.array([values.get(name, 0.0) for name in STYLE])
+def _style_vector(values: dict[str, float]) -> np.ndarray:
+    return np.array([values.get(name, 0.0) for name in STYLE_NAMES])

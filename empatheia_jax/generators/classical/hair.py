@@ -1,4 +1,4 @@
-"""Hair of the parametric face: what lies behind the head and what lies on it, style by style.
+"""Hair of the parametric face: what lies behind the head and what lies on it, for every hair style.
 
 Hairlines stay above the brows' highest reach, so that brows are always readable.
 """
@@ -6,16 +6,16 @@ Hairlines stay above the brows' highest reach, so that brows are always readable
 import numpy as np
 
 from empatheia_jax.generators.classical.appearance import Appearance, Proportions
-from empatheia_jax.generators.classical.drawing import Layer, darker, ellipse, mirrored, mix, smooth
+from empatheia_jax.generators.classical.drawing import Layer, darken, ellipse, mirror, mix, smooth
 
 LONG = ("long", "fringe_long", "curly_long")
 CURLY = ("curly_short", "curly_long", "curly_short_full")
 
 
-def draw_back_hair(layer: Layer, look: Appearance, head: Proportions) -> None:
-    """Hair behind neck and head, in a darker tone."""
-    colour, w, top = darker(look.hair, 0.78), head.width, head.top
-    if look.hair_style in ("long", "fringe_long"):
+def draw_back_hair(layer: Layer, appearance: Appearance, head: Proportions) -> None:
+    """Paint the hair behind neck and head, in a darker tone."""
+    colour, w, top = darken(appearance.hair, 0.78), head.width, head.top
+    if appearance.hair_style in ("long", "fringe_long"):
         outline = [
             (0, top),
             (w * 0.9, 0.17),
@@ -25,14 +25,14 @@ def draw_back_hair(layer: Layer, look: Appearance, head: Proportions) -> None:
             (w * 0.7, 0.97),
             (0, 0.97),
         ]
-        layer.fill(smooth(mirrored(outline)), colour)
-    elif look.hair_style == "curly_long":
+        layer.fill(smooth(mirror(outline)), colour)
+    elif appearance.hair_style == "curly_long":
         for y in np.linspace(0.3, 0.86, 8):
             reach = w + 0.03 + 0.05 * np.sin((y - 0.25) * 3.0)
             for side in (-1, 1):
                 layer.fill(ellipse((0.5 + side * reach, y), (0.062, 0.06)), colour)
                 layer.fill(ellipse((0.5 + side * reach * 0.72, y), (0.08, 0.07)), colour)
-    elif look.hair_style in ("bob", "wavy"):
+    elif appearance.hair_style in ("bob", "wavy"):
         bottom = head.chin - 0.03
         outline = [
             (0, top),
@@ -43,8 +43,8 @@ def draw_back_hair(layer: Layer, look: Appearance, head: Proportions) -> None:
             (w * 0.5, bottom + 0.02),
             (0, bottom),
         ]
-        layer.fill(smooth(mirrored(outline)), colour)
-    elif look.hair_style == "ponytail":
+        layer.fill(smooth(mirror(outline)), colour)
+    elif appearance.hair_style == "ponytail":
         tail = [
             (0.58, 0.12),
             (0.76, 0.13),
@@ -56,7 +56,7 @@ def draw_back_hair(layer: Layer, look: Appearance, head: Proportions) -> None:
             (0.7, 0.3),
         ]
         layer.fill(smooth(tail), colour)
-    elif look.hair_style == "pigtails":
+    elif appearance.hair_style == "pigtails":
         for side in (-1, 1):
             x = 0.5 + side * (w + 0.055)
             bunch = [
@@ -69,45 +69,49 @@ def draw_back_hair(layer: Layer, look: Appearance, head: Proportions) -> None:
             ]
             layer.fill(smooth(np.array(bunch) + [x - side * 0.02, 0]), colour)
             layer.stroke(
-                smooth(np.array(bunch)[1:5] * [0.6, 1] + [x - side * 0.02, 0.01], closed=False), look.hair, 0.03
+                smooth(np.array(bunch)[1:5] * [0.6, 1] + [x - side * 0.02, 0.01], closed=False), appearance.hair, 0.03
             )
-            layer.fill(ellipse((x - side * 0.012, 0.415), (0.024, 0.02)), look.clothes)
+            layer.fill(ellipse((x - side * 0.012, 0.415), (0.024, 0.02)), appearance.clothes)
 
 
-def draw_front_hair(layer: Layer, look: Appearance, head: Proportions) -> None:
-    """Hair on the head, over forehead and temples, with a few lighter and darker strands."""
-    style = look.hair_style
-    if style == "bald":
-        _side_tufts(layer, look, head)
+def draw_front_hair(layer: Layer, appearance: Appearance, head: Proportions) -> None:
+    """Paint the hair on the head, over forehead and temples, with a few lighter and darker strands."""
+    hair_style = appearance.hair_style
+    if hair_style == "bald":
+        _draw_side_tufts(layer, appearance, head)
         return
-    if style == "bun":
-        layer.fill(ellipse((0.5, head.top - 0.022), (0.09, 0.062)), darker(look.hair, 0.88))
-        layer.stroke(ellipse((0.5, head.top - 0.022), (0.058, 0.038), 24, np.pi * 1.1, np.pi * 1.8), look.hair, 0.014)
-    if style in CURLY:
-        _curls(layer, look, head)
+    if hair_style == "bun":
+        layer.fill(ellipse((0.5, head.top - 0.022), (0.09, 0.062)), darken(appearance.hair, 0.88))
+        layer.stroke(
+            ellipse((0.5, head.top - 0.022), (0.058, 0.038), 24, start=np.pi * 1.1, end=np.pi * 1.8),
+            appearance.hair,
+            0.014,
+        )
+    if hair_style in CURLY:
+        _draw_curls(layer, appearance, head)
         return
-    outline, strands = _cap(style, head)
-    layer.fill(smooth(outline), look.hair)
-    light = mix(look.hair, (255, 244, 226), 0.22)
-    dark = darker(look.hair, 0.8)
+    outline, strands = _hair_cap(hair_style, head)
+    layer.fill(smooth(outline), appearance.hair)
+    light = mix(appearance.hair, (255, 244, 226), 0.22)
+    dark = darken(appearance.hair, 0.8)
     for number, strand in enumerate(strands):
         layer.stroke(smooth(strand, closed=False), dark if number % 2 else light, 0.009)
-    if style in LONG or style in ("bob", "wavy"):
-        _side_locks(layer, look, head)
+    if hair_style in LONG or hair_style in ("bob", "wavy"):
+        _draw_side_locks(layer, appearance, head)
 
 
-def _cap(style: str, head: Proportions) -> tuple[np.ndarray, list]:
-    """Outline of the hair on top of the head, and its strands."""
+def _hair_cap(hair_style: str, head: Proportions) -> tuple[np.ndarray, list]:
+    """Return the outline of the hair on top of the head, and its strands."""
     w, top = head.width, head.top
-    lift = _LIFT.get(style, 0.036)
+    lift = _LIFT.get(hair_style, 0.036)
     outer_right = [(w * 0.55, top - lift * 0.75), (w * 0.95, 0.2), (w + 0.022, 0.32), (w + 0.014, 0.43)]
     outer = [(-x, y) for x, y in outer_right[::-1]] + [(0, top - lift)] + outer_right
-    hairline = _HAIRLINES.get(style, _HAIRLINES["side"])
+    hairline = _HAIRLINES.get(hair_style, _HAIRLINES["side"])
     if hairline[-1][0] >= 0:  # given by its right half
         hairline = [*hairline, *((-x, y) for x, y in hairline[::-1] if x)]
     outline = np.array([*outer, *((w * x, y) for x, y in hairline)]) + [0.5, 0]
-    part = -0.34 if style in ("short", "quiff", "long", "bob", "wavy", "ponytail") else 0.0
-    reach = {"receding": 0.02, "bun": 0.045, "pigtails": 0.05, "quiff": 0.05}.get(style, 0.09)
+    part = -0.34 if hair_style in ("short", "quiff", "long", "bob", "wavy", "ponytail") else 0.0
+    reach = {"receding": 0.02, "bun": 0.045, "pigtails": 0.05, "quiff": 0.05}.get(hair_style, 0.09)
     strands = []
     for share in (-0.75, -0.45, 0.2, 0.5, 0.78):
         start = (0.5 + w * (part * 0.8 + 0.12 * share), top - lift * 0.55)
@@ -165,11 +169,11 @@ _HAIRLINES = {
 """Lower edge of the hair on the forehead, from the picture's right: x in half widths of the face, y."""
 
 
-def _side_locks(layer: Layer, look: Appearance, head: Proportions) -> None:
-    """Hair that falls beside the face."""
+def _draw_side_locks(layer: Layer, appearance: Appearance, head: Proportions) -> None:
+    """Paint the hair that falls beside the face."""
     w = head.width
-    bottom = 0.93 if look.hair_style in LONG else head.chin - 0.06
-    wave = 0.014 if look.hair_style == "wavy" else 0.0
+    bottom = 0.93 if appearance.hair_style in LONG else head.chin - 0.06
+    wave = 0.014 if appearance.hair_style == "wavy" else 0.0
     for side in (-1, 1):
         y = np.linspace(0.27, bottom, 9)
         inner = w - 0.024 + 0.012 * np.sin((y - 0.27) * 6) + wave * np.sin(y * 40)
@@ -177,13 +181,16 @@ def _side_locks(layer: Layer, look: Appearance, head: Proportions) -> None:
         inner[0], outer[0], inner[-1], outer[-1] = w * 0.78, w * 0.98, w + 0.012, w + 0.028
         points = np.concatenate([np.stack([outer, y], -1), np.stack([inner, y], -1)[::-1]])
         points[:, 0] = 0.5 + side * points[:, 0]
-        layer.fill(smooth(points), look.hair)
-        for share, colour in ((0.4, mix(look.hair, (255, 244, 226), 0.22)), (0.68, darker(look.hair, 0.82))):
+        layer.fill(smooth(points), appearance.hair)
+        for share, colour in (
+            (0.4, mix(appearance.hair, (255, 244, 226), 0.22)),
+            (0.68, darken(appearance.hair, 0.82)),
+        ):
             x = 0.5 + side * (inner[1:-1] * (1 - share) + outer[1:-1] * share)
             layer.stroke(smooth(np.stack([x, y[1:-1]], -1), closed=False), colour, 0.009)
 
 
-def _side_tufts(layer: Layer, look: Appearance, head: Proportions) -> None:
+def _draw_side_tufts(layer: Layer, appearance: Appearance, head: Proportions) -> None:
     w = head.width
     for side in (-1, 1):
         tuft = [
@@ -194,16 +201,16 @@ def _side_tufts(layer: Layer, look: Appearance, head: Proportions) -> None:
             (w - 0.004, 0.46),
             (w - 0.012, 0.36),
         ]
-        layer.fill(smooth([(0.5 + side * x, y) for x, y in tuft]), look.hair)
+        layer.fill(smooth([(0.5 + side * x, y) for x, y in tuft]), appearance.hair)
 
 
-def _curls(layer: Layer, look: Appearance, head: Proportions) -> None:
-    """Overlapping round curls around the skull; longer styles let them fall beside the face."""
+def _draw_curls(layer: Layer, appearance: Appearance, head: Proportions) -> None:
+    """Paint overlapping round curls around the skull; longer hair falls beside the face."""
     w, top = head.width, head.top
-    low = {"curly_short": 0.4, "curly_short_full": 0.5, "curly_long": 0.56}[look.hair_style]
+    low = {"curly_short": 0.4, "curly_short_full": 0.5, "curly_long": 0.56}[appearance.hair_style]
     cap = [(0, top - 0.03), (w * 0.8, 0.16), (w + 0.01, 0.3), (w - 0.03, 0.31), (w * 0.7, 0.25), (0, 0.225)]
-    layer.fill(smooth(mirrored(cap)), look.hair)
-    light, dark = mix(look.hair, (255, 244, 226), 0.16), darker(look.hair, 0.84)
+    layer.fill(smooth(mirror(cap)), appearance.hair)
+    light, dark = mix(appearance.hair, (255, 244, 226), 0.16), darken(appearance.hair, 0.84)
     spots = []
     for angle in np.linspace(np.pi, 2 * np.pi, 13):
         spots.append((0.5 + (w + 0.012) * np.cos(angle), 0.29 + (0.29 - top + 0.012) * np.sin(angle), 0.05))
@@ -213,6 +220,10 @@ def _curls(layer: Layer, look: Appearance, head: Proportions) -> None:
         for side in (-1, 1):
             spots.append((0.5 + side * (w + 0.022 + 0.05 * (y - 0.3)), y, 0.046))
     for number, (x, y, radius) in enumerate(spots):
-        tone = (look.hair, light, dark)[number % 3]
-        layer.fill(ellipse((x, y), (radius, radius)), mix(look.hair, tone, 0.7))
-        layer.stroke(ellipse((x, y), (radius * 0.6, radius * 0.6), 20, 3.4, 5.6), mix(look.hair, light, 0.8), 0.008)
+        tone = (appearance.hair, light, dark)[number % 3]
+        layer.fill(ellipse((x, y), (radius, radius)), mix(appearance.hair, tone, 0.7))
+        layer.stroke(
+            ellipse((x, y), (radius * 0.6, radius * 0.6), 20, start=3.4, end=5.6),
+            mix(appearance.hair, light, 0.8),
+            0.008,
+        )

@@ -1,6 +1,6 @@
-"""What can be heard in a recording: F0, activity, loudness and spectrum, from one short-time Fourier transform.
+"""Acoustic measurements of a recording: F0, activity, loudness and spectrum, from one short-time Fourier transform.
 
-Used to measure the style of speech and, independently of any style vector, by tests and evaluation.
+They measure the style of speech and, independently of any style vector, serve tests and evaluation.
 """
 
 import dataclasses
@@ -13,10 +13,10 @@ from empatheia_jax.generators.classical.mnemonics import VOWELS
 from empatheia_jax.generators.phonemes import decode
 
 FRAME_SECONDS, HOP_SECONDS = 0.04, 0.02
-BLOCK_SECONDS = 0.005  # of the loudness contour that finds where sound starts and ends
+BLOCK_SECONDS = 0.005  # of the loudness contour that tells where sound starts and ends
 MIN_F0, MAX_F0 = 60.0, 520.0
 _PITCH_BAND = 1400.0  # Hz; the periodicity of voice is searched below
-_MEDIAN_OCTAVES = 0.7  # F0 further than this from the median is taken for a slip
+_MEDIAN_OCTAVES = 0.7  # F0 further than this from the median is taken for an octave error
 _VOICED = 0.6  # least normalised autocorrelation of a voiced frame
 _ACTIVE_DB = 35.0  # frames this far under the loudest are silence
 BAND_EDGES = np.array(
@@ -27,14 +27,14 @@ BANDS = len(BAND_EDGES) - 1
 
 
 class MeasureError(ValueError):
-    """A recording in which nothing can be measured."""
+    """A recording in which nothing can be measured; the message says why."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Analysis:
-    """Frames of `HOP_SECONDS`; `f0` is NaN where unvoiced or silent."""
+    """What `analyse` measures."""
 
-    f0: np.ndarray  # float32 [frames] Hz
+    f0: np.ndarray  # float32 [frames] Hz, a frame every `HOP_SECONDS`; NaN where unvoiced or silent
     start: float  # seconds, first sound
     end: float  # seconds, end of the last sound
     level: float  # dB of full scale, RMS of the active frames
@@ -42,10 +42,14 @@ class Analysis:
 
 
 def analyse(audio: np.ndarray, sample_rate: int) -> Analysis:
-    """Analyse a mono recording, float [samples] in -1..1.
+    """Analyse a mono recording.
+
+    Args:
+      audio: float [samples] in -1..1.
+      sample_rate: Hz, at least 4000.
 
     Raises:
-      MeasureError: empty, not finite, or silent.
+      MeasureError: the recording is empty, not mono, not finite or silent, or its sample rate is too low.
     """
     audio = np.asarray(audio, np.float32)
     if audio.ndim != 1 or audio.size == 0:
@@ -55,13 +59,13 @@ def analyse(audio: np.ndarray, sample_rate: int) -> Analysis:
     if np.abs(audio).max() < 1e-4:
         raise MeasureError("the recording is silent: give one with speech")
     plan = _plan(sample_rate)
-    frames = _frame(audio - audio.mean(), plan)
-    energy, active = _activity(frames)
+    frames = _to_frames(audio - audio.mean(), plan)
+    energy, active = _active_frames(frames)
     transform = scipy.fft.rfft(frames[active] * plan.window, plan.fft)[:, : plan.bands.shape[0]]
     power = transform.real**2 + transform.imag**2
     f0 = np.full(len(frames), np.nan, np.float32)
     f0[active] = _track_f0(power, plan)
-    start, end = _sounding(audio, sample_rate)
+    start, end = _sounding_span(audio, sample_rate)
     return Analysis(
         f0=f0,
         start=start,
@@ -72,23 +76,23 @@ def analyse(audio: np.ndarray, sample_rate: int) -> Analysis:
 
 
 def sounding_level(audio: np.ndarray, sample_rate: int) -> float:
-    """`Analysis.level` alone: RMS of the active frames in dB of full scale."""
-    energy, active = _activity(_frame(audio - audio.mean(), _plan(sample_rate)))
+    """Return `Analysis.level` alone: RMS of the active frames in dB of full scale."""
+    energy, active = _active_frames(_to_frames(audio - audio.mean(), _plan(sample_rate)))
     return float(10 * np.log10(energy[active].mean()))
 
 
 def bin_frequencies(sample_rate: int) -> np.ndarray:
-    """Hz of the bins of `Analysis.power`."""
+    """Return the frequencies [bins], Hz, of `Analysis.power`."""
     return _plan(sample_rate).frequency
 
 
 def band_levels(power: np.ndarray, sample_rate: int) -> np.ndarray:
-    """A mean power spectrum [bins] in bands: dB [BANDS]."""
+    """Return the levels dB [BANDS] of a mean power spectrum [bins]."""
     return 10 * np.log10(np.maximum(power @ _plan(sample_rate).bands, 1e-12))
 
 
 def f0_statistics(analysis: Analysis) -> tuple[float, float]:
-    """Mean and standard deviation of the voiced F0 in semitones above 100 Hz; NaN with fewer than 5 voiced frames."""
+    """Return mean and standard deviation of the voiced F0, semitones above 100 Hz; NaN below 5 voiced frames."""
     voiced = analysis.f0[np.isfinite(analysis.f0)]
     if len(voiced) < 5:
         return float("nan"), float("nan")
@@ -97,14 +101,14 @@ def f0_statistics(analysis: Analysis) -> tuple[float, float]:
 
 
 def measure_f0(audio: np.ndarray, sample_rate: int) -> float:
-    """Median voiced F0 in Hz; NaN where nothing is voiced."""
+    """Return the median voiced F0 in Hz; NaN where nothing is voiced."""
     voiced = analyse(audio, sample_rate).f0
     voiced = voiced[np.isfinite(voiced)]
     return float(np.median(voiced)) if len(voiced) else float("nan")
 
 
 def count_syllables(phonemes: np.ndarray) -> int:
-    """Vowel nuclei (and syllabic consonants) in symbol ids [P]."""
+    """Count vowel nuclei (and syllabic consonants) in symbol ids [P]."""
     ipa, count, position = decode(phonemes), 0, 0
     while position < len(ipa):
         length = next((n for n in (3, 2, 1) if ipa[position : position + n] in _NUCLEI), 0)
@@ -114,7 +118,7 @@ def count_syllables(phonemes: np.ndarray) -> int:
 
 
 def syllables_per_second(audio: np.ndarray, sample_rate: int, phonemes: np.ndarray) -> float:
-    """Syllables of `phonemes` [P] over the seconds from the first to the last sound of the recording."""
+    """Return the syllables of `phonemes` [P] over the seconds from the first to the last sound of the recording."""
     analysis = analyse(audio, sample_rate)
     return count_syllables(phonemes) / max(analysis.end - analysis.start, HOP_SECONDS)
 
@@ -124,7 +128,7 @@ _NUCLEI = (set(VOWELS) - {"əl"}) | {"a", "e", "o", "ɑ", "ɒ", "ɜ", "ɝ", "ɨ"
 
 @dataclasses.dataclass(frozen=True)
 class _Plan:
-    """What depends on the sample rate only."""
+    """Everything of an analysis that depends on the sample rate only."""
 
     length: int
     hop: int
@@ -160,15 +164,15 @@ def _plan(sample_rate: int) -> _Plan:
     return _Plan(length, hop, fft, window, frequency, bands, taper, first_lag, shape)
 
 
-def _frame(audio: np.ndarray, plan: _Plan) -> np.ndarray:
-    """Frames centred on multiples of the hop, [frames, length] (a view)."""
+def _to_frames(audio: np.ndarray, plan: _Plan) -> np.ndarray:
+    """Return frames [frames, length] (a view), centred on multiples of the hop."""
     padded = np.pad(audio, (plan.length // 2, plan.length))
     count = len(audio) // plan.hop + 1
     return np.lib.stride_tricks.sliding_window_view(padded, plan.length)[: count * plan.hop : plan.hop]
 
 
-def _sounding(audio: np.ndarray, sample_rate: int) -> tuple[float, float]:
-    """First and last moment (seconds) louder than 35 dB under the loudest block."""
+def _sounding_span(audio: np.ndarray, sample_rate: int) -> tuple[float, float]:
+    """Return the first and last moment (seconds) louder than 35 dB under the loudest block."""
     block = max(round(BLOCK_SECONDS * sample_rate), 1)
     count = -(-len(audio) // block)
     energy = (np.pad(audio, (0, count * block - len(audio))).reshape(count, block) ** 2).mean(1)
@@ -176,16 +180,16 @@ def _sounding(audio: np.ndarray, sample_rate: int) -> tuple[float, float]:
     return first * block / sample_rate, min((last + 1) * block, len(audio)) / sample_rate
 
 
-def _activity(frames: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Mean square of each frame, and which frames are less than 35 dB under the loudest."""
+def _active_frames(frames: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the mean square of each frame, and which frames are less than 35 dB under the loudest."""
     energy = np.maximum(np.einsum("fs,fs->f", frames, frames) / frames.shape[1], 1e-12)
     return energy, energy > max(energy.max() * 10 ** (-_ACTIVE_DB / 10), 1e-8)
 
 
 def _track_f0(power: np.ndarray, plan: _Plan) -> np.ndarray:
-    """F0 by peaks of the autocorrelation, divided by the window's own (Boersma 1993); NaN where unvoiced: [frames].
+    """Return F0 [frames], Hz, NaN where unvoiced: peaks of the autocorrelation over the window's own (Boersma 1993).
 
-    A first pass gives a median; in the second only peaks near it count, which removes slips of an octave.
+    A first pass gives a median; in the second only peaks near it count, which removes octave errors.
     """
     # half the transform's length is enough for a band this narrow: lags come in steps of 2 samples
     correlation = scipy.fft.irfft(power[:, : len(plan.taper)] * plan.taper, plan.fft // 2)
@@ -194,22 +198,22 @@ def _track_f0(power: np.ndarray, plan: _Plan) -> np.ndarray:
     inner = correlation[:, 1:-1]
     peak = (inner >= correlation[:, :-2]) & (inner > correlation[:, 2:])
     height = np.where(peak, np.minimum(inner, 1.0), -1.0)
-    first, sure = _first_high(height, 0.92), height.max(1) > _VOICED
-    if not sure.any():
+    rough, is_voiced = _shortest_high_lag(height, 0.92), height.max(1) > _VOICED
+    if not is_voiced.any():
         return np.full(len(power), np.nan, np.float32)
     steps = plan.first_lag + 1 + np.arange(inner.shape[1])
-    octaves = np.log2(steps / np.median(steps[first[sure]]))
+    octaves = np.log2(steps / np.median(steps[rough[is_voiced]]))
     height = np.where(np.abs(octaves) < _MEDIAN_OCTAVES, height, -1.0)
-    chosen = _first_high(height, 0.98)
+    best = _shortest_high_lag(height, 0.98)
     rows = np.arange(len(height))
-    left, middle, right = correlation[rows, chosen], inner[rows, chosen], correlation[rows, chosen + 2]
+    left, middle, right = correlation[rows, best], inner[rows, best], correlation[rows, best + 2]
     curve = left - 2 * middle + right
     shift = np.where(np.abs(curve) > 1e-9, 0.5 * (left - right) / np.where(curve == 0, 1, curve), 0.0)
-    lag = 2 * (steps[chosen] + np.clip(shift, -1, 1))
+    lag = 2 * (steps[best] + np.clip(shift, -1, 1))
     rate = plan.hop / HOP_SECONDS
-    return np.where(height[rows, chosen] > _VOICED, rate / lag, np.nan).astype(np.float32)
+    return np.where(height[rows, best] > _VOICED, rate / lag, np.nan).astype(np.float32)
 
 
-def _first_high(height: np.ndarray, share: float) -> np.ndarray:
-    """Column [frames] of the shortest lag with `share` of the best's height: multiples of the period are peaks too."""
+def _shortest_high_lag(height: np.ndarray, share: float) -> np.ndarray:
+    """Return the column [frames] of the shortest lag with `share` of the best's height; multiples of it peak too."""
     return np.argmax(height >= np.maximum(height.max(1) * share, 1e-6)[:, None], axis=1)

@@ -1,7 +1,8 @@
 """IPA symbols to espeak-ng's phoneme mnemonics, with the position each mnemonic came from.
 
 espeak speaks mnemonics between double brackets. The table inverts the IPA that espeak's own en-us grapheme-to-phoneme
-rules write, so that what is spoken, read back as IPA, is what was asked; sounds outside en-us go to a neighbour.
+rules write, so that what espeak reports to have spoken, as IPA, is what was requested; a sound outside en-us becomes
+the nearest one in it.
 """
 
 import dataclasses
@@ -126,10 +127,10 @@ NEIGHBOURS = {
     "ʏ": "I",
     "ɶ": "a",
 }
-"""Sounds the en-us voice lacks, by the nearest one it has."""
+"""IPA of sounds that the en-us voice lacks -> mnemonic of the nearest one it has."""
 
 _UNITS = {**VOWELS, **RHOTIC, **CONSONANTS, **{k: v for k, v in NEIGHBOURS.items() if k not in CONSONANTS}}
-_LONGEST = max(map(len, _UNITS))
+_LONGEST_SOUND = max(map(len, _UNITS))
 _VOWEL_STARTS = {ipa[0] for ipa in VOWELS} | set("aeoɑɒɜɝɨyøœɵʉɯɤɘɞʏɶ")
 _LONGEST_CLAUSE = 400  # characters of mnemonics
 _STRESS = {"ˈ": "'", "ˌ": ","}
@@ -138,7 +139,7 @@ _CLAUSE_MARKS = {"…": "...", "—": ";", ".": ".", ",": ",", "!": "!", "?": "?
 
 @dataclasses.dataclass(frozen=True)
 class Unit:
-    """One mnemonic spoken; it stands for the symbols [first, last) of the IPA string (its stress mark included)."""
+    """One mnemonic that is spoken for the symbols [first, last) of the IPA string (its stress mark included)."""
 
     ipa: str
     first: int
@@ -147,16 +148,16 @@ class Unit:
 
 @dataclasses.dataclass(frozen=True)
 class Script:
-    """What espeak is given (`markup`) and the units it should speak, in order."""
+    """The input of espeak (`markup`) and the units that it speaks, in order."""
 
     markup: str
     units: tuple[Unit, ...]
 
 
 def write_script(ipa: str) -> Script:
-    """IPA (punctuation and spaces kept) -> espeak markup. Symbols without a sound and unknown ones are passed over."""
+    """Convert IPA (with punctuation and spaces) to espeak's markup; symbols that have no sound are skipped."""
     clauses, words, sounds, units = [], [], [], []
-    stress, stress_at, position = "", None, 0
+    stress, stress_position, position = "", None, 0
 
     def close_word():
         if sounds:
@@ -174,16 +175,16 @@ def write_script(ipa: str) -> Script:
     while position < len(ipa):
         symbol = ipa[position]
         if symbol in _STRESS:
-            stress, stress_at = symbol, position
+            stress, stress_position = symbol, position
             position += 1
             continue
-        length = _match(ipa, position)
+        length = _longest_unit(ipa, position)
         if length:
             sound = ipa[position : position + length]
-            first = position if stress_at is None else stress_at
+            first = position if stress_position is None else stress_position
             units.append(Unit(stress + sound, first, position + length))
             sounds.append(_STRESS.get(stress, "") + _mnemonic(sound, ipa[:position], ipa[position + length :].lstrip()))
-            stress, stress_at = "", None
+            stress, stress_position = "", None
         elif symbol == " ":
             close_word()
             if sum(map(len, words)) > _LONGEST_CLAUSE:
@@ -196,19 +197,19 @@ def write_script(ipa: str) -> Script:
 
 
 def _mnemonic(sound: str, before: str, following: str) -> str:
-    """The mnemonic of a sound; variants keep espeak's own rules from changing it in its surroundings."""
+    """Return the mnemonic of a sound; variants keep espeak's own rules from changing it in its surroundings."""
     if sound == "t" and following[:1] in _VOWEL_STARTS:
         return "t2"  # a plain t is flapped here; where a flap is wanted the IPA says ɾ
     if following[:1] in ("ɹ", "r"):
         return {"ə": "@2"}.get(sound, _UNITS[sound])  # ə before ɹ would become ɚ
     if sound == "ɹ" and before.endswith("ɐ"):
-        return "r-"  # as would ɐ
+        return "r-"  # ɐ before ɹ would become ɚ too
     return _UNITS[sound]
 
 
-def _match(ipa: str, start: int) -> int:
-    """Length of the longest unit at `start`, 0: none. A rhotic vowel is split before a vowel: ɛ.ɹiː, not ɛɹ.iː."""
-    for length in range(min(_LONGEST, len(ipa) - start), 0, -1):
+def _longest_unit(ipa: str, start: int) -> int:
+    """Return the length of the longest unit at `start`, 0: none. A rhotic vowel splits before a vowel: ɛ.ɹiː."""
+    for length in range(min(_LONGEST_SOUND, len(ipa) - start), 0, -1):
         sound = ipa[start : start + length]
         if sound not in _UNITS:
             continue

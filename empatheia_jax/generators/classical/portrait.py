@@ -20,8 +20,8 @@ class PortraitError(ValueError):
 
 
 @dataclasses.dataclass(frozen=True)
-class Face:
-    """A face found in a picture: its square, pixels."""
+class FaceBox:
+    """The square around a face in a picture, pixels."""
 
     left: int
     top: int
@@ -29,7 +29,7 @@ class Face:
 
 
 def read_portrait(path) -> np.ndarray:
-    """Read a picture file: uint8 [h, w, 3] RGB, turned as a camera says; transparent parts become white.
+    """Read a picture file: uint8 [h, w, 3] RGB, rotated as its EXIF data say; transparent parts become white.
 
     Raises:
       PortraitError: missing, too large, or no picture.
@@ -43,7 +43,7 @@ def read_portrait(path) -> np.ndarray:
     try:
         image = cv2.imdecode(data, cv2.IMREAD_UNCHANGED) if data.size else None
         if image is not None and image.ndim == 3 and image.shape[2] == 3 and image.dtype == np.uint8:
-            image = cv2.imdecode(data, cv2.IMREAD_COLOR)  # IMREAD_UNCHANGED leaves photographs lying on their side
+            image = cv2.imdecode(data, cv2.IMREAD_COLOR)  # IMREAD_UNCHANGED ignores the camera's rotation
     except cv2.error:
         image = None
     if image is None:
@@ -60,48 +60,50 @@ def read_portrait(path) -> np.ndarray:
     return cv2.cvtColor(image[..., :3], cv2.COLOR_BGR2RGB)
 
 
-def find_faces(image: np.ndarray) -> list[Face]:
-    """Faces in uint8 [h, w, 3] RGB by OpenCV's Haar cascade, largest first."""
+def find_faces(image: np.ndarray) -> list[FaceBox]:
+    """Return the faces in a picture uint8 [h, w, 3] RGB, by OpenCV's Haar cascade, largest first."""
     scale = SEARCH_SIDE / max(image.shape[:2])
     grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
     grey = cv2.resize(grey, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
-    found = _cascade().detectMultiScale(cv2.equalizeHist(grey), 1.08, 6, minSize=(SEARCH_SIDE // 10,) * 2)
-    faces = [Face(int(x / scale), int(y / scale), int(side / scale)) for x, y, side, _ in found]
+    boxes = _cascade().detectMultiScale(cv2.equalizeHist(grey), 1.08, 6, minSize=(SEARCH_SIDE // 10,) * 2)
+    faces = [FaceBox(int(x / scale), int(y / scale), int(side / scale)) for x, y, side, _ in boxes]
     return sorted(faces, key=lambda face: (-face.side, face.left, face.top))
 
 
-def largest_of(faces: list[Face]) -> tuple[Face, list[str]]:
-    """The first of what `find_faces` found (not nothing), and what the user should be told of the others."""
+def select_largest(faces: list[FaceBox]) -> tuple[FaceBox, list[str]]:
+    """Return the first face that `find_faces` returned (of at least one), and notes for the user on the others."""
     face = faces[0]
     if len(faces) == 1:
         return face, []
     return face, [f"{len(faces)} faces in the portrait: the largest was taken, at ({face.left}, {face.top})"]
 
 
-def appearance_from_portrait(image: np.ndarray, base: Appearance | None = None) -> tuple[Appearance, list[str]]:
-    """Give an appearance the skin, hair and background colours of the (largest) face in a picture.
+def appearance_from_portrait(image: np.ndarray, default: Appearance | None = None) -> tuple[Appearance, list[str]]:
+    """Return an appearance with the skin, hair and background colours of the (largest) face in a picture.
 
     Args:
       image: uint8 [h, w, 3] RGB.
-      base: everything else: age, gender, hair style ...; default: `Appearance()`.
+      default: decides all the rest (age, gender, hair style, ...); None: `Appearance()`.
+
     Returns:
-      The appearance, and what the user should be told (which of several faces was taken, a colour not found).
+      The appearance, and notes for the user (which of several faces was taken, a colour that was not found).
+
     Raises:
       PortraitError: no face is found, or not a picture.
     """
     if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
         raise PortraitError(f"a portrait must be uint8 [h, w, 3] RGB, not {image.dtype} {list(image.shape)}")
-    base = base or Appearance()
+    default = default or Appearance()
     faces = find_faces(image)
     if not faces:
         raise PortraitError("no face found in the portrait; give a frontal, well lit face that is not too small")
-    face, notes = largest_of(faces)
+    face, notes = select_largest(faces)
     skin = _skin(image, face)
     background = _background(image, face)
     hair = _hair(image, face, skin, background)
     if hair is None:
         notes.append("no hair colour found in the portrait: the avatar keeps its own")
-    return dataclasses.replace(base, skin=skin, background=background, hair=hair or base.hair), notes
+    return dataclasses.replace(default, skin=skin, background=background, hair=hair or default.hair), notes
 
 
 @functools.cache
@@ -112,43 +114,44 @@ def _cascade() -> cv2.CascadeClassifier:
     return cascade
 
 
-def _patch(image: np.ndarray, face: Face, left: float, top: float, right: float, bottom: float) -> np.ndarray:
-    """Pixels [n, 3] of a box given in sides of the face."""
+def _patch(image: np.ndarray, face: FaceBox, box: tuple[float, float, float, float]) -> np.ndarray:
+    """Return the pixels [n, 3] of a box (left, top, right, bottom) given in sides of the face."""
+    left, top, right, bottom = box
     rows = np.clip([face.top + top * face.side, face.top + bottom * face.side], 0, image.shape[0]).astype(int)
     columns = np.clip([face.left + left * face.side, face.left + right * face.side], 0, image.shape[1]).astype(int)
     return image[rows[0] : rows[1], columns[0] : columns[1]].reshape(-1, 3)
 
 
-def _skin(image: np.ndarray, face: Face) -> Colour:
-    """Median of the lit parts of cheeks and nose."""
+def _skin(image: np.ndarray, face: FaceBox) -> Colour:
+    """Return the median of the lit parts of cheeks and nose."""
     boxes = ((0.2, 0.52, 0.36, 0.66), (0.64, 0.52, 0.8, 0.66), (0.42, 0.42, 0.58, 0.6))
-    pixels = np.concatenate([_patch(image, face, *box) for box in boxes])
+    pixels = np.concatenate([_patch(image, face, box) for box in boxes])
     light = pixels.sum(axis=1)
-    lit = pixels[(light >= np.percentile(light, 35)) & (light <= np.percentile(light, 92))]
-    return _colour(lit)
+    lit_pixels = pixels[(light >= np.percentile(light, 35)) & (light <= np.percentile(light, 92))]
+    return _colour(lit_pixels)
 
 
-def _background(image: np.ndarray, face: Face) -> Colour:
-    """Median of the picture's left, right and upper rim, above the shoulders."""
+def _background(image: np.ndarray, face: FaceBox) -> Colour:
+    """Return the median of the picture's left, right and upper rim, above the shoulders."""
     rim = max(2, min(image.shape[:2]) // 24)
     bottom = max(rim, min(image.shape[0], face.top + face.side // 2))
     sides = [image[:bottom, :rim], image[:bottom, -rim:], image[:rim]]
     return _colour(np.concatenate([side.reshape(-1, 3) for side in sides]))
 
 
-def _hair(image: np.ndarray, face: Face, skin: Colour, background: Colour) -> Colour | None:
-    """Median of what is neither skin nor background above the forehead and at the temples."""
+def _hair(image: np.ndarray, face: FaceBox, skin: Colour, background: Colour) -> Colour | None:
+    """Return the median of what is neither skin nor background around the forehead; None: there is too little."""
     boxes = ((0.2, -0.22, 0.8, 0.06), (-0.06, 0.0, 0.08, 0.3), (0.92, 0.0, 1.06, 0.3))
-    pixels = np.concatenate([_patch(image, face, *box) for box in boxes])
+    pixels = np.concatenate([_patch(image, face, box) for box in boxes])
     if not len(pixels):
         return None
     lab = _lab(pixels)
-    other = np.ones(len(pixels), bool)
+    is_hair = np.ones(len(pixels), bool)
     for colour in (skin, background):
-        other &= np.linalg.norm(lab - _lab(np.array([colour], np.uint8)), axis=1) > _DIFFERENT
-    if other.mean() < _ENOUGH:
+        is_hair &= np.linalg.norm(lab - _lab(np.array([colour], np.uint8)), axis=1) > _DIFFERENT
+    if is_hair.mean() < _ENOUGH:
         return None
-    return _colour(pixels[other])
+    return _colour(pixels[is_hair])
 
 
 def _lab(pixels: np.ndarray) -> np.ndarray:

@@ -1,7 +1,7 @@
 """The classical S_speech: nine numbers of order 1 that say how something was spoken, measured from the recording.
 
-What is said must not leak into how: each recording is compared with the *reference rendering*, the same phonemes spoken
-by one neutral voice at one pitch, range, rate and loudness. The dimensions, 0 being the reference manner:
+The words must not leak into the style: each recording is compared with the *reference rendering*, the same phonemes
+spoken by one neutral voice at one pitch, range, rate and loudness. The dimensions, all 0 for the reference rendering:
 
   f0_level      mean voiced F0 above the reference's, semitones / 6
   f0_range      log of the spread of F0 (standard deviation in semitones) over the reference's, / 0.4
@@ -48,38 +48,38 @@ STYLE_LIMIT = 4.0
 """Styles are clipped to -4..4: real recordings may lie far outside the voices this generator has."""
 
 REFERENCE_LOW, REFERENCE_HIGH, REFERENCE_RATE = 135.0, 200.0, 175.0  # Hz, Hz, words a minute
-_REFERENCE_GAIN_DB = -8.0  # espeak speaks loud; this leaves room to speak louder than the reference
+_REFERENCE_GAIN_DB = -8.0  # espeak is loud; this leaves room for speech that is louder than the reference
 _RIPPLES = (2, 3, 4, 5)
 _RIDGE = 0.5
 
 
 class VoiceError(ValueError):
-    """Speech that cannot be made or measured: says what is missing."""
+    """Speech that cannot be synthesised or measured; the message says what is missing."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Measures:
-    """A recording in plain units: semitones above 100 Hz, semitones, seconds, dB, mean power [bins] at 24 kHz."""
+    """What is measured of a recording, in plain units."""
 
-    f0: float
-    spread: float
-    seconds: float
-    level: float
-    power: np.ndarray
+    f0: float  # mean of the voiced F0, semitones above 100 Hz; NaN: nothing is voiced
+    spread: float  # standard deviation of the voiced F0, semitones; NaN: nothing is voiced
+    seconds: float  # from the first to the last sound
+    level: float  # dB of full scale, RMS of the sounding frames
+    power: np.ndarray  # [bins], mean power spectrum at 24 kHz
 
 
 @dataclasses.dataclass(frozen=True)
 class Reference:
-    """The reference rendering of some phonemes."""
+    """Phonemes spoken by the reference voice, and what is measured of that."""
 
-    ipa: str
+    ipa: str  # the phonemes as text
     script: Script
     rendering: Rendering
     measures: Measures
 
 
-def measures_of(analysis: Analysis) -> Measures:
-    """Collect what style needs from an analysis."""
+def measures_from(analysis: Analysis) -> Measures:
+    """Return what the style needs of an analysis."""
     f0, spread = measure.f0_statistics(analysis)
     return Measures(f0, spread, analysis.end - analysis.start, analysis.level, analysis.power)
 
@@ -90,58 +90,78 @@ def to_24k(audio: np.ndarray, sample_rate: int) -> np.ndarray:
     return audio if sample_rate == SAMPLE_RATE else soxr.resample(audio, sample_rate, SAMPLE_RATE, quality="HQ")
 
 
-def reference(phonemes: np.ndarray) -> Reference:
-    """The reference rendering of symbol ids [P]; the last few are remembered.
+def speak_reference(phonemes: np.ndarray) -> Reference:
+    """Return the reference rendering of symbol ids [P]; the last 64 are kept.
 
     Raises:
       VoiceError: no symbol has a sound.
     """
-    return _reference(decode(phonemes))
+    return _speak_reference(decode(phonemes))
 
 
 @functools.lru_cache(maxsize=64)
-def _reference(ipa: str) -> Reference:
+def _speak_reference(ipa: str) -> Reference:
     script = write_script(ipa)
     if not script.units:
         raise VoiceError(f"no phoneme of {ipa[:40]!r} has a sound: give phonemes of an English text")
-    rendering = espeak().synth(script.markup, voices.REFERENCE_VOICE, REFERENCE_LOW, REFERENCE_HIGH, REFERENCE_RATE)
-    measures = measures_of(analyse(to_24k(rendering.audio, rendering.sample_rate), SAMPLE_RATE))
+    rendering = espeak().synth(
+        script.markup, voices.REFERENCE_VOICE, REFERENCE_LOW, REFERENCE_HIGH, rate=REFERENCE_RATE
+    )
+    measures = measures_from(analyse(to_24k(rendering.audio, rendering.sample_rate), SAMPLE_RATE))
     measures = dataclasses.replace(measures, level=measures.level + _REFERENCE_GAIN_DB)
     return Reference(ipa, script, rendering, measures)
 
 
-def style_of(audio: np.ndarray, sample_rate: int, phonemes: np.ndarray) -> np.ndarray:
-    """S_speech of a recording float [samples] of known phonemes [P]: float32 [STYLE_DIM]. See the module's docstring.
+def measure_style(audio: np.ndarray, sample_rate: int, phonemes: np.ndarray) -> np.ndarray:
+    """Measure the S_speech of a recording whose phonemes are known, as the module's docstring says.
+
+    Args:
+      audio: float [samples] in -1..1.
+      sample_rate: Hz.
+      phonemes: symbol ids [P].
+
+    Returns:
+      float32 [STYLE_DIM].
 
     Raises:
-      MeasureError: the recording is empty or silent. VoiceError: no phoneme has a sound.
+      MeasureError: the recording is empty or silent.
+      VoiceError: no phoneme has a sound.
     """
-    measures = measures_of(analyse(to_24k(audio, sample_rate), SAMPLE_RATE))
-    return compare(measures, reference(phonemes).measures, sample_rate / 2)
+    measures = measures_from(analyse(to_24k(audio, sample_rate), SAMPLE_RATE))
+    return compare(measures, speak_reference(phonemes).measures, sample_rate / 2)
 
 
-def compare(measures: Measures, base: Measures, bandwidth: float = SAMPLE_RATE / 2) -> np.ndarray:
-    """Style of a recording against the reference rendering of its phonemes: float32 [STYLE_DIM].
+def compare(measures: Measures, reference: Measures, bandwidth: float = SAMPLE_RATE / 2) -> np.ndarray:
+    """Return the style float32 [STYLE_DIM] of a recording, against the reference rendering of its phonemes.
 
-    Bands above `bandwidth` Hz (half the recording's own sample rate) say nothing and are left out.
+    Args:
+      measures: of the recording, at 24 kHz.
+      reference: of the reference rendering.
+      bandwidth: half the recording's own sample rate, Hz; bands above it hold nothing and are left out.
     """
-    f0 = measures.f0 - base.f0 if np.isfinite(measures.f0) and np.isfinite(base.f0) else 0.0
-    spread = _log_ratio(measures.spread, base.spread)
-    rate = _log_ratio(base.seconds, measures.seconds)
-    shape = spectral_shape(measures.power, base.power, bandwidth)
-    style = np.array([f0, spread, rate, measures.level - base.level, *shape]) / UNITS
+    f0 = measures.f0 - reference.f0 if np.isfinite(measures.f0) and np.isfinite(reference.f0) else 0.0
+    spread = _log_ratio(measures.spread, reference.spread)
+    rate = _log_ratio(reference.seconds, measures.seconds)
+    shape = spectral_shape(measures.power, reference.power, bandwidth)
+    style = np.array([f0, spread, rate, measures.level - reference.level, *shape]) / UNITS
     return np.clip(style, -STYLE_LIMIT, STYLE_LIMIT).astype(np.float32)
 
 
-def spectral_shape(power: np.ndarray, base: np.ndarray, bandwidth: float = SAMPLE_RATE / 2) -> np.ndarray:
-    """Tilt (dB per octave) and ripples (dB) of one mean power spectrum over another, both [bins] at 24 kHz: [5]."""
+def spectral_shape(power: np.ndarray, reference: np.ndarray, bandwidth: float = SAMPLE_RATE / 2) -> np.ndarray:
+    """Return tilt (dB per octave) and ripples (dB), [5], of one mean power spectrum over another.
+
+    Args:
+      power: mean power spectrum [bins] at 24 kHz.
+      reference: the one it is compared with, [bins] at 24 kHz.
+      bandwidth: Hz, bands above it are left out.
+    """
     known = int(np.sum(BAND_EDGES[1:] <= bandwidth * 0.96))  # resampling fades the last 4 per cent
-    difference = measure.band_levels(power, SAMPLE_RATE) - measure.band_levels(base, SAMPLE_RATE)
+    difference = measure.band_levels(power, SAMPLE_RATE) - measure.band_levels(reference, SAMPLE_RATE)
     return _shape_fit(known) @ difference[:known]
 
 
 def shape_gain(shape: np.ndarray) -> np.ndarray:
-    """The curve in dB at the bins of a 24 kHz analysis that has tilt and ripples `shape` [5]: [bins]."""
+    """Return the curve [bins], in dB at the bins of a 24 kHz analysis, that has tilt and ripples `shape` [5]."""
     return _bin_basis() @ shape
 
 
@@ -151,7 +171,7 @@ def _bin_basis() -> np.ndarray:
 
 
 def _shape_basis(frequency: np.ndarray) -> np.ndarray:
-    """Octaves from 1 kHz and the ripples at `frequency` [N] Hz: [N, 5]; constant outside 100 Hz to the last band."""
+    """Return octaves from 1 kHz and ripples [N, 5] at `frequency` [N] Hz, constant outside 100 Hz to the last band."""
     frequency = np.clip(frequency, 100.0, BAND_EDGES[-1])
     low, high = _mel(BAND_EDGES[0]), _mel(BAND_EDGES[-1])
     u = (_mel(frequency) - low) / (high - low)
@@ -164,7 +184,7 @@ def _mel(frequency):
 
 @functools.cache
 def _shape_fit(bands: int) -> np.ndarray:
-    """Least squares from the levels of the lowest bands to the shape, a free constant left out: [5, bands].
+    """Return the least-squares map [5, bands] from the levels of the lowest bands to the shape, without the constant.
 
     A small ridge keeps the ripples of narrow-band recordings, of which too little is seen, from running away.
     """

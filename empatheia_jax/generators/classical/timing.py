@@ -1,4 +1,4 @@
-"""How long each phoneme symbol lasts: espeak's phoneme events laid on symbol positions, and seconds to 25 ms frames."""
+"""How long each phoneme symbol lasts: espeak's phoneme events at symbol positions, and seconds to 25 ms frames."""
 
 import difflib
 
@@ -12,24 +12,29 @@ _STRESS = "ˈˌ"
 
 
 def symbol_seconds(rendering: Rendering, units: tuple[Unit, ...], ipa: str) -> tuple[float, np.ndarray]:
-    """Seconds each symbol of `ipa` lasts in what espeak spoke.
+    """Return how long each symbol of `ipa` lasts in a rendering.
 
     A mnemonic's time is shared equally by its symbols, stress marks and unspoken symbols get none, and a pause belongs
     to the punctuation mark (else the space, else the sound) before it.
 
+    Args:
+      rendering: what espeak spoke.
+      units: the mnemonics that it was given.
+      ipa: the symbols that they were written from.
+
     Returns:
-      lead: seconds of silence before the first sound; seconds: float64 [len(ipa)].
+      The seconds of silence before the first sound, and the seconds of each symbol, float64 [len(ipa)].
     """
-    asked = [(position, ipa[position]) for unit in units for position in range(unit.first, unit.last)]
-    asked = [(position, symbol) for position, symbol in asked if symbol not in _STRESS]
+    requested = [(position, ipa[position]) for unit in units for position in range(unit.first, unit.last)]
+    requested = [(position, symbol) for position, symbol in requested if symbol not in _STRESS]
     seconds, lead, last = np.zeros(len(ipa)), 0.0, -1
     spoken = _spoken_symbols(rendering)
-    matches = _match([symbol for _, symbol in asked], [symbol for symbol, _ in spoken if symbol])
-    heard = 0
+    matches = _align_symbols([symbol for _, symbol in requested], [symbol for symbol, _ in spoken if symbol])
+    spoken_count = 0
     for symbol, duration in spoken:
         if symbol:
-            position = asked[matches[heard]][0] if matches[heard] is not None else last
-            heard += 1
+            position = requested[matches[spoken_count]][0] if matches[spoken_count] is not None else last
+            spoken_count += 1
             last = position
         else:
             position = _pause_position(ipa, last)
@@ -41,9 +46,14 @@ def symbol_seconds(rendering: Rendering, units: tuple[Unit, ...], ipa: str) -> t
 
 
 def to_frames(lead: float, seconds: np.ndarray, total_seconds: float) -> np.ndarray:
-    """Durations -> int32 [1 + len(seconds)] of 25 ms frames: the lead first; the sum covers `total_seconds`.
+    """Convert durations to 25 ms frames, int32 [1 + len(seconds)], the lead first.
 
     Boundaries are rounded, not durations, so that errors do not add up.
+
+    Args:
+      lead: seconds before the first symbol.
+      seconds: seconds of each symbol.
+      total_seconds: what the sum of the frames covers.
     """
     total = max(int(np.ceil(total_seconds / PHONEME_FRAME_SECONDS - 1e-6)), 1)
     ends = np.rint(np.cumsum(np.concatenate([[lead], seconds])) / PHONEME_FRAME_SECONDS)
@@ -53,7 +63,7 @@ def to_frames(lead: float, seconds: np.ndarray, total_seconds: float) -> np.ndar
 
 
 def _spoken_symbols(rendering: Rendering) -> list[tuple[str, float]]:
-    """(symbol, seconds) in order; "" is a pause."""
+    """Return (symbol, seconds) in order; "" is a pause."""
     spoken = []
     for event in rendering.events:
         symbols = [symbol for symbol in event.ipa if symbol not in _STRESS] or [""]
@@ -62,12 +72,12 @@ def _spoken_symbols(rendering: Rendering) -> list[tuple[str, float]]:
     return spoken
 
 
-def _match(asked: list[str], spoken: list[str]) -> list[int | None]:
-    """For each spoken symbol the index of the asked one; None: espeak put it in (a linking ɹ)."""
-    if asked == spoken:
+def _align_symbols(requested: list[str], spoken: list[str]) -> list[int | None]:
+    """Return for each spoken symbol the index of the requested one; None: espeak inserted it (a linking ɹ)."""
+    if requested == spoken:
         return list(range(len(spoken)))
     matches: list[int | None] = [None] * len(spoken)
-    for tag, i0, i1, j0, j1 in difflib.SequenceMatcher(None, asked, spoken, autojunk=False).get_opcodes():
+    for tag, i0, i1, j0, j1 in difflib.SequenceMatcher(None, requested, spoken, autojunk=False).get_opcodes():
         if tag in ("equal", "replace"):
             for j in range(j0, j1):
                 matches[j] = min(i0 + (j - j0), i1 - 1)
@@ -75,7 +85,7 @@ def _match(asked: list[str], spoken: list[str]) -> list[int | None]:
 
 
 def _pause_position(ipa: str, last: int) -> int:
-    """The symbol after `last` that a pause belongs to: punctuation before a space before the sound itself."""
+    """Return the position that a pause after symbol `last` belongs to: punctuation, else a space, else `last`."""
     if last < 0:
         return -1
     run = last + 1

@@ -1,8 +1,8 @@
-"""The classical speech generator: espeak-ng steered by C_speech and S_speech; needs no weights.
+"""The classical speech generator: espeak-ng controlled by C_speech and S_speech; needs no weights.
 
-It implements `interfaces.SpeechGenerator`. `speak` inverts the measured style: espeak is asked for the pitch, range and
-rate that should give it, the result is measured, and the request corrected; tilt and energy are set by a filter and a
-gain afterwards.
+It implements `interfaces.SpeechGenerator`. `speak` inverts the style measurement: espeak is given the pitch, range and
+rate that should yield the style, the result is measured, and the request corrected; tilt and energy are set by a filter
+and a gain afterwards.
 """
 
 import dataclasses
@@ -10,37 +10,38 @@ import dataclasses
 import numpy as np
 import scipy.fft
 
-from empatheia_jax.generators import phonemes as text
 from empatheia_jax.generators.classical import articulation, speech_style, timing, voices
 from empatheia_jax.generators.classical.espeak import MAX_RATE, MIN_RATE, Rendering, espeak
 from empatheia_jax.generators.classical.measure import Analysis, analyse, bin_frequencies, sounding_level
 from empatheia_jax.generators.classical.speech_style import SAMPLE_RATE, STYLE_DIM, UNITS, Measures, Reference
 from empatheia_jax.generators.interfaces import Speech
+from empatheia_jax.generators.phonemes import PAD_ID, encode, phonemize
 
 _TAIL_SECONDS = 0.12  # silence kept after the last sound
-_ROUNDS = 3
+_RENDERINGS = 3  # the most that one style is corrected by
 _TOLERANCE = np.array([0.3, 0.1, 0.02])  # semitones, log ratio, log ratio: close enough to stop correcting
-_FILTER_ROUNDS = 4
+_FILTER_CORRECTIONS = 4
 _PEAK = 0.98
 
 
 @dataclasses.dataclass(frozen=True)
 class _Request:
-    """What espeak is asked for: F0 of the contour's foot (semitones above 100 Hz), its span in semitones, log rate."""
+    """What espeak is asked for."""
 
-    foot: float
-    span: float
-    log_rate: float
+    foot: float  # lowest F0 of the contour, semitones above 100 Hz
+    span: float  # from the lowest to the highest F0, semitones
+    log_rate: float  # log of words a minute
 
-    def render(self, base: Reference, age: str, gender: str) -> Rendering:
+    def render(self, reference: Reference, age: str, gender: str) -> Rendering:
+        """Speak the phonemes of `reference` with the voice of an age and gender."""
         low = 100.0 * 2 ** (self.foot / 12)
         rate = float(np.exp(np.clip(self.log_rate, np.log(MIN_RATE), np.log(MAX_RATE))))
         spec = voices.voice_spec(age, gender)
-        return espeak().synth(base.script.markup, spec, low, low * 2 ** (self.span / 12), rate)
+        return espeak().synth(reference.script.markup, spec, low, low * 2 ** (self.span / 12), rate=rate)
 
 
 class ClassicalSpeech:
-    """Frozen formant speech of eight voices (age x gender) with a measurable, invertible style."""
+    """The `interfaces.SpeechGenerator` of eight formant voices (age x gender) with a measurable, invertible style."""
 
     name = "classical"
     version = 2  # 2: numbers, amounts and abbreviations are spoken as words
@@ -50,76 +51,84 @@ class ClassicalSpeech:
     style_dim = STYLE_DIM
 
     def phonemes(self, sentence: str) -> np.ndarray:
-        """Text -> symbol ids int32 [P], leading 0 included. Raises PhonemeError."""
-        return text.encode(text.phonemize(sentence))
+        """Return the symbol ids int32 [P] of a sentence, leading 0 included.
+
+        Raises:
+          PhonemeError: the sentence has no phonemes, or they cannot be found.
+        """
+        return encode(phonemize(sentence))
 
     def content(self, phonemes: np.ndarray) -> np.ndarray:
-        """Gold C_speech: ids [P] -> articulatory features float32 [P, content_dim]; padding (-1) is 0."""
+        """Return the gold C_speech, articulatory features float32 [P, content_dim], of ids [P]; padding (-1) gets 0."""
         phonemes = np.asarray(phonemes)
         return articulation.symbol_features()[np.maximum(phonemes, 0)]
 
     def decode_content(self, content: np.ndarray) -> np.ndarray:
-        """C_speech [P, content_dim] -> ids int32 [P] of the nearest symbols."""
+        """Return the ids int32 [P] of the symbols nearest to C_speech [P, content_dim]."""
         return articulation.nearest_symbols(content)
 
     def agreement(self, content: np.ndarray, phonemes: np.ndarray) -> float:
-        """Share of positions of C_speech [P, content_dim] whose nearest symbol is that of `phonemes` [P]."""
+        """Return the share of positions of C_speech [P, content_dim] whose nearest symbol is that of `phonemes` [P]."""
         return float(np.mean(self.decode_content(content) == phonemes))
 
     def style(self, audio: np.ndarray, sample_rate: int, phonemes: np.ndarray) -> np.ndarray:
-        """Gold S_speech of a recording float [samples]: float32 [style_dim] (`speech_style`)."""
-        return speech_style.style_of(audio, sample_rate, phonemes)
+        """Return the gold S_speech float32 [style_dim] of a recording; see `speech_style.measure_style`."""
+        return speech_style.measure_style(audio, sample_rate, phonemes)
 
     def align(self, audio: np.ndarray, sample_rate: int, phonemes: np.ndarray) -> np.ndarray:
-        """int32 [P] of 25 ms frames: the reference rendering's durations stretched over the sounding part."""
-        base = speech_style.reference(phonemes)
+        """Return 25 ms frames int32 [P]: the reference rendering's durations stretched over the sounding part."""
+        reference = speech_style.speak_reference(phonemes)
         analysis = analyse(audio, sample_rate)
-        lead, seconds = timing.symbol_seconds(base.rendering, base.script.units, base.ipa)
+        _, seconds = timing.symbol_seconds(reference.rendering, reference.script.units, reference.ipa)
         # the rendering's closing pause lies outside its sounding part, as the recording's does
-        ends = np.cumsum(seconds)
-        sounding = base.measures.seconds
-        seconds = np.diff(np.minimum(ends, sounding), prepend=0.0) * (analysis.end - analysis.start) / sounding
-        return _place(timing.to_frames(analysis.start, seconds, len(audio) / sample_rate), phonemes)
+        sounding = reference.measures.seconds
+        seconds = (
+            np.diff(np.minimum(np.cumsum(seconds), sounding), prepend=0.0) * (analysis.end - analysis.start) / sounding
+        )
+        return _place_frames(timing.to_frames(analysis.start, seconds, len(audio) / sample_rate), phonemes)
 
     def speak(self, content: np.ndarray, style: np.ndarray, phonemes: np.ndarray) -> Speech:
-        """C_speech [P, content_dim], S_speech [style_dim] -> 24 kHz speech of the symbols nearest to the content.
+        """Speak the symbols nearest to the content, at 24 kHz.
 
-        `phonemes` [P] only says where the content is padding (negative ids).
+        Args:
+          content: C_speech [P, content_dim].
+          style: S_speech [style_dim].
+          phonemes: ids [P]; they only say where the content is padding (negative ids).
 
         Raises:
           VoiceError: a wrong shape, values that are not finite, or content without a sound.
         """
         content, style = np.asarray(content, np.float32), np.asarray(style, np.float64)
-        _check(content, style, phonemes)
+        _check_request(content, style, phonemes)
         ids = np.where(np.asarray(phonemes) < 0, -1, self.decode_content(content))
-        base = speech_style.reference(ids)
+        reference = speech_style.speak_reference(ids)
         style = np.clip(style, -speech_style.STYLE_LIMIT, speech_style.STYLE_LIMIT)
-        rendering, audio, analysis = _perform(base, style)
+        rendering, audio, analysis = _synthesize(reference, style)
         audio = audio[: int((analysis.end + _TAIL_SECONDS) * SAMPLE_RATE)]
-        audio = _finish(audio, speech_style.measures_of(analysis), base, style)
-        lead, seconds = timing.symbol_seconds(rendering, base.script.units, base.ipa)
+        audio = _apply_spectrum_and_level(audio, speech_style.measures_from(analysis), reference, style)
+        lead, seconds = timing.symbol_seconds(rendering, reference.script.units, reference.ipa)
         frames = timing.to_frames(lead, seconds, len(audio) / SAMPLE_RATE)
-        return Speech(audio.astype(np.float32), SAMPLE_RATE, _place(frames, ids))
+        return Speech(audio.astype(np.float32), SAMPLE_RATE, _place_frames(frames, ids))
 
 
-def _perform(base: Reference, style: np.ndarray) -> tuple[Rendering, np.ndarray, Analysis]:
-    """Let espeak speak in the asked pitch, range and rate; returns what it did, the audio at 24 kHz, its analysis."""
+def _synthesize(reference: Reference, style: np.ndarray) -> tuple[Rendering, np.ndarray, Analysis]:
+    """Speak with the pitch, range and rate of a style; returns the rendering, its audio at 24 kHz and its analysis."""
     age, gender = voices.nearest_voice(style[speech_style.VOICE])
-    wanted = style[:3] * UNITS[:3]
-    request = _first_request(base.measures, wanted)
-    best, least = None, np.inf
-    for _ in range(_ROUNDS):
-        rendering = request.render(base, age, gender)
+    requested = style[:3] * UNITS[:3]
+    request = _first_request(reference.measures, requested)
+    best, least_excess = None, np.inf
+    for _ in range(_RENDERINGS):
+        rendering = request.render(reference, age, gender)
         audio = speech_style.to_24k(rendering.audio, rendering.sample_rate)
         analysis = analyse(audio, SAMPLE_RATE)
-        measures = speech_style.measures_of(analysis)
-        error = wanted - speech_style.compare(measures, base.measures)[:3] * UNITS[:3]
-        miss = float(np.abs(error / _TOLERANCE).max())
-        if miss < least:
-            best, least = (rendering, audio, analysis), miss
-        if miss < 1.0:
+        measures = speech_style.measures_from(analysis)
+        error = requested - speech_style.compare(measures, reference.measures)[:3] * UNITS[:3]
+        excess = float(np.abs(error / _TOLERANCE).max())
+        if excess < least_excess:
+            best, least_excess = (rendering, audio, analysis), excess
+        if excess < 1.0:
             break
-        request = _corrected(request, error, measures, base.measures)
+        request = _correct_request(request, error, measures, reference.measures)
     return best
 
 
@@ -127,16 +136,19 @@ _REFERENCE_FOOT = 12 * np.log2(speech_style.REFERENCE_LOW / 100.0)
 _REFERENCE_SPAN = 12 * np.log2(speech_style.REFERENCE_HIGH / speech_style.REFERENCE_LOW)
 
 
-def _first_request(base: Measures, wanted: np.ndarray) -> _Request:
-    """The contour keeps its shape: its height above the foot and its spread both grow with the span."""
-    level, spread, rate = wanted
+def _first_request(reference: Measures, requested: np.ndarray) -> _Request:
+    """Return a request for the style, given that the F0 contour keeps its shape.
+
+    Its height above the foot and its spread then both grow with the span.
+    """
+    level, spread, rate = requested
     span = _REFERENCE_SPAN * np.exp(spread)
-    height = (base.f0 - _REFERENCE_FOOT) if np.isfinite(base.f0) else _REFERENCE_SPAN / 2
+    height = (reference.f0 - _REFERENCE_FOOT) if np.isfinite(reference.f0) else _REFERENCE_SPAN / 2
     foot = _REFERENCE_FOOT + height + level - height * span / _REFERENCE_SPAN
     return _Request(foot, span, np.log(speech_style.REFERENCE_RATE) + rate * 1.15)
 
 
-def _corrected(request: _Request, error: np.ndarray, measures: Measures, base: Measures) -> _Request:
+def _correct_request(request: _Request, error: np.ndarray, measures: Measures, reference: Measures) -> _Request:
     level, spread, rate = error
     span = request.span * np.exp(np.clip(spread, -0.7, 0.7))
     height = (measures.f0 - request.foot) if np.isfinite(measures.f0) else request.span / 2
@@ -144,46 +156,48 @@ def _corrected(request: _Request, error: np.ndarray, measures: Measures, base: M
     return _Request(foot, span, request.log_rate + rate * 1.1)
 
 
-def _finish(audio: np.ndarray, measures: Measures, base: Reference, style: np.ndarray) -> np.ndarray:
-    """Spectral shape by a filter, then energy by a gain (held under full scale)."""
-    audio = _filter(audio, _needed_shape(measures.power, base.measures.power, style))
-    target = base.measures.level + style[speech_style.ENERGY] * UNITS[speech_style.ENERGY]
-    audio = audio * 10 ** ((target - sounding_level(audio, SAMPLE_RATE)) / 20)
+def _apply_spectrum_and_level(
+    audio: np.ndarray, measures: Measures, reference: Reference, style: np.ndarray
+) -> np.ndarray:
+    """Give audio the style's spectral shape by a filter, then its energy by a gain (held under full scale)."""
+    audio = _filter(audio, _filter_shape(measures.power, reference.measures.power, style))
+    level = reference.measures.level + style[speech_style.ENERGY] * UNITS[speech_style.ENERGY]
+    audio = audio * 10 ** ((level - sounding_level(audio, SAMPLE_RATE)) / 20)
     peak = np.abs(audio).max()
     return audio if peak <= _PEAK else audio * (_PEAK / peak)
 
 
-def _needed_shape(power: np.ndarray, base: np.ndarray, style: np.ndarray) -> np.ndarray:
-    """Tilt and ripples [5] of the filter after which the asked shape is measured.
+def _filter_shape(power: np.ndarray, reference: np.ndarray, style: np.ndarray) -> np.ndarray:
+    """Return tilt and ripples [5] of the filter after which the style's spectral shape is measured.
 
     Bands are wide, so the filter is judged by what it does to the power spectrum, and corrected.
     """
-    wanted = (style * UNITS)[speech_style.SPECTRAL]
-    shape = np.zeros(len(wanted))
-    for _ in range(_FILTER_ROUNDS):
+    requested = (style * UNITS)[speech_style.SPECTRAL]
+    shape = np.zeros(len(requested))
+    for _ in range(_FILTER_CORRECTIONS):
         filtered = power * 10 ** (speech_style.shape_gain(shape) / 10)
-        shape = shape + wanted - speech_style.spectral_shape(filtered, base)
+        shape = shape + requested - speech_style.spectral_shape(filtered, reference)
     return shape
 
 
 def _filter(audio: np.ndarray, shape: np.ndarray) -> np.ndarray:
-    """Filter with tilt and ripples `shape` [5], zero phase."""
+    """Filter audio by the curve with tilt and ripples `shape` [5], with zero phase."""
     size = scipy.fft.next_fast_len(len(audio) + 2400, real=True)
     frequency = scipy.fft.rfftfreq(size, 1 / SAMPLE_RATE)
     gain = 10 ** (np.interp(frequency, bin_frequencies(SAMPLE_RATE), speech_style.shape_gain(shape)) / 20)
     return scipy.fft.irfft(scipy.fft.rfft(audio, size) * gain.astype(np.float32), size)[: len(audio)]
 
 
-def _place(frames: np.ndarray, ids: np.ndarray) -> np.ndarray:
-    """[1 + symbols] frames onto the positions of ids [P]: the lead on the first, nothing on padding."""
+def _place_frames(frames: np.ndarray, ids: np.ndarray) -> np.ndarray:
+    """Return int32 [P] with frames [1 + symbols] at the positions of ids [P]: the lead at the first, 0 at padding."""
     placed = np.zeros(len(ids), np.int32)
-    real = np.nonzero(np.asarray(ids) > text.PAD_ID)[0]
+    real = np.nonzero(np.asarray(ids) > PAD_ID)[0]
     placed[real] = frames[1:]
     placed[0] += frames[0]
     return placed
 
 
-def _check(content: np.ndarray, style: np.ndarray, phonemes: np.ndarray) -> None:
+def _check_request(content: np.ndarray, style: np.ndarray, phonemes: np.ndarray) -> None:
     if content.ndim != 2 or content.shape[1] != articulation.CONTENT_DIM or len(content) != len(phonemes):
         raise speech_style.VoiceError(
             f"content must be [{len(phonemes)}, {articulation.CONTENT_DIM}], not {list(content.shape)}"

@@ -1,7 +1,7 @@
-"""The eight voices of the classical speech generator: one an age and gender, and where each lies in the style vector.
+"""The eight voices of the classical speech generator, one an age and gender, and their coordinates in S_speech.
 
 A voice is set by its vocal tract (formant frequencies: short in children, long in men) and by what age does to the
-spectrum above 2 kHz. Heights above formant 3 are age's signature, since vowels leave those formants where they are.
+spectrum above 2 kHz. Age sets the heights above formant 3, since vowels leave those formants where they are.
 """
 
 import functools
@@ -34,14 +34,14 @@ _AGE_CORNERS = {"child": (1, -1, 1), "young": (-1, -1, -1), "middle-aged": (-1, 
 """Ages as corners of a tetrahedron: every two are equally far apart, so no order is forced on them."""
 
 VOICE_DIM = 4
-"""Coordinates of a voice, the last four numbers of S_speech: 1, 3 and 4 are the age's corner, 2 the gender."""
+"""Coordinates of a voice, the last four of S_speech: 1, 3 and 4 are the age's corner, 2 the gender."""
 
 REFERENCE_VOICE = VoiceSpec("reference", (104,) * 9, (100,) * 9)
 
 
 @functools.cache
 def voice_spec(age: str, gender: str) -> VoiceSpec:
-    """The formants of the voice of `age` (emotions.AGES) and `gender` (emotions.GENDERS)."""
+    """Return the formants of the voice of `age` (emotions.AGES) and `gender` (emotions.GENDERS)."""
     tract, heights = _TRACT[age, gender], _HEIGHTS[age]
     if gender == "female":
         heights = (heights[0] + 15, *heights[1:])
@@ -52,13 +52,13 @@ _WIDTH = {"male": (100,) * 9, "female": (110, 120, 110, 110, 110, 110, 100, 100,
 
 
 def voice_coordinates(age: str, gender: str) -> np.ndarray:
-    """Where the voice lies: float32 [VOICE_DIM], entries -1 or 1."""
+    """Return the coordinates float32 [VOICE_DIM] of a voice, entries -1 or 1."""
     first, second, third = _AGE_CORNERS[age]
     return np.array([first, 1 if gender == "female" else -1, second, third], np.float32)
 
 
 def nearest_voice(coordinates: np.ndarray) -> tuple[str, str]:
-    """(age, gender) of the voice nearest to `coordinates` [VOICE_DIM]."""
+    """Return (age, gender) of the voice nearest to `coordinates` [VOICE_DIM]."""
     voices = [(age, gender) for age in AGES for gender in GENDERS]
     distances = [float(((voice_coordinates(*voice) - coordinates) ** 2).sum()) for voice in voices]
     return voices[int(np.argmin(distances))]

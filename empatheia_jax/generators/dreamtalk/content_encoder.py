@@ -1,4 +1,4 @@
-"""Content encoder E_aud: wav2vec 2.0's rows -> what every frame hears, gold C_video (2.6M)."""
+"""Content encoder E_aud: wav2vec 2.0's features -> the audio content of every frame, gold C_video (2.6M parameters)."""
 
 import jax
 import jax.numpy as jnp
@@ -9,21 +9,24 @@ from empatheia_jax.generators.dreamtalk.config import DreamTalkConfig
 from empatheia_jax.generators.dreamtalk.transformer import Encoder, position_table
 from empatheia_jax.generators.layers import Linear
 
-ROWS_A_FRAME = 2  # rows at 50 Hz, frames at 25
+FEATURES_PER_FRAME = 2  # features at 50 Hz, frames at 25
 
 
-def window_rows(rows: int, window: int, frames: int | None = None) -> np.ndarray:
-    """Row behind every slot of every frame's window, int32 [frames, window]; -1 outside the recording.
+def audio_window_index(features: int, window: int, frames: int | None = None) -> np.ndarray:
+    """Return the audio feature at every position of every frame's window: int32 [frames, window], -1 outside the audio.
 
-    Without `frames`, as many as the rows cover: rows // 2.
+    Args:
+      features: number of audio features.
+      window: features in a window.
+      frames: number of frames; by default as many as the features cover, features // 2.
     """
-    frames = rows // ROWS_A_FRAME if frames is None else frames
-    index = ROWS_A_FRAME * np.arange(frames)[:, None] + np.arange(window) - window // 2
-    return np.where((index >= 0) & (index < rows), index, -1).astype(np.int32)
+    frames = features // FEATURES_PER_FRAME if frames is None else frames
+    index = FEATURES_PER_FRAME * np.arange(frames)[:, None] + np.arange(window) - window // 2
+    return np.where((index >= 0) & (index < features), index, -1).astype(np.int32)
 
 
 class ContentEncoder(nnx.Module):
-    """A window of 11 rows a frame, each by itself through 3 layers."""
+    """Three transformer layers over each frame's window of 11 audio features."""
 
     def __init__(self, config: DreamTalkConfig):
         self.window = config.window
@@ -31,19 +34,26 @@ class ContentEncoder(nnx.Module):
         self.encoder = Encoder(config.width, config.heads, config.mlp_width, config.layers)
 
     def project(self, audio: jax.Array) -> jax.Array:
-        """Audio rows [..., R, 1024] -> [..., R, 256]: the compact content, one row every 20 ms."""
+        """Project audio features [..., R, 1024] to [..., R, 256]: the compact content, one vector per 20 ms."""
         return self.increase_embed_dim(audio)
 
-    def windows(self, projected: jax.Array, rows: jax.Array) -> jax.Array:
-        """Projected rows [R, 256] and `window_rows` int [L, 11] -> content [L, 11, 256].
+    def windows(self, projected: jax.Array, index: jax.Array) -> jax.Array:
+        """Encode windows of projected features.
 
-        Rows are projected once, not in each of the windows that see them; what lies outside is a row of zeros before
-        the projection.
+        Each feature is projected once, not in each of the windows that see it; a feature outside the audio is the
+        projection of zeros.
+
+        Args:
+          projected: projected audio features [R, 256].
+          index: `audio_window_index`, int [L, 11].
+
+        Returns:
+          Content [L, 11, 256].
         """
-        silent = self.increase_embed_dim.bias[...].astype(projected.dtype)
-        x = jnp.where((rows >= 0)[..., None], projected[rows], silent)
+        silence = self.increase_embed_dim.bias[...].astype(projected.dtype)
+        x = jnp.where((index >= 0)[..., None], projected[index], silence)
         return self.encoder(x + position_table(self.window, x.shape[-1]).astype(x.dtype))
 
-    def __call__(self, audio: jax.Array, rows: jax.Array) -> jax.Array:
-        """Audio rows [R, 1024] and `window_rows` int [L, 11] -> content [L, 11, 256]."""
-        return self.windows(self.project(audio), rows)
+    def __call__(self, audio: jax.Array, index: jax.Array) -> jax.Array:
+        """Return content [L, 11, 256] of audio features [R, 1024] and their `audio_window_index` int [L, 11]."""
+        return self.windows(self.project(audio), index)

@@ -1,4 +1,4 @@
-"""Editing network: the bent portrait made a picture again (9.1M, 3.2M of which have no effect; see ResBlock)."""
+"""Editing network: refines the warped portrait (9.1M parameters, 3.2M of which have no effect; see ResBlock)."""
 
 import jax
 import jax.numpy as jnp
@@ -7,7 +7,7 @@ from flax import nnx
 from empatheia_jax.generators.dreamtalk.config import RendererConfig
 from empatheia_jax.generators.dreamtalk.mapping import SLOPE
 from empatheia_jax.generators.dreamtalk.norms import ADAIN, LayerNorm2d
-from empatheia_jax.generators.layers import Conv, leaky
+from empatheia_jax.generators.layers import Conv, leaky_relu
 
 
 class Block(nnx.Module):
@@ -19,12 +19,15 @@ class Block(nnx.Module):
         )
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        return leaky(self.model["1"](self.model["0"](x)), SLOPE)
+        return leaky_relu(self.model["1"](self.model["0"](x)), SLOPE)
 
 
 class ResBlock(nnx.Module):
-    """x + ADAIN(conv(x)). The published block has another convolution and norm before these, computes them, and reads
-    its input instead of their result: their weights (conv1, norm1) are in the file and are not here."""
+    """Residual block: x + ADAIN(conv(x)).
+
+    The published block also computes a convolution and a norm before these, but does not use their result. Their
+    weights (conv1, norm1) are in the published file and have no counterpart here.
+    """
 
     def __init__(self, config: RendererConfig, width: int):
         self.conv2 = Conv(width, width, (3, 3), padding=1)
@@ -34,19 +37,19 @@ class ResBlock(nnx.Module):
         return x + self.norm2(self.conv2(x), code)
 
 
-def halved(x: jax.Array) -> jax.Array:
-    """Means of 2 x 2 pixels."""
-    rows, height, width, channels = x.shape
-    return x.reshape(rows, height // 2, 2, width // 2, 2, channels).mean(axis=(2, 4))
+def average_pool(x: jax.Array) -> jax.Array:
+    """Return the means of 2 x 2 pixels."""
+    batch, height, width, channels = x.shape
+    return x.reshape(batch, height // 2, 2, width // 2, 2, channels).mean(axis=(2, 4))
 
 
-def doubled(x: jax.Array) -> jax.Array:
-    """Every pixel 2 x 2 times."""
+def upsample_nearest(x: jax.Array) -> jax.Array:
+    """Repeat every pixel 2 x 2 times."""
     return jnp.repeat(jnp.repeat(x, 2, axis=1), 2, axis=2)
 
 
 class EditingNet(nnx.Module):
-    """Down by 8 and up again, residual blocks before every step up, skips added behind it."""
+    """Encoder down to an eighth of the size, and a decoder with residual blocks before and skips after each step up."""
 
     def __init__(self, config: RendererConfig):
         widths = config.edit_widths
@@ -61,15 +64,21 @@ class EditingNet(nnx.Module):
             decoder[f"up{i}"], decoder[f"jump{i}"] = Block(above, below), Block(below, below)
         self.decoder = nnx.Dict(decoder)
 
-    def __call__(self, portrait: jax.Array, bent: jax.Array, code: jax.Array) -> jax.Array:
-        """Portraits and what `warp` made of them [B, 256, 256, 3], descriptors [B, 256] -> pictures, -1..1."""
-        x = self.encoder["first"](jnp.concatenate([portrait, bent], axis=-1))
+    def __call__(self, portrait: jax.Array, warped: jax.Array, code: jax.Array) -> jax.Array:
+        """Return images [B, 256, 256, 3], -1..1.
+
+        Args:
+          portrait: [B, 256, 256, 3].
+          warped: the portraits after `warp`, [B, 256, 256, 3].
+          code: motion descriptors [B, 256].
+        """
+        x = self.encoder["first"](jnp.concatenate([portrait, warped], axis=-1))
         skips = []
         for level in range(self.levels):
             skips.append(x)
-            x = halved(self.encoder[f"down{level}"](x))
+            x = average_pool(self.encoder[f"down{level}"](x))
         for level in reversed(range(self.levels)):
             for block in self.decoder[f"res{level}"].values():
                 x = block(x, code)
-            x = self.decoder[f"up{level}"](doubled(x)) + self.decoder[f"jump{level}"](skips[level])
+            x = self.decoder[f"up{level}"](upsample_nearest(x)) + self.decoder[f"jump{level}"](skips[level])
         return jnp.tanh(self.decoder["final"]["model"]["0"](x))

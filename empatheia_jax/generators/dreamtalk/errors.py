@@ -1,5 +1,5 @@
-"""What goes wrong when DreamTalk is asked for something."""
+"""The error that DreamTalk raises."""
 
 
 class DreamTalkError(ValueError):
-    """Weights, a clip, a recording or a setting that cannot be animated with: says which and why."""
+    """Weights, a clip, a recording or a setting cannot be used; the message says which and why."""

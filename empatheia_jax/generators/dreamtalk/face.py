@@ -1,4 +1,4 @@
-"""DreamTalk as a face generator (`interfaces.FaceGenerator`): content and style in, pictures of a portrait out."""
+"""DreamTalk as a face generator (`interfaces.FaceGenerator`): content and style in, frames of a portrait out."""
 
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -7,71 +7,78 @@ from typing import Literal
 import librosa
 import numpy as np
 
-from empatheia_jax.generators.classical.portrait import find_faces, largest_of
+from empatheia_jax.generators.classical.portrait import find_faces, select_largest
 from empatheia_jax.generators.dreamtalk import alignment, crop
-from empatheia_jax.generators.dreamtalk.content_encoder import ROWS_A_FRAME
+from empatheia_jax.generators.dreamtalk.content_encoder import FEATURES_PER_FRAME
 from empatheia_jax.generators.dreamtalk.errors import DreamTalkError
-from empatheia_jax.generators.dreamtalk.motion import EXPRESSION, motion_of
-from empatheia_jax.generators.dreamtalk.networks import HEARING_RATE, Networks
+from empatheia_jax.generators.dreamtalk.motion import EXPRESSION, build_motion
+from empatheia_jax.generators.dreamtalk.networks import AUDIO_SAMPLE_RATE, Networks
 from empatheia_jax.generators.interfaces import VIDEO_FPS, Portrait, video_frame_count
 
-LOOK_EVERY = 4  # frames
-# Where the five points lie in the square of a found face, x and y down: of OpenCV's frontal cascade, on average.
+DETECT_EVERY = 4  # frames
+# Average places of the five points in the square that OpenCV's frontal cascade returns for a face; x right, y down.
 POINTS_IN_BOX = np.array([[0.32, 0.40], [0.68, 0.40], [0.50, 0.58], [0.36, 0.76], [0.64, 0.76]])
 
 
-def points_of_box(frame: np.ndarray) -> np.ndarray | None:
-    """Where the five points of the largest face lie on average, given its box; None without a face."""
-    found = find_faces(frame)
-    return np.array([found[0].left, found[0].top]) + POINTS_IN_BOX * found[0].side if found else None
+def points_from_box(frame: np.ndarray) -> np.ndarray | None:
+    """Estimate the five points [5, 2] of the largest face from its box alone; None without a face."""
+    faces = find_faces(frame)
+    return np.array([faces[0].left, faces[0].top]) + POINTS_IN_BOX * faces[0].side if faces else None
 
 
 class DreamTalkFace:
     """Frozen DreamTalk with the weights of a converted folder, on the first device.
 
-    C_video of a frame is E_aud's output (appendix D.3 read literally): a window of 11 vectors, flat. Compact, it is
-    what E_aud's layers read, the two projected rows of the frame's 40 ms: neighbouring windows share nine of their
-    rows, and the frozen layers rebuild them before motion is drawn.
+    C_video of a frame is E_aud's output (appendix D.3 read literally): a flattened window of 11 vectors. Compact, it is
+    the input of E_aud's layers, the two projected audio features of the frame's 40 ms: neighbouring windows share nine
+    of their features, and the frozen layers rebuild the windows before motion is sampled.
     """
 
     name = "dreamtalk"
     version = 1
     on_device = True
-    style_frames = 64  # 2.6 s of a recording; a clip of coefficients counts up to 256
+    style_frames = 64  # 2.6 s of a recording; of a clip of coefficients the first 256 are used
     fps = VIDEO_FPS
 
     def __init__(
         self,
         weights: Path | str,
         *,
-        draw: Literal["ddim", "ddpm"] = "ddim",
+        sampler: Literal["ddim", "ddpm"] = "ddim",
         steps: int = 10,
         scale: float = 1.0,
         seed: int = 0,
         compact: bool = False,
-        points: Callable[[np.ndarray], np.ndarray | None] = points_of_box,
+        detect_points: Callable[[np.ndarray], np.ndarray | None] = points_from_box,
     ):
-        """Read what the weights are of (`Networks`).
+        """Read the architecture of the weights; they are loaded when first used.
 
         Args:
+          weights: the output of `python -m converters dreamtalk`.
+          sampler: "ddim", as in the published script, or "ddpm", as in the paper, in 1000 steps.
+          steps: steps of DDIM.
+          scale: strength of guidance by the style; 1 is none.
+          seed: seed of the diffusion's noise.
           compact: C_video is [F, 2 * 256], not [F, 11 * 256].
-          points: frame uint8 [h, w, 3] -> eye centres, nose tip, mouth corners [5, 2] (x right, y down), None without
-            a face: any landmark detector. The one that is here knows only where the face's box is.
-        Raises:
-          DreamTalkError: as `Networks`.
-        """
-        self._use(Networks(weights, draw=draw, steps=steps, scale=scale), seed, compact, points)
+          detect_points: any landmark detector: frame uint8 [h, w, 3] -> eye centres, nose tip, mouth corners [5, 2]
+            (x right, y down), None without a face. The default estimates them from the face's box.
 
-    def _use(self, networks: Networks, seed: int, compact: bool, points: Callable) -> None:
+        Raises:
+          DreamTalkError: no denoiser or renderer in the folder, or another network in their place.
+          ValueError: steps that do not divide 1000.
+        """
+        self._set_networks(Networks(weights, sampler=sampler, steps=steps, scale=scale), seed, compact, detect_points)
+
+    def _set_networks(self, networks: Networks, seed: int, compact: bool, detect_points: Callable) -> None:
         self.networks, self.config, self.seed = networks, networks.config, seed
-        self.compact, self._points = compact, points
-        self.content_dim = (ROWS_A_FRAME if compact else self.config.window) * self.config.width
+        self.compact, self._detect_points = compact, detect_points
+        self.content_dim = (FEATURES_PER_FRAME if compact else self.config.window) * self.config.width
         self.style_dim = self.config.width
         self.size = networks.renderer_config.size
 
     @property
     def identity(self) -> dict:
-        """What content and style depend on, as JSON values."""
+        """The values that content and style depend on, for JSON."""
         return {f"weights_{part}": self.networks.sha256(part) for part in ("denoiser", "wav2vec", "face3d")}
 
     # The generator's interface
@@ -79,29 +86,48 @@ class DreamTalkFace:
     def content(
         self, audio: np.ndarray, sample_rate: int, phonemes: np.ndarray, phoneme_frames: np.ndarray
     ) -> np.ndarray:
-        """Gold C_video of speech: float32 [F, content_dim], F by `phoneme_frames` [P]; `phonemes` are not read."""
-        return self.content_of(audio, sample_rate, video_frame_count(phoneme_frames))
+        """Return gold C_video of speech: float32 [F, content_dim].
 
-    def content_of(self, audio: np.ndarray, sample_rate: int, frames: int | None = None) -> np.ndarray:
-        """Speech -> content [F, content_dim]; F of the sound itself without `frames`. Raises DreamTalkError."""
-        if sample_rate != HEARING_RATE:
-            audio = librosa.resample(np.asarray(audio, np.float32), orig_sr=sample_rate, target_sr=HEARING_RATE)
-        rows = self.networks.hear(audio)
-        frames = frames or len(rows) // ROWS_A_FRAME
+        Args:
+          audio: mono float [samples].
+          sample_rate: its rate in Hz.
+          phonemes: not used; part of the interface.
+          phoneme_frames: int [P], which give F (`video_frame_count`).
+
+        Raises:
+          DreamTalkError: the audio is too short, or not finite and mono.
+        """
+        return self.content_from_audio(audio, sample_rate, video_frame_count(phoneme_frames))
+
+    def content_from_audio(self, audio: np.ndarray, sample_rate: int, frames: int | None = None) -> np.ndarray:
+        """Return the content float32 [F, content_dim] of speech.
+
+        Args:
+          audio: mono float [samples].
+          sample_rate: its rate in Hz.
+          frames: F; by default as many as the audio covers.
+
+        Raises:
+          DreamTalkError: the audio is too short, or not finite and mono.
+        """
+        if sample_rate != AUDIO_SAMPLE_RATE:
+            audio = librosa.resample(np.asarray(audio, np.float32), orig_sr=sample_rate, target_sr=AUDIO_SAMPLE_RATE)
+        features = self.networks.audio_features(audio)
+        frames = frames or len(features) // FEATURES_PER_FRAME
         if self.compact:
-            heard = np.zeros((ROWS_A_FRAME * frames, rows.shape[1]), np.float32)  # silence after the last
-            heard[: len(rows)] = rows[: len(heard)]
-            return self.networks.project(heard).reshape(frames, self.content_dim)
-        return self.networks.content(rows, frames).reshape(frames, self.content_dim)
+            padded = np.zeros((FEATURES_PER_FRAME * frames, features.shape[1]), np.float32)  # silence at the end
+            padded[: len(features)] = features[: len(padded)]
+            return self.networks.project(padded).reshape(frames, self.content_dim)
+        return self.networks.content(features, frames).reshape(frames, self.content_dim)
 
-    def windows_of(self, content: np.ndarray) -> np.ndarray:
-        """C_video [F, content_dim] -> the windows that motion is drawn from, [F, 11, 256]."""
+    def content_windows(self, content: np.ndarray) -> np.ndarray:
+        """Return the windows [F, 11, 256] of C_video [F, content_dim], from which motion is sampled."""
         if self.compact:
             return self.networks.windows(content.reshape(-1, self.config.width), len(content))
         return content.reshape(-1, self.config.window, self.config.width)
 
     def style(self, frames: np.ndarray) -> np.ndarray:
-        """Gold S_video of a face video uint8 [F, h, w, 3] RGB: float32 [256].
+        """Return gold S_video float32 [256] of a face video uint8 [F, h, w, 3] RGB.
 
         Raises:
           DreamTalkError: no regressor in the weights.
@@ -109,13 +135,13 @@ class DreamTalkFace:
         return self.styles([self.prepare(frames)])[0]
 
     def styles(self, prepared: Sequence[np.ndarray]) -> list[np.ndarray]:
-        """`style` of many clips of aligned faces uint8 [n, 224, 224, 3]."""
-        found = self.networks.coefficients(np.concatenate(prepared))[:, EXPRESSION]
+        """Return `style` of many clips, each the result of `prepare`: aligned faces uint8 [n, 224, 224, 3]."""
+        expressions = self.networks.coefficients(np.concatenate(prepared))[:, EXPRESSION]
         ends = np.cumsum([len(faces) for faces in prepared])[:-1]
-        return [self.style_of(expression) for expression in np.split(found, ends)]
+        return [self.style_from_expression(expression) for expression in np.split(expressions, ends)]
 
-    def style_of(self, expression: np.ndarray) -> np.ndarray:
-        """Style code [256] of a clip's expression coefficients [n, 64].
+    def style_from_expression(self, expression: np.ndarray) -> np.ndarray:
+        """Return the style code float32 [256] of a clip's expression coefficients [n, 64].
 
         Raises:
           DreamTalkError: no frames, another width, or values that are not numbers.
@@ -128,27 +154,27 @@ class DreamTalkFace:
             raise DreamTalkError("a style clip holds values that are not numbers")
         return self.networks.style(expression)
 
-    def no_style(self) -> np.ndarray:
-        """Code [256] of a face that does as it likes: upstream's null clip."""
+    def null_style(self) -> np.ndarray:
+        """Return the style code [256] of no style, that of upstream's null clip."""
         return self.networks.style(np.zeros((self.config.style_frames, self.config.expression_dim), np.float32))
 
     def prepare(self, frames: np.ndarray) -> np.ndarray:
-        """Frames uint8 [F, h, w, 3] -> faces cut out and aligned, uint8 [F, 224, 224, 3]; needs no weights, no device.
+        """Crop and align the faces of frames uint8 [F, h, w, 3] to uint8 [F, 224, 224, 3].
 
-        The face is looked for in every fourth frame and stands still in between. Where there is none it stands where
-        it was; without any, as if it filled the frame.
+        The face is detected in every fourth frame and keeps its place until the next detection that finds one. Before
+        the first, it is assumed to fill the frame. Needs no weights and no device.
         """
         height, width = frames.shape[1:3]
         points, aligned = alignment.fallback_points(width, height), []
         for number, frame in enumerate(frames):
-            found = self._points(frame) if number % LOOK_EVERY == 0 else None
-            if found is not None:
-                points = found * [1, -1] + [0, height - 1]
+            detected = self._detect_points(frame) if number % DETECT_EVERY == 0 else None
+            if detected is not None:
+                points = detected * [1, -1] + [0, height - 1]
             aligned.append(alignment.align(frame, points).image)
         return np.stack(aligned)
 
     def animate(self, content: np.ndarray, style: np.ndarray, portrait: Portrait) -> np.ndarray:
-        """C_video [F, content_dim] and S_video [256] -> frames uint8 [F, 256, 256, 3] RGB.
+        """Render frames uint8 [F, 256, 256, 3] RGB from C_video [F, content_dim] and S_video [256].
 
         Raises:
           DreamTalkError: wrong shapes, values that are not numbers, a portrait without a face.
@@ -158,7 +184,18 @@ class DreamTalkFace:
     def frames(
         self, content: np.ndarray, style: np.ndarray, portrait: Portrait, pose: np.ndarray | None = None
     ) -> Iterator[np.ndarray]:
-        """As `animate`, a frame at a time: memory does not grow with the length; `pose` [n, 9] moves the head."""
+        """Return an iterator over the frames of `animate`, whose memory does not grow with their number.
+
+        Args:
+          content: C_video [F, content_dim].
+          style: S_video [256].
+          portrait: the face to animate.
+          pose: head poses [n, 9]; without them the head does not move.
+
+        Raises:
+          DreamTalkError: as `animate`.
+          ValueError: poses of another width, or none.
+        """
         content, style = np.asarray(content, np.float32), np.asarray(style, np.float32)
         if content.ndim != 2 or content.shape[1] != self.content_dim or not len(content):
             raise DreamTalkError(f"C_video must be [F, {self.content_dim}], F at least 1, not {list(content.shape)}")
@@ -166,22 +203,28 @@ class DreamTalkFace:
             raise DreamTalkError(f"S_video must be [{self.style_dim}], not {list(style.shape)}")
         if not (np.isfinite(content).all() and np.isfinite(style).all()):
             raise DreamTalkError("C_video or S_video holds values that are not numbers")
-        picture = self.picture(portrait)
-        motion = motion_of(self.networks.motion(self.windows_of(content), style, self.seed), pose)
-        return self.networks.render(picture, motion)
+        image = self.portrait_image(portrait)
+        expression = self.networks.sample_expression(self.content_windows(content), style, self.seed)
+        return self.networks.render(image, build_motion(expression, pose))
 
-    def picture(self, portrait: Portrait) -> np.ndarray:
-        """What is animated, uint8 [256, 256, 3]: a picture cut around its face, or an avatar drawn at rest.
+    def portrait_image(self, portrait: Portrait) -> np.ndarray:
+        """Return the image to animate, uint8 [256, 256, 3]: a cropped picture, or an avatar at rest.
 
         Raises:
           DreamTalkError: no face in the picture, or an empty portrait.
         """
-        return self._drawn(portrait) if portrait.image is None else self.cut(portrait.image)[0]
+        return self._render_avatar(portrait) if portrait.image is None else self.crop_portrait(portrait.image)[0]
 
-    def cut(self, image: np.ndarray) -> tuple[np.ndarray, list[str]]:
-        """A picture uint8 [h, w, 3] cut around its (largest) face, and what the user should be told.
+    def crop_portrait(self, image: np.ndarray) -> tuple[np.ndarray, list[str]]:
+        """Crop a picture to its largest face.
 
-        One of just 256 x 256 is taken as it is: cut already.
+        A picture of 256 x 256 is taken to be cropped already.
+
+        Args:
+          image: uint8 [h, w, 3] RGB.
+
+        Returns:
+          The portrait uint8 [256, 256, 3], and notes for the user.
 
         Raises:
           DreamTalkError: not a picture, or no face in it.
@@ -190,17 +233,17 @@ class DreamTalkFace:
             raise DreamTalkError(f"a portrait must be uint8 [h, w, 3] RGB, not {image.dtype} {list(image.shape)}")
         if image.shape[:2] == (self.size, self.size):
             return image, []
-        found = find_faces(image)
-        if not found:
+        faces = find_faces(image)
+        if not faces:
             raise DreamTalkError(
                 f"no face found in the picture ({image.shape[1]} x {image.shape[0]} pixels); give a frontal, well lit "
-                f"face that is not too small, or a portrait of {self.size} x {self.size} that is cut already"
+                f"face that is not too small, or a cropped portrait of {self.size} x {self.size}"
             )
-        face, notes = largest_of(found)
+        face, notes = select_largest(faces)
         box = face.left, face.top, face.left + face.side, face.top + face.side
-        return crop.portrait(image, box, self.size), notes
+        return crop.crop_face(image, box, self.size), notes
 
-    def _drawn(self, portrait: Portrait) -> np.ndarray:
+    def _render_avatar(self, portrait: Portrait) -> np.ndarray:
         from empatheia_jax.generators.classical.face import ClassicalFace
 
         if portrait.appearance is None:

@@ -1,6 +1,7 @@
-"""The regressor of Deep3DFaceRecon (Deng et al. 2019): a face -> 257 coefficients of a 3D morphable model (24M).
+"""The regressor of Deep3DFaceRecon (Deng et al. 2019): a face -> 257 coefficients of a 3D morphable model (24M
+parameters).
 
-Its ResNet-50 alone: no morphable model is needed to read coefficients, only to draw them.
+It is a ResNet-50; the morphable model itself is only needed to render coefficients, not to read them.
 """
 
 import jax
@@ -8,17 +9,17 @@ import jax.numpy as jnp
 from flax import nnx
 
 from empatheia_jax.generators.dreamtalk.config import Face3DConfig
-from empatheia_jax.generators.layers import Conv, zeros
+from empatheia_jax.generators.layers import Conv, zero_param
 
 EXPANSION = 4
 
 
 class BatchNorm(nnx.Module):
-    """With the running statistics of training."""
+    """Batch norm with the running statistics of training."""
 
     def __init__(self, width: int):
-        self.scale, self.bias = nnx.Param(jnp.ones(width)), zeros(width)
-        self.running_mean, self.running_var = zeros(width), nnx.Param(jnp.ones(width))
+        self.scale, self.bias = nnx.Param(jnp.ones(width)), zero_param(width)
+        self.running_mean, self.running_var = zero_param(width), nnx.Param(jnp.ones(width))
 
     def __call__(self, x: jax.Array) -> jax.Array:
         gain = self.scale[...] * jax.lax.rsqrt(self.running_var[...] + 1e-5)
@@ -26,7 +27,7 @@ class BatchNorm(nnx.Module):
 
 
 class Bottleneck(nnx.Module):
-    """1 x 1, 3 x 3, 1 x 1, with a shortcut."""
+    """Convolutions of 1 x 1, 3 x 3 and 1 x 1 with a shortcut."""
 
     def __init__(self, width_in: int, width: int, stride: int):
         out = EXPANSION * width
@@ -35,8 +36,8 @@ class Bottleneck(nnx.Module):
         self.conv3, self.bn3 = Conv(width, out, (1, 1), bias=False), BatchNorm(out)
         self.downsample = nnx.data(None)
         if stride != 1 or width_in != out:
-            shorten = Conv(width_in, out, (1, 1), stride=stride, bias=False)
-            self.downsample = nnx.Dict({"0": shorten, "1": BatchNorm(out)})
+            projection = Conv(width_in, out, (1, 1), stride=stride, bias=False)
+            self.downsample = nnx.Dict({"0": projection, "1": BatchNorm(out)})
 
     def __call__(self, x: jax.Array) -> jax.Array:
         shortcut = x if self.downsample is None else self.downsample["1"](self.downsample["0"](x))
@@ -62,7 +63,7 @@ class Backbone(nnx.Module):
         self.stages = len(config.blocks)
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        """Pictures [B, 224, 224, 3], 0..1 -> [B, 2048]."""
+        """Return features [B, 2048] of images [B, 224, 224, 3], 0..1."""
         x = jax.nn.relu(self.bn1(self.conv1(x)))
         x = jax.lax.reduce_window(
             x, -jnp.inf, jax.lax.max, (1, 3, 3, 1), (1, 2, 2, 1), ((0, 0), (1, 1), (1, 1), (0, 0))
@@ -74,16 +75,18 @@ class Backbone(nnx.Module):
 
 
 class Face3D(nnx.Module):
-    """upstream's net_recon."""
+    """The regressor, upstream's net_recon."""
 
     def __init__(self, config: Face3DConfig, *, rngs: nnx.Rngs | None = None):
-        """`rngs` is not used: frozen weights are loaded (see `generators.layers`)."""
+        """Build the network; `rngs` is not used, since frozen weights are loaded (see `generators.layers`)."""
         self.backbone = Backbone(config)
         width = EXPANSION * config.width * 2 ** (len(config.blocks) - 1)
         self.final_layers = nnx.List([Conv(width, out, (1, 1)) for out in config.heads])
 
     def __call__(self, faces: jax.Array) -> jax.Array:
-        """Aligned faces [B, 224, 224, 3], RGB 0..1 -> coefficients [B, 257]: identity 80, expression 64, texture 80,
-        angles 3, light 27, translation 3."""
+        """Return the coefficients [B, 257] of aligned faces [B, 224, 224, 3], RGB 0..1.
+
+        In order: identity 80, expression 64, texture 80, angles 3, light 27, translation 3.
+        """
         x = self.backbone(faces)[:, None, None]
         return jnp.concatenate([head(x)[:, 0, 0] for head in self.final_layers], axis=-1)

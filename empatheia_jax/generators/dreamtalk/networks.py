@@ -1,6 +1,6 @@
-"""The networks with their weights, compiled once each: chunks of fixed size go through, whatever the length.
+"""DreamTalk's networks with their weights, compiled once each for chunks of fixed size.
 
-Frames see each other only through their windows, so cutting a clip changes nothing.
+Frames depend on each other only through their windows, so splitting a clip into chunks does not change the result.
 """
 
 import functools
@@ -11,20 +11,20 @@ from typing import Literal
 import jax
 import numpy as np
 
-from empatheia_jax.buckets import power_of_two
+from empatheia_jax.buckets import next_power_of_two
 from empatheia_jax.encoders.hubert import Hubert, HubertConfig
-from empatheia_jax.encoders.hubert_audio import SAMPLE_RATE as HEARING_RATE
-from empatheia_jax.encoders.hubert_audio import normalised, padded_samples
+from empatheia_jax.encoders.hubert_audio import SAMPLE_RATE as AUDIO_SAMPLE_RATE
+from empatheia_jax.encoders.hubert_audio import normalise_waveform, padded_samples
 from empatheia_jax.frozen import FrozenNetwork
-from empatheia_jax.generators.dreamtalk import sampler
 from empatheia_jax.generators.dreamtalk.config import DreamTalkConfig, Face3DConfig, RendererConfig
-from empatheia_jax.generators.dreamtalk.content_encoder import window_rows
+from empatheia_jax.generators.dreamtalk.content_encoder import audio_window_index
 from empatheia_jax.generators.dreamtalk.denoiser import Denoiser
 from empatheia_jax.generators.dreamtalk.errors import DreamTalkError
 from empatheia_jax.generators.dreamtalk.face3d import Face3D
 from empatheia_jax.generators.dreamtalk.motion import window_index
 from empatheia_jax.generators.dreamtalk.renderer import Renderer
-from empatheia_jax.weights import architecture_of, is_weights, read_facts
+from empatheia_jax.generators.dreamtalk.sampler import ddim, ddim_steps, ddpm, guided_denoiser
+from empatheia_jax.weights import is_weights, read_architecture, read_metadata
 
 PARTS = {
     "denoiser": (Denoiser, DreamTalkConfig),
@@ -32,54 +32,59 @@ PARTS = {
     "face3d": (Face3D, Face3DConfig),
     "wav2vec": (Hubert, HubertConfig),
 }
-MOTION_CHUNK, RENDER_CHUNK, FACE_CHUNK = 64, 8, 8  # frames that go through at once
+MOTION_CHUNK, RENDER_CHUNK, FACE_CHUNK = 64, 8, 8  # frames in a chunk
 
 
 class Networks:
-    """What `python -m converters dreamtalk` wrote, on the first device; weights come to it with the first call.
+    """DreamTalk's networks from a converted folder, on the first device; weights are loaded with the first call.
 
-    What `_project`, `_windows`, `_style`, `_motion`, `_render` and `_hear` take and give is for `torch_backend` to keep
-    to.
+    `torch_backend` replaces `_project`, `_windows`, `_style`, `_sample_expression`, `_render` and `_audio_features` by
+    functions of the same arguments and results.
     """
 
     def __init__(
-        self, folder: Path | str, *, draw: Literal["ddim", "ddpm"] = "ddim", steps: int = 10, scale: float = 1.0
+        self, folder: Path | str, *, sampler: Literal["ddim", "ddpm"] = "ddim", steps: int = 10, scale: float = 1.0
     ):
-        """Read what the weights are of.
+        """Read the architecture of the weights.
 
         Args:
-          draw: "ddim", the published script's, in `steps`; or "ddpm", the paper's, in 1000.
-          scale: of guidance by the style; at 1 the pass without one is not made.
+          folder: the output of `python -m converters dreamtalk`.
+          sampler: "ddim", as in the published script, or "ddpm", as in the paper, in 1000 steps.
+          steps: steps of DDIM.
+          scale: strength of guidance by the style; at 1 the unconditional pass is not computed.
+
         Raises:
           DreamTalkError: no denoiser or renderer in the folder, or another network in their place.
           ValueError: steps that do not divide 1000.
         """
         self.folder = Path(folder)
-        if draw == "ddim":
-            sampler.ddim_steps(steps)
+        if sampler == "ddim":
+            ddim_steps(steps)
         self.config: DreamTalkConfig = self._config("denoiser")
         self.renderer_config: RendererConfig = self._config("renderer")
         denoiser = self._network("denoiser", self.config)
-        self._project = denoiser.compiled(lambda model, rows: model.content_encoder.project(rows))
-        self._windows = denoiser.compiled(lambda model, rows, index: model.content_encoder.windows(rows, index))
-        self._style = denoiser.compiled(lambda model, clips, lengths: model.style_encoder(clips, lengths))
-        self._motion = denoiser.compiled(functools.partial(_draw, draw=draw, steps=steps, scale=scale))
-        self._render = self._network("renderer", self.renderer_config).compiled(Renderer.__call__)
+        self._project = denoiser.compile(lambda model, features: model.content_encoder.project(features))
+        self._windows = denoiser.compile(lambda model, features, index: model.content_encoder.windows(features, index))
+        self._style = denoiser.compile(lambda model, clips, lengths: model.style_encoder(clips, lengths))
+        self._sample_expression = denoiser.compile(
+            functools.partial(_sample_expression, sampler=sampler, steps=steps, scale=scale)
+        )
+        self._render = self._network("renderer", self.renderer_config).compile(Renderer.__call__)
 
     def has(self, part: str) -> bool:
-        """Whether the folder holds a part: "wav2vec" and "face3d" may be missing."""
+        """Return whether the folder holds a part; "wav2vec" and "face3d" may be missing."""
         return is_weights(self.folder / part)
 
     def sha256(self, part: str) -> str:
-        """Hash of a part's weights; empty where it is missing."""
-        return read_facts(self.folder / part)["sha256"] if self.has(part) else ""
+        """Return the hash of a part's weights, empty if it is missing."""
+        return read_metadata(self.folder / part)["sha256"] if self.has(part) else ""
 
     def _config(self, part: str):
         network, config = PARTS[part]
         if not self.has(part):
             flag = "--input" if part == "denoiser" else f"--{part}"
             raise DreamTalkError(f"{self.folder}: no {part} in it; `python -m converters dreamtalk {flag}` writes it")
-        family, sizes = architecture_of(self.folder / part)
+        family, sizes = read_architecture(self.folder / part)
         if family != config.__name__:
             raise DreamTalkError(f"{self.folder / part}: weights of a {family}, not of a {network.__name__}")
         return config(**sizes)
@@ -88,105 +93,114 @@ class Networks:
         return FrozenNetwork(config, PARTS[part][0], str(self.folder / part), "generators.face_weights")
 
     @functools.cached_property
-    def _hear(self):
+    def _audio_features(self):
         network = self._network("wav2vec", self._config("wav2vec"))
-        return network.compiled(lambda hubert, waveform, lengths: hubert(waveform, lengths)[0])
+        return network.compile(lambda hubert, waveform, lengths: hubert(waveform, lengths)[0])
 
     @functools.cached_property
     def _coefficients(self):
-        return self._network("face3d", self._config("face3d")).compiled(Face3D.__call__)
+        return self._network("face3d", self._config("face3d")).compile(Face3D.__call__)
 
-    # Stages
+    # Stages of rendering
 
-    def hear(self, audio: np.ndarray) -> np.ndarray:
-        """Mono float [samples] at 16 kHz -> rows float32 [R, 1024], 50 a second.
+    def audio_features(self, audio: np.ndarray) -> np.ndarray:
+        """Return wav2vec 2.0's features float32 [R, 1024], 50 per second, of mono audio [samples] at 16 kHz.
 
         Raises:
-          DreamTalkError: shorter than one row (25 ms), or not finite mono sound.
+          DreamTalkError: shorter than a frame of video (45 ms), or not finite mono audio.
         """
         audio = np.asarray(audio, np.float32)
         if audio.ndim != 1 or not np.isfinite(audio).all():
             raise DreamTalkError(f"speech is finite mono sound, not an array of shape {audio.shape}")
-        rows = (len(audio) - 400) // 320 + 1
-        if rows < 2:
-            raise DreamTalkError(f"{len(audio) / HEARING_RATE:.3f} s of speech: a frame of video needs 0.045")
+        count = (len(audio) - 400) // 320 + 1
+        if count < 2:
+            raise DreamTalkError(f"{len(audio) / AUDIO_SAMPLE_RATE:.3f} s of speech: a frame of video needs 0.045")
         padded = np.zeros((1, padded_samples(len(audio))), np.float32)
-        padded[0, : len(audio)] = normalised(audio)
-        return self._hear(padded, np.array([len(audio)], np.int32))[0, :rows]
+        padded[0, : len(audio)] = normalise_waveform(audio)
+        return self._audio_features(padded, np.array([len(audio)], np.int32))[0, :count]
 
-    def project(self, rows: np.ndarray) -> np.ndarray:
-        """Rows [R, 1024] -> projected float32 [R, 256], a row every 20 ms: a row of zeros is silence."""
-        return self._project(_filled(rows))[: len(rows)]
+    def project(self, features: np.ndarray) -> np.ndarray:
+        """Project audio features [R, 1024], zeros being silence, to float32 [R, 256]."""
+        return self._project(_pad(features))[: len(features)]
 
     def windows(self, projected: np.ndarray, frames: int) -> np.ndarray:
-        """Projected rows [R, 256] -> content float32 [frames, 11, 256]; beyond the recording it is silent."""
-        index = window_rows(len(projected), self.config.window, frames)
-        rows = _filled(projected)
-        return np.concatenate([self._windows(rows, part)[:count] for part, count in _chunks(index, MOTION_CHUNK)])
+        """Return content float32 [frames, 11, 256] of projected features [R, 256]; after their end it is silent."""
+        index = audio_window_index(len(projected), self.config.window, frames)
+        padded = _pad(projected)
+        return np.concatenate([self._windows(padded, chunk)[:count] for chunk, count in _chunks(index, MOTION_CHUNK)])
 
-    def content(self, rows: np.ndarray, frames: int) -> np.ndarray:
-        """Rows [R, 1024] -> content float32 [frames, 11, 256]."""
-        return self.windows(self.project(rows), frames)
+    def content(self, features: np.ndarray, frames: int) -> np.ndarray:
+        """Return content float32 [frames, 11, 256] of audio features [R, 1024]."""
+        return self.windows(self.project(features), frames)
 
     def style(self, expression: np.ndarray) -> np.ndarray:
-        """Expression [n, 64] of a clip, n at least 1, of which the first 256 frames count -> code float32 [256]."""
+        """Return the style code float32 [256] of the first 256 frames of a clip's expression [n, 64], n at least 1."""
         frames = self.config.style_frames
         clip = np.zeros((1, frames, expression.shape[1]), np.float32)
         count = min(len(expression), frames)
         clip[0, :count] = expression[:count]
         return self._style(clip, np.array([count], np.int32))[0]
 
-    def motion(self, content: np.ndarray, style: np.ndarray, seed: int = 0) -> np.ndarray:
-        """Content [F, 11, 256] and a style code [256] -> expression float32 [F, 64]."""
-        parts = [
-            self._motion(part, style[None], np.uint32(seed), np.int32(number))[:count]
-            for number, (part, count) in enumerate(_chunks(content, MOTION_CHUNK))
+    def sample_expression(self, content: np.ndarray, style: np.ndarray, seed: int = 0) -> np.ndarray:
+        """Sample expression coefficients float32 [F, 64] for content [F, 11, 256] and a style code [256]."""
+        chunks = [
+            self._sample_expression(chunk, style[None], np.uint32(seed), np.int32(number))[:count]
+            for number, (chunk, count) in enumerate(_chunks(content, MOTION_CHUNK))
         ]
-        return np.concatenate(parts)
+        return np.concatenate(chunks)
 
     def render(self, portrait: np.ndarray, motion: np.ndarray) -> Iterator[np.ndarray]:
-        """Portrait uint8 [256, 256, 3] and motion [F, 73] -> frames uint8 [256, 256, 3], a chunk computed at a time."""
+        """Yield frames uint8 [256, 256, 3] of a portrait uint8 [256, 256, 3] and motion [F, 73], computed by chunks."""
         for index, count in _chunks(window_index(len(motion)), RENDER_CHUNK):
             yield from self._render(portrait, motion[index])[:count]
 
     def coefficients(self, faces: np.ndarray) -> np.ndarray:
-        """Aligned faces uint8 [n, 224, 224, 3] -> coefficients float32 [n, 257]."""
-        found = []
-        for part, count in _chunks(faces, FACE_CHUNK):
-            found.append(self._coefficients(part.astype(np.float32) / 255)[:count])
-        return np.concatenate(found)
+        """Return the 3DMM coefficients float32 [n, 257] of aligned faces uint8 [n, 224, 224, 3]."""
+        coefficients = []
+        for chunk, count in _chunks(faces, FACE_CHUNK):
+            coefficients.append(self._coefficients(chunk.astype(np.float32) / 255)[:count])
+        return np.concatenate(coefficients)
 
 
-def _filled(rows: np.ndarray) -> np.ndarray:
-    """Rows filled up with zeros, so that few programs serve all lengths."""
-    padded = np.zeros((128 * power_of_two(-(-len(rows) // 128)), rows.shape[1]), np.float32)
-    padded[: len(rows)] = rows
+def _pad(features: np.ndarray) -> np.ndarray:
+    """Pad features [R, D] with zeros to one of few lengths, so that few programs are compiled."""
+    padded = np.zeros((128 * next_power_of_two(-(-len(features) // 128)), features.shape[1]), np.float32)
+    padded[: len(features)] = features
     return padded
 
 
 def _chunks(array: np.ndarray, size: int) -> Iterator[tuple[np.ndarray, int]]:
-    """([size, ...], how many of them count): the last is filled up with its last row."""
+    """Yield chunks [size, ...] and how many of their entries are real: the last chunk repeats its last entry."""
     for start in range(0, len(array), size):
-        part = array[start : start + size]
-        yield np.concatenate([part, np.repeat(part[-1:], size - len(part), axis=0)]), len(part)
+        chunk = array[start : start + size]
+        yield np.concatenate([chunk, np.repeat(chunk[-1:], size - len(chunk), axis=0)]), len(chunk)
 
 
-def _draw(model: Denoiser, content, style, seed, number, *, draw: str, steps: int, scale: float) -> jax.Array:
-    """Content [L, 11, 256], style [1, 256] -> expression [L, 64]; noise of the seed and of the chunk's number."""
+def _sample_expression(model: Denoiser, *arrays, sampler: str, steps: int, scale: float) -> jax.Array:
+    """Sample the expression [L, 64] of a chunk.
+
+    Args:
+      model: the denoising network.
+      *arrays: content [L, 11, 256], style [1, 256], the seed and the chunk's number, which give the noise.
+      sampler: "ddim" or "ddpm".
+      steps: steps of DDIM.
+      scale: strength of guidance by the style.
+    """
+    content, style, seed, number = arrays
     shape = (1, content.shape[0], model.config.expression_dim)
-    noise, fresh = chunk_noise(seed, number, shape)
+    noise, step_noise = chunk_noise(seed, number, shape)
 
     def network(x, t, code):
         return model(x, t, content[None], code)
 
     null = style if scale == 1.0 else model.style_encoder.null()
-    denoise = sampler.guided(network, null, style, scale)
-    if draw == "ddim":
-        return sampler.ddim(denoise, noise, steps)[0][0]
-    return sampler.ddpm(denoise, noise, fresh)[0]
+    denoise = guided_denoiser(network, null, style, scale)
+    if sampler == "ddim":
+        return ddim(denoise, noise, steps)[0][0]
+    return ddpm(denoise, noise, step_noise)[0]
 
 
 def chunk_noise(seed, number, shape: tuple[int, ...]) -> tuple[jax.Array, Callable]:
-    """(normal numbers that a chunk of motion begins with, step t -> those that DDPM adds there)."""
+    """Return the normal noise that a chunk starts from, and a function of step t to the noise that DDPM adds there."""
     key = jax.random.fold_in(jax.random.key(seed), number)
     return jax.random.normal(key, shape), lambda t: jax.random.normal(jax.random.fold_in(key, t), shape)

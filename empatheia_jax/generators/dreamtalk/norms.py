@@ -1,4 +1,4 @@
-"""Norms of the renderer, on pictures [B, H, W, C]."""
+"""Norms of the renderer, on images [B, H, W, C]."""
 
 import jax
 import jax.numpy as jnp
@@ -10,21 +10,21 @@ EPSILON = 1e-5
 
 
 class ADAIN(nnx.Module):
-    """Each channel of each picture normed, then scaled (by 1 and more) and shifted by a small network of the code."""
+    """Instance norm whose scale minus 1 and shift are computed from a code by a small network."""
 
     def __init__(self, width: int, code: int, hidden: int):
         self.mlp_shared = nnx.Dict({"0": Linear(code, hidden)})
         self.mlp_gamma, self.mlp_beta = Linear(hidden, width), Linear(hidden, width)
 
     def __call__(self, x: jax.Array, code: jax.Array) -> jax.Array:
-        """x [B, H, W, C], code [B, D]."""
+        """Normalise x [B, H, W, C], conditioned on codes [B, D]."""
         hidden = jax.nn.relu(self.mlp_shared["0"](code))
         gain, shift = (part(hidden)[:, None, None] for part in (self.mlp_gamma, self.mlp_beta))
         return (normalise(x, EPSILON, (1, 2)) * (1 + gain) + shift).astype(x.dtype)
 
 
 class LayerNorm2d(nnx.Module):
-    """A whole picture normed, channels too, then scaled and shifted by channel."""
+    """Norm over height, width and channels of each image, with a scale and a shift for each channel."""
 
     def __init__(self, width: int):
         self.scale = nnx.Param(jnp.ones(width), layout="channel")

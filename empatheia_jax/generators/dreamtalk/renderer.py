@@ -1,4 +1,4 @@
-"""PIRenderer (Ren et al. 2021): one portrait and the motion around each frame -> pictures."""
+"""PIRenderer (Ren et al. 2021): one portrait and the motion around each frame -> frames."""
 
 import jax
 import jax.numpy as jnp
@@ -12,26 +12,26 @@ from empatheia_jax.generators.dreamtalk.warping import WarpingNet
 
 
 class Renderer(nnx.Module):
-    """Its three networks under upstream's names."""
+    """PIRenderer's three networks under upstream's names."""
 
     def __init__(self, config: RendererConfig, *, rngs: nnx.Rngs | None = None):
-        """`rngs` is not used: frozen weights are loaded (see `generators.layers`)."""
+        """Build the networks; `rngs` is not used, since frozen weights are loaded (see `generators.layers`)."""
         self.mapping_net = MappingNet(config)
         self.warpping_net = WarpingNet(config)
         self.editing_net = EditingNet(config)
 
     def __call__(self, portrait: jax.Array, windows: jax.Array) -> jax.Array:
-        """Portrait uint8 [256, 256, 3] and windows of motion [F, 27, 73] -> pictures uint8 [F, 256, 256, 3]."""
+        """Render frames uint8 [F, 256, 256, 3] of a portrait uint8 [256, 256, 3] and windows of motion [F, 27, 73]."""
         image = jnp.broadcast_to(portrait.astype(jnp.float32) / 127.5 - 1, (len(windows), *portrait.shape))
-        return levels(self.draw(image, windows))
+        return to_uint8(self.draw(image, windows))
 
     def draw(self, image: jax.Array, windows: jax.Array) -> jax.Array:
-        """Portraits [F, 256, 256, 3], -1..1 -> pictures, -1..1."""
+        """Render images [F, 256, 256, 3], -1..1, of as many portraits, -1..1, and windows of motion [F, 27, 73]."""
         code = self.mapping_net(windows)
-        bent = warp(image, self.warpping_net(image, code))
-        return self.editing_net(image, bent, code)
+        warped = warp(image, self.warpping_net(image, code))
+        return self.editing_net(image, warped, code)
 
 
-def levels(image: jax.Array) -> jax.Array:
-    """-1..1 -> uint8, cut off and not rounded, as upstream's."""
+def to_uint8(image: jax.Array) -> jax.Array:
+    """Convert -1..1 to uint8 by truncation, as upstream does."""
     return ((jnp.clip(image, -1, 1) + 1) / 2 * 255).astype(jnp.uint8)

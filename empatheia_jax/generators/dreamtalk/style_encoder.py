@@ -1,4 +1,4 @@
-"""Style encoder E_sty: expression coefficients of a clip -> one style code, gold S_video (2.5M)."""
+"""Style encoder E_sty: expression coefficients of a clip -> one style code, gold S_video (2.5M parameters)."""
 
 import jax
 import jax.numpy as jnp
@@ -10,25 +10,25 @@ from empatheia_jax.generators.layers import Linear
 
 
 def mish(x: jax.Array) -> jax.Array:
-    """x tanh(softplus(x))."""
+    """Return x tanh(softplus(x)), the mish activation."""
     return x * jnp.tanh(jax.nn.softplus(x))
 
 
 class SelfAttentionPooling(nnx.Module):
-    """Weights of rows from the rows themselves."""
+    """Weighted mean over time, with weights computed from the values."""
 
     def __init__(self, width: int):
         self.W = nnx.Dict({"0": Linear(width, width), "2": Linear(width, 1)})
 
-    def __call__(self, x: jax.Array, kept: jax.Array) -> jax.Array:
-        """x [B, T, C], kept bool [B, T] -> [B, C]."""
+    def __call__(self, x: jax.Array, mask: jax.Array) -> jax.Array:
+        """Return the mean [B, C] of x [B, T, C] over the times where `mask` bool [B, T] is true."""
         logits = self.W["2"](mish(self.W["0"](x)))[..., 0]
-        weights = jax.nn.softmax(logits - jnp.where(kept, 0.0, 1e5), axis=-1)
+        weights = jax.nn.softmax(logits - jnp.where(mask, 0.0, 1e5), axis=-1)
         return jnp.einsum("bt,btc->bc", weights, x)
 
 
 class StyleEncoder(nnx.Module):
-    """Three layers over the clip, and pooling."""
+    """Three transformer layers over the clip, and pooling."""
 
     def __init__(self, config: DreamTalkConfig):
         self.frames, self.dim = config.style_frames, config.expression_dim
@@ -37,12 +37,12 @@ class StyleEncoder(nnx.Module):
         self.aggregate_method = SelfAttentionPooling(config.width)
 
     def __call__(self, clip: jax.Array, lengths: jax.Array) -> jax.Array:
-        """Clips [B, 256, 64] of true `lengths` [B], zeros behind -> codes [B, 256]."""
+        """Return style codes [B, 256] of zero-padded clips [B, 256, 64] with true frames `lengths` [B]."""
         x = self.increase_embed_dim(clip)
-        kept = jnp.arange(clip.shape[1])[None] < lengths[:, None]
-        x = self.encoder(x + position_table(clip.shape[1], x.shape[-1]).astype(x.dtype), kept)
-        return self.aggregate_method(x, kept)
+        mask = jnp.arange(clip.shape[1])[None] < lengths[:, None]
+        x = self.encoder(x + position_table(clip.shape[1], x.shape[-1]).astype(x.dtype), mask)
+        return self.aggregate_method(x, mask)
 
     def null(self) -> jax.Array:
-        """Code of no style [1, 256]: a clip of zeros, all of which counts."""
+        """Return the code of no style [1, 256]: that of a full clip of zeros."""
         return self(jnp.zeros((1, self.frames, self.dim)), jnp.array([self.frames]))

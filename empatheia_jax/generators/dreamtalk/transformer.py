@@ -1,4 +1,4 @@
-"""Post-norm transformer layers with torch's packed attention weights; no positions inside the layers."""
+"""Post-norm transformer layers with torch's packed attention weights, without positional encodings."""
 
 import functools
 
@@ -12,13 +12,13 @@ from empatheia_jax.generators.layers import LayerNorm, Linear
 
 @functools.cache
 def position_table(count: int, width: int) -> np.ndarray:
-    """Interleaved sinusoids [count, width]: sin at 2k, cos at 2k + 1, of p / 10000^(2k / width)."""
+    """Return interleaved sinusoids [count, width]: sin at 2k, cos at 2k + 1, of p / 10000^(2k / width)."""
     angle = np.arange(count)[:, None] / 10_000 ** (2 * (np.arange(width) // 2) / width)
     return np.where(np.arange(width) % 2, np.cos(angle), np.sin(angle)).astype(np.float32)
 
 
 class Attention(nnx.Module):
-    """torch's MultiheadAttention; queries of x, keys and values of `memory`."""
+    """Attention as torch's MultiheadAttention: queries from x, keys and values from `memory`."""
 
     def __init__(self, width: int, heads: int):
         self.heads = heads
@@ -26,7 +26,7 @@ class Attention(nnx.Module):
         self.out_proj = Linear(width, width)
 
     def __call__(self, x: jax.Array, memory: jax.Array, mask: jax.Array | None = None) -> jax.Array:
-        """x [B, T, C], memory [B, S, C], mask bool [B, S], true where memory counts -> [B, T, C]."""
+        """Attend from x [B, T, C] to memory [B, S, C] where `mask` bool [B, S] is true; returns [B, T, C]."""
         width = x.shape[-1]
         kernel, bias = self.in_proj.kernel[...].astype(x.dtype), self.in_proj.bias[...].astype(x.dtype)
         query = x @ kernel[:, :width] + bias[:width]
@@ -38,7 +38,7 @@ class Attention(nnx.Module):
 
 
 class EncoderLayer(nnx.Module):
-    """Attention and feed-forward, a norm behind each sum."""
+    """Attention and feed-forward network, with a norm after each residual sum."""
 
     def __init__(self, width: int, heads: int, mlp_width: int):
         self.self_attn = Attention(width, heads)
@@ -51,7 +51,7 @@ class EncoderLayer(nnx.Module):
 
 
 class Encoder(nnx.Module):
-    """Layers, without a norm at the end."""
+    """A stack of encoder layers without a final norm."""
 
     def __init__(self, width: int, heads: int, mlp_width: int, layers: int):
         self.layers = nnx.List([EncoderLayer(width, heads, mlp_width) for _ in range(layers)])
@@ -63,7 +63,7 @@ class Encoder(nnx.Module):
 
 
 class DecoderLayer(nnx.Module):
-    """Self-attention, attention over a memory, feed-forward; a norm behind each sum."""
+    """Self-attention, cross-attention and feed-forward network, with a norm after each residual sum."""
 
     def __init__(self, width: int, heads: int, mlp_width: int):
         self.self_attn, self.multihead_attn = Attention(width, heads), Attention(width, heads)
@@ -77,7 +77,7 @@ class DecoderLayer(nnx.Module):
 
 
 class Decoder(nnx.Module):
-    """Layers and a norm."""
+    """A stack of decoder layers and a final norm."""
 
     def __init__(self, width: int, heads: int, mlp_width: int, layers: int):
         self.layers = nnx.List([DecoderLayer(width, heads, mlp_width) for _ in range(layers)])

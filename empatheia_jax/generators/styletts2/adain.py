@@ -1,4 +1,4 @@
-"""Residual blocks whose norms are steered by the style: of the prosody and the decoder, and of the vocoders."""
+"""Residual blocks whose norms are conditioned on the style vector, for the prosody predictor, decoder and vocoders."""
 
 import math
 
@@ -6,12 +6,12 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from empatheia_jax.generators.layers import Conv, ConvTranspose, leaky
+from empatheia_jax.generators.layers import Conv, ConvTranspose, leaky_relu
 from empatheia_jax.generators.styletts2.layers import AdaIN, snake
 
 
 class AdainResBlk1d(nnx.Module):
-    """upstream's AdainResBlk1d: [B, T, C] -> [B, T, C'], or [B, 2T, C'] with `upsample`."""
+    """Residual block (upstream's AdainResBlk1d): [B, T, C] -> [B, T, C'], or [B, 2T, C'] with `upsample`."""
 
     def __init__(self, width_in: int, width_out: int, style: int, *, upsample: bool = False):
         self.upsample = upsample
@@ -25,19 +25,19 @@ class AdainResBlk1d(nnx.Module):
             self.pool = ConvTranspose(width_in, width_in, 3, stride=2, padding=1, output_padding=1, groups=width_in)
 
     def __call__(self, x: jax.Array, style: jax.Array, mask: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """x with mask bool [B, T, 1] -> (y, its mask); 0 on padding."""
-        shortcut, x = x, jnp.where(mask, leaky(self.norm1(x, style, mask)), 0)
+        """Return the output, 0 on padding, and its mask; `mask` bool [B, T, 1] is true on x's frames."""
+        shortcut, x = x, jnp.where(mask, leaky_relu(self.norm1(x, style, mask)), 0)
         if self.upsample:
             shortcut, mask = jnp.repeat(shortcut, 2, axis=1), jnp.repeat(mask, 2, axis=1)
             x = jnp.where(mask, self.pool(x), 0)
-        x = jnp.where(mask, leaky(self.norm2(self.conv1(x), style, mask)), 0)
+        x = jnp.where(mask, leaky_relu(self.norm2(self.conv1(x), style, mask)), 0)
         if self.conv1x1 is not None:
             shortcut = self.conv1x1(shortcut)
         return jnp.where(mask, (self.conv2(x) + shortcut) / math.sqrt(2), 0), mask
 
 
 class AdaINResBlock1(nnx.Module):
-    """upstream's AdaINResBlock1 of the vocoders: convolutions of growing dilation, snake activations."""
+    """Residual block of the vocoders (upstream's AdaINResBlock1): growing dilation, snake activations."""
 
     def __init__(self, width: int, window: int, dilations: tuple[int, ...], style: int):
         def convolution(dilation):
@@ -51,7 +51,7 @@ class AdaINResBlock1(nnx.Module):
         self.alpha2 = nnx.List([nnx.Param(jnp.ones(width)) for _ in dilations])
 
     def __call__(self, x: jax.Array, style: jax.Array, mask: jax.Array) -> jax.Array:
-        """[B, T, C] -> [B, T, C], 0 on padding."""
+        """Return [B, T, C] for x [B, T, C] with mask bool [B, T, 1]; 0 on padding."""
         parts = (self.convs1, self.convs2, self.adain1, self.adain2, self.alpha1, self.alpha2)
         for conv1, conv2, norm1, norm2, alpha1, alpha2 in zip(*parts, strict=True):
             y = conv1(jnp.where(mask, snake(norm1(x, style, mask), alpha1[...]), 0))

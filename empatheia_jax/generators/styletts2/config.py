@@ -1,14 +1,14 @@
-"""Sizes of a StyleTTS 2, as in the `config.yml` beside the published weights."""
+"""Sizes of StyleTTS 2's networks, as in the `config.yml` that is published with the weights."""
 
 import dataclasses
 from typing import Literal
 
-from empatheia_jax.weights import tuples
+from empatheia_jax.weights import to_tuples
 
 
 @dataclasses.dataclass(frozen=True)
 class StyleTTS2Config:
-    """`model_params` of config.yml; names are upstream's, nested ones joined."""
+    """The `model_params` of config.yml under upstream's names; nested names are joined by underscores."""
 
     multispeaker: bool = True
     dim_in: int = 64
@@ -39,17 +39,17 @@ class StyleTTS2Config:
     plbert_mlp: int = 2048
     plbert_layers: int = 12
     plbert_positions: int = 512
-    # Not of the published file: what the decoder computes in; all else is float32
+    # Not in the published file: the dtype of the decoder's computation; everything else is float32
     compute_dtype: str = "float32"
 
     @classmethod
     def libritts(cls) -> "StyleTTS2Config":
-        """yl4579/StyleTTS2-LibriTTS: many speakers, HiFi-GAN."""
+        """Return the sizes of yl4579/StyleTTS2-LibriTTS: many speakers, HiFi-GAN."""
         return cls()
 
     @classmethod
     def ljspeech(cls) -> "StyleTTS2Config":
-        """yl4579/StyleTTS2-LJSpeech: one speaker, iSTFTNet."""
+        """Return the sizes of yl4579/StyleTTS2-LJSpeech: one speaker, iSTFTNet."""
         return cls(
             multispeaker=False,
             decoder_type="istftnet",
@@ -60,10 +60,10 @@ class StyleTTS2Config:
 
     @classmethod
     def published(cls, model_params: dict) -> "StyleTTS2Config":
-        """From `model_params` of a published config.yml.
+        """Read the `model_params` of a published config.yml.
 
         Raises:
-          ValueError: something in it that is not there.
+          ValueError: an entry is missing.
         """
         try:
             decoder, diffusion = model_params["decoder"], model_params["diffusion"]
@@ -71,7 +71,7 @@ class StyleTTS2Config:
             names = ("multispeaker", "dim_in", "hidden_dim", "max_conv_dim", "n_layer", "n_mels", "n_token", "max_dur")
             vocoder = ("upsample_rates", "upsample_kernel_sizes", "resblock_kernel_sizes", "upsample_initial_channel")
             fields = {name: model_params[name] for name in (*names, "style_dim")}
-            fields |= {name: tuples(decoder[name]) for name in (*vocoder, "resblock_dilation_sizes")}
+            fields |= {name: to_tuples(decoder[name]) for name in (*vocoder, "resblock_dilation_sizes")}
             fields |= {name: decoder[name] for name in ("gen_istft_n_fft", "gen_istft_hop_size") if name in decoder}
             return cls(
                 **fields,

@@ -1,4 +1,4 @@
-"""Decoder: text features, F0, energy and acoustic style -> waveform (upstream's Decoder, 54M)."""
+"""Decoder: text features, F0, energy and acoustic style -> waveform (upstream's Decoder, 54M parameters)."""
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +15,7 @@ HIDDEN, RESIDUAL = 1024, 64
 
 
 class Decoder(nnx.Module):
-    """Residual blocks that read F0 and energy again and again, then the vocoder."""
+    """Residual blocks, each of which also reads F0 and energy, then the vocoder."""
 
     def __init__(self, config: StyleTTS2Config):
         width, style = config.hidden_dim, config.style_dim
@@ -27,32 +27,42 @@ class Decoder(nnx.Module):
         )
         self.F0_conv, self.N_conv = (Conv(1, 1, 3, stride=2, padding=1) for _ in range(2))
         self.asr_res = nnx.List([Conv(width, RESIDUAL, 1)])
-        kinds = {"hifigan": HifiGan, "istftnet": ISTFTNet}
-        self.generator = kinds[config.decoder_type](config)
+        vocoders = {"hifigan": HifiGan, "istftnet": ISTFTNet}
+        self.generator = vocoders[config.decoder_type](config)
 
     def features(
-        self, asr: jax.Array, f0: jax.Array, energy: jax.Array, style: jax.Array, lengths: jax.Array
+        self, asr: jax.Array, f0: jax.Array, energy: jax.Array, style: jax.Array, *, lengths: jax.Array
     ) -> tuple[jax.Array, jax.Array]:
-        """asr [B, L, 512] of true `lengths` [B], F0 in Hz and energy [B, 2L], style [B, 128] -> what the vocoder reads
-        [B, 2L, 512], and what the first block gave [B, L, 1024]."""
+        """Compute the vocoder's input.
+
+        Args:
+          asr: text features [B, L, 512], one per frame of 25 ms.
+          f0: F0 in Hz [B, 2L].
+          energy: [B, 2L].
+          style: acoustic style [B, 128].
+          lengths: true frames of each utterance, int [B].
+
+        Returns:
+          The vocoder's input [B, 2L, 512] and the output of the first block [B, L, 1024].
+        """
         mask = length_mask(lengths, asr.shape[1])
         asr = jnp.where(mask, asr, 0).astype(self.dtype)
         curves = [
-            jnp.where(mask, conv(curve[..., None]), 0).astype(self.dtype)  # Hz in, so float32 up to here
+            jnp.where(mask, conv(curve[..., None]), 0).astype(self.dtype)  # F0 is in Hz: float32 until it is convolved
             for conv, curve in ((self.F0_conv, f0), (self.N_conv, energy))
         ]
         encoded, _ = self.encode(jnp.concatenate([asr, *curves], axis=-1), style, mask)
-        beside = jnp.where(mask, self.asr_res[0](asr), 0)
-        x, kept = encoded, mask
+        residual = jnp.where(mask, self.asr_res[0](asr), 0)
+        x, x_mask = encoded, mask
         for block in self.decode:
-            x, kept = block(jnp.concatenate([x, beside, *curves], axis=-1), style, kept)
+            x, x_mask = block(jnp.concatenate([x, residual, *curves], axis=-1), style, x_mask)
         return x, encoded
 
     def source(self, f0: jax.Array, noise: jax.Array) -> jax.Array:
-        """F0 [B, 2L], 0 behind a row's end, and noise [B, 600 L, 9] -> source [B, 600 L]."""
+        """Return the harmonic source [B, 600 L] of F0 [B, 2L] (0 on padding) and normal noise [B, 600 L, 9]."""
         return self.generator.m_source(f0, noise)
 
-    def __call__(self, asr, f0, energy, style, noise, lengths: jax.Array) -> jax.Array:
-        """As `features`, with normal `noise` [B, 600 L, 9] -> waveform [B, 600 L], -1..1, 24 kHz."""
-        x, _ = self.features(asr, f0, energy, style, lengths)
+    def __call__(self, asr, f0, energy, style, *, noise: jax.Array, lengths: jax.Array) -> jax.Array:
+        """Return waveforms [B, 600 L], -1..1 at 24 kHz; arguments as of `features`, with normal noise [B, 600 L, 9]."""
+        x, _ = self.features(asr, f0, energy, style, lengths=lengths)
         return self.generator(x, style, self.source(f0, noise), 2 * lengths)

@@ -1,4 +1,7 @@
-"""Style denoiser (upstream's StyleTransformer1d and Transformer1d, 25.3M and 21.9M): which style fits these words?"""
+"""The denoiser of style diffusion: a transformer over the text that predicts a style (StyleTTS 2, section 3.2.2).
+
+Upstream's StyleTransformer1d for many speakers (25.3M parameters), Transformer1d for one (21.9M).
+"""
 
 import math
 
@@ -6,27 +9,27 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from empatheia_jax.generators.layers import Conv, Embedding, LayerNorm, Linear, zeros
+from empatheia_jax.generators.layers import Conv, Embedding, LayerNorm, Linear, zero_param
 from empatheia_jax.generators.styletts2.config import StyleTTS2Config
 from empatheia_jax.generators.styletts2.layers import AdaLayerNorm, length_mask
 
 
 class FixedEmbedding(nnx.Module):
-    """What stands in the words' place for guidance."""
+    """Learned embedding that replaces the text in the unconditional pass of classifier-free guidance."""
 
     def __init__(self, positions: int, width: int):
         self.embedding = Embedding(positions, width)
 
 
 class AttentionBase(nnx.Module):
-    """The end of an attention: upstream nests it."""
+    """Output projection of an attention, a module of its own as in upstream."""
 
     def __init__(self, middle: int, width: int):
         self.to_out = Linear(middle, width)
 
 
 class Attention(nnx.Module):
-    """Attention whose queries and whose keys and values are normed each by its own norm of the same h."""
+    """Self-attention with one norm for the queries and another for the keys and values."""
 
     def __init__(self, config: StyleTTS2Config, width: int):
         middle = config.diffusion_heads * config.diffusion_head_features
@@ -41,9 +44,9 @@ class Attention(nnx.Module):
         self.attention = AttentionBase(middle, width)
 
     def __call__(self, x: jax.Array, features: jax.Array | None, mask: jax.Array) -> jax.Array:
-        more = () if features is None else (features,)
-        query = self.to_q(self.norm(x, *more))
-        key, value = jnp.split(self.to_kv(self.norm_context(x, *more)), 2, axis=-1)
+        conditions = () if features is None else (features,)
+        query = self.to_q(self.norm(x, *conditions))
+        key, value = jnp.split(self.to_kv(self.norm_context(x, *conditions)), 2, axis=-1)
         query, key, value = (part.reshape(*x.shape[:2], self.heads, -1) for part in (query, key, value))
         mixed = jax.nn.dot_product_attention(query, key, value, mask=mask)
         return self.attention.to_out(mixed.reshape(*x.shape[:2], -1))
@@ -54,7 +57,7 @@ def _exact_gelu(x: jax.Array) -> jax.Array:
 
 
 class Block(nnx.Module):
-    """Attention, then a feed-forward without a norm before it."""
+    """Attention, then a feed-forward network that has no norm before it."""
 
     def __init__(self, config: StyleTTS2Config, width: int):
         self.attention = Attention(config, width)
@@ -67,10 +70,10 @@ class Block(nnx.Module):
 
 
 class TimeEmbedding(nnx.Module):
-    """Learned Fourier features of a number, the number itself before them."""
+    """Linear map of a number and its learned Fourier features."""
 
     def __init__(self, frequencies: int, width: int):
-        self.weights = zeros(frequencies)
+        self.weights = zero_param(frequencies)
         self.linear = Linear(1 + 2 * frequencies, width)
 
     def __call__(self, time: jax.Array) -> jax.Array:
@@ -79,7 +82,7 @@ class TimeEmbedding(nnx.Module):
 
 
 class Denoiser(nnx.Module):
-    """The network that the sampler calls, with its preconditioning (Karras et al. 2022)."""
+    """The network that the sampler calls, with the preconditioning of Karras et al. 2022."""
 
     def __init__(self, config: StyleTTS2Config):
         style, words = 2 * config.style_dim, config.plbert_hidden
@@ -93,23 +96,38 @@ class Denoiser(nnx.Module):
         self.fixed_embedding = FixedEmbedding(config.plbert_positions, words)
 
     def mapping(self, time: jax.Array, features: jax.Array | None) -> jax.Array:
-        """Noise level's logarithm / 4 [B], reference style [B, 256] or None -> what is added before every block."""
+        """Return the vectors [B, 1024] that are added before every block.
+
+        Args:
+          time: a quarter of the logarithm of the noise level, [B].
+          features: reference style [B, 256]; None in a model of one speaker.
+        """
         mapped = _exact_gelu(self.to_time(time))
         if self.to_features is not None:
             mapped = mapped + _exact_gelu(self.to_features(features))
         return _exact_gelu(self.to_mapping["2"](_exact_gelu(self.to_mapping["0"](mapped))))
 
     def network(
-        self, x: jax.Array, time: jax.Array, words: jax.Array, features: jax.Array | None, lengths: jax.Array
+        self, x: jax.Array, time: jax.Array, words: jax.Array, features: jax.Array | None, *, lengths: jax.Array
     ) -> jax.Array:
-        """Style x [B, 256], words [B, P, 768] of true `lengths` [B] -> [B, 256]. Padded words are neither read nor
-        counted in the mean."""
+        """Apply the transformer without preconditioning.
+
+        Args:
+          x: scaled noisy style [B, 256].
+          time: as in `mapping`, [B].
+          words: PL-BERT's h_bert [B, P, 768].
+          features: as in `mapping`.
+          lengths: true phonemes of each utterance, int [B]; padding is neither attended to nor averaged.
+
+        Returns:
+          [B, 256].
+        """
         mapping = self.mapping(time, features)[:, None]
-        kept = length_mask(lengths, words.shape[1])
+        mask = length_mask(lengths, words.shape[1])
         h = jnp.concatenate([jnp.broadcast_to(x[:, None], (*words.shape[:2], x.shape[-1])), words], axis=-1)
         for block in self.blocks:
-            h = block(h + mapping, features, kept[:, None, None, :, 0])
-        mean = jnp.sum(jnp.where(kept, h, 0), axis=1, keepdims=True) / lengths[:, None, None]
+            h = block(h + mapping, features, mask[:, None, None, :, 0])
+        mean = jnp.sum(jnp.where(mask, h, 0), axis=1, keepdims=True) / lengths[:, None, None]
         return self.to_out(mean)[:, 0]
 
     def __call__(
@@ -118,22 +136,28 @@ class Denoiser(nnx.Module):
         sigma: jax.Array,
         words: jax.Array,
         features: jax.Array | None,
+        *,
         lengths: jax.Array,
         embedding_scale: float | jax.Array = 1.0,
     ) -> jax.Array:
-        """Noisy style x [B, 256] at noise level `sigma` [] -> the style that is under it [B, 256].
+        """Estimate the noiseless style [B, 256].
 
         Args:
-          embedding_scale: strength of guidance: away from what no words would give. 1 is none, and costs nothing if it
-            is a Python number.
+          x: noisy style [B, 256].
+          sigma: its noise level, [].
+          words: PL-BERT's h_bert [B, P, 768].
+          features: reference style [B, 256]; None in a model of one speaker.
+          lengths: true phonemes of each utterance, int [B].
+          embedding_scale: strength of classifier-free guidance by the text. 1 means no guidance; given as a Python
+            number, it also saves the unconditional pass.
         """
         data = self.sigma_data
         total = jnp.square(sigma) + data**2
         time = jnp.broadcast_to(jnp.log(sigma) / 4, x.shape[:1])
         scaled = x * jax.lax.rsqrt(total)
-        out = self.network(scaled, time, words, features, lengths)
+        out = self.network(scaled, time, words, features, lengths=lengths)
         if not (isinstance(embedding_scale, int | float) and embedding_scale == 1):
             fixed = jnp.broadcast_to(self.fixed_embedding.embedding(jnp.arange(words.shape[1])), words.shape)
-            unguided = self.network(scaled, time, fixed, features, lengths)
-            out = unguided + (out - unguided) * embedding_scale
+            unconditional = self.network(scaled, time, fixed, features, lengths=lengths)
+            out = unconditional + (out - unconditional) * embedding_scale
         return data**2 / total * x + sigma * data * jax.lax.rsqrt(total) * out

@@ -1,4 +1,4 @@
-"""What goes wrong when StyleTTS 2 is asked for something."""
+"""The error that StyleTTS 2 raises."""
 
 
 class StyleTTS2Error(ValueError):

@@ -1,4 +1,4 @@
-"""Layers of StyleTTS 2 beside the common ones: BiLSTM, norms steered by a style vector, masks, snake."""
+"""Layers of StyleTTS 2 besides `generators.layers`: BiLSTM, norms conditioned on a style vector, masks, snake."""
 
 import math
 
@@ -6,11 +6,11 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from empatheia_jax.generators.layers import Linear, normalise, weight, zeros
+from empatheia_jax.generators.layers import Linear, kernel_param, normalise, zero_param
 
 
 class AdaLayerNorm(nnx.Module):
-    """Layer norm [B, T, C] whose scale (less 1) and shift are a linear map `fc` of the style [B, S]."""
+    """Layer norm of [B, T, C] whose scale minus 1 and shift are a linear map `fc` of the style [B, S]."""
 
     def __init__(self, style: int, width: int):
         self.fc = Linear(style, 2 * width)
@@ -21,7 +21,7 @@ class AdaLayerNorm(nnx.Module):
 
 
 class AdaIN(nnx.Module):
-    """Instance norm over time [B, T, C], of what `mask` [B, T, 1] keeps, then scale (less 1) and shift by the style."""
+    """Instance norm of [B, T, C] over the times where `mask` [B, T, 1] is true; scale and shift as in AdaLayerNorm."""
 
     def __init__(self, style: int, width: int):
         self.fc = Linear(style, 2 * width)
@@ -30,7 +30,7 @@ class AdaIN(nnx.Module):
         scale, shift = jnp.split(self.fc(style.astype(jnp.float32))[:, None], 2, axis=-1)
         x32 = x.astype(jnp.float32)
         count = jnp.maximum(jnp.sum(mask, axis=1, keepdims=True).astype(jnp.float32), 1.0)
-        # Selected, not multiplied: XLA's sum of a product with the mask takes ten times as long on a CPU.
+        # `where` instead of a product: XLA's sum of a product with the mask takes ten times as long on a CPU.
         mean = jnp.sum(jnp.where(mask, x32, 0), axis=1, keepdims=True) / count
         variance = jnp.sum(jnp.where(mask, jnp.square(x32 - mean), 0), axis=1, keepdims=True) / count
         gain = (1 + scale) * jax.lax.rsqrt(variance + 1e-5)
@@ -38,15 +38,15 @@ class AdaIN(nnx.Module):
 
 
 class LSTMDirection(nnx.Module):
-    """torch's LSTM cell run over time; gates stand in torch's order i, f, g, o; its two biases are one."""
+    """One direction of torch's LSTM; gates are in torch's order i, f, g, o, and its two biases are summed."""
 
     def __init__(self, width_in: int, width: int):
-        self.input_kernel = weight((width_in, 4 * width), "linear")
-        self.hidden_kernel = weight((width, 4 * width), "linear")
-        self.bias = zeros(4 * width)
+        self.input_kernel = kernel_param((width_in, 4 * width), "linear")
+        self.hidden_kernel = kernel_param((width, 4 * width), "linear")
+        self.bias = zero_param(4 * width)
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        """[B, T, in] -> hidden states [B, T, H]; every row from its first step on."""
+        """Return the hidden states [B, T, H] of x [B, T, width_in]."""
         gates = jnp.swapaxes(x @ self.input_kernel[...].astype(x.dtype) + self.bias[...].astype(x.dtype), 0, 1)
         hidden_kernel = self.hidden_kernel[...].astype(x.dtype)
 
@@ -63,7 +63,7 @@ class LSTMDirection(nnx.Module):
 
 
 class BiLSTM(nnx.Module):
-    """torch's bidirectional LSTM on packed rows: [B, T, in] with lengths [B] -> [B, T, 2H], 0 on padding."""
+    """torch's bidirectional LSTM on packed sequences [B, T, width_in] of `lengths` [B] -> [B, T, 2H], 0 on padding."""
 
     def __init__(self, width_in: int, width_out: int):
         self.forward = LSTMDirection(width_in, width_out // 2)
@@ -71,34 +71,34 @@ class BiLSTM(nnx.Module):
 
     def __call__(self, x: jax.Array, lengths: jax.Array) -> jax.Array:
         time = jnp.arange(x.shape[1])[None]
-        # Backwards from each row's own last step: padding stays where it is, behind.
-        turned = jnp.where(time < lengths[:, None], lengths[:, None] - 1 - time, time)[..., None]
-        back = jnp.take_along_axis(self.backward(jnp.take_along_axis(x, turned, axis=1)), turned, axis=1)
-        both = jnp.concatenate([self.forward(x), back], axis=-1)
-        return jnp.where(length_mask(lengths, x.shape[1]), both, 0)
+        # Reverse each sequence within its own length: padding stays at the end.
+        reversed_time = jnp.where(time < lengths[:, None], lengths[:, None] - 1 - time, time)[..., None]
+        back = jnp.take_along_axis(self.backward(jnp.take_along_axis(x, reversed_time, axis=1)), reversed_time, axis=1)
+        hidden = jnp.concatenate([self.forward(x), back], axis=-1)
+        return jnp.where(length_mask(lengths, x.shape[1]), hidden, 0)
 
 
 def length_mask(lengths: jax.Array, size: int) -> jax.Array:
-    """bool [B, size, 1]: true before a row's end."""
+    """Return bool [B, size, 1], true at the positions below `lengths` int [B]."""
     return (jnp.arange(size)[None] < lengths[:, None])[..., None]
 
 
 def snake(x: jax.Array, alpha: jax.Array) -> jax.Array:
-    """x + sin(alpha x)^2 / alpha, alpha [C]; float32 inside."""
+    """Return x + sin(alpha x)^2 / alpha (the snake activation) for alpha [C], computed in float32."""
     alpha, x32 = alpha.astype(jnp.float32), x.astype(jnp.float32)
     return (x32 + sine_squared(alpha * x32) * (1 / alpha)).astype(x.dtype)
 
 
 def sine_squared(x: jax.Array) -> jax.Array:
-    """sin(x)^2, float32: one period is pi, and there a polynomial is exact to rounding.
+    """Return sin(x)^2 in float32, by a polynomial on one period (pi) that is exact to rounding.
 
-    A vocoder does this 24 times a stage to every number it has. XLA's sine, right for any argument, takes 20 times as
-    long on a CPU. Up to |x| of about 1e5 nothing is lost.
+    A vocoder computes this 24 times per upsampling stage for every activation, and XLA's sine takes 20 times as long on
+    a CPU. No accuracy is lost up to |x| of about 1e5.
     """
     turns = jnp.round(x * (1 / math.pi))
-    # pi in two parts, the first of so few bits that its multiples are exact
+    # pi in two parts; the first has so few bits that its multiples are exact
     x = (x - turns * 3.140625) - turns * (math.pi - 3.140625)
     z = jnp.square(x)
-    # Chebyshev fit of sin(sqrt z) / sqrt z over (0, (pi / 2)^2), off by 4e-9
+    # Chebyshev fit of sin(sqrt z) / sqrt z over (0, (pi / 2)^2), error 4e-9
     series = 1.0 + z * (-0.16666658 + z * (8.333051e-3 + z * (-1.9809046e-4 + z * 2.6051662e-6)))
     return z * jnp.square(series)

@@ -1,4 +1,4 @@
-"""How a text is spoken: the knobs of StyleTTS 2's inference."""
+"""The options of StyleTTS 2's inference."""
 
 import dataclasses
 
@@ -6,12 +6,20 @@ from empatheia_jax.generators.styletts2.errors import StyleTTS2Error
 
 
 @dataclasses.dataclass(frozen=True)
-class Manner:
-    """The values are upstream's.
+class SynthesisOptions:
+    """Options of synthesis; the defaults are upstream's.
 
-    alpha, beta: how much of the sampled acoustic and prosodic style replaces the reference's (0: the reference alone).
-    steps: of style diffusion. embedding_scale: guidance by the words. speed: 1.2 is a fifth faster. carry: how much of
-    the previous sentence's style stays.
+    Attributes:
+      alpha: share of the sampled acoustic style in its mixture with the reference's (0: the reference alone).
+      beta: the same for the prosodic style.
+      steps: steps of style diffusion.
+      embedding_scale: strength of guidance by the text; 1 is none.
+      speed: speaking rate relative to the predicted durations; 1.2 is a fifth faster.
+      carry: weight of the previous sentence's style in the next sentence's.
+      seed: seed of the style's and the source's noise.
+
+    Raises:
+      StyleTTS2Error: a value out of range.
     """
 
     alpha: float = 0.3

@@ -1,4 +1,4 @@
-"""The log-mel that the style encoders read, as StyleTTS 2 was trained on."""
+"""The log-mel spectrogram that the style encoders read, as in StyleTTS 2's training."""
 
 import functools
 
@@ -6,13 +6,13 @@ import numpy as np
 
 SAMPLE_RATE, FFT, WINDOW, HOP, MELS = 24_000, 2048, 1200, 300, 80
 FILTERBANK_RATE = 16_000
-"""The bands are those of 16 kHz audio although it is 24 kHz: upstream never passes the rate, and trained so."""
+"""The bands are those of 16 kHz audio although the audio is 24 kHz: upstream never passes the rate, in training too."""
 MEAN, DEVIATION = -4.0, 4.0
 
 
 @functools.cache
 def filterbank() -> np.ndarray:
-    """HTK triangles without area normalisation, float32 [1025, 80]."""
+    """Return HTK's triangular mel filters without area normalisation, float32 [1025, 80]."""
 
     def hz(mels):
         return 700.0 * (10.0 ** (mels / 2595.0) - 1.0)
@@ -27,7 +27,7 @@ def filterbank() -> np.ndarray:
 
 
 def log_mel(audio: np.ndarray) -> np.ndarray:
-    """Mono audio at 24 kHz, float32 [S], S >= 1025 -> float32 [1 + S // 300, 80], about -1..1."""
+    """Return the log-mel float32 [1 + S // 300, 80], about -1..1, of mono audio float32 [S] at 24 kHz, S >= 1025."""
     window = np.zeros(FFT)
     begin = (FFT - WINDOW) // 2
     window[begin : begin + WINDOW] = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(WINDOW) / WINDOW)

@@ -1,4 +1,4 @@
-"""All networks of a StyleTTS 2 under upstream's names: a parameter's path is its name in the published file."""
+"""All networks of StyleTTS 2 under upstream's names: a parameter's path is its name in the published file."""
 
 import jax
 import jax.numpy as jnp
@@ -10,16 +10,16 @@ from empatheia_jax.generators.styletts2.decoder import Decoder
 from empatheia_jax.generators.styletts2.denoiser import Denoiser
 from empatheia_jax.generators.styletts2.layers import length_mask
 from empatheia_jax.generators.styletts2.plbert import PLBert
-from empatheia_jax.generators.styletts2.prosody import ProsodyPredictor, delayed, stretch
+from empatheia_jax.generators.styletts2.prosody import ProsodyPredictor, delay_one_frame, expand_to_frames
 from empatheia_jax.generators.styletts2.style_encoder import StyleEncoder
 from empatheia_jax.generators.styletts2.text_encoder import TextEncoder
 
 
 class StyleTTS2(nnx.Module):
-    """The eight of the thirteen published networks that speak; what only trains is not here."""
+    """The eight published networks that synthesis needs; the five that are only used in training are left out."""
 
     def __init__(self, config: StyleTTS2Config, *, rngs: nnx.Rngs | None = None):
-        """`rngs` is not used: frozen weights are loaded (see `layers`)."""
+        """Build the networks; `rngs` is not used, since frozen weights are loaded (see `generators.layers`)."""
         self.config = config
         self.bert = PLBert(config)
         self.bert_encoder = Linear(config.plbert_hidden, config.hidden_dim)
@@ -31,36 +31,53 @@ class StyleTTS2(nnx.Module):
         self.diffusion = Denoiser(config)
 
     def style(self, mel: jax.Array, lengths: jax.Array) -> jax.Array:
-        """Log-mel [B, T, 80] of recordings of true `lengths` [B] -> style [B, 256]: acoustic 128, prosodic 128."""
+        """Return the style [B, 256], acoustic then prosodic, of log-mels [B, T, 80] with true frames `lengths` [B]."""
         return jnp.concatenate([self.style_encoder(mel, lengths), self.predictor_encoder(mel, lengths)], axis=-1)
 
-    def read(self, tokens: jax.Array, lengths: jax.Array) -> jax.Array:
-        """Symbol ids int [B, P] of true `lengths` [B] -> content [B, P, 1280]: h_text, then h_bert unprojected; 0 on
-        padding."""
-        both = jnp.concatenate([self.text_encoder(tokens, lengths), self.bert(tokens, lengths)], axis=-1)
-        return jnp.where(length_mask(lengths, tokens.shape[1]), both, 0)
+    def encode_text(self, tokens: jax.Array, lengths: jax.Array) -> jax.Array:
+        """Return content [B, P, 1280]: h_text, then h_bert before its projection; 0 on padding.
+
+        Args:
+          tokens: symbol ids int [B, P].
+          lengths: true symbols of each text, int [B].
+        """
+        content = jnp.concatenate([self.text_encoder(tokens, lengths), self.bert(tokens, lengths)], axis=-1)
+        return jnp.where(length_mask(lengths, tokens.shape[1]), content, 0)
 
     def durations(self, content: jax.Array, style: jax.Array, lengths: jax.Array) -> jax.Array:
-        """Content [B, P, 1280] and style [B, 256] -> frames of 25 ms a phoneme, not yet whole, float32 [B, P]."""
+        """Predict each phoneme's duration in frames of 25 ms, not rounded: float32 [B, P].
+
+        Args:
+          content: [B, P, 1280].
+          style: [B, 256].
+          lengths: true phonemes of each utterance, int [B].
+        """
         logits = self.predictor.duration_logits(self._prosodic(content, style, lengths), lengths)
         return jnp.sum(jax.nn.sigmoid(logits.astype(jnp.float32)), axis=-1)
 
     def speak(
-        self, content: jax.Array, style: jax.Array, phoneme_frames: jax.Array, noise: jax.Array, lengths: jax.Array
+        self, content: jax.Array, style: jax.Array, phoneme_frames: jax.Array, noise: jax.Array, *, lengths: jax.Array
     ) -> jax.Array:
-        """Content [B, P, 1280], style [B, 256], whole frames a phoneme int [B, P] (0 on padding) and normal noise
-        [B, 600 L, 9], L >= every row's frames -> waveform [B, 600 L] at 24 kHz, 0 behind a row's end."""
+        """Synthesize waveforms [B, 600 L] at 24 kHz, 0 on padding.
+
+        Args:
+          content: [B, P, 1280].
+          style: [B, 256].
+          phoneme_frames: int [B, P] units of 25 ms, 0 on padding.
+          noise: normal [B, 600 L, 9]; L is at least the frames of each utterance.
+          lengths: true phonemes of each utterance, int [B].
+        """
         frames, size = jnp.sum(phoneme_frames, axis=1), noise.shape[1] // 600
         text = content[..., : self.config.hidden_dim]
-        asr, en = (stretch(x, phoneme_frames, size) for x in (text, self._prosodic(content, style, lengths)))
+        asr, en = (expand_to_frames(x, phoneme_frames, size) for x in (text, self._prosodic(content, style, lengths)))
         if self.config.decoder_type == "hifigan":
             mask = length_mask(frames, size)
-            asr, en = (jnp.where(mask, delayed(x), 0) for x in (asr, en))
+            asr, en = (jnp.where(mask, delay_one_frame(x), 0) for x in (asr, en))
         acoustic, prosodic = jnp.split(style, 2, axis=-1)
         f0, energy = self.predictor.F0Ntrain(en, prosodic, frames)
-        return self.decoder(asr, f0, energy, acoustic, noise, frames)
+        return self.decoder(asr, f0, energy, acoustic, noise=noise, lengths=frames)
 
     def _prosodic(self, content: jax.Array, style: jax.Array, lengths: jax.Array) -> jax.Array:
-        """What durations, F0 and energy are read from, [B, P, 640]."""
+        """Return the encoding [B, P, 640] from which durations, F0 and energy are predicted."""
         projected = self.bert_encoder(content[..., self.config.hidden_dim :])
         return self.predictor.text_encoder(projected, jnp.split(style, 2, axis=-1)[1], lengths)

@@ -1,4 +1,4 @@
-"""PL-BERT (Li et al. 2023): an ALBERT over phonemes -> h_bert, 768 wide, not yet projected for the prosody (6.3M)."""
+"""PL-BERT (Li et al. 2023): an ALBERT over phonemes that computes h_bert, 768 wide (6.3M parameters)."""
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +12,7 @@ EPSILON = 1e-12
 
 
 class Attention(nnx.Module):
-    """Self-attention with its residual sum and norm."""
+    """Self-attention, residual sum and norm."""
 
     def __init__(self, config: StyleTTS2Config):
         width = config.plbert_hidden
@@ -28,7 +28,7 @@ class Attention(nnx.Module):
 
 
 class Layer(nnx.Module):
-    """The one layer that is run `plbert_layers` times (upstream's albert_layers.0)."""
+    """The layer that is applied `plbert_layers` times with the same weights (upstream's albert_layers.0)."""
 
     def __init__(self, config: StyleTTS2Config):
         self.attention = Attention(config)
@@ -42,7 +42,7 @@ class Layer(nnx.Module):
 
 
 class Embeddings(nnx.Module):
-    """Symbol, position and (always the first) token type."""
+    """Sum of the symbol's, the position's and the first token type's embedding, normalised."""
 
     def __init__(self, config: StyleTTS2Config):
         width = config.plbert_embedding
@@ -57,7 +57,7 @@ class Embeddings(nnx.Module):
 
 
 class PLBert(nnx.Module):
-    """AlbertModel's last hidden state; its pooler is not used."""
+    """transformers' AlbertModel without its pooler."""
 
     def __init__(self, config: StyleTTS2Config):
         self.layers = config.plbert_layers
@@ -66,7 +66,12 @@ class PLBert(nnx.Module):
         self.layer = Layer(config)
 
     def __call__(self, tokens: jax.Array, lengths: jax.Array) -> jax.Array:
-        """Symbol ids int [B, P], P <= 512 -> hidden states [B, P, 768]; on padding, what a query there reads."""
+        """Return the last hidden states [B, P, 768]; values on padding are arbitrary.
+
+        Args:
+          tokens: symbol ids int [B, P], P <= 512.
+          lengths: true symbols of each text, int [B].
+        """
         x = self.embedding_hidden_mapping_in(self.embeddings(tokens))
         mask = length_mask(lengths, tokens.shape[1])[:, None, None, :, 0]  # keys
         return jax.lax.fori_loop(0, self.layers, lambda _, x: self.layer(x, mask), x)

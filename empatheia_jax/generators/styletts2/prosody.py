@@ -1,4 +1,4 @@
-"""Prosody predictor: how long each phoneme lasts, F0 and energy of every frame (upstream's predictor, 16.2M)."""
+"""Prosody predictor: durations of phonemes, F0 and energy of frames (upstream's predictor, 16.2M parameters)."""
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +11,7 @@ from empatheia_jax.generators.styletts2.layers import AdaLayerNorm, BiLSTM, leng
 
 
 class DurationEncoder(nnx.Module):
-    """BiLSTMs and style-steered norms in turn (upstream's lstms: even ones LSTM, odd ones norm)."""
+    """Alternating BiLSTMs and norms conditioned on the style, under upstream's name `lstms`."""
 
     def __init__(self, config: StyleTTS2Config):
         width, style = config.hidden_dim, config.style_dim
@@ -21,28 +21,28 @@ class DurationEncoder(nnx.Module):
             self.lstms.append(AdaLayerNorm(style, width))
 
     def __call__(self, x: jax.Array, style: jax.Array, lengths: jax.Array) -> jax.Array:
-        """d_en [B, P, 512], prosodic style [B, 128] -> d [B, P, 640], 0 on padding."""
+        """Return d [B, P, 640], 0 on padding, of d_en x [B, P, 512] and the prosodic style [B, 128]."""
         mask = length_mask(lengths, x.shape[1])
-        beside = jnp.broadcast_to(style[:, None].astype(x.dtype), (*x.shape[:2], style.shape[-1]))
-        x = jnp.where(mask, jnp.concatenate([x, beside], axis=-1), 0)
+        repeated_style = jnp.broadcast_to(style[:, None].astype(x.dtype), (*x.shape[:2], style.shape[-1]))
+        x = jnp.where(mask, jnp.concatenate([x, repeated_style], axis=-1), 0)
         for lstm, norm in zip(self.lstms[::2], self.lstms[1::2], strict=True):
             x = norm(lstm(x, lengths), style)
-            x = jnp.where(mask, jnp.concatenate([x, beside], axis=-1), 0)
+            x = jnp.where(mask, jnp.concatenate([x, repeated_style], axis=-1), 0)
         return x
 
 
 class DurationProjection(nnx.Module):
-    """upstream's LinearNorm."""
+    """Linear map under upstream's names (its LinearNorm)."""
 
-    def __init__(self, width: int, most: int):
-        self.linear_layer = Linear(width, most)
+    def __init__(self, width_in: int, width_out: int):
+        self.linear_layer = Linear(width_in, width_out)
 
     def __call__(self, x: jax.Array) -> jax.Array:
         return self.linear_layer(x)
 
 
 class ProsodyPredictor(nnx.Module):
-    """Durations from text and style; F0 and energy from what the durations stretch to frames."""
+    """Durations from text and style; F0 and energy from the text expanded to frames by the durations."""
 
     def __init__(self, config: StyleTTS2Config):
         width, style = config.hidden_dim, config.style_dim
@@ -63,38 +63,44 @@ class ProsodyPredictor(nnx.Module):
         self.F0_proj, self.N_proj = (Conv(width // 2, 1, 1) for _ in range(2))
 
     def duration_logits(self, d: jax.Array, lengths: jax.Array) -> jax.Array:
-        """d [B, P, 640] -> logits [B, P, 50]; a duration is the sum of their sigmoids, in frames of 25 ms."""
+        """Return logits [B, P, 50] of d [B, P, 640]; the sum of their sigmoids is a duration in frames of 25 ms."""
         return self.duration_proj(self.lstm(d, lengths))
 
     def F0Ntrain(self, en: jax.Array, style: jax.Array, lengths: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """Frames [B, L, 640] of true `lengths` [B] -> F0 in Hz (it may be negative) and energy, each [B, 2L]; 0 behind.
+        """Predict F0 in Hz (possibly negative) and energy, each [B, 2L], 0 on padding; the name is upstream's.
 
-        The name is upstream's.
+        Args:
+          en: the encoding d expanded to frames, [B, L, 640].
+          style: prosodic style [B, 128].
+          lengths: true frames of each utterance, int [B].
         """
         x, mask = self.shared(en, lengths), length_mask(lengths, en.shape[1])
         curves = []
         for blocks, project in ((self.F0, self.F0_proj), (self.N, self.N_proj)):
-            y, kept = x, mask
+            y, y_mask = x, mask
             for block in blocks:
-                y, kept = block(y, style, kept)
-            curves.append(jnp.where(kept, project(y), 0)[..., 0])
+                y, y_mask = block(y, style, y_mask)
+            curves.append(jnp.where(y_mask, project(y), 0)[..., 0])
         return curves[0], curves[1]
 
 
-def frames_of(logits: jax.Array) -> jax.Array:
-    """Whole frames a phoneme int32 [B, P]: the rounded duration (half to even), at least 1."""
-    duration = jnp.sum(jax.nn.sigmoid(logits.astype(jnp.float32)), axis=-1)
-    return jnp.maximum(jnp.round(duration), 1).astype(jnp.int32)
+def expand_to_frames(x: jax.Array, phoneme_frames: jax.Array, frames: int) -> jax.Array:
+    """Repeat each phoneme's vector for its frames (the length regulator).
 
+    Args:
+      x: [B, P, C].
+      phoneme_frames: int [B, P].
+      frames: length of the result.
 
-def stretch(x: jax.Array, phoneme_frames: jax.Array, frames: int) -> jax.Array:
-    """Repeat row p of x [B, P, C] `phoneme_frames[p]` times -> [B, frames, C]; 0 behind a row's last frame."""
+    Returns:
+      [B, frames, C], 0 on padding.
+    """
     ends = jnp.cumsum(phoneme_frames, axis=1)
     index = jax.vmap(lambda ends: jnp.searchsorted(ends, jnp.arange(frames), side="right"))(ends)
     index = jnp.minimum(index, x.shape[1] - 1)[..., None]
     return jnp.where(length_mask(ends[:, -1], frames), jnp.take_along_axis(x, index, axis=1), 0)
 
 
-def delayed(x: jax.Array) -> jax.Array:
-    """One frame later, the first frame twice and the last lost: as upstream does before HiFi-GAN."""
+def delay_one_frame(x: jax.Array) -> jax.Array:
+    """Shift x [B, L, C] by one frame, repeating the first and losing the last, as upstream does before HiFi-GAN."""
     return jnp.concatenate([x[:, :1], x[:, :-1]], axis=1)

@@ -1,4 +1,4 @@
-"""Style diffusion's sampler: ADPM2 over Karras' noise levels (Karras et al. 2022; upstream's defaults)."""
+"""The sampler of style diffusion: ADPM2 over the noise levels of Karras et al. 2022, with upstream's defaults."""
 
 from collections.abc import Callable
 
@@ -10,7 +10,7 @@ SIGMA_MAX, SIGMA_MIN, RHO = 3.0, 1e-4, 9.0
 
 
 def noise_levels(steps: int) -> np.ndarray:
-    """Falling noise levels, float64 [steps].
+    """Return the decreasing noise levels, float64 [steps].
 
     Raises:
       ValueError: fewer than 2 steps.
@@ -22,32 +22,34 @@ def noise_levels(steps: int) -> np.ndarray:
 
 
 def update_levels(steps: int) -> np.ndarray:
-    """What each of the steps - 1 updates goes by, float64 [steps - 1, 4]: sigma, and ADPM2's up, down and middle."""
+    """Return sigma and ADPM2's sigma_up, sigma_down and sigma_mid of each update, float64 [steps - 1, 4]."""
     levels = noise_levels(steps)
-    a, b = levels[:-1], levels[1:]
-    up = np.sqrt(b**2 * (a**2 - b**2) / a**2)
-    down = np.sqrt(b**2 - up**2)
-    return np.stack([a, up, down, (a + down) / 2], axis=1)
+    sigma, following = levels[:-1], levels[1:]
+    up = np.sqrt(following**2 * (sigma**2 - following**2) / sigma**2)
+    down = np.sqrt(following**2 - up**2)
+    return np.stack([sigma, up, down, (sigma + down) / 2], axis=1)
 
 
 def sample(denoise: Callable, noise: jax.Array, step_noise: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """From noise to a style.
+    """Draw a style from noise.
 
     Args:
-      denoise: (x [B, 256], sigma []) -> x without its noise; called twice an update.
-      noise: normal [B, 256]. step_noise: normal [steps - 1, B, 256].
+      denoise: (x [B, 256], sigma []) -> x without its noise; called twice per update.
+      noise: normal [B, 256].
+      step_noise: normal [steps - 1, B, 256].
+
     Returns:
-      style [B, 256], and x after every update [steps - 1, B, 256].
+      The style [B, 256], and x after every update [steps - 1, B, 256].
     """
     steps = step_noise.shape[0] + 1
     levels = jnp.asarray(update_levels(steps), jnp.float32)
 
-    def update(x, given):
-        (sigma, up, down, middle), fresh = given
+    def update(x, per_step):
+        (sigma, up, down, middle), new_noise = per_step
         slope = (x - denoise(x, sigma)) / sigma
         halfway = x + slope * (middle - sigma)
         slope = (halfway - denoise(halfway, middle)) / middle
-        x = x + slope * (down - sigma) + up * fresh
+        x = x + slope * (down - sigma) + up * new_noise
         return x, x
 
     return jax.lax.scan(update, noise * float(noise_levels(steps)[0]), (levels, step_noise))

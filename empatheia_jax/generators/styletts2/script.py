@@ -1,4 +1,4 @@
-"""A text of any length and content as sentences that the network reads, and what of it is not spoken."""
+"""Any text as phonemized sentences that fit the network, and a record of the parts that cannot be spoken."""
 
 import dataclasses
 from collections import Counter
@@ -9,32 +9,32 @@ from empatheia_jax.generators import phonemes as symbols
 
 
 @dataclasses.dataclass(frozen=True)
-class Script:
-    """What is spoken of a text, and what is not."""
+class PhonemizedText:
+    """The phonemes of a text by sentence, and what was dropped from it."""
 
     sentences: tuple[np.ndarray, ...]  # symbol ids int32 [P], the leading 0 included, P <= 512
-    unknown: dict[str, int]  # IPA symbols that the published table lacks, and how often they were left out
-    left_out: tuple[str, ...]  # parts of the text without anything to pronounce, or in another script
+    dropped_symbols: dict[str, int]  # IPA symbols that the published table lacks, and how often they were dropped
+    dropped_parts: tuple[str, ...]  # parts of the text without anything to pronounce, or in another script
 
     @property
     def notes(self) -> list[str]:
-        """What was not spoken, a line each; empty when everything was."""
+        """What was dropped, one line for each kind; empty when everything is spoken."""
         lines = []
-        if self.left_out:
-            lines.append(f"not spoken: {'; '.join(repr(part[:60]) for part in self.left_out)}")
-        if self.unknown:
-            listed = ", ".join(f"{symbol!r} x {count}" for symbol, count in self.unknown.items())
+        if self.dropped_parts:
+            lines.append(f"not spoken: {'; '.join(repr(part[:60]) for part in self.dropped_parts)}")
+        if self.dropped_symbols:
+            listed = ", ".join(f"{symbol!r} x {count}" for symbol, count in self.dropped_symbols.items())
             lines.append(f"phoneme symbols that the voice does not know were left out: {listed}")
         return lines
 
 
-def read_script(text: str) -> Script:
-    """Split at sentences; one that is too long for the network is cut at words, a word at symbols.
+def phonemize_text(text: str) -> PhonemizedText:
+    """Split a text at sentences; one that is too long for the network is split at words, a word at symbols.
 
     Raises:
       PhonemeError: nothing to pronounce.
     """
-    sentences, unknown, left_out = [], Counter(), []
+    sentences, dropped_symbols, dropped_parts = [], Counter(), []
     parts = symbols.split_sentences(text)
     for part in parts:
         try:
@@ -42,22 +42,22 @@ def read_script(text: str) -> Script:
         except symbols.PhonemeError:
             if len(parts) == 1:
                 raise
-            left_out.append(part)  # a dash, an emoji, a Chinese sentence between others
+            dropped_parts.append(part)  # a dash, an emoji, a Chinese sentence between others
             continue
-        foreign = symbols.unknown_symbols(ipa)
-        unknown.update({symbol: ipa.count(symbol) for symbol in foreign})
-        known = "".join(symbol for symbol in ipa if symbol not in foreign)
-        sentences += [symbols.encode(line) for line in _lines(known, symbols.MAX_PHONEMES - 1)]
+        unknown = symbols.unknown_symbols(ipa)
+        dropped_symbols.update({symbol: ipa.count(symbol) for symbol in unknown})
+        known = "".join(symbol for symbol in ipa if symbol not in unknown)
+        sentences += [symbols.encode(line) for line in _wrap(known, symbols.MAX_PHONEMES - 1)]
     if not sentences:
         raise symbols.PhonemeError("nothing to pronounce: give a text with words")
-    return Script(tuple(sentences), dict(unknown), tuple(left_out))
+    return PhonemizedText(tuple(sentences), dict(dropped_symbols), tuple(dropped_parts))
 
 
-def _lines(ipa: str, most: int) -> list[str]:
+def _wrap(ipa: str, max_symbols: int) -> list[str]:
     lines = [""]
     for word in ipa.split():
-        for piece in (word[start : start + most] for start in range(0, len(word), most)):
-            if len(lines[-1]) + len(piece) + 1 > most and lines[-1]:
+        for piece in (word[start : start + max_symbols] for start in range(0, len(word), max_symbols)):
+            if len(lines[-1]) + len(piece) + 1 > max_symbols and lines[-1]:
                 lines.append("")
             lines[-1] = f"{lines[-1]} {piece}".strip()
     return [line for line in lines if line]

@@ -1,8 +1,8 @@
-"""The networks with their weights, compiled a stage and a shape at a time: lists of ragged rows in, lists out.
+"""StyleTTS 2's networks with their weights, compiled: lists of utterances in, lists out.
 
-Shapes are few, so that in steady state nothing is compiled again: rows are padded to a power of two, phonemes, frames
-and recordings to a `bucket`. Padding changes nothing but the time it takes (see `model`), so rows of like length go
-together.
+Shapes are few, so that in steady state nothing is compiled again: batches are padded to a power of two; phonemes,
+frames and recordings to a `bucket`. Padding changes only the time it takes (see `model`), so utterances of similar
+length are batched together.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -12,186 +12,230 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from empatheia_jax.buckets import bucket, power_of_two
+from empatheia_jax.buckets import bucket, next_power_of_two
 from empatheia_jax.frozen import FrozenNetwork
 from empatheia_jax.generators.styletts2 import sampler
 from empatheia_jax.generators.styletts2.config import StyleTTS2Config
 from empatheia_jax.generators.styletts2.errors import StyleTTS2Error
 from empatheia_jax.generators.styletts2.model import StyleTTS2
 from empatheia_jax.generators.styletts2.source import HARMONICS
-from empatheia_jax.weights import architecture_of, read_facts
+from empatheia_jax.weights import read_architecture, read_metadata
 
-SAMPLES_A_FRAME = 600
-PULSE = 50  # samples that upstream cuts from HiFi-GAN's end: a click; here they are silence
-MOST_ROWS = 16  # of text that go through at once
-MOST_FRAMES = 4096  # of all rows together: about 2 GB in the vocoder
+SAMPLES_PER_FRAME = 600
+CLICK_SAMPLES = 50  # at the end of HiFi-GAN's output is a click, which upstream cuts off; here it is silenced
+MAX_BATCH = 16  # utterances in a batch
+MAX_FRAMES = 4096  # of all utterances of a batch together: about 2 GB in the vocoder
 
-Rows = Sequence[np.ndarray]
+Arrays = Sequence[np.ndarray]
 
 
-class Stages:
-    """A StyleTTS 2 from a converted folder, on the first device; weights come to it with the first call.
+class Networks:
+    """A StyleTTS 2 from a converted folder, on the first device; weights are loaded with the first call.
 
-    What `_read`, `_style`, `_durations`, `_speak` and `_draw` take and give is for `torch_backend` to keep to.
+    `torch_backend` replaces `_encode_text`, `_style`, `_durations`, `_speak`, `_sample_style` and
+    `_sample_style_guided` by functions of the same arguments and results.
     """
 
     def __init__(self, folder: Path | str, compute_dtype: str = "float32"):
-        """Read what the weights are of.
+        """Read the architecture of the weights.
 
         Args:
-          compute_dtype: of the decoder and its vocoder, nearly all of the arithmetic. What decides on words, timing,
-            pitch and style stays float32: a bfloat16 F0 of 200 Hz would be off by half a hertz.
+          folder: the output of `python -m converters styletts2`.
+          compute_dtype: dtype of the decoder and its vocoder, which are nearly all of the arithmetic. Text, timing,
+            pitch and style stay float32: a bfloat16 F0 of 200 Hz would be off by half a hertz.
+
         Raises:
-          CheckpointError: no converted weights there. StyleTTS2Error: they are another network's.
+          CheckpointError: no converted weights in the folder.
+          StyleTTS2Error: the weights are another network's.
         """
-        family, sizes = architecture_of(Path(folder))
+        family, sizes = read_architecture(Path(folder))
         if family != StyleTTS2Config.__name__:
             raise StyleTTS2Error(f"{folder}: weights of a {family}, not of StyleTTS 2")
         self.config = StyleTTS2Config(**sizes, compute_dtype=compute_dtype)
-        self.sha256: str = read_facts(Path(folder))["sha256"]
+        self.sha256: str = read_metadata(Path(folder))["sha256"]
         network = FrozenNetwork(self.config, StyleTTS2, str(folder), "generators.speech_weights")
-        self._read = network.compiled(StyleTTS2.read)
-        self._style = network.compiled(StyleTTS2.style)
-        self._durations = network.compiled(StyleTTS2.durations)
-        self._speak = network.compiled(_speak)
-        self._draw = network.compiled(_draw)
-        self._draw_guided = network.compiled(_draw_guided)
+        self._encode_text = network.compile(StyleTTS2.encode_text)
+        self._style = network.compile(StyleTTS2.style)
+        self._durations = network.compile(StyleTTS2.durations)
+        self._speak = network.compile(_speak)
+        self._sample_style = network.compile(_sample_style)
+        self._sample_style_guided = network.compile(_sample_style_guided)
 
-    def read(self, ids: Rows) -> list[np.ndarray]:
-        """Symbol ids int [P] -> content float32 [P, 1280]."""
+    def encode_text(self, ids: Arrays) -> list[np.ndarray]:
+        """Return the content float32 [P, 1280] of each text's symbol ids int [P]."""
 
-        def run(rows: list[int]) -> np.ndarray:
-            return self._read(*_text([ids[i] for i in rows]))
+        def run(indices: list[int]) -> np.ndarray:
+            return self._encode_text(*_pad_phonemes([ids[i] for i in indices]))
 
-        return _in_batches([len(row) for row in ids], run, MOST_ROWS)
+        return _run_in_batches([len(text) for text in ids], run, MAX_BATCH)
 
-    def style(self, mels: Rows) -> list[np.ndarray]:
-        """Log-mels [T, 80], T >= 65 -> styles [256]."""
+    def style(self, mels: Arrays) -> list[np.ndarray]:
+        """Return the style [256] of each recording's log-mel [T, 80], T >= 65."""
 
-        def run(rows: list[int]) -> np.ndarray:
-            return self._style(*_padded([mels[i] for i in rows], lambda size: bucket(size, 80, 4)))
+        def run(indices: list[int]) -> np.ndarray:
+            return self._style(*_pad([mels[i] for i in indices], lambda size: bucket(size, 80, 4)))
 
-        return _in_batches([len(row) for row in mels], run, MOST_ROWS, cut=False)
+        return _run_in_batches([len(mel) for mel in mels], run, MAX_BATCH, trim=False)
 
-    def durations(self, contents: Rows, styles: Rows) -> list[np.ndarray]:
-        """Contents [P, 1280] and styles [256] -> frames of 25 ms a phoneme, not yet whole [P]."""
+    def durations(self, contents: Arrays, styles: Arrays) -> list[np.ndarray]:
+        """Return each phoneme's frames of 25 ms, not rounded, [P], for contents [P, 1280] and styles [256]."""
 
-        def run(rows: list[int]) -> np.ndarray:
-            padded, lengths = _text([contents[i] for i in rows])
-            return self._durations(padded, _stacked(styles, rows), lengths)
+        def run(indices: list[int]) -> np.ndarray:
+            padded, lengths = _pad_phonemes([contents[i] for i in indices])
+            return self._durations(padded, _stack(styles, indices), lengths)
 
-        return _in_batches([len(row) for row in contents], run, MOST_ROWS)
+        return _run_in_batches([len(content) for content in contents], run, MAX_BATCH)
 
-    def draw(self, words: Rows, references: Rows | None, seeds: Sequence[int], steps: int, scale: float) -> Rows:
-        """Styles [256] that diffusion draws for h_bert [P, 768], near `references` [256] where the model has speakers.
+    def sample_style(
+        self, words: Arrays, references: Arrays | None, seeds: Sequence[int], steps: int, *, scale: float
+    ) -> Arrays:
+        """Sample styles [256] by style diffusion.
 
-        A row's noise depends on its seed alone.
+        Args:
+          words: h_bert [P, 768] of each text.
+          references: style [256] of each text's reference recording; None in a model of one speaker.
+          seeds: seed of each text's noise, which depends on nothing else.
+          steps: diffusion steps.
+          scale: strength of guidance by the text; 1 is none.
         """
 
-        def run(rows: list[int]) -> np.ndarray:
-            padded, lengths = _text([words[i] for i in rows])
-            given = None if references is None else _stacked(references, rows)
-            keys = np.asarray(_filled([seeds[i] for i in rows]), np.uint32)
-            arrays = (padded, lengths, given, keys, np.zeros(steps - 1, np.int8))
-            return self._draw(*arrays) if scale == 1.0 else self._draw_guided(*arrays, np.float32(scale))
+        def run(indices: list[int]) -> np.ndarray:
+            padded, lengths = _pad_phonemes([words[i] for i in indices])
+            stacked = None if references is None else _stack(references, indices)
+            keys = np.asarray(_fill_batch([seeds[i] for i in indices]), np.uint32)
+            arrays = (padded, lengths, stacked, keys, np.zeros(steps - 1, np.int8))
+            return (
+                self._sample_style(*arrays) if scale == 1.0 else self._sample_style_guided(*arrays, np.float32(scale))
+            )
 
-        return _in_batches([len(row) for row in words], run, MOST_ROWS, cut=False)
+        return _run_in_batches([len(text) for text in words], run, MAX_BATCH, trim=False)
 
-    def speak(self, contents: Rows, styles: Rows, frames: Rows, seeds: Sequence[int]) -> list[np.ndarray]:
-        """Contents [P, 1280], styles [256], whole frames a phoneme int [P] -> waveforms float32 [600 L], -1..1."""
-        totals = [int(np.sum(row)) for row in frames]
+    def speak(self, contents: Arrays, styles: Arrays, frames: Arrays, seeds: Sequence[int]) -> list[np.ndarray]:
+        """Synthesize waveforms float32 [600 L], -1..1.
 
-        def run(rows: list[int]) -> list[np.ndarray]:
-            padded, lengths = _text([contents[i] for i in rows])
-            whole, _ = _text([frames[i] for i in rows])
-            size = bucket(max(totals[i] for i in rows), 40, 8)
-            keys = np.asarray(_filled([seeds[i] for i in rows]), np.uint32)
-            waves = self._speak(padded, _stacked(styles, rows), whole, lengths, keys, np.zeros(size, np.int8))
-            return [self._finished(wave, totals[i]) for wave, i in zip(waves, rows, strict=False)]
+        Args:
+          contents: [P, 1280] of each utterance.
+          styles: [256] of each utterance.
+          frames: int [P] of each utterance, units of 25 ms that sum to L.
+          seeds: seed of each utterance's source noise.
+        """
+        totals = [int(np.sum(durations)) for durations in frames]
+
+        def run(indices: list[int]) -> list[np.ndarray]:
+            padded, lengths = _pad_phonemes([contents[i] for i in indices])
+            padded_frames, _ = _pad_phonemes([frames[i] for i in indices])
+            size = bucket(max(totals[i] for i in indices), 40, 8)
+            keys = np.asarray(_fill_batch([seeds[i] for i in indices]), np.uint32)
+            waves = self._speak(padded, _stack(styles, indices), padded_frames, lengths, keys, np.zeros(size, np.int8))
+            return [self._finish(wave, totals[i]) for wave, i in zip(waves, indices, strict=False)]
 
         longest = bucket(max(totals, default=1), 40, 8)
-        return _in_batches(totals, run, max(1, min(MOST_ROWS, MOST_FRAMES // longest)), cut=False)
+        return _run_in_batches(totals, run, max(1, min(MAX_BATCH, MAX_FRAMES // longest)), trim=False)
 
-    def _finished(self, wave: np.ndarray, frames: int) -> np.ndarray:
-        wave = np.clip(wave[: SAMPLES_A_FRAME * frames].astype(np.float32), -1, 1)
+    def _finish(self, wave: np.ndarray, frames: int) -> np.ndarray:
+        wave = np.clip(wave[: SAMPLES_PER_FRAME * frames].astype(np.float32), -1, 1)
         if self.config.decoder_type == "hifigan":
-            wave[-PULSE:] = 0
+            wave[-CLICK_SAMPLES:] = 0
         return wave
 
 
-# What is compiled beside the model's own methods ----------------------------------------------------------------------
+# Functions compiled besides the model's own methods -------------------------------------------------------------------
 
 
 def source_noise(seed, frames: int) -> jax.Array:
-    """Normal numbers [600 frames, 9] in the vocoder's source."""
-    return jax.random.normal(jax.random.key(seed), (SAMPLES_A_FRAME * frames, HARMONICS))
+    """Return the normal noise [600 frames, 9] of the vocoder's source."""
+    return jax.random.normal(jax.random.key(seed), (SAMPLES_PER_FRAME * frames, HARMONICS))
 
 
 def style_noise(seed, steps: int, width: int) -> jax.Array:
-    """Normal numbers [steps, width] from which diffusion draws a style: its beginning, and one for each update."""
-    key = jax.random.fold_in(jax.random.key(seed), 1)  # not what the source is made of
+    """Return the normal noise [steps, width] of style diffusion: its start, then one row for each update."""
+    key = jax.random.fold_in(jax.random.key(seed), 1)  # independent of the source's noise
     return jax.random.normal(key, (steps, width))
 
 
-def _speak(model: StyleTTS2, content, style, frames, lengths, seeds, size):
-    """`size` [L] says by its shape how many frames there is room for."""
+def _speak(model: StyleTTS2, *arrays):
+    """Synthesize waveforms.
 
+    Args:
+      model: the networks.
+      *arrays: content, style, phoneme_frames, lengths, seeds, and `size` [L], whose shape is the number of frames that
+        there is room for.
+    """
+    content, style, frames, lengths, seeds, size = arrays
     noise = jax.vmap(lambda seed: source_noise(seed, size.shape[0]))(seeds)
-    return model.speak(content, style, frames, noise, lengths)
+    return model.speak(content, style, frames, noise, lengths=lengths)
 
 
-def _draw(model: StyleTTS2, words, lengths, reference, seeds, steps, scale=1.0):
-    """`steps` [n - 1] says by its shape how many updates there are; a `scale` of 1 runs the network once a call."""
+def _sample_style(model: StyleTTS2, *arrays, scale=1.0):
+    """Sample styles.
 
-    rows = jax.vmap(lambda seed: style_noise(seed, steps.shape[0] + 1, 2 * model.config.style_dim))(seeds)
-    noise = jnp.swapaxes(rows, 0, 1)  # [n, B, 256]
+    Args:
+      model: the networks.
+      *arrays: words, lengths, reference, seeds, and `steps` [n - 1], whose shape is the number of updates.
+      scale: strength of guidance; 1 evaluates the network once per call.
+    """
+    words, lengths, reference, seeds, steps = arrays
+    per_utterance = jax.vmap(lambda seed: style_noise(seed, steps.shape[0] + 1, 2 * model.config.style_dim))(seeds)
+    noise = jnp.swapaxes(per_utterance, 0, 1)  # [n, B, 256]
 
     def denoise(x, sigma):
-        return model.diffusion(x, sigma, words, reference, lengths, scale)
+        return model.diffusion(x, sigma, words, reference, lengths=lengths, embedding_scale=scale)
 
     return sampler.sample(denoise, noise[0], noise[1:])[0]
 
 
-def _draw_guided(model: StyleTTS2, words, lengths, reference, seeds, steps, scale):
-    return _draw(model, words, lengths, reference, seeds, steps, scale)
+def _sample_style_guided(model: StyleTTS2, *arrays):
+    return _sample_style(model, *arrays[:-1], scale=arrays[-1])
 
 
-# Ragged rows ----------------------------------------------------------------------------------------------------------
+# Batches of utterances of different length ----------------------------------------------------------------------------
 
 
-def _in_batches(lengths: list[int], run: Callable[[list[int]], Sequence], most: int, cut: bool = True) -> list:
-    """Results of `run(indices)` for all rows, in order; rows of like length together, `cut` to their lengths."""
-    found: list = [None] * len(lengths)
-    for rows in _groups(lengths, most):
-        for i, result in zip(rows, run(rows), strict=False):
-            found[i] = result[: lengths[i]] if cut else result
-    return found
+def _run_in_batches(
+    lengths: list[int], run: Callable[[list[int]], Sequence], max_batch: int, trim: bool = True
+) -> list:
+    """Run batches of utterances of similar length.
+
+    Args:
+      lengths: length of every utterance.
+      run: indices of a batch -> its results, padded ones behind.
+      max_batch: most utterances in a batch.
+      trim: cut each result to its utterance's length.
+
+    Returns:
+      The results in the order of `lengths`.
+    """
+    results: list = [None] * len(lengths)
+    for indices in _group_by_length(lengths, max_batch):
+        for i, result in zip(indices, run(indices), strict=False):
+            results[i] = result[: lengths[i]] if trim else result
+    return results
 
 
-def _groups(lengths: list[int], most: int) -> Iterator[list[int]]:
+def _group_by_length(lengths: list[int], max_batch: int) -> Iterator[list[int]]:
     order = sorted(range(len(lengths)), key=lambda i: lengths[i])
-    for start in range(0, len(order), most):
-        yield order[start : start + most]
+    for start in range(0, len(order), max_batch):
+        yield order[start : start + max_batch]
 
 
-def _filled(rows: list) -> list:
-    """As many rows as the next power of two; those beyond repeat the first."""
-    return rows + rows[:1] * (power_of_two(len(rows)) - len(rows))
+def _fill_batch(values: list) -> list:
+    """Repeat the first value at the end until their number is a power of two."""
+    return values + values[:1] * (next_power_of_two(len(values)) - len(values))
 
 
-def _stacked(rows: Rows, chosen: list[int]) -> np.ndarray:
-    return np.stack(_filled([np.asarray(rows[i], np.float32) for i in chosen]))
+def _stack(arrays: Arrays, indices: list[int]) -> np.ndarray:
+    return np.stack(_fill_batch([np.asarray(arrays[i], np.float32) for i in indices]))
 
 
-def _padded(rows: Rows, size_of: Callable[[int], int]) -> tuple[np.ndarray, np.ndarray]:
-    """(rows [B, T, ...] with zeros behind, their lengths int32 [B])."""
-    rows = _filled(list(rows))
-    lengths = np.array([len(row) for row in rows], np.int32)
-    padded = np.zeros((len(rows), size_of(int(lengths.max())), *rows[0].shape[1:]), rows[0].dtype)
-    for place, row in zip(padded, rows, strict=True):
-        place[: len(row)] = row
+def _pad(arrays: Arrays, size_for: Callable[[int], int]) -> tuple[np.ndarray, np.ndarray]:
+    """Return the arrays as one [B, T, ...], zero-padded, and their lengths int32 [B]."""
+    arrays = _fill_batch(list(arrays))
+    lengths = np.array([len(array) for array in arrays], np.int32)
+    padded = np.zeros((len(arrays), size_for(int(lengths.max())), *arrays[0].shape[1:]), arrays[0].dtype)
+    for target, array in zip(padded, arrays, strict=True):
+        target[: len(array)] = array
     return padded, lengths
 
 
-def _text(rows: Rows) -> tuple[np.ndarray, np.ndarray]:
-    return _padded(rows, lambda size: bucket(size, 32, 4))
+def _pad_phonemes(arrays: Arrays) -> tuple[np.ndarray, np.ndarray]:
+    return _pad(arrays, lambda size: bucket(size, 32, 4))

@@ -1,4 +1,5 @@
-"""Style encoder: a log-mel -> 128 numbers; one for acoustics, one for prosody (upstream's StyleEncoder, 13.8M)."""
+"""Style encoder: log-mel -> style vector of 128, one for acoustics, one for prosody (upstream's StyleEncoder, 13.8M
+parameters each)."""
 
 import math
 
@@ -6,15 +7,15 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from empatheia_jax.generators.layers import Conv, Linear, leaky
+from empatheia_jax.generators.layers import Conv, Linear, leaky_relu
 from empatheia_jax.generators.styletts2.config import StyleTTS2Config
 from empatheia_jax.generators.styletts2.layers import length_mask
 
-LEAST_FRAMES = 65  # what four halvings and a window of 5 leave one column of
+MIN_FRAMES = 65  # leave one column after four halvings and a window of 5
 
 
 class DownSample(nnx.Module):
-    """upstream's downsample_res: a depthwise convolution of stride 2."""
+    """Depthwise convolution of stride 2 (upstream's downsample_res)."""
 
     def __init__(self, width: int):
         self.conv = Conv(width, width, (3, 3), stride=2, padding=1, groups=width)
@@ -24,12 +25,12 @@ class DownSample(nnx.Module):
 
 
 def column_mask(lengths: jax.Array, size: int) -> jax.Array:
-    """bool [B, 1, size, 1]: true before a row's last frame."""
+    """Return bool [B, 1, size, 1], true at the frames below `lengths` int [B]."""
     return length_mask(lengths, size)[:, None]
 
 
 class ResBlk(nnx.Module):
-    """Residual block that halves both axes, [B, mel, T, C] -> [B, mel / 2, ceil(T / 2), C']; 0 behind a row's end."""
+    """Residual block that halves both axes, [B, mel, T, C] -> [B, mel / 2, ceil(T / 2), C']; 0 on padding."""
 
     def __init__(self, width_in: int, width_out: int):
         self.conv1 = Conv(width_in, width_in, (3, 3), padding=1)
@@ -40,23 +41,23 @@ class ResBlk(nnx.Module):
             self.conv1x1 = Conv(width_in, width_out, (1, 1), bias=False)
 
     def __call__(self, x: jax.Array, lengths: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """x [B, mel, T, C] of true `lengths` [B], T even -> (half as many, their lengths)."""
-        mask, halved = column_mask(lengths, x.shape[2]), (lengths + 1) // 2
-        half = column_mask(halved, x.shape[2] // 2)
+        """Return the halved x and its true frames [B], for x [B, mel, T, C], T even, with true frames `lengths` [B]."""
+        mask, half_lengths = column_mask(lengths, x.shape[2]), (lengths + 1) // 2
+        half_mask = column_mask(half_lengths, x.shape[2] // 2)
         shortcut = x if self.conv1x1 is None else self.conv1x1(x)
-        # Before an odd row is halved, upstream repeats its last column.
+        # Before halving an odd length, upstream repeats the last column.
         column = jnp.arange(x.shape[2])[None, None, :, None]
         end = lengths[:, None, None, None]
         shortcut = jnp.where((column == end) & (end % 2 == 1), jnp.roll(shortcut, 1, axis=2), shortcut)
-        rows, mels, frames, width = shortcut.shape
-        shortcut = shortcut.reshape(rows, mels // 2, 2, frames // 2, 2, width).mean(axis=(2, 4))
-        x = self.downsample_res(jnp.where(mask, self.conv1(jnp.where(mask, leaky(x), 0)), 0))
-        x = self.conv2(jnp.where(half, leaky(x), 0))
-        return jnp.where(half, (shortcut + x) / math.sqrt(2), 0), halved
+        batch, mels, frames, width = shortcut.shape
+        shortcut = shortcut.reshape(batch, mels // 2, 2, frames // 2, 2, width).mean(axis=(2, 4))
+        x = self.downsample_res(jnp.where(mask, self.conv1(jnp.where(mask, leaky_relu(x), 0)), 0))
+        x = self.conv2(jnp.where(half_mask, leaky_relu(x), 0))
+        return jnp.where(half_mask, (shortcut + x) / math.sqrt(2), 0), half_lengths
 
 
 class StyleEncoder(nnx.Module):
-    """Convolutions without a norm, the mean over what remains, a linear map."""
+    """Convolutions without norms, the mean over time, a linear map."""
 
     def __init__(self, config: StyleTTS2Config):
         widths = [min(config.dim_in * 2**power, config.max_conv_dim) for power in range(5)]
@@ -70,15 +71,15 @@ class StyleEncoder(nnx.Module):
         self.unshared = Linear(widths[-1], config.style_dim)
 
     def __call__(self, mel: jax.Array, lengths: jax.Array) -> jax.Array:
-        """Log-mel [B, T, 80] of true `lengths` [B] >= 65 frames -> style [B, 128]."""
-        more = -mel.shape[1] % 16  # every halving finds an even number of columns
-        mel = jnp.pad(jnp.where(length_mask(lengths, mel.shape[1]), mel, 0), ((0, 0), (0, more), (0, 0)))
+        """Return the style [B, 128] of log-mels [B, T, 80] with true frames `lengths` [B] >= 65."""
+        padding = -mel.shape[1] % 16  # so that the number of columns is even at every halving
+        mel = jnp.pad(jnp.where(length_mask(lengths, mel.shape[1]), mel, 0), ((0, 0), (0, padding), (0, 0)))
         x = self.shared["0"](jnp.swapaxes(mel, 1, 2)[..., None])  # [B, 80, T, C]
         x = jnp.where(column_mask(lengths, x.shape[2]), x, 0)
         for number in range(1, 5):
             x, lengths = self.shared[str(number)](x, lengths)
-        x = self.shared["6"](leaky(x))
+        x = self.shared["6"](leaky_relu(x))
         count = lengths - 4  # a window of 5 without padding
         x = jnp.where(column_mask(count, x.shape[2]), x, 0)
         mean = jnp.sum(x, axis=(1, 2)) / (x.shape[1] * count[:, None]).astype(x.dtype)
-        return self.unshared(leaky(mean))
+        return self.unshared(leaky_relu(mean))

@@ -1,16 +1,16 @@
-"""Acoustic text encoder: phonemes -> h_text (upstream's TextEncoder, 5.6M)."""
+"""Acoustic text encoder: phonemes -> h_text (upstream's TextEncoder, 5.6M parameters)."""
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from empatheia_jax.generators.layers import Conv, Embedding, LayerNorm, leaky
+from empatheia_jax.generators.layers import Conv, Embedding, LayerNorm, leaky_relu
 from empatheia_jax.generators.styletts2.config import StyleTTS2Config
 from empatheia_jax.generators.styletts2.layers import BiLSTM, length_mask
 
 
 class TextEncoder(nnx.Module):
-    """Embedding, `n_layer` convolutions of 5 with layer norm, a BiLSTM."""
+    """Embedding, `n_layer` convolutions of window 5 with layer norms, a BiLSTM."""
 
     def __init__(self, config: StyleTTS2Config):
         width = config.hidden_dim
@@ -21,9 +21,9 @@ class TextEncoder(nnx.Module):
         self.lstm = BiLSTM(width, width)
 
     def __call__(self, tokens: jax.Array, lengths: jax.Array) -> jax.Array:
-        """Symbol ids int [B, P] of true `lengths` [B] -> h_text [B, P, 512], 0 on padding."""
+        """Return h_text [B, P, 512], 0 on padding, of symbol ids int [B, P] with true symbols `lengths` [B]."""
         mask = length_mask(lengths, tokens.shape[1])
         x = jnp.where(mask, self.embedding(tokens), 0)
         for convolution, norm in self.cnn:
-            x = jnp.where(mask, leaky(norm(convolution(x))), 0)
+            x = jnp.where(mask, leaky_relu(norm(convolution(x))), 0)
         return self.lstm(x, lengths)

@@ -1,4 +1,4 @@
-"""The originals in torch, run from a user's own checkouts through the bridge, behind the same two interfaces.
+"""The original torch implementations, run from a user's checkouts through the bridge, behind the same interfaces.
 
-Their code is run, never copied; nothing of this package is imported unless a config asks for `torch`.
+Their code is run, never copied. This package is only imported if a config names the backend `torch`.
 """

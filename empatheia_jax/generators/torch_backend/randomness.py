@@ -1,4 +1,4 @@
-"""Normal numbers of ours in the place of those that the originals draw: both backends say the same thing."""
+"""Replacement of the originals' random numbers by those of the Flax backend, so that both give the same result."""
 
 from collections.abc import Iterable
 
@@ -6,13 +6,13 @@ import torch
 from torch.overrides import TorchFunctionMode
 
 
-class Drawn(TorchFunctionMode):
-    """Within, `torch.randn` and `torch.randn_like` give the tensors of `given`, in order, where the shape is theirs."""
+class ReplacedNoise(TorchFunctionMode):
+    """Context in which `torch.randn` and `torch.randn_like` return given tensors in order, where the sizes match."""
 
-    def __init__(self, given: Iterable[torch.Tensor]):
+    def __init__(self, noise: Iterable[torch.Tensor]):
         super().__init__()
-        self._given = iter(given)
-        self._next = next(self._given, None)
+        self._noise = iter(noise)
+        self._next = next(self._noise, None)
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}
@@ -22,7 +22,7 @@ class Drawn(TorchFunctionMode):
             shape = args[0].shape
         else:
             shape = torch.Size(args[0] if len(args) == 1 and isinstance(args[0], list | tuple) else args)
-        if self._next.numel() != shape.numel():  # of something whose value is not used
+        if self._next.numel() != shape.numel():  # drawn for a result that is not used
             return func(*args, **kwargs)
-        made, self._next = self._next.reshape(shape), next(self._given, None)
-        return made
+        noise, self._next = self._next.reshape(shape), next(self._noise, None)
+        return noise

@@ -1,4 +1,4 @@
-"""StyleTTS 2 from a checkout of the original, as a speech generator: what `styletts2.stages` compiles, torch runs."""
+"""The original StyleTTS 2 as a speech generator: `styletts2.stages` computed by torch."""
 
 import dataclasses
 import functools
@@ -12,18 +12,18 @@ import yaml
 from empatheia_jax.config import TorchConfig
 from empatheia_jax.generators.bridge import from_torch
 from empatheia_jax.generators.styletts2.config import StyleTTS2Config
-from empatheia_jax.generators.styletts2.stages import SAMPLES_A_FRAME, Stages, source_noise, style_noise
+from empatheia_jax.generators.styletts2.stages import SAMPLES_PER_FRAME, Networks, source_noise, style_noise
 from empatheia_jax.generators.styletts2.voice import StyleTTS2Speech
 from empatheia_jax.generators.torch_backend.checkout import (
     Checkout,
     TorchBackendError,
-    device_of,
     file_sha256,
-    load,
-    read_entry,
-    stand_in,
+    load_state,
+    read_checkpoint_entry,
+    stub_modules,
+    torch_device,
 )
-from empatheia_jax.generators.torch_backend.randomness import Drawn
+from empatheia_jax.generators.torch_backend.randomness import ReplacedNoise
 
 STYLETTS2 = Checkout(
     url="https://github.com/yl4579/StyleTTS2",
@@ -62,13 +62,21 @@ _COMPUTED = ("embeddings.position_ids",)
 
 
 def build(repo: Path, model_params: dict, any_commit: bool = False) -> tuple[dict[str, torch.nn.Module], Callable]:
-    """(its networks that speak, not trained; its sampler of styles) of a checkout.
+    """Build the untrained networks of a checkout that synthesis needs.
+
+    Args:
+      repo: the checkout's folder.
+      model_params: the section of a published config.yml.
+      any_commit: accept code of another commit.
+
+    Returns:
+      The networks by name, and the sampler of styles (upstream's DiffusionSampler).
 
     Raises:
-      TorchBackendError: no checkout, another commit, a package that is missing.
+      TorchBackendError: no checkout, another commit, or a missing package.
     """
     repo = STYLETTS2.check(repo, any_commit)
-    stand_in("torchaudio", "torchaudio.functional")  # of the aligner, which is not built
+    stub_modules("torchaudio", "torchaudio.functional")  # used by the aligner, which is not built
     with STYLETTS2.importing(repo):
         import models
         from Modules.diffusion.sampler import ADPM2Sampler, DiffusionSampler, KarrasSchedule
@@ -76,8 +84,8 @@ def build(repo: Path, model_params: dict, any_commit: bool = False) -> tuple[dic
         from transformers import AlbertConfig, AlbertModel
 
         bert = AlbertModel(AlbertConfig(**_plbert(repo)))
-        built = models.build_model(munchify(model_params), None, None, bert)
-    nets = {name: built[name] for name in NETWORKS}
+        networks = models.build_model(munchify(model_params), None, None, bert)
+    nets = {name: networks[name] for name in NETWORKS}
     schedule = KarrasSchedule(sigma_min=0.0001, sigma_max=3.0, rho=9.0)
     sampler = DiffusionSampler(
         nets["diffusion"].diffusion, sampler=ADPM2Sampler(), sigma_schedule=schedule, clamp=False
@@ -90,61 +98,61 @@ def _plbert(repo: Path) -> dict:
 
 
 def _plbert_sizes(repo: Path) -> dict:
-    """As `StyleTTS2Config` names them; transformers' own sizes where the file is silent."""
+    """Return PL-BERT's sizes under `StyleTTS2Config`'s names; those not in the file are transformers' defaults."""
     from transformers import AlbertConfig
 
-    given = AlbertConfig(**_plbert(repo))
+    albert = AlbertConfig(**_plbert(repo))
     return {
-        "plbert_embedding": given.embedding_size,
-        "plbert_hidden": given.hidden_size,
-        "plbert_heads": given.num_attention_heads,
-        "plbert_mlp": given.intermediate_size,
-        "plbert_layers": given.num_hidden_layers,
-        "plbert_positions": given.max_position_embeddings,
+        "plbert_embedding": albert.embedding_size,
+        "plbert_hidden": albert.hidden_size,
+        "plbert_heads": albert.num_attention_heads,
+        "plbert_mlp": albert.intermediate_size,
+        "plbert_layers": albert.num_hidden_layers,
+        "plbert_positions": albert.max_position_embeddings,
     }
 
 
 class Original:
-    """The original's networks and how they are used, a row at a time; float32 tensors, channels last."""
+    """The original's networks and how they are used: float32 tensors, channels last, one utterance at a time."""
 
     def __init__(self, nets: dict[str, torch.nn.Module], sampler: Callable, config: StyleTTS2Config):
-        """`sampler` is called as upstream's DiffusionSampler."""
+        """Take the networks; `sampler` is called as upstream's DiffusionSampler."""
         self.nets, self.sampler, self.config = nets, sampler, config
 
-    def read(self, tokens: torch.Tensor) -> torch.Tensor:
-        """Symbol ids [P] -> content [P, 1280]."""
+    def encode_text(self, tokens: torch.Tensor) -> torch.Tensor:
+        """Return content [P, 1280] of symbol ids [P]."""
         tokens, lengths, mask = tokens.long()[None], torch.tensor([len(tokens)]), self._mask(tokens)
         text = self.nets["text_encoder"](tokens, lengths, mask)[0].T
         words = self.nets["bert"](tokens, attention_mask=(~mask).int()).last_hidden_state[0]
         return torch.cat([text, words], dim=-1)
 
     def style(self, mel: torch.Tensor) -> torch.Tensor:
-        """Log-mel [T, 80] -> style [256]."""
-        given = mel.T[None, None]
-        return torch.cat([self.nets["style_encoder"](given), self.nets["predictor_encoder"](given)], dim=-1)[0]
+        """Return the style [256] of a log-mel [T, 80]."""
+        mel = mel.T[None, None]
+        return torch.cat([self.nets["style_encoder"](mel), self.nets["predictor_encoder"](mel)], dim=-1)[0]
 
     def durations(self, content: torch.Tensor, style: torch.Tensor) -> torch.Tensor:
-        """Content [P, 1280] and style [256] -> frames a phoneme, not yet whole [P]."""
+        """Return each phoneme's frames of 25 ms, not rounded, [P], for content [P, 1280] and style [256]."""
         hidden, _ = self.nets["predictor"].lstm(self._prosodic(content, style))
         return torch.sigmoid(self.nets["predictor"].duration_proj(hidden)).sum(dim=-1)[0]
 
-    def draw(self, words: torch.Tensor, reference: torch.Tensor | None, noise: torch.Tensor, scale: float):
-        """h_bert [P, 768], a reference [256] and normal noise [steps, 256] -> style [256]."""
+    def sample_style(self, words: torch.Tensor, reference: torch.Tensor | None, noise: torch.Tensor, scale: float):
+        """Sample a style [256] for h_bert [P, 768], a reference [256] and normal noise [steps, 256]."""
         features = {} if reference is None else {"features": reference[None]}
-        with Drawn(noise[1:]):
+        with ReplacedNoise(noise[1:]):
             return self.sampler(
                 noise=noise[:1, None], embedding=words[None], embedding_scale=scale, num_steps=len(noise), **features
             ).reshape(-1)
 
     def speak(self, content: torch.Tensor, style: torch.Tensor, frames: torch.Tensor, noise: torch.Tensor):
-        """Content [P, 1280], style [256], whole frames [P], normal noise [600 L, 9] -> waveform [600 L]."""
+        """Synthesize a waveform [600 L] from content [P, 1280], style [256], frames [P] and normal noise [600 L, 9]."""
         text, prosodic = content[:, : self.config.hidden_dim].T[None], style[self.config.style_dim :][None]
         d = self._prosodic(content, style).transpose(-1, -2)
         asr, en = (torch.repeat_interleave(x, frames.long(), dim=-1) for x in (text, d))
-        if self.config.decoder_type == "hifigan":  # which hears each frame one later
+        if self.config.decoder_type == "hifigan":  # delays by one frame, as upstream's inference
             asr, en = (torch.cat([x[..., :1], x[..., :-1]], dim=-1) for x in (asr, en))
         f0, energy = self.nets["predictor"].F0Ntrain(en, prosodic)
-        with Drawn([noise]):
+        with ReplacedNoise([noise]):
             return self.nets["decoder"](asr, f0, energy, style[: self.config.style_dim][None]).reshape(-1)
 
     def _prosodic(self, content: torch.Tensor, style: torch.Tensor) -> torch.Tensor:
@@ -155,76 +163,89 @@ class Original:
         return self.nets["predictor"].text_encoder(projected, prosodic, lengths, self._mask(content))
 
     @staticmethod
-    def _mask(row: torch.Tensor) -> torch.Tensor:
-        return torch.zeros(1, len(row), dtype=torch.bool, device=row.device)
+    def _mask(sequence: torch.Tensor) -> torch.Tensor:
+        return torch.zeros(1, len(sequence), dtype=torch.bool, device=sequence.device)
 
 
-class TorchStages(Stages):
-    """The same stages, each row through torch by itself; padding and batches are ours."""
+class TorchNetworks(Networks):
+    """`Networks` computed by torch, one utterance at a time; batching and padding are inherited."""
 
-    def __init__(self, make: Callable[[], Original], config: StyleTTS2Config, sha256: str, device: torch.device):
-        """`make` builds the networks with the first call."""
+    def __init__(
+        self, build_original: Callable[[], Original], config: StyleTTS2Config, sha256: str, device: torch.device
+    ):
+        """Wrap the original; it is built with the first call.
+
+        Args:
+          build_original: builds the original's networks with their weights.
+          config: its sizes.
+          sha256: hash of the weights.
+          device: where torch computes.
+        """
         self.config, self.sha256 = config, sha256
 
         @functools.cache
         def original() -> Original:
-            made = make()
-            for net in made.nets.values():
+            built = build_original()
+            for net in built.nets.values():
                 net.to(device)
-            return made
+            return built
 
         def bridged(name: str) -> Callable:
-            return from_torch(lambda *given: getattr(original(), name)(*given), device=device)
+            return from_torch(lambda *args: getattr(original(), name)(*args), device=device)
 
-        read, style, durations, draw, speak = map(bridged, ("read", "style", "durations", "draw", "speak"))
-        self._read = lambda tokens, lengths: _rows(read, lengths, tokens)
+        encode_text, style, durations, sample_style, speak = map(
+            bridged, ("encode_text", "style", "durations", "sample_style", "speak")
+        )
+        self._encode_text = lambda tokens, lengths: np.stack(
+            [_pad(encode_text(t[:n]), len(t)) for t, n in zip(tokens, lengths, strict=True)]
+        )
         self._style = lambda mels, lengths: np.stack([style(m[:n]) for m, n in zip(mels, lengths, strict=True)])
         self._durations = lambda contents, styles, lengths: np.stack(
-            [_filled(durations(c[:n], s), len(c)) for c, s, n in zip(contents, styles, lengths, strict=True)]
+            [_pad(durations(c[:n], s), len(c)) for c, s, n in zip(contents, styles, lengths, strict=True)]
         )
 
-        def drawn(words, lengths, references, seeds, steps, scale=1.0):
-            near = [None] * len(words) if references is None else references
+        def sample_styles(words, lengths, references, seeds, *options):
+            steps, scale = (*options, 1.0)[:2]
+            references = [None] * len(words) if references is None else references
             width = 2 * config.style_dim
             return np.stack(
                 [
-                    draw(w[:n], r, style_noise(seed, len(steps) + 1, width), float(scale))
-                    for w, n, r, seed in zip(words, lengths, near, seeds, strict=True)
+                    sample_style(w[:n], r, style_noise(seed, len(steps) + 1, width), float(scale))
+                    for w, n, r, seed in zip(words, lengths, references, seeds, strict=True)
                 ]
             )
 
-        def spoken(contents, styles, frames, lengths, seeds, size):
-            found = []
-            for c, s, f, n, seed in zip(contents, styles, frames, lengths, seeds, strict=True):
-                noise = source_noise(seed, len(size))[: SAMPLES_A_FRAME * int(f.sum())]
-                found.append(_filled(speak(c[:n], s, f[:n], noise), SAMPLES_A_FRAME * len(size)))
-            return np.stack(found)
+        def speak_batch(*arrays):
+            *per_utterance, size = arrays
+            waves = []
+            for c, s, f, n, seed in zip(*per_utterance, strict=True):
+                noise = source_noise(seed, len(size))[: SAMPLES_PER_FRAME * int(f.sum())]
+                waves.append(_pad(speak(c[:n], s, f[:n], noise), SAMPLES_PER_FRAME * len(size)))
+            return np.stack(waves)
 
-        self._draw = self._draw_guided = drawn
-        self._speak = spoken
-
-
-def _rows(function: Callable, lengths: np.ndarray, rows: np.ndarray) -> np.ndarray:
-    """[B, P, ...]: the function of each row's part that counts, zeros behind."""
-    return np.stack([_filled(function(row[:n]), len(row)) for row, n in zip(rows, lengths, strict=True)])
+        self._sample_style = self._sample_style_guided = sample_styles
+        self._speak = speak_batch
 
 
-def _filled(row, length: int) -> np.ndarray:
-    row = np.asarray(row)
-    return np.pad(row, [(0, length - len(row)), *[(0, 0)] * (row.ndim - 1)])
+def _pad(array, length: int) -> np.ndarray:
+    array = np.asarray(array)
+    return np.pad(array, [(0, length - len(array)), *[(0, 0)] * (array.ndim - 1)])
 
 
 class TorchStyleTTS2Speech(StyleTTS2Speech):
-    """`StyleTTS2Speech` whose networks are the original's."""
+    """`StyleTTS2Speech` with the original's networks."""
 
     name = "torch"
-    golds_of = "styletts2"
+    target_backend = "styletts2"
 
     def __init__(self, settings: TorchConfig, weights_sha256: str = "", refine: bool = False):
-        """Read what the checkpoint is of; networks are built when first used.
+        """Read the checkpoint's config.yml; networks are built when first used.
 
         Args:
-          weights_sha256: of the converted weights that the golds were made with, where the checkpoint is their source.
+          settings: the config, with `styletts2_*`.
+          weights_sha256: hash of the weights converted from this checkpoint, if gold targets were made with them.
+          refine: as in `StyleTTS2Speech`.
+
         Raises:
           TorchBackendError: no checkout, another commit, no checkpoint, or no config.yml beside it.
         """
@@ -232,21 +253,23 @@ class TorchStyleTTS2Speech(StyleTTS2Speech):
         checkpoint = Path(settings.styletts2_checkpoint or "-")
         if not checkpoint.is_file():
             raise TorchBackendError(f"--styletts2-checkpoint {str(checkpoint)!r}: give the published .pth")
-        place = checkpoint.with_name("config.yml")
-        if not place.is_file():
-            raise TorchBackendError(f"{place}: not there; only the config.yml beside a .pth has sizes and sigma_data")
-        params = yaml.safe_load(place.read_text("utf-8"))["model_params"]
+        config_file = checkpoint.with_name("config.yml")
+        if not config_file.is_file():
+            raise TorchBackendError(
+                f"{config_file}: not there; only the config.yml beside a .pth has sizes and sigma_data"
+            )
+        params = yaml.safe_load(config_file.read_text("utf-8"))["model_params"]
         config = dataclasses.replace(StyleTTS2Config.published(params), **_plbert_sizes(repo))
 
-        def make() -> Original:
+        def build_original() -> Original:
             nets, sampler = build(repo, params, settings.any_commit)
-            entry = read_entry(checkpoint, "net")
+            entry = read_checkpoint_entry(checkpoint, "net")
             for name, net in nets.items():
                 if name not in entry:
                     raise TorchBackendError(f"{checkpoint}: no network {name!r} in it")
                 state = {key.removeprefix("module."): value for key, value in entry[name].items()}
-                load(net, state, checkpoint, _COMPUTED, f"{name}.")
+                load_state(net, state, checkpoint, _COMPUTED, prefix=f"{name}.")
             return Original(nets, sampler, config)
 
         sha256 = weights_sha256 or file_sha256(checkpoint)
-        self._use(TorchStages(make, config, sha256, device_of(settings.device)), refine)
+        self._set_networks(TorchNetworks(build_original, config, sha256, torch_device(settings.device)), refine)
