@@ -13,21 +13,24 @@ from pathlib import Path
 
 import jax
 
-from empatheia_jax import peers, processes, sharding
-from empatheia_jax.checkpoint import Checkpoints, Position
-from empatheia_jax.compile_cache import use_cache
-from empatheia_jax.compile_report import compilations
-from empatheia_jax.config_io import load_config
-from empatheia_jax.data.prompts import first_label_tokens
-from empatheia_jax.machine import keep_memory
-from empatheia_jax.manifest import set_aside_damaged
+from empatheia_jax.checkpoints.manifest import set_aside_damaged
+from empatheia_jax.checkpoints.named_arrays import DiskError
+from empatheia_jax.checkpoints.runs import Checkpoints, Position
+from empatheia_jax.config.load import load_config
+from empatheia_jax.data.prompts.dialogue import first_label_tokens
+from empatheia_jax.model import sharding
+from empatheia_jax.monitoring.clock import Clock
+from empatheia_jax.monitoring.goodput import Goodput, summary
+from empatheia_jax.monitoring.stop import Stop
+from empatheia_jax.monitoring.watchdog import STALL, Watchdog
 from empatheia_jax.profiling.capture import Profile
-from empatheia_jax.states import DiskError
-from empatheia_jax.training.clock import Clock
-from empatheia_jax.training.goodput import Goodput, summary
-from empatheia_jax.training.metrics import Metrics, NoMetrics
-from empatheia_jax.training.prepare import StageCompiler
-from empatheia_jax.training.run import (
+from empatheia_jax.runtime import peers, processes
+from empatheia_jax.runtime.compile_cache import use_cache
+from empatheia_jax.runtime.compile_report import compilations
+from empatheia_jax.runtime.machine import keep_memory
+from empatheia_jax.training.compilation import StageCompiler
+from empatheia_jax.training.data import load_data
+from empatheia_jax.training.loop import (
     Run,
     abstract_model,
     check_workdir,
@@ -40,10 +43,8 @@ from empatheia_jax.training.run import (
     run_stage,
     save_config,
 )
-from empatheia_jax.training.run_data import load_data
+from empatheia_jax.training.metrics import Metrics, NoMetrics
 from empatheia_jax.training.stages import stage
-from empatheia_jax.training.stop import Stop
-from empatheia_jax.training.watchdog import STALL, Watchdog
 
 DISK_FULL = 74  # EX_IOERR of sysexits.h: to be started again once there is space
 

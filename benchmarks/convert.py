@@ -29,7 +29,7 @@ import sys, jax
 from flax import nnx
 from empatheia_jax import sharding, weights
 from empatheia_jax.config import MeshConfig
-from empatheia_jax.config_io import load_llm_config
+from empatheia_jax.config.load import load_llm_config
 from empatheia_jax.llm.llama import Llama
 mesh = sharding.make_mesh(MeshConfig(data=1), jax.devices()[:1])
 abstract = nnx.state(nnx.eval_shape(lambda: Llama(load_llm_config(sys.argv[1]), rngs=nnx.Rngs(0))))

@@ -23,18 +23,18 @@ from absl import flags  # noqa: E402
 from shapes import write_text_corpus  # noqa: E402
 
 from empatheia_jax.config import Config  # noqa: E402
-from empatheia_jax.config_io import load_config  # noqa: E402
-from empatheia_jax.data.avamerg import read_examples  # noqa: E402
-from empatheia_jax.data.encoded import encode_example  # noqa: E402
-from empatheia_jax.data.feature_records import FLOAT_DTYPES  # noqa: E402
-from empatheia_jax.data.feature_writer import FeatureWriter, pack_utterance, write_shard  # noqa: E402
-from empatheia_jax.data.features import FeatureStore  # noqa: E402
-from empatheia_jax.data.packing import ExampleSize, RowLimits, plan_epoch, rows_lower_bound  # noqa: E402
-from empatheia_jax.data.pipeline import store_widths, training_batches  # noqa: E402
-from empatheia_jax.data.rows import Rows, replace_data_fields  # noqa: E402
+from empatheia_jax.config.load import load_config  # noqa: E402
+from empatheia_jax.data.batches.encoder import encode_example  # noqa: E402
+from empatheia_jax.data.batches.packing import ExampleSize, RowLimits, plan_epoch, rows_lower_bound  # noqa: E402
+from empatheia_jax.data.batches.pipeline import store_widths, training_batches  # noqa: E402
+from empatheia_jax.data.batches.rows import Rows, replace_data_fields  # noqa: E402
+from empatheia_jax.data.corpus.avamerg import read_examples  # noqa: E402
+from empatheia_jax.data.features.records import FLOAT_DTYPES  # noqa: E402
+from empatheia_jax.data.features.store import FeatureStore  # noqa: E402
+from empatheia_jax.data.features.writer import FeatureWriter, pack_utterance, write_shard  # noqa: E402
+from empatheia_jax.data.prompts.tokenizer import train_bpe  # noqa: E402
 from empatheia_jax.data.schema import Example  # noqa: E402
-from empatheia_jax.data.tokenizer import train_bpe  # noqa: E402
-from empatheia_jax.training.run_data import training_texts  # noqa: E402
+from empatheia_jax.training.data import training_texts  # noqa: E402
 from empatheia_jax.training.stages import stage  # noqa: E402
 
 PUBLISHED = Path(__file__).parents[1] / "configs" / "vicuna_7b.py"

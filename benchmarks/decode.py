@@ -29,10 +29,9 @@ import numpy as np  # noqa: E402
 from flax import nnx  # noqa: E402
 from shapes import LLMS, bench_config, write_text_corpus  # noqa: E402
 
-from empatheia_jax.buckets import bucket  # noqa: E402
-from empatheia_jax.data.avamerg import read_examples  # noqa: E402
-from empatheia_jax.data.encoded import encode_example  # noqa: E402
-from empatheia_jax.data.tokenizer import train_bpe  # noqa: E402
+from empatheia_jax.data.batches.encoder import encode_example  # noqa: E402
+from empatheia_jax.data.corpus.avamerg import read_examples  # noqa: E402
+from empatheia_jax.data.prompts.tokenizer import train_bpe  # noqa: E402
 from empatheia_jax.inference.conversation import common_prefix_length  # noqa: E402
 from empatheia_jax.llm.batching import (  # noqa: E402
     ContinuousBatcher,
@@ -44,7 +43,8 @@ from empatheia_jax.llm.batching import (  # noqa: E402
 )
 from empatheia_jax.llm.decode import generate  # noqa: E402
 from empatheia_jax.llm.llama import Llama  # noqa: E402
-from empatheia_jax.training.run_data import training_texts  # noqa: E402
+from empatheia_jax.runtime.buckets import bucket  # noqa: E402
+from empatheia_jax.training.data import training_texts  # noqa: E402
 
 PROMPT_LENGTH, NEW_TOKENS = 128, 128
 BATCH_SIZE, PROMPTS = 16, 96  # sequences decoded at once, and prompts, of test_set

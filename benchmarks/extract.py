@@ -25,11 +25,11 @@ import jax  # noqa: E402
 import numpy as np  # noqa: E402
 from flax import nnx  # noqa: E402
 
-from empatheia_jax import flops  # noqa: E402
 from empatheia_jax.config import EncoderConfig  # noqa: E402
 from empatheia_jax.encoders import build_encoders  # noqa: E402
 from empatheia_jax.encoders.clip import ClipVision, ClipVisionConfig  # noqa: E402
 from empatheia_jax.encoders.hubert import Hubert, HubertConfig  # noqa: E402
+from empatheia_jax.planning import flops  # noqa: E402
 
 SECONDS, RATE = 5.67, 16_000
 BATCH_SIZES = (1, 2, 4, 8, 16, 32, 64)

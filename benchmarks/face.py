@@ -12,8 +12,8 @@ motion_guided (ours at scale 2, thus with both passes: only the encoding is save
 before); render (a chunk of frames through the renderer; 22 of the original's 123 GFLOP a frame have no effect and are
 skipped here: `ratio_equal_work` is corrected for that); whole (from `--whole` seconds of sound through wav2vec 2.0,
 which the peer takes from transformers with random weights, to frames in memory; `rtf` is seconds of work a second of
-video). All our rows have our FLOP/s (`empatheia_jax/flops_generators.py`, wav2vec 2.0's as HuBERT's) relative to one
-large matrix product in the same run. `apart` is the largest difference of the two renderings, `peak_gb` the memory (the
+video). All our rows have our FLOP/s (`planning/generator_flops.py`, wav2vec 2.0's as HuBERT's) relative to one large
+matrix product in the same run. `apart` is the largest difference of the two renderings, `peak_gb` the memory (the
 device's on an accelerator) that `whole` needs, measured in a process of its own.
 """
 
@@ -59,12 +59,12 @@ from converters.dreamtalk import PARTS  # noqa: E402
 from converters.readers import wrap_arrays  # noqa: E402
 from converters.rules import fit  # noqa: E402
 from converters.source import abstract_network  # noqa: E402
-from empatheia_jax import flops, flops_generators  # noqa: E402
+from empatheia_jax.checkpoints.named_arrays import with_arrays  # noqa: E402
+from empatheia_jax.checkpoints.weights import save_weights, stored_arrays  # noqa: E402
 from empatheia_jax.generators.dreamtalk.content_encoder import audio_window_index  # noqa: E402
 from empatheia_jax.generators.dreamtalk.motion import build_motion, window_index  # noqa: E402
 from empatheia_jax.generators.dreamtalk.networks import RENDER_CHUNK, Networks  # noqa: E402
-from empatheia_jax.states import with_arrays  # noqa: E402
-from empatheia_jax.weights import save_weights, stored_arrays  # noqa: E402
+from empatheia_jax.planning import flops, generator_flops  # noqa: E402
 
 GFLOP_A_FRAME, GFLOP_WITHOUT_EFFECT = 123.0, 22.0  # of the original's renderer
 STEPS = 10  # of DDIM
@@ -195,7 +195,7 @@ def _measure(args, weights: Path) -> list[dict]:
         print(f"{name} ...", file=sys.stderr, flush=True)
         seconds = measure.time_in_turn(programs, repetitions)
         row = measure.rate_row(name, frames, "frames/s", seconds, frames=frames, steps=STEPS, scale=scale)
-        work = flops_generators.motion(networks.config, frames, STEPS, guided=scale != 1)
+        work = generator_flops.motion(networks.config, frames, STEPS, guided=scale != 1)
         rows.append(row | utilisation(work, seconds))
 
     networks, renderings = Networks(weights, steps=STEPS), {}
@@ -205,7 +205,7 @@ def _measure(args, weights: Path) -> list[dict]:
     print("render ...", file=sys.stderr, flush=True)
     seconds = measure.time_in_turn(programs, repetitions)
     row = measure.rate_row("render", count, "frames/s", seconds, frames=count)
-    row |= utilisation(flops_generators.render(networks.renderer_config, count), seconds)
+    row |= utilisation(generator_flops.render(networks.renderer_config, count), seconds)
     if peer is not None:
         expected = ((np.clip(renderings["peer"], -1, 1) + 1) / 2 * 255).astype(np.uint8)
         row["apart"] = int(np.abs(renderings["ours"].astype(int) - expected).max())
@@ -221,8 +221,8 @@ def _measure(args, weights: Path) -> list[dict]:
     row = measure.rate_row("whole", num_frames["ours"], "frames/s", seconds, frames=num_frames["ours"])
     row["rtf"] = round(25 / row["value"], 3)
     work = flops.hubert(audio_encoder_config(), len(inputs.waveform))
-    work += flops_generators.motion(networks.config, num_frames["ours"], STEPS)
-    row |= utilisation(work + flops_generators.render(networks.renderer_config, num_frames["ours"]), seconds)
+    work += generator_flops.motion(networks.config, num_frames["ours"], STEPS)
+    row |= utilisation(work + generator_flops.render(networks.renderer_config, num_frames["ours"]), seconds)
     if peer is not None:
         row |= {"peer_rtf": round(25 / row["peer_value"], 3), "void": num_frames["ours"] != num_frames["peer"]}
     arguments = ["--weights", str(weights), "--whole", str(args.whole)]

@@ -112,7 +112,7 @@ def utilisation(model_flops: float, recomputed: float, seconds: float) -> dict[s
     """
     import jax
 
-    from empatheia_jax import flops
+    from empatheia_jax.planning import flops
 
     kind = jax.devices()[0].device_kind
     mfu, hfu = flops.mfu(model_flops, seconds, kind), flops.hfu(model_flops, recomputed, seconds, kind)
@@ -129,7 +129,7 @@ def memory_bound(bytes_read: float, seconds: float, copy: float) -> dict[str, fl
     """
     import jax
 
-    from empatheia_jax import flops
+    from empatheia_jax.planning import flops
 
     peak_bandwidth = flops.memory_bandwidth(jax.devices()[0].device_kind)
     shares = {} if peak_bandwidth is None else {"share_of_bandwidth": round(bytes_read / seconds / peak_bandwidth, 3)}

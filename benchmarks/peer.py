@@ -10,9 +10,9 @@ from flax import nnx
 from converters import peft as adapters
 from converters import vicuna
 from converters.rules import Rule, find_prefix, inverse_rules
+from empatheia_jax.checkpoints.weights import stored_arrays, unstack_layers
 from empatheia_jax.config import LlamaConfig, LoraConfig
 from empatheia_jax.llm.llama import Llama
-from empatheia_jax.weights import stored_arrays, unstack_layers
 
 DEVICE = "cuda" if torch.cuda.is_available() and jax.devices()[0].platform != "cpu" else "cpu"
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}

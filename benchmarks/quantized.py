@@ -26,11 +26,11 @@ import numpy as np  # noqa: E402
 from flax import nnx  # noqa: E402
 from shapes import LLMS  # noqa: E402
 
+from empatheia_jax.checkpoints.named_arrays import named_arrays  # noqa: E402
 from empatheia_jax.config import LlamaConfig, LoraConfig  # noqa: E402
 from empatheia_jax.llm.decode import generate  # noqa: E402
 from empatheia_jax.llm.llama import Llama  # noqa: E402
 from empatheia_jax.llm.quantized import quantize_arrays  # noqa: E402
-from empatheia_jax.states import named_arrays  # noqa: E402
 
 TILES = {"tiny": 32}  # of nf4; other shapes have the default
 PROMPT_LENGTH, NEW_TOKENS = 128, 128

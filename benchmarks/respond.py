@@ -39,24 +39,24 @@ import numpy as np  # noqa: E402
 from flax import nnx  # noqa: E402
 from shapes import LLMS, write_text_corpus  # noqa: E402
 
-from empatheia_jax import sharding  # noqa: E402
-from empatheia_jax.checkpoint import Position  # noqa: E402
+from empatheia_jax.checkpoints.runs import Position  # noqa: E402
 from empatheia_jax.config import Config, EncoderConfig, GeneratorConfig, MeshConfig  # noqa: E402
-from empatheia_jax.config_io import load_config  # noqa: E402
-from empatheia_jax.data import tokenizer as tokenizers  # noqa: E402
-from empatheia_jax.data.avamerg import read_examples  # noqa: E402
-from empatheia_jax.data.encoded import encode_prompt  # noqa: E402
-from empatheia_jax.data.media_writing import write_audio, write_video  # noqa: E402
-from empatheia_jax.data.prompts import encode_target  # noqa: E402
+from empatheia_jax.config.load import load_config  # noqa: E402
+from empatheia_jax.data.batches.encoder import encode_prompt  # noqa: E402
+from empatheia_jax.data.corpus.avamerg import read_examples  # noqa: E402
+from empatheia_jax.data.media.writing import write_audio, write_video  # noqa: E402
+from empatheia_jax.data.prompts import tokenizer as tokenizers  # noqa: E402
+from empatheia_jax.data.prompts.dialogue import encode_target  # noqa: E402
 from empatheia_jax.data.schema import Profile  # noqa: E402
+from empatheia_jax.generators.avatars import choose_avatar  # noqa: E402
 from empatheia_jax.generators.classical.face import ClassicalFace  # noqa: E402
-from empatheia_jax.inference.avatars import choose_avatar  # noqa: E402
 from empatheia_jax.inference.conversation import Conversation  # noqa: E402
 from empatheia_jax.inference.engine import Engine  # noqa: E402
 from empatheia_jax.inference.respond import Request, Responder, encode_media, read_request  # noqa: E402
-from empatheia_jax.plan import config_widths  # noqa: E402
-from empatheia_jax.training.run import abstract_model, initialise, save_config  # noqa: E402
-from empatheia_jax.training.run_data import training_texts  # noqa: E402
+from empatheia_jax.model import sharding  # noqa: E402
+from empatheia_jax.planning.local import config_widths  # noqa: E402
+from empatheia_jax.training.data import training_texts  # noqa: E402
+from empatheia_jax.training.loop import abstract_model, initialise, save_config  # noqa: E402
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 CALLS, SECONDS = 10, 3.0

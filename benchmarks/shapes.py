@@ -4,7 +4,15 @@ import dataclasses
 import json
 from pathlib import Path
 
-from empatheia_jax.config import Config, DataConfig, LlamaConfig, LoraConfig, OptimConfig, PromptConfig, StageConfig
+from empatheia_jax.config import (
+    Config,
+    DataConfig,
+    LlamaConfig,
+    LoraConfig,
+    OptimConfig,
+    PromptConfig,
+    StageConfig,
+)
 from empatheia_jax.preparation.sample_plan import plan_corpus
 
 LLMS = {

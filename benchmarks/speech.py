@@ -13,7 +13,7 @@ Rows: sentence (one call); sentence_peer_folded (the original after remove_weigh
 every call, which we do at conversion; this row is without that gain); paragraph (sentence by sentence, the style
 carried over; `first_audio_s` is the time to the first sentence); batch_8 (eight sentences in one call of ours, one by
 one in the original). The last two run in three turns, the others in five. All our rows have our FLOP/s
-(`empatheia_jax/flops_generators.py`) relative to one large matrix product in the same run; the first row also has those
+(`planning/generator_flops.py`) relative to one large matrix product in the same run; the first row also has those
 of the decoder alone, and the shares of time and FLOPs by part. `peak_gb` is the memory (the device's on an accelerator)
 that each program needs, measured in a process of its own.
 """
@@ -52,16 +52,16 @@ import numpy as np  # noqa: E402
 from flax import nnx  # noqa: E402
 from regenerated import draw_parameters  # noqa: E402
 
-from empatheia_jax import flops_generators  # noqa: E402
+from empatheia_jax.checkpoints.named_arrays import with_arrays  # noqa: E402
+from empatheia_jax.checkpoints.weights import save_weights  # noqa: E402
 from empatheia_jax.generators.phonemes import encode, phonemize  # noqa: E402
 from empatheia_jax.generators.styletts2.config import StyleTTS2Config  # noqa: E402
-from empatheia_jax.generators.styletts2.manner import SynthesisOptions  # noqa: E402
 from empatheia_jax.generators.styletts2.model import StyleTTS2  # noqa: E402
+from empatheia_jax.generators.styletts2.options import SynthesisOptions  # noqa: E402
 from empatheia_jax.generators.styletts2.script import PhonemizedText  # noqa: E402
 from empatheia_jax.generators.styletts2.stages import SAMPLES_PER_FRAME  # noqa: E402
 from empatheia_jax.generators.styletts2.voice import StyleTTS2Speech  # noqa: E402
-from empatheia_jax.states import with_arrays  # noqa: E402
-from empatheia_jax.weights import save_weights  # noqa: E402
+from empatheia_jax.planning import generator_flops  # noqa: E402
 
 SENTENCES = (
     "I am so sorry to hear that, it must have been a very hard week for you.",
@@ -94,7 +94,7 @@ def convert_arrays(arrays: dict[str, np.ndarray], config, shapes) -> dict:
     from converters import styletts2
     from converters.readers import wrap_arrays
     from converters.rules import fit
-    from empatheia_jax.weights import stored_arrays
+    from empatheia_jax.checkpoints.weights import stored_arrays
 
     tensors = wrap_arrays(arrays)
     problems = styletts2.check(config, tensors)
@@ -166,7 +166,7 @@ def _measure(args, scratch: Path) -> list[dict]:
                 parts = generator.stream(text, reference, options)
             for number, (sentence, part) in enumerate(zip(sentences, parts, strict=True)):
                 seconds += len(part.audio) / generator.sample_rate
-                flops += flops_generators.speech(
+                flops += generator_flops.speech(
                     generator.config, len(sentence), len(part.audio) / SAMPLES_PER_FRAME, STEPS
                 )
                 if number == 0:
@@ -246,7 +246,7 @@ def profile_parts(generator: StyleTTS2Speech, ids, reference, *, peak: float, sm
     frames = [np.maximum(np.round(durations[0]), 1).astype(np.int32)]
     decoder_s, waves = measure_seconds(lambda: networks.speak(contents, styles, frames, [0]))
     seconds = {"text": text_s, "diffusion": diffusion_s, "durations": durations_s, "decoder": decoder_s}
-    parts = flops_generators.speech_parts(generator.config, len(ids), len(waves[0]) / SAMPLES_PER_FRAME, STEPS)
+    parts = generator_flops.speech_parts(generator.config, len(ids), len(waves[0]) / SAMPLES_PER_FRAME, STEPS)
     flops = {
         "text": parts["text_encoder"] + parts["plbert"],
         "diffusion": parts["diffusion"],

@@ -24,8 +24,7 @@ import jax  # noqa: E402
 import numpy as np  # noqa: E402
 from shapes import write_text_corpus  # noqa: E402
 
-from empatheia_jax import flops, sharding  # noqa: E402
-from empatheia_jax.checkpoint import Base  # noqa: E402
+from empatheia_jax.checkpoints.runs import Base  # noqa: E402
 from empatheia_jax.config import (  # noqa: E402
     Config,
     DataConfig,
@@ -37,16 +36,18 @@ from empatheia_jax.config import (  # noqa: E402
     PromptConfig,
     StageConfig,
 )
-from empatheia_jax.config_io import load_config  # noqa: E402
-from empatheia_jax.data import tokenizer  # noqa: E402
-from empatheia_jax.data.avamerg import read_examples  # noqa: E402
-from empatheia_jax.data.pipeline import training_batches  # noqa: E402
+from empatheia_jax.config.load import load_config  # noqa: E402
+from empatheia_jax.data.batches.pipeline import training_batches  # noqa: E402
+from empatheia_jax.data.corpus.avamerg import read_examples  # noqa: E402
+from empatheia_jax.data.prompts import tokenizer  # noqa: E402
 from empatheia_jax.data.schema import Widths  # noqa: E402
-from empatheia_jax.processes import global_batch  # noqa: E402
-from empatheia_jax.training.clock import Clock  # noqa: E402
-from empatheia_jax.training.prepare import compile_stage  # noqa: E402
-from empatheia_jax.training.run import Run, abstract_model, initialise  # noqa: E402
-from empatheia_jax.training.run_data import Data, training_texts  # noqa: E402
+from empatheia_jax.model import sharding  # noqa: E402
+from empatheia_jax.monitoring.clock import Clock  # noqa: E402
+from empatheia_jax.planning import flops  # noqa: E402
+from empatheia_jax.runtime.processes import global_batch  # noqa: E402
+from empatheia_jax.training.compilation import compile_stage  # noqa: E402
+from empatheia_jax.training.data import Data, training_texts  # noqa: E402
+from empatheia_jax.training.loop import Run, abstract_model, initialise  # noqa: E402
 from empatheia_jax.training.stages import stage  # noqa: E402
 from empatheia_jax.training.state_cache import cache_states  # noqa: E402
 

@@ -32,15 +32,16 @@ import numpy as np  # noqa: E402
 from flax import nnx  # noqa: E402
 from shapes import bench_config, write_text_corpus  # noqa: E402
 
-from empatheia_jax import flops, sharding  # noqa: E402
-from empatheia_jax.data.pipeline import training_batches  # noqa: E402
-from empatheia_jax.machine import keep_memory  # noqa: E402
-from empatheia_jax.processes import global_batch  # noqa: E402
-from empatheia_jax.training.clock import Clock  # noqa: E402
+from empatheia_jax.data.batches.pipeline import training_batches  # noqa: E402
+from empatheia_jax.model import sharding  # noqa: E402
+from empatheia_jax.monitoring.clock import Clock  # noqa: E402
+from empatheia_jax.planning import flops  # noqa: E402
+from empatheia_jax.runtime.machine import keep_memory  # noqa: E402
+from empatheia_jax.runtime.processes import global_batch  # noqa: E402
+from empatheia_jax.training.compilation import compile_stage  # noqa: E402
+from empatheia_jax.training.data import Data, load_data  # noqa: E402
+from empatheia_jax.training.loop import Run, abstract_model, initialise  # noqa: E402
 from empatheia_jax.training.optim import schedule  # noqa: E402
-from empatheia_jax.training.prepare import compile_stage  # noqa: E402
-from empatheia_jax.training.run import Run, abstract_model, initialise  # noqa: E402
-from empatheia_jax.training.run_data import Data, load_data  # noqa: E402
 from empatheia_jax.training.stages import stage  # noqa: E402
 
 TOLERANCE = {"float32": 1e-3, "bfloat16": 1e-2}  # relative
@@ -234,7 +235,7 @@ class Peer:
 
 
 def model_flops(config, tokens: int, targets: int, mean_context: float) -> tuple[float, float]:
-    """Return model FLOPs of stage 1's steps, and the FLOPs of what is recomputed (`empatheia_jax.flops`)."""
+    """Return model FLOPs of stage 1's steps, and the FLOPs of what is recomputed (`empatheia_jax.planning.flops`)."""
     load = flops.Load(float(tokens), mean_context, float(targets), 0.0, (0.0, 0.0))
     return flops.training_step(config, stage(1, config), None, load), flops.recomputed(config, stage(1, config), load)
 

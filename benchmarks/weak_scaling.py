@@ -18,10 +18,10 @@ from pathlib import Path
 
 import measure
 
-from empatheia_jax.atomic import write_json
 from empatheia_jax.config import Config, MeshConfig
-from empatheia_jax.config_io import load_config
-from empatheia_jax.pods.topologies import Topology, find_topology
+from empatheia_jax.config.load import load_config
+from empatheia_jax.planning.pods.topologies import Topology, find_topology
+from empatheia_jax.runtime.atomic import write_json
 
 FULL = ("v5p:4x4x4", "v5p:4x4x8", "v5p:4x8x8", "v5p:8x8x8", "v5p:8x8x16")
 SMOKE = ("v5e:2x2", "v5e:2x4")
@@ -77,8 +77,8 @@ def scale_config(config: Config, number: int, chips: int) -> Config:
 
 def compile_row(config: Config, number: int, topology: Topology) -> tuple[dict, str]:
     """Compile the step of stage `number`; return the topology's row and its plan's page."""
-    from empatheia_jax.pods import report
-    from empatheia_jax.pods.plan import make_plan
+    from empatheia_jax.planning.pods import report
+    from empatheia_jax.planning.pods.plan import make_plan
 
     plan = make_plan(config, number, topology)
     if plan.refused:

@@ -9,7 +9,7 @@ import dataclasses
 from pathlib import Path
 
 from empatheia_jax.config import Config, EncoderConfig
-from empatheia_jax.config_io import load_config
+from empatheia_jax.config.load import load_config
 
 
 def get_config() -> Config:

@@ -1,7 +1,15 @@
 # python train.py configs/text_only.py --workdir runs/text --data.path DIR_WITH_train.json
 """A text-only model (stages 0 and 1): a small LLM on a folder of JSON in AvaMERG's layout, without media."""
 
-from empatheia_jax.config import Config, DataConfig, LlamaConfig, LoraConfig, OptimConfig, PromptConfig, StageConfig
+from empatheia_jax.config import (
+    Config,
+    DataConfig,
+    LlamaConfig,
+    LoraConfig,
+    OptimConfig,
+    PromptConfig,
+    StageConfig,
+)
 
 
 def get_config() -> Config:

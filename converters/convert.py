@@ -1,4 +1,4 @@
-"""Convert one family's checkpoint to a folder of weights (`empatheia_jax/weights.py`), an array at a time."""
+"""Convert one family's checkpoint to a folder of weights (`checkpoints/weights.py`), an array at a time."""
 
 import dataclasses
 import json
@@ -17,9 +17,9 @@ from converters.readers import ConversionError, open_checkpoint, read_json
 from converters.rules import find_prefix, fit
 from converters.shards import save_safetensors
 from converters.source import Source, abstract_parameters
-from empatheia_jax.atomic import write_json
+from empatheia_jax.checkpoints.weights import Writer, architecture, stored_arrays
 from empatheia_jax.config import ConfigError
-from empatheia_jax.weights import Writer, architecture, stored_arrays
+from empatheia_jax.runtime.atomic import write_json
 
 FAMILIES: dict[str, ModuleType | dreamtalk.Part] = {
     "vicuna": vicuna,

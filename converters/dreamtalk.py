@@ -15,12 +15,12 @@ from converters.rules import Rule, fit
 from converters.source import Source, abstract_network
 from converters.torch_files import open_torch
 from converters.torch_layers import rules_from_network
+from empatheia_jax.checkpoints.weights import stored_arrays
 from empatheia_jax.generators.dreamtalk.config import DreamTalkConfig, Face3DConfig, RendererConfig
 from empatheia_jax.generators.dreamtalk.denoiser import Denoiser
 from empatheia_jax.generators.dreamtalk.face3d import Face3D
 from empatheia_jax.generators.dreamtalk.renderer import Renderer
 from empatheia_jax.generators.dreamtalk.sampler import STEPS
-from empatheia_jax.weights import stored_arrays
 
 
 @dataclasses.dataclass(frozen=True)

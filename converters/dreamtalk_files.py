@@ -6,7 +6,7 @@ from pathlib import Path
 
 from converters.convert import convert
 from converters.outputs import partial_path, refuse_existing
-from empatheia_jax.atomic import write_json
+from empatheia_jax.runtime.atomic import write_json
 
 _FINGERPRINT = "converting.json"
 

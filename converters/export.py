@@ -11,7 +11,7 @@ from converters.readers import ConversionError
 from converters.rules import inverse_rules
 from converters.shards import Shards
 from converters.source import abstract_parameters
-from empatheia_jax.weights import read_arrays, read_metadata, stored_arrays
+from empatheia_jax.checkpoints.weights import read_arrays, read_metadata, stored_arrays
 
 
 def export_weights(weights: Path, output: Path) -> dict[str, int]:

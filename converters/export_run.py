@@ -16,16 +16,16 @@ from converters.readers import ConversionError
 from converters.rules import inverse_rules
 from converters.shards import Shards, save_safetensors
 from converters.source import abstract_parameters
-from empatheia_jax import sharding
-from empatheia_jax.checkpoint import Checkpoints, load_base
+from empatheia_jax.checkpoints.runs import Checkpoints, load_base
+from empatheia_jax.checkpoints.weights import is_weights, read_arrays, read_metadata, stored_arrays, unstack_layers
 from empatheia_jax.config import Config, MeshConfig
-from empatheia_jax.data.tokenizer import NEW_TOKENS
+from empatheia_jax.data.prompts.tokenizer import NEW_TOKENS
 from empatheia_jax.llm.quantized import Format, fake_quantize, kernel_formats
-from empatheia_jax.plan import config_widths
-from empatheia_jax.training.run import abstract_model, is_complete, saved_config
+from empatheia_jax.model import sharding
+from empatheia_jax.planning.local import config_widths
+from empatheia_jax.training.loop import abstract_model, is_complete, saved_config
 from empatheia_jax.training.stages import ADAPTED
 from empatheia_jax.training.step import in_groups
-from empatheia_jax.weights import is_weights, read_arrays, read_metadata, stored_arrays, unstack_layers
 
 
 @dataclasses.dataclass(frozen=True)

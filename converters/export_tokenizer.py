@@ -6,9 +6,9 @@ from pathlib import Path
 
 from converters import travel, vicuna
 from converters.readers import ConversionError
+from empatheia_jax.checkpoints.weights import is_weights
 from empatheia_jax.config import LlamaConfig
-from empatheia_jax.data.tokenizer import NEW_TOKENS
-from empatheia_jax.weights import is_weights
+from empatheia_jax.data.prompts.tokenizer import NEW_TOKENS
 
 
 def load_run_tokenizer(run: Path, base: Path, llm: LlamaConfig):

@@ -17,10 +17,10 @@ from converters.readers import ConversionError, open_checkpoint, read_json
 from converters.rules import Rule, fit, inverse_rules, linear
 from converters.shards import save_safetensors
 from converters.vicuna import block_name
+from empatheia_jax.checkpoints.bases import adapter_architecture
+from empatheia_jax.checkpoints.weights import Writer, is_weights, read_metadata, stored_arrays
 from empatheia_jax.config import ConfigError, LlamaConfig, LoraConfig
 from empatheia_jax.llm.llama import PROJECTIONS, Llama
-from empatheia_jax.training.bases import adapter_architecture
-from empatheia_jax.weights import Writer, is_weights, read_metadata, stored_arrays
 
 NEW_TOKENS_FILE = "new_tokens.safetensors"
 ORIGIN_FILE = "empatheia.json"
@@ -162,9 +162,9 @@ def import_adapter(source: Path, base: Path, output: Path) -> dict[str, int]:
 
 def _read_base(base: Path) -> tuple[LlamaConfig, str]:
     """Return the LLM's config and the SHA-256 of a converted base, or of a run's base."""
-    from empatheia_jax.checkpoint import identify_base
-    from empatheia_jax.config_io import load_llm_config
-    from empatheia_jax.training.run import saved_config
+    from empatheia_jax.checkpoints.runs import identify_base
+    from empatheia_jax.config.load import load_llm_config
+    from empatheia_jax.training.loop import saved_config
 
     if is_weights(base):
         return load_llm_config(base), read_metadata(base)["sha256"]

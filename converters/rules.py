@@ -144,7 +144,7 @@ def fit(
 
     Args:
       rules: the family's table.
-      targets: the arrays to fill (`empatheia_jax.weights.stored_arrays` of the abstract parameters).
+      targets: the arrays to fill (`empatheia_jax.checkpoints.weights.stored_arrays` of the abstract parameters).
       tensors: the checkpoint's, by name.
       harmless: regular expressions for whole names of tensors that a checkpoint may hold and our network does not need.
       problems: what is known to be wrong already; listed in the same error.

@@ -14,9 +14,9 @@ from converters.rules import Rule, fit
 from converters.source import Source, abstract_network
 from converters.torch_files import open_torch
 from converters.torch_layers import rules_from_network
+from empatheia_jax.checkpoints.weights import stored_arrays
 from empatheia_jax.generators.styletts2.config import StyleTTS2Config
 from empatheia_jax.generators.styletts2.model import StyleTTS2
-from empatheia_jax.weights import stored_arrays
 
 NETWORK = StyleTTS2
 CARRIED_TENSORS = ()

@@ -13,7 +13,7 @@ from flax import nnx
 from converters.convert import FAMILIES, open_source
 from converters.readers import ConversionError
 from converters.source import Source, abstract_network
-from empatheia_jax.weights import architecture, load_weights, read_index, read_metadata
+from empatheia_jax.checkpoints.weights import architecture, load_weights, read_index, read_metadata
 
 TOLERANCES = {"same": 1e-4, "float16": 1e-2, "bfloat16": 5e-2}
 """Largest error allowed, relative to the output's largest value, by the format that stored weights are rounded to."""

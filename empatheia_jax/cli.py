@@ -3,8 +3,8 @@
 import argparse
 from pathlib import Path
 
-from empatheia_jax.config_io import load_config
-from empatheia_jax.machine import usable_cores
+from empatheia_jax.config.load import load_config
+from empatheia_jax.runtime.machine import usable_cores
 
 
 def _parser(name: str, description: str) -> argparse.ArgumentParser:
@@ -49,9 +49,9 @@ def check_data(argv: list[str]) -> int:
     parser.add_argument("--plot", type=Path, help="also plot the report, as a .png")
     parser.add_argument("--no-probe", action="store_true", help="do not open the recordings")
     args = parser.parse_args(argv)
-    from empatheia_jax.atomic import write_json
-    from empatheia_jax.data.check import check_data as check
-    from empatheia_jax.preparation.progress import Progress
+    from empatheia_jax.data.corpus.check import check_data as check
+    from empatheia_jax.runtime.atomic import write_json
+    from empatheia_jax.runtime.progress import Progress
 
     lines: list[Progress] = []
 
@@ -65,7 +65,7 @@ def check_data(argv: list[str]) -> int:
     if args.json:
         write_json(args.json, report)
     if args.plot:
-        from empatheia_jax.data.check_plot import plot_report
+        from empatheia_jax.data.corpus.check_plot import plot_report
 
         plot_report(report, args.plot)
     return 0
@@ -82,7 +82,7 @@ def build_data(argv: list[str]) -> int:
     parser.add_argument("--validation-share", type=float, default=0.2)
     parser.add_argument("--on-error", choices=("stop", "skip"), default="stop")
     args = parser.parse_args(argv)
-    from empatheia_jax.data.tfds_builder import build
+    from empatheia_jax.data.corpus.tfds_builder import build
 
     folder, statistics = build(
         args.source,
@@ -173,9 +173,9 @@ def respond(argv: list[str]) -> int:
     _add_quantization(parser)
     parser.add_argument("--output", type=Path, required=True, help="OUT.mp4; OUT.json is written to the same folder")
     args = parser.parse_args(argv)
-    from empatheia_jax.compile_cache import use_cache
-    from empatheia_jax.compile_report import compilations
     from empatheia_jax.inference import respond as module
+    from empatheia_jax.runtime.compile_cache import use_cache
+    from empatheia_jax.runtime.compile_report import compilations
 
     request = module.Request(
         run=args.run,
@@ -238,9 +238,9 @@ def speak(argv: list[str]) -> int:
     )
     parser.add_argument("--output", type=Path, required=True, help="OUT.wav; OUT.json is written to the same folder")
     args = parser.parse_args(argv)
-    from empatheia_jax.compile_cache import use_cache
-    from empatheia_jax.generators.styletts2.manner import SynthesisOptions
+    from empatheia_jax.generators.styletts2.options import SynthesisOptions
     from empatheia_jax.inference.speak import speak as run
+    from empatheia_jax.runtime.compile_cache import use_cache
 
     use_cache()
     options = SynthesisOptions(
@@ -292,8 +292,8 @@ def animate(argv: list[str]) -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--output", type=Path, required=True, help="OUT.mp4; OUT.json is written to the same folder")
     args = parser.parse_args(argv)
-    from empatheia_jax.compile_cache import use_cache
     from empatheia_jax.inference.animate import animate as run
+    from empatheia_jax.runtime.compile_cache import use_cache
 
     use_cache()
     report = run(
@@ -326,8 +326,8 @@ def evaluate(argv: list[str]) -> int:
     parser.add_argument("--output", type=Path, required=True)
     _add_quantization(parser)
     args = parser.parse_args(argv)
-    from empatheia_jax.compile_cache import use_cache
     from empatheia_jax.evaluation.evaluate import evaluate as run
+    from empatheia_jax.runtime.compile_cache import use_cache
 
     use_cache()
     report = run(args.run, args.split, args.output, args.quantization)
@@ -350,11 +350,11 @@ def plan(argv: list[str]) -> int:
     args, overrides = parser.parse_known_args(argv)
     config = load_config(args.config, overrides)
     if args.local:
-        from empatheia_jax.plan import local_plan
+        from empatheia_jax.planning.local import local_plan
 
         print(local_plan(config))
         return 0
-    from empatheia_jax.pods.command import plan_topology
+    from empatheia_jax.planning.pods.command import plan_topology
 
     return plan_topology(config, args.topology, args.stage, sweep=args.sweep, output=args.output)
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from empatheia_jax.data.media_writing import write_audio, write_video
+from empatheia_jax.data.media.writing import write_audio, write_video
 
 PROFILE = {"gender": "female", "timbre": "mid"}
 

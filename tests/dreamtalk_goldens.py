@@ -12,8 +12,8 @@ from converters import dreamtalk, wav2vec2
 from converters.readers import Tensor, wrap_arrays
 from converters.rules import fit
 from converters.source import abstract_network
-from empatheia_jax.states import named_arrays, with_arrays
-from empatheia_jax.weights import stored_arrays
+from empatheia_jax.checkpoints.named_arrays import named_arrays, with_arrays
+from empatheia_jax.checkpoints.weights import stored_arrays
 
 FOLDERS = ("dreamtalk_synthetic", "dreamtalk")
 

@@ -18,10 +18,11 @@ from empatheia_jax.config import (
     ProjectorConfig,
     PromptConfig,
 )
-from empatheia_jax.data import emotions, tokenizer
+from empatheia_jax.data import emotions
+from empatheia_jax.data.prompts import tokenizer
 from empatheia_jax.data.schema import ChainOfEmpathy, Example, Profile, Utterance, Widths
-from empatheia_jax.empatheia import Empatheia
 from empatheia_jax.generators.interfaces import video_frame_count
+from empatheia_jax.model.empatheia import Empatheia
 
 WIDTHS = Widths(
     audio=(4, 6), video=(3, 5), symbols=178, content_speech=7, content_video=3, style_speech=6, style_video=5

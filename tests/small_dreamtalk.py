@@ -6,12 +6,12 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from empatheia_jax.checkpoints.weights import save_weights
 from empatheia_jax.encoders.hubert import Hubert, HubertConfig
 from empatheia_jax.generators.dreamtalk.config import DreamTalkConfig, Face3DConfig, RendererConfig
 from empatheia_jax.generators.dreamtalk.denoiser import Denoiser
 from empatheia_jax.generators.dreamtalk.face3d import Face3D
 from empatheia_jax.generators.dreamtalk.renderer import Renderer
-from empatheia_jax.weights import save_weights
 
 SMALL = {
     "denoiser": (Denoiser, DreamTalkConfig(audio_dim=16, width=32, heads=2, mlp_width=32, layers=1, tail_width=16)),

@@ -21,10 +21,10 @@ from converters import dreamtalk, styletts2
 from converters.readers import wrap_arrays
 from converters.rules import fit
 from converters.source import abstract_network
+from empatheia_jax.checkpoints.named_arrays import with_arrays
+from empatheia_jax.checkpoints.weights import load_weights, save_weights, stored_arrays
 from empatheia_jax.config import TorchConfig
 from empatheia_jax.generators.styletts2.model import StyleTTS2
-from empatheia_jax.states import with_arrays
-from empatheia_jax.weights import load_weights, save_weights, stored_arrays
 
 HERE = Path(__file__).resolve().parent
 _PATHS = f"import sys\nsys.path += [{str(HERE)!r}, {str(HERE.parent / 'benchmarks')!r}, {str(HERE.parent)!r}]\n"

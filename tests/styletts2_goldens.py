@@ -12,9 +12,9 @@ from converters import styletts2
 from converters.readers import wrap_arrays
 from converters.rules import fit
 from converters.source import abstract_network
+from empatheia_jax.checkpoints.named_arrays import named_arrays, with_arrays
+from empatheia_jax.checkpoints.weights import stored_arrays
 from empatheia_jax.generators.styletts2.model import StyleTTS2
-from empatheia_jax.states import named_arrays, with_arrays
-from empatheia_jax.weights import stored_arrays
 
 
 def state_dict(goldens: Path, manifest: dict) -> dict[str, np.ndarray]:

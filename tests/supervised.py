@@ -1,4 +1,4 @@
-"""A run under `python -m empatheia_jax.launch`, for tests that kill its processes."""
+"""A run under `python -m empatheia_jax.runtime.supervisor`, for tests that kill its processes."""
 
 import contextlib
 import subprocess
@@ -20,7 +20,7 @@ class Supervised:
         command = [
             sys.executable,
             "-m",
-            "empatheia_jax.launch",
+            "empatheia_jax.runtime.supervisor",
             "--processes",
             str(processes),
             "--restarts",

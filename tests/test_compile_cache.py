@@ -9,16 +9,16 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from empatheia_jax.compile_cache import cpu_name, default_folder, remove_broken, remove_oldest
-from empatheia_jax.compile_report import compilations, compile_ahead_of_time
+from empatheia_jax.runtime.compile_cache import cpu_name, default_folder, remove_broken, remove_oldest
+from empatheia_jax.runtime.compile_report import compilations, compile_ahead_of_time
 
 ROOT = Path(__file__).resolve().parents[1]
 PROGRAM = """
 import warnings
 warnings.simplefilter("error")  # JAX warns of a cache that it cannot read
 import jax, numpy as np
-from empatheia_jax.compile_cache import use_cache
-from empatheia_jax.compile_report import compilations, compile_ahead_of_time
+from empatheia_jax.runtime.compile_cache import use_cache
+from empatheia_jax.runtime.compile_report import compilations, compile_ahead_of_time
 folder = use_cache()
 compiled, program = compile_ahead_of_time("f", jax.jit(lambda x: x @ x + 1), np.ones((8, 8), np.float32))
 assert np.all(np.asarray(compiled(np.ones((8, 8), np.float32))) == 9)

@@ -10,9 +10,8 @@ from compiled_flops import count_flops, unroll_loops
 from flax import nnx
 from small import replace_fields
 
-from empatheia_jax import flops
 from empatheia_jax.config import Config, LatentConfig, LlamaConfig, LoraConfig, ProjectorConfig
-from empatheia_jax.config_io import load_config
+from empatheia_jax.config.load import load_config
 from empatheia_jax.data.schema import Widths
 from empatheia_jax.encoders.clip import ClipVision, ClipVisionConfig
 from empatheia_jax.encoders.hubert import Hubert, HubertConfig
@@ -21,6 +20,7 @@ from empatheia_jax.latents.content_synchronizer import ContentSynchronizer
 from empatheia_jax.latents.style_disentangler import StyleDisentangler
 from empatheia_jax.llm.block_attention import spans
 from empatheia_jax.llm.llama import Llama
+from empatheia_jax.planning import flops
 from empatheia_jax.training.stages import stage
 
 WIDTHS = Widths((8, 96), (4, 160), 178, 320, 192, 64, 48)

@@ -11,9 +11,9 @@ from flax import nnx
 from small import small_config
 
 from empatheia_jax.config import GeneratorConfig
-from empatheia_jax.config_io import load_config
-from empatheia_jax.empatheia import Empatheia
-from empatheia_jax.plan import config_widths, encoder_parts, kept_activations, local_plan, model_parts
+from empatheia_jax.config.load import load_config
+from empatheia_jax.model.empatheia import Empatheia
+from empatheia_jax.planning.local import config_widths, encoder_parts, kept_activations, local_plan, model_parts
 from empatheia_jax.training.step import in_groups
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -13,12 +13,12 @@ from orbax.checkpoint import v1 as ocp
 from small import FEELINGS, THINGS, make_store
 
 from empatheia_jax.config import Config
-from empatheia_jax.data.avamerg import read_examples
-from empatheia_jax.data.feature_writer import FeatureWriter, pack_utterance, write_shard
-from empatheia_jax.data.features import store_settings
+from empatheia_jax.data.corpus.avamerg import read_examples
+from empatheia_jax.data.features.store import store_settings
+from empatheia_jax.data.features.writer import FeatureWriter, pack_utterance, write_shard
 from empatheia_jax.encoders import build_encoders
 from empatheia_jax.generators.build import build_generators
-from empatheia_jax.plan import config_widths
+from empatheia_jax.planning.local import config_widths
 
 ROOT = Path(__file__).resolve().parents[1]
 DIALOGUES = 10

@@ -10,7 +10,7 @@ from typing import Literal
 
 import numpy as np
 
-from empatheia_jax.data.containers import Recording
+from empatheia_jax.data.media.containers import Recording
 
 Role = Literal["speaker", "listener"]
 

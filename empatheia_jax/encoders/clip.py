@@ -8,9 +8,9 @@ from flax import nnx
 
 from empatheia_jax.config import ConfigError
 from empatheia_jax.encoders.transformer import Layers, TransformerConfig, convolution_kernel
-from empatheia_jax.initial_values import INIT_STD
-from empatheia_jax.layers import LayerNorm
-from empatheia_jax.sharding import param
+from empatheia_jax.model.initial_values import INIT_STD
+from empatheia_jax.model.layers import LayerNorm
+from empatheia_jax.model.sharding import param
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -9,10 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 from PIL import Image
 
-from empatheia_jax.buckets import next_power_of_two
+from empatheia_jax.checkpoints.frozen_network import FrozenNetwork, batch_over_devices
 from empatheia_jax.encoders.clip import ClipVision, ClipVisionConfig
 from empatheia_jax.encoders.contract import evenly_spaced, validate_video
-from empatheia_jax.frozen import FrozenNetwork, batch_over_devices
+from empatheia_jax.runtime.buckets import next_power_of_two
 
 MEAN = (0.48145466, 0.4578275, 0.40821073)
 DEVIATION = (0.26862954, 0.26130258, 0.27577711)
@@ -25,7 +25,7 @@ class ClipVideo:
     """The CLIP video encoder: float32 [frames, D], pooled vectors (after the post norm) of evenly spaced frames."""
 
     config: ClipVisionConfig
-    weights: str  # see `empatheia_jax.frozen`
+    weights: str  # see `empatheia_jax.checkpoints.frozen_network`
     frames: int = 8
     name: str = "clip_video"
     modality: str = "video"

@@ -21,8 +21,8 @@ from empatheia_jax.encoders.transformer import (
     TransformerConfig,
     convolution_kernel,
 )
-from empatheia_jax.layers import LayerNorm
-from empatheia_jax.sharding import param
+from empatheia_jax.model.layers import LayerNorm
+from empatheia_jax.model.sharding import param
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

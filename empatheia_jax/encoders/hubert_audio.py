@@ -8,10 +8,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from empatheia_jax.buckets import next_power_of_two
+from empatheia_jax.checkpoints.frozen_network import FrozenNetwork, batch_over_devices
 from empatheia_jax.encoders.contract import validate_audio
 from empatheia_jax.encoders.hubert import Hubert, HubertConfig
-from empatheia_jax.frozen import FrozenNetwork, batch_over_devices
+from empatheia_jax.runtime.buckets import next_power_of_two
 
 SAMPLE_RATE = 16_000
 BATCH_SECONDS = 64  # seconds of padded speech that go through the network at once, per device
@@ -22,7 +22,7 @@ class HubertAudio:
     """The HuBERT speech encoder: float32 [segments, D], 20 ms frames averaged over equal parts of the utterance."""
 
     config: HubertConfig
-    weights: str  # see `empatheia_jax.frozen`
+    weights: str  # see `empatheia_jax.checkpoints.frozen_network`
     segments: int = 32
     name: str = "hubert_audio"
     modality: str = "audio"

@@ -5,8 +5,8 @@ import jax.numpy as jnp
 from flax import nnx
 
 from empatheia_jax.config import ProjectorConfig
-from empatheia_jax.layers import Attention, FeedForward, LayerNorm, Linear
-from empatheia_jax.sharding import param, shard_rows
+from empatheia_jax.model.layers import Attention, FeedForward, LayerNorm, Linear
+from empatheia_jax.model.sharding import param, shard_rows
 
 
 class Projector(nnx.Module):

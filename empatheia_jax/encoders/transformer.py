@@ -13,9 +13,9 @@ import jax.numpy as jnp
 from flax import nnx
 
 from empatheia_jax.config import ConfigError
-from empatheia_jax.initial_values import INIT_STD, draw_stacked
-from empatheia_jax.layers import LayerNorm
-from empatheia_jax.sharding import param
+from empatheia_jax.model.initial_values import INIT_STD, draw_stacked
+from empatheia_jax.model.layers import LayerNorm
+from empatheia_jax.model.sharding import param
 
 ACTIVATIONS = {
     "gelu": functools.partial(jax.nn.gelu, approximate=False),

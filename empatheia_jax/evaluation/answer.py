@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from empatheia_jax.data import media
+from empatheia_jax.data.media import reading
 from empatheia_jax.evaluation import page, plots
 
 FRAMES = 8
@@ -61,8 +61,8 @@ def answer_section(video: Path | None, response: dict | None) -> tuple[str, str,
     frames, reason = None, "no video was given."
     if video is not None:
         try:
-            frames = media.read_video(video, count=FRAMES, max_seconds=MAX_SECONDS, max_side=200)
-        except media.MediaError as error:
+            frames = reading.read_video(video, count=FRAMES, max_seconds=MAX_SECONDS, max_side=200)
+        except reading.MediaError as error:
             reason = f"the video cannot be read ({_without_folder(error, video)})."
     if frames is None:
         player = page.no_data(PLAYER, reason)
@@ -75,17 +75,17 @@ def answer_section(video: Path | None, response: dict | None) -> tuple[str, str,
 
 def _contact_sheet(video: Path, frames: np.ndarray) -> str:
     """Return frames uint8 [F, h, w, 3], from the middles of F equal parts of a video, as a strip over its waveform."""
-    seconds = media.duration(video)[1]
+    seconds = reading.duration(video)[1]
     marks = [(index + 0.5) * seconds / len(frames) for index in range(len(frames))]
     times = ", ".join(f"{mark:.1f}" for mark in marks)
     alt = f"{len(frames)} frames of the answer, at {times} seconds."
     strip = data_uri("image/jpeg", jpeg(np.concatenate(list(frames), axis=1)))
     image = f'<img src="{strip}" alt="{page.escape(alt)}">'
     try:
-        audio = media.read_audio(video, SAMPLE_RATE, max_seconds=MAX_SECONDS)
+        audio = reading.read_audio(video, SAMPLE_RATE, max_seconds=MAX_SECONDS)
         description = f"Waveform of the answer, {len(audio) / SAMPLE_RATE:.1f} seconds."
         wave = plots.waveform(audio, SAMPLE_RATE, seconds, marks, alt=description)
-    except media.MediaError as error:
+    except reading.MediaError as error:
         wave = f'<p class="none">No sound: {page.escape(_without_folder(error, video))}</p>'
     return page.figure(page.scroll(f'<div class="sheet">{image}{wave}</div>', "Contact sheet"), SHEET)
 
@@ -127,6 +127,6 @@ def value_html(value) -> str:
     return page.text_html(value)
 
 
-def _without_folder(error: media.MediaError, path: Path) -> str:
+def _without_folder(error: reading.MediaError, path: Path) -> str:
     """Return a media error's message with the file's name in place of its path: pages are passed on to others."""
     return str(error).replace(str(path), path.name)

@@ -11,19 +11,19 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from empatheia_jax.atomic import write_json
 from empatheia_jax.config import ConfigError
 from empatheia_jax.data import emotions
-from empatheia_jax.data.avamerg import read_examples
-from empatheia_jax.data.encoded import class_labels
-from empatheia_jax.data.rows import Rows
+from empatheia_jax.data.batches.encoder import class_labels
+from empatheia_jax.data.batches.rows import Rows
+from empatheia_jax.data.corpus.avamerg import read_examples
 from empatheia_jax.data.schema import Example
 from empatheia_jax.evaluation import conditions, text
 from empatheia_jax.evaluation.latents import explained_variance, make_predictor, training_means
 from empatheia_jax.evaluation.report import write_report
 from empatheia_jax.generators.build import build_generators
 from empatheia_jax.inference.engine import Answer, Engine
-from empatheia_jax.training.run_data import open_store
+from empatheia_jax.runtime.atomic import write_json
+from empatheia_jax.training.data import open_store
 
 BATCH = 24
 WITH, WITHOUT, SWAPPED = "with speech and video", "without", "swapped media"

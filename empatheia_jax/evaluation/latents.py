@@ -4,9 +4,9 @@ import jax
 import numpy as np
 from flax import nnx
 
-from empatheia_jax.data.pipeline import evaluation_batches
-from empatheia_jax.data.rows import Rows
-from empatheia_jax.empatheia import read_signals
+from empatheia_jax.data.batches.pipeline import evaluation_batches
+from empatheia_jax.data.batches.rows import Rows
+from empatheia_jax.model.empatheia import read_signals
 
 TARGETS = ("content_speech", "content_video", "style_speech", "style_video")
 

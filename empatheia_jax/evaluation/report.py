@@ -6,10 +6,10 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
-from empatheia_jax.atomic import replacing
 from empatheia_jax.evaluation import page, results
 from empatheia_jax.evaluation.answer import answer_section, value_html
 from empatheia_jax.evaluation.curves import training_section
+from empatheia_jax.runtime.atomic import replacing
 
 TimeBudget = Sequence[tuple[str, float, float | None]]
 SHARES = ("acc7", "acc32", "neutral7", "emotional7", "follows_media7", "neutral_follows_media7", "complete_chains")

@@ -13,12 +13,12 @@ from scipy.stats import rankdata
 
 from empatheia_jax.data import emotions
 from empatheia_jax.data.schema import Example, Profile
+from empatheia_jax.generators.avatars import avatars_with_profile
 from empatheia_jax.generators.classical.face_geometry import measure_brow_height, measure_mouth_curve
 from empatheia_jax.generators.classical.measure import measure_f0, syllables_per_second
 from empatheia_jax.generators.interfaces import video_frame_count
-from empatheia_jax.inference.avatars import avatars_with_profile
 from empatheia_jax.inference.engine import Engine
-from empatheia_jax.inference.perform import synthesize
+from empatheia_jax.inference.synthesis import synthesize
 
 PROFILES = (
     Profile("child", "female", "high"),

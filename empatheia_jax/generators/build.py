@@ -4,9 +4,9 @@ import dataclasses
 import importlib.util
 from pathlib import Path
 
+from empatheia_jax.checkpoints.weights import is_weights, read_metadata
 from empatheia_jax.config import ConfigError, GeneratorConfig
 from empatheia_jax.generators.interfaces import FaceGenerator, SpeechGenerator
-from empatheia_jax.weights import is_weights, read_metadata
 
 PUBLISHED_WIDTHS = {
     "styletts2": (512 + 768, 128 + 128),

@@ -7,9 +7,8 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from empatheia_jax.atomic import write_json
-from empatheia_jax.data.media import read_audio, read_video
-from empatheia_jax.data.media_writing import write_video
+from empatheia_jax.data.media.reading import read_audio, read_video
+from empatheia_jax.data.media.writing import write_video
 from empatheia_jax.generators.classical.portrait import read_portrait
 from empatheia_jax.generators.dreamtalk.coefficients import read_expression, read_pose
 from empatheia_jax.generators.dreamtalk.errors import DreamTalkError
@@ -17,6 +16,7 @@ from empatheia_jax.generators.dreamtalk.face import DreamTalkFace
 from empatheia_jax.generators.dreamtalk.networks import AUDIO_SAMPLE_RATE
 from empatheia_jax.generators.interfaces import Portrait
 from empatheia_jax.inference import provenance
+from empatheia_jax.runtime.atomic import write_json
 
 COEFFICIENT_SUFFIXES = (".mat", ".npz")
 

@@ -10,11 +10,11 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
-from empatheia_jax.buckets import bucket
 from empatheia_jax.data.schema import Example, Profile
 from empatheia_jax.inference.engine import Answer, Engine, Prompt
 from empatheia_jax.llm.batching import DecodeState
 from empatheia_jax.llm.cache import put_sequences
+from empatheia_jax.runtime.buckets import bucket
 
 MIN_PROMPT = 256  # tokens of a prompt that the cache has room for at first; doubled when a prompt is longer
 FIRST = np.zeros(1, np.int32)  # indices of the only sequence

@@ -16,17 +16,14 @@ import numpy as np
 from flax import nnx
 from tqdm import tqdm
 
-from empatheia_jax import sharding
-from empatheia_jax.buckets import bucket, next_power_of_two
-from empatheia_jax.checkpoint import Checkpoints
+from empatheia_jax.checkpoints.runs import Checkpoints
 from empatheia_jax.config import Config, ConfigError, GeneratorConfig, MeshConfig
-from empatheia_jax.data import tokenizer as tokenizers
-from empatheia_jax.data.encoded import PlacedSlot, encode_prompt
-from empatheia_jax.data.pipeline import store_widths
-from empatheia_jax.data.prompts import ParsedResponse, encode_profile_line, find_response_span, parse_generated
+from empatheia_jax.data.batches.encoder import PlacedSlot, encode_prompt
+from empatheia_jax.data.batches.pipeline import store_widths
+from empatheia_jax.data.prompts import tokenizer as tokenizers
+from empatheia_jax.data.prompts.dialogue import ParsedResponse, encode_profile_line, find_response_span, parse_generated
+from empatheia_jax.data.prompts.tokenizer import SIGNALS, Tokenizer
 from empatheia_jax.data.schema import Example, Profile, Widths
-from empatheia_jax.data.tokenizer import SIGNALS, Tokenizer
-from empatheia_jax.empatheia import Empatheia
 from empatheia_jax.llm.batching import (
     ContinuousBatcher,
     DecodeState,
@@ -39,8 +36,11 @@ from empatheia_jax.llm.batching import (
 )
 from empatheia_jax.llm.cache import take_sequences
 from empatheia_jax.llm.decode import appended_states
-from empatheia_jax.training.run import abstract_model, is_complete, restore, saved_config
-from empatheia_jax.training.run_data import open_store
+from empatheia_jax.model import sharding
+from empatheia_jax.model.empatheia import Empatheia
+from empatheia_jax.runtime.buckets import bucket, next_power_of_two
+from empatheia_jax.training.data import open_store
+from empatheia_jax.training.loop import abstract_model, is_complete, restore, saved_config
 
 PROMPT_BUCKET, CHUNK_BUCKET, CONTENT_BUCKET, PROFILE_BUCKET, SLOT_BUCKET = 64, 64, 32, 32, 4  # smallest size of each
 BUCKETS = 2  # sizes per doubling

@@ -6,7 +6,7 @@ from pathlib import Path
 from flax import nnx
 
 import empatheia_jax
-from empatheia_jax.checkpoint import hash_state
+from empatheia_jax.checkpoints.runs import hash_state
 
 
 def provenance(

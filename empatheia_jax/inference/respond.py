@@ -8,24 +8,24 @@ from pathlib import Path
 import numpy as np
 from flax import nnx
 
-from empatheia_jax.atomic import write_json
 from empatheia_jax.config import Config, ConfigError
 from empatheia_jax.data import emotions
-from empatheia_jax.data.avamerg import read_dialogue
-from empatheia_jax.data.encoded import prompt_profile
-from empatheia_jax.data.media import MediaError, duration, read_audio, read_video
-from empatheia_jax.data.media_writing import write_video
+from empatheia_jax.data.batches.encoder import prompt_profile
+from empatheia_jax.data.corpus.avamerg import read_dialogue
+from empatheia_jax.data.media.reading import MediaError, duration, read_audio, read_video
+from empatheia_jax.data.media.writing import write_video
 from empatheia_jax.data.schema import Example, Profile, Utterance
 from empatheia_jax.encoders import ModalityEncoder, build_encoders
+from empatheia_jax.generators.avatars import choose_avatar
 from empatheia_jax.generators.build import build_generators
 from empatheia_jax.generators.interfaces import FaceGenerator, Portrait, SpeechGenerator
 from empatheia_jax.inference import provenance
-from empatheia_jax.inference.avatars import choose_avatar
 from empatheia_jax.inference.conversation import Conversation
 from empatheia_jax.inference.engine import Answer, Engine
-from empatheia_jax.inference.perform import SynthesizedAnswer, synthesize
+from empatheia_jax.inference.synthesis import SynthesizedAnswer, synthesize
 from empatheia_jax.profiling.capture import traced
-from empatheia_jax.training.run import saved_config
+from empatheia_jax.runtime.atomic import write_json
+from empatheia_jax.training.loop import saved_config
 from empatheia_jax.training.stages import ADAPTED
 from empatheia_jax.training.step import in_groups
 

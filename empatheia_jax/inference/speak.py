@@ -5,14 +5,14 @@ from pathlib import Path
 
 import numpy as np
 
-from empatheia_jax.atomic import write_json
-from empatheia_jax.data.media import read_audio
-from empatheia_jax.data.media_writing import write_audio
+from empatheia_jax.data.media.reading import read_audio
+from empatheia_jax.data.media.writing import write_audio
 from empatheia_jax.generators.styletts2.errors import StyleTTS2Error
-from empatheia_jax.generators.styletts2.manner import SynthesisOptions
+from empatheia_jax.generators.styletts2.options import SynthesisOptions
 from empatheia_jax.generators.styletts2.script import phonemize_text
 from empatheia_jax.generators.styletts2.voice import StyleTTS2Speech
 from empatheia_jax.inference import provenance
+from empatheia_jax.runtime.atomic import write_json
 
 
 def speak(

@@ -11,8 +11,8 @@ from flax import nnx
 
 from empatheia_jax.config import LatentConfig
 from empatheia_jax.latents.vae import Latent, VaeBlock
-from empatheia_jax.layers import FeedForward, Linear, sinusoid
-from empatheia_jax.sharding import gather_weight, param
+from empatheia_jax.model.layers import FeedForward, Linear, sinusoid
+from empatheia_jax.model.sharding import gather_weight, param
 
 
 def active_phoneme(phoneme_frames: jax.Array, frames: int) -> tuple[jax.Array, jax.Array]:

@@ -14,8 +14,8 @@ from empatheia_jax.config import LatentConfig
 from empatheia_jax.data import emotions
 from empatheia_jax.latents.vae import VaeBlock
 from empatheia_jax.latents.whitening import Whitening
-from empatheia_jax.layers import FeedForward, Linear
-from empatheia_jax.sharding import param
+from empatheia_jax.model.layers import FeedForward, Linear
+from empatheia_jax.model.sharding import param
 
 
 @dataclasses.dataclass(frozen=True)

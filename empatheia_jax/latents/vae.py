@@ -15,8 +15,8 @@ import jax.numpy as jnp
 from flax import nnx
 
 from empatheia_jax.config import LatentConfig
-from empatheia_jax.initial_values import Normals, count_normals
-from empatheia_jax.layers import Attention, FeedForward, LayerNorm, Linear
+from empatheia_jax.model.initial_values import Normals, count_normals
+from empatheia_jax.model.layers import Attention, FeedForward, LayerNorm, Linear
 
 
 def _dropout(x: jax.Array, rate: float, key: jax.Array | None) -> jax.Array:

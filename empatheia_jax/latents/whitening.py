@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from empatheia_jax.sharding import param
+from empatheia_jax.model.sharding import param
 
 SIGNALS = 16  # of each modality
 FLOOR = 1e-2  # of the largest variance: smaller ones are not blown up further

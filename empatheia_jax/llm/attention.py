@@ -9,8 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import PartitionSpec
 
-from empatheia_jax import sharding
 from empatheia_jax.llm.block_attention import MASKED, RESIDUAL, block_attention, group, ungroup
+from empatheia_jax.model import sharding
 
 SPLASH_BLOCKS = (512, 256, 128)  # queries and keys in a block of splash's kernels: the first that divides T is taken
 

@@ -13,13 +13,13 @@ from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
 
 from empatheia_jax.config import LlamaConfig, LoraConfig, RopeScaling
-from empatheia_jax.initial_values import draw_stacked
 from empatheia_jax.llm import attention
 from empatheia_jax.llm.cache import Cache, write_layer
 from empatheia_jax.llm.lora import Projection, adapter_dropout, check_targets, down_project, draw_lora_a
 from empatheia_jax.llm.quantized import QuantizedKernel
 from empatheia_jax.llm.remat import apply_remat
-from empatheia_jax.sharding import gather_weight, shard_rows
+from empatheia_jax.model.initial_values import draw_stacked
+from empatheia_jax.model.sharding import gather_weight, shard_rows
 
 PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 

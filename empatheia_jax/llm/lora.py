@@ -14,9 +14,9 @@ import jax.numpy as jnp
 from flax import nnx
 
 from empatheia_jax.config import LoraConfig
-from empatheia_jax.initial_values import draw_stacked
 from empatheia_jax.llm.low_rank import lora_down, lora_up
 from empatheia_jax.llm.quantized import QuantizedKernel
+from empatheia_jax.model.initial_values import draw_stacked
 
 
 class LoraError(ValueError):

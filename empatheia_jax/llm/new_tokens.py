@@ -7,9 +7,9 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from empatheia_jax import sharding
-from empatheia_jax.initial_values import INIT_STD
 from empatheia_jax.llm.llama import Llama
+from empatheia_jax.model import sharding
+from empatheia_jax.model.initial_values import INIT_STD
 
 NEW_TOKEN_COUNT = 34
 

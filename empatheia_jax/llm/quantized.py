@@ -19,8 +19,8 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from empatheia_jax.checkpoints.named_arrays import named_arrays, with_arrays
 from empatheia_jax.config import ConfigError, LlamaConfig
-from empatheia_jax.states import named_arrays, with_arrays
 
 # The 16 values of nf4: QLoRA, appendix E.
 NF4 = np.array(

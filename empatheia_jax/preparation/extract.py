@@ -23,16 +23,16 @@ from typing import Any, Literal
 import numpy as np
 
 from empatheia_jax.config import Config
-from empatheia_jax.data.containers import Recording
-from empatheia_jax.data.feature_records import Journal
-from empatheia_jax.data.feature_writer import FeatureWriter, pack_utterance, write_json_lines, write_shard
-from empatheia_jax.data.features import MAX_SIDE, STYLE_FRAMES, store_settings
-from empatheia_jax.data.media import read_audio, read_video
+from empatheia_jax.data.features.records import Journal
+from empatheia_jax.data.features.store import MAX_SIDE, STYLE_FRAMES, store_settings
+from empatheia_jax.data.features.writer import FeatureWriter, pack_utterance, write_json_lines, write_shard
+from empatheia_jax.data.media.containers import Recording
+from empatheia_jax.data.media.reading import read_audio, read_video
 from empatheia_jax.encoders import build_encoders
 from empatheia_jax.generators.build import build_generators
 from empatheia_jax.preparation.jobs import ExtractError, Job, collect_jobs, source_hash
 from empatheia_jax.preparation.on_device import PREPARED_CLIP, PREPARED_SPEECH, SAMPLES, add_golds, encode_records
-from empatheia_jax.preparation.progress import Progress
+from empatheia_jax.runtime.progress import Progress
 
 CHUNK = 32  # utterances whose recordings go through a network on the accelerator together
 SHARD_UTTERANCES = 32

@@ -4,9 +4,9 @@ import dataclasses
 from pathlib import Path
 
 from empatheia_jax.config import Config
-from empatheia_jax.data.avamerg import available_splits, read_examples
-from empatheia_jax.data.containers import Recording, UnreadableError, portable_name, size_of
-from empatheia_jax.data.features import content_hash
+from empatheia_jax.data.corpus.avamerg import available_splits, read_examples
+from empatheia_jax.data.features.store import content_hash
+from empatheia_jax.data.media.containers import Recording, UnreadableError, portable_name, size_of
 
 
 class ExtractError(ValueError):

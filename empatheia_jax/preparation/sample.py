@@ -17,11 +17,11 @@ import time
 from collections.abc import Iterable
 from pathlib import Path
 
-from empatheia_jax.atomic import write_json
 from empatheia_jax.preparation import sample_performance
 from empatheia_jax.preparation.sample_card import corpus_card
 from empatheia_jax.preparation.sample_performance import FACE_SIZE, RenderJob, render
 from empatheia_jax.preparation.sample_plan import MAX_DISJOINT_DIALOGUES, Dialogue, SampleError, plan_corpus
+from empatheia_jax.runtime.atomic import write_json
 
 LABELS = "labels.json"
 FOLDERS = {"train": ("audio_v5_0", "video_v5_0"), "test": ("test/test_audio", "test/test_video")}
@@ -153,8 +153,8 @@ def _rendering_sources() -> list[Path]:
     package = Path(sample_performance.__file__).resolve().parent.parent
     single = [
         package / "preparation" / "sample_performance.py",
-        package / "inference" / "avatars.py",
-        package / "data" / "media_writing.py",
+        package / "generators" / "avatars.py",
+        package / "data" / "media" / "writing.py",
         package / "generators" / "phonemes.py",
         package / "generators" / "interfaces.py",
     ]

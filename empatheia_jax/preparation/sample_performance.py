@@ -4,8 +4,8 @@ import dataclasses
 import functools
 from pathlib import Path
 
-from empatheia_jax.data.media_writing import write_audio, write_video
-from empatheia_jax.inference.avatars import avatar
+from empatheia_jax.data.media.writing import write_audio, write_video
+from empatheia_jax.generators.avatars import avatar
 
 FACE_SIZE = 128
 """Side of the videos, pixels: with a quarter of the pixels of AvaMERG's clips the corpus takes half a minute."""

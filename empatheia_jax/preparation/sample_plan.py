@@ -10,9 +10,9 @@ import random
 from collections.abc import Iterator
 
 from empatheia_jax.config import DataConfig
-from empatheia_jax.data.avamerg import validation_ids
+from empatheia_jax.data.corpus.avamerg import validation_ids
 from empatheia_jax.data.emotions import AVATAR_EMOTIONS, FINE_TO_AVATAR
-from empatheia_jax.inference.avatars import TEST_AVATARS, TRAIN_AVATARS, Avatar
+from empatheia_jax.generators.avatars import TEST_AVATARS, TRAIN_AVATARS, Avatar
 from empatheia_jax.preparation.sample_events import EMOTIONAL_EVENTS, Event
 from empatheia_jax.preparation.sample_neutral import NEUTRAL_EVENTS
 from empatheia_jax.preparation.sample_text import (

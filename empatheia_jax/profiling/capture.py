@@ -5,11 +5,11 @@ from pathlib import Path
 
 import jax
 
-from empatheia_jax import processes
-from empatheia_jax.flops import mfu
+from empatheia_jax.planning.flops import mfu
 from empatheia_jax.profiling.kinds import read_program
 from empatheia_jax.profiling.summary import achieved_flops, profile_page, summarise, summary_line
 from empatheia_jax.profiling.trace import MARK, newest_trace, read_trace
+from empatheia_jax.runtime import processes
 
 WARM_UP = 3  # steps before the traced ones: the first waits for data, the second for the metrics of the first
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from empatheia_jax.atomic import replacing
+from empatheia_jax.runtime.atomic import replacing
 
 
 def _summary_writer():

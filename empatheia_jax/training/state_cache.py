@@ -16,14 +16,14 @@ import jax
 import numpy as np
 from flax import nnx
 
-from empatheia_jax import processes
-from empatheia_jax.checkpoint import hash_state
-from empatheia_jax.data.feature_records import StoreError
-from empatheia_jax.data.feature_writer import FeatureWriter, pack_utterance, write_shard
-from empatheia_jax.data.features import FeatureStore, content_hash
-from empatheia_jax.data.pipeline import evaluation_plan
-from empatheia_jax.data.rows import Rows
-from empatheia_jax.empatheia import read_signals
+from empatheia_jax.checkpoints.runs import hash_state
+from empatheia_jax.data.batches.pipeline import evaluation_plan
+from empatheia_jax.data.batches.rows import Rows
+from empatheia_jax.data.features.records import StoreError
+from empatheia_jax.data.features.store import FeatureStore, content_hash
+from empatheia_jax.data.features.writer import FeatureWriter, pack_utterance, write_shard
+from empatheia_jax.model.empatheia import read_signals
+from empatheia_jax.runtime import processes
 from empatheia_jax.training.step import in_groups
 
 FOLDER = "states"

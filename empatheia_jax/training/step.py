@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import optax
 from flax import nnx
 
-from empatheia_jax.data.packing import Bounds
-from empatheia_jax.empatheia import Empatheia, Signals, read_signals
+from empatheia_jax.data.batches.packing import Bounds
+from empatheia_jax.model.empatheia import Empatheia, Signals, read_signals
 from empatheia_jax.training import losses
 from empatheia_jax.training.flat import FlatLayout
 from empatheia_jax.training.stages import Group, Stage, group_of

@@ -6,10 +6,10 @@ import jax
 import numpy as np
 from flax import nnx
 
-from empatheia_jax import processes
-from empatheia_jax.data.rows import Rows
-from empatheia_jax.empatheia import read_signals
+from empatheia_jax.data.batches.rows import Rows
 from empatheia_jax.latents.whitening import fit
+from empatheia_jax.model.empatheia import read_signals
+from empatheia_jax.runtime import processes
 
 EXAMPLES = 600  # enough for the covariance of a narrow LLM's states
 

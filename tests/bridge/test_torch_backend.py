@@ -13,10 +13,10 @@ pytest.importorskip("transformers")
 from stand_in_checkouts import write_all  # noqa: E402
 
 from empatheia_jax.config import GeneratorConfig  # noqa: E402
+from empatheia_jax.generators.avatars import avatar  # noqa: E402
 from empatheia_jax.generators.build import build_generators, generator_widths  # noqa: E402
 from empatheia_jax.generators.interfaces import video_frame_count  # noqa: E402
 from empatheia_jax.generators.torch_backend.checkout import TorchBackendError  # noqa: E402
-from empatheia_jax.inference.avatars import avatar  # noqa: E402
 
 pytestmark = pytest.mark.usefixtures("compiled_quickly")
 
@@ -182,7 +182,7 @@ build(pathlib.Path({str(repo)!r}), params["model_params"], any_commit=True)
 
 def test_settings_can_be_saved(settings, tmp_path):
     from empatheia_jax.config import Config
-    from empatheia_jax.training.run import save_config, saved_config
+    from empatheia_jax.training.loop import save_config, saved_config
 
     config = Config(generators=settings[1])
     save_config(tmp_path, config)

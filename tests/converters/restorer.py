@@ -26,10 +26,11 @@ def main(folder: str, fsdp: int, tensor: int) -> dict:
     import numpy as np
     from flax import nnx
 
-    from empatheia_jax import sharding, weights
+    from empatheia_jax.checkpoints import weights
     from empatheia_jax.config import MeshConfig
-    from empatheia_jax.config_io import load_llm_config
+    from empatheia_jax.config.load import load_llm_config
     from empatheia_jax.llm.llama import Llama
+    from empatheia_jax.model import sharding
 
     mesh = sharding.make_mesh(MeshConfig(data=1, fsdp=fsdp, tensor=tensor))
     abstract = nnx.state(nnx.eval_shape(lambda: Llama(load_llm_config(folder), rngs=nnx.Rngs(0))))

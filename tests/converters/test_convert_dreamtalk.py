@@ -12,7 +12,7 @@ from converters.dreamtalk_files import convert_all
 from converters.readers import ConversionError, Tensor
 from converters.rules import fit
 from converters.source import abstract_network
-from empatheia_jax.weights import is_weights, read_index, stored_arrays
+from empatheia_jax.checkpoints.weights import is_weights, read_index, stored_arrays
 
 
 def zeros(shape: tuple[int, ...], dtype: str) -> Tensor:

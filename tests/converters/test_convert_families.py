@@ -14,9 +14,9 @@ from converters.convert import convert, open_source  # noqa: E402
 from converters.export import export_weights  # noqa: E402
 from converters.readers import ConversionError  # noqa: E402
 from converters.verify import verify  # noqa: E402
+from empatheia_jax.checkpoints.weights import read_index, read_metadata  # noqa: E402
 from empatheia_jax.config import LlamaConfig, RopeScaling  # noqa: E402
-from empatheia_jax.config_io import load_llm_config  # noqa: E402
-from empatheia_jax.weights import read_index, read_metadata  # noqa: E402
+from empatheia_jax.config.load import load_llm_config  # noqa: E402
 
 CASES = [
     (family, form, dtype)

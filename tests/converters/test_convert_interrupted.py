@@ -18,8 +18,8 @@ import random_llama  # noqa: E402
 
 from converters.convert import convert  # noqa: E402
 from converters.readers import ConversionError  # noqa: E402
-from empatheia_jax.states import CheckpointError  # noqa: E402
-from empatheia_jax.weights import is_weights, read_arrays, read_metadata  # noqa: E402
+from empatheia_jax.checkpoints.named_arrays import CheckpointError  # noqa: E402
+from empatheia_jax.checkpoints.weights import is_weights, read_arrays, read_metadata  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[2]
 

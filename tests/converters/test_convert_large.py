@@ -19,8 +19,8 @@ sys.path.insert(0, str(ROOT / "benchmarks"))
 import random_llama  # noqa: E402
 
 from converters.convert import convert  # noqa: E402
-from empatheia_jax import weights  # noqa: E402
-from empatheia_jax.config_io import load_llm_config  # noqa: E402
+from empatheia_jax.checkpoints import weights  # noqa: E402
+from empatheia_jax.config.load import load_llm_config  # noqa: E402
 from empatheia_jax.llm.llama import Llama  # noqa: E402
 
 GB = 10**9

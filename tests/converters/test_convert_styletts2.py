@@ -12,9 +12,9 @@ from converters.convert import convert
 from converters.readers import ConversionError, wrap_arrays
 from converters.rules import fit
 from converters.source import abstract_network
+from empatheia_jax.checkpoints.weights import is_weights, read_index, read_metadata, stored_arrays
 from empatheia_jax.generators.styletts2.config import StyleTTS2Config
 from empatheia_jax.generators.styletts2.model import StyleTTS2
-from empatheia_jax.weights import is_weights, read_index, read_metadata, stored_arrays
 
 NAMES = ("libritts", "ljspeech")
 PRESETS = {"libritts": StyleTTS2Config.libritts(), "ljspeech": StyleTTS2Config.ljspeech()}

@@ -20,17 +20,17 @@ from converters.convert import convert  # noqa: E402
 from converters.export_run import export_hf, export_peft  # noqa: E402
 from converters.peft import import_adapter  # noqa: E402
 from converters.readers import ConversionError  # noqa: E402
-from empatheia_jax.checkpoint import Checkpoints, Position, identify_base, load_base, save_base  # noqa: E402
+from empatheia_jax.checkpoints.bases import check_base, load_adapter  # noqa: E402
+from empatheia_jax.checkpoints.named_arrays import CheckpointError, named_arrays  # noqa: E402
+from empatheia_jax.checkpoints.runs import Checkpoints, Position, identify_base, load_base, save_base  # noqa: E402
 from empatheia_jax.config import Config, ConfigError, LoraConfig  # noqa: E402
-from empatheia_jax.config_io import load_llm_config  # noqa: E402
-from empatheia_jax.data.tokenizer import NEW_TOKENS  # noqa: E402
-from empatheia_jax.data.tokenizer import load as load_tokenizer  # noqa: E402
-from empatheia_jax.empatheia import Empatheia  # noqa: E402
+from empatheia_jax.config.load import load_llm_config  # noqa: E402
+from empatheia_jax.data.prompts.tokenizer import NEW_TOKENS  # noqa: E402
+from empatheia_jax.data.prompts.tokenizer import load as load_tokenizer  # noqa: E402
 from empatheia_jax.llm.new_tokens import embed, logits  # noqa: E402
 from empatheia_jax.llm.quantized import quantize_arrays  # noqa: E402
-from empatheia_jax.states import CheckpointError, named_arrays  # noqa: E402
-from empatheia_jax.training.bases import check_base, load_adapter  # noqa: E402
-from empatheia_jax.training.run import save_config  # noqa: E402
+from empatheia_jax.model.empatheia import Empatheia  # noqa: E402
+from empatheia_jax.training.loop import save_config  # noqa: E402
 from empatheia_jax.training.stages import ADAPTED  # noqa: E402
 from empatheia_jax.training.step import in_groups  # noqa: E402
 

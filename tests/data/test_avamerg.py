@@ -5,7 +5,7 @@ import random
 
 import pytest
 
-from empatheia_jax.data.avamerg import read_dialogue, read_examples
+from empatheia_jax.data.corpus.avamerg import read_dialogue, read_examples
 from empatheia_jax.data.schema import Profile, RecordError
 
 

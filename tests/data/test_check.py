@@ -9,9 +9,9 @@ from matplotlib.colors import to_rgb
 from PIL import Image
 
 from empatheia_jax.__main__ import main
-from empatheia_jax.data.check import check_data
-from empatheia_jax.data.check_plot import _COLOURS, plot_report
-from empatheia_jax.data.media_writing import write_video
+from empatheia_jax.data.corpus.check import check_data
+from empatheia_jax.data.corpus.check_plot import _COLOURS, plot_report
+from empatheia_jax.data.media.writing import write_video
 from empatheia_jax.data.schema import RecordError
 
 RATE = 24000

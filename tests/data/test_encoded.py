@@ -5,8 +5,8 @@ import dataclasses
 import pytest
 from small import make_examples, make_tokenizer, replace_fields, small_config
 
-from empatheia_jax.data.encoded import encode_example, prompt_profile
-from empatheia_jax.data.prompts import profile_line
+from empatheia_jax.data.batches.encoder import encode_example, prompt_profile
+from empatheia_jax.data.prompts.dialogue import profile_line
 from empatheia_jax.data.schema import RecordError
 
 CONFIG = small_config()

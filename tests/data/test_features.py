@@ -10,10 +10,10 @@ import grain
 import numpy as np
 import pytest
 
-from empatheia_jax.data import features
-from empatheia_jax.data.feature_records import FLOAT_DTYPES, Journal, StoreError, pack_record, unpack_record
-from empatheia_jax.data.feature_writer import FeatureWriter, pack_utterance, write_shard
-from empatheia_jax.data.features import FeatureStore
+from empatheia_jax.data.features import store
+from empatheia_jax.data.features.records import FLOAT_DTYPES, Journal, StoreError, pack_record, unpack_record
+from empatheia_jax.data.features.store import FeatureStore
+from empatheia_jax.data.features.writer import FeatureWriter, pack_utterance, write_shard
 
 ROOT = Path(__file__).resolve().parents[2]
 SETTINGS = {"floats": "float16", "encoders": {"audio": {"shape": [4, 3], "version": 1}, "video": {"shape": [2, 5]}}}
@@ -121,9 +121,9 @@ def test_interrupted_store_is_refused_then_finished(tmp_path):
     assert resumed.unfinished_shards() == [0, 2]
     with pytest.raises(StoreError, match="2 of 3 shards are missing"):
         resumed.finish({})
-    before = (directory / features.shard_name(1)).stat().st_mtime_ns
+    before = (directory / store.shard_name(1)).stat().st_mtime_ns
     write(directory)
-    assert (directory / features.shard_name(1)).stat().st_mtime_ns == before
+    assert (directory / store.shard_name(1)).stat().st_mtime_ns == before
     assert len(FeatureStore(directory)) == 4
 
 
@@ -159,7 +159,7 @@ def test_foreign_folder_is_left_alone(tmp_path):
 @pytest.mark.parametrize("damage", ["cut", "gone"])
 def test_damaged_shard(tmp_path, damage):
     writer = write(tmp_path / "store")
-    path = tmp_path / "store" / features.shard_name(1)
+    path = tmp_path / "store" / store.shard_name(1)
     if damage == "cut":
         path.write_bytes(path.read_bytes()[:100])
     else:
@@ -174,7 +174,7 @@ def test_damaged_shard(tmp_path, damage):
 def test_what_a_kill_leaves_is_cleared_away(tmp_path):
     directory = tmp_path / "store"
     directory.mkdir()
-    script = "import pathlib, sys, time; from empatheia_jax.data.feature_writer import _atomic\n"
+    script = "import pathlib, sys, time; from empatheia_jax.data.features.writer import _atomic\n"
     script += "with _atomic(pathlib.Path(sys.argv[1])) as path:\n    print(path.name, flush=True)\n    time.sleep(60)"
     writers = [
         subprocess.Popen([sys.executable, "-c", script, directory / name], stdout=subprocess.PIPE, text=True, cwd=ROOT)

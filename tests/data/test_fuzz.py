@@ -9,9 +9,9 @@ import unicodedata
 import numpy as np
 import pytest
 
-from empatheia_jax.data.avamerg import read_examples
-from empatheia_jax.data.media import MediaError, duration, read_audio, read_video
-from empatheia_jax.data.media_writing import write_audio, write_video
+from empatheia_jax.data.corpus.avamerg import read_examples
+from empatheia_jax.data.media.reading import MediaError, duration, read_audio, read_video
+from empatheia_jax.data.media.writing import write_audio, write_video
 from empatheia_jax.data.schema import RecordError
 
 RECORDS, FILES, MEDIA = 2000, 200, 300

@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 import soundfile
 
-from empatheia_jax.data.media import MediaError, duration, read_audio, read_metadata, read_video
-from empatheia_jax.data.media_writing import write_audio, write_video
+from empatheia_jax.data.media.reading import MediaError, duration, read_audio, read_metadata, read_video
+from empatheia_jax.data.media.writing import write_audio, write_video
 
 
 def tone(seconds, sample_rate, hertz=440.0):

@@ -5,8 +5,8 @@ import collections
 import numpy as np
 import pytest
 
-from empatheia_jax.data import packing
-from empatheia_jax.data.packing import (
+from empatheia_jax.data.batches import packing
+from empatheia_jax.data.batches.packing import (
     ExampleSize,
     Mixture,
     RowLimits,

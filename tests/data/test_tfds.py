@@ -15,14 +15,14 @@ import pytest
 from corpus import write_corpus
 
 from empatheia_jax.__main__ import main
-from empatheia_jax.data import avamerg
-from empatheia_jax.data.avamerg import read_examples
-from empatheia_jax.data.check import check_data
-from empatheia_jax.data.containers import Member, portable_name
-from empatheia_jax.data.media import MediaError, duration, read_audio, read_video
-from empatheia_jax.data.media_files import MediaFiles
+from empatheia_jax.data.corpus import avamerg
+from empatheia_jax.data.corpus.avamerg import read_examples
+from empatheia_jax.data.corpus.check import check_data
+from empatheia_jax.data.corpus.tfds_builder import CARD, build
+from empatheia_jax.data.media.containers import Member, portable_name
+from empatheia_jax.data.media.files import MediaFiles
+from empatheia_jax.data.media.reading import MediaError, duration, read_audio, read_video
 from empatheia_jax.data.schema import RecordError
-from empatheia_jax.data.tfds_builder import CARD, build
 
 tfds = pytest.importorskip("tensorflow_datasets")
 ROOT = Path(__file__).resolve().parents[2]

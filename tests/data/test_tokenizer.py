@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from empatheia_jax.data.tokenizer import NEW_TOKENS, TokenizerError, load, train_bpe
+from empatheia_jax.data.prompts.tokenizer import NEW_TOKENS, TokenizerError, load, train_bpe
 
 WORDS = "the cat sat on a mat and my friend was happy about that old exam because it went so well today".split()
 TEXTS = [" ".join(WORDS[(step * 7 + k * k) % len(WORDS)] for k in range(9)).capitalize() + "." for step in range(300)]
@@ -49,9 +49,11 @@ class TestTrained:
         assert sum(len(bpe.encode(text)) for text in TEXTS) < 0.4 * sum(map(len, TEXTS))
 
     def test_training_is_the_same_in_another_process(self, bpe):
-        code = (
-            f"from empatheia_jax.data.tokenizer import train_bpe; print(train_bpe({TEXTS!r}, 400).encode({TEXTS[0]!r}))"
+        statements = (
+            "from empatheia_jax.data.prompts.tokenizer import train_bpe",
+            f"print(train_bpe({TEXTS!r}, 400).encode({TEXTS[0]!r}))",
         )
+        code = "; ".join(statements)
         other = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
         assert json.loads(other.stdout) == bpe.encode(TEXTS[0])
 
@@ -181,5 +183,5 @@ class TestLlama:
         assert load(tmp_path).token_id("<Aud>") == 384
 
     def test_no_torch(self):
-        code = "import sys, empatheia_jax.data.prompts; assert 'torch' not in sys.modules"
+        code = "import sys, empatheia_jax.data.prompts.dialogue; assert 'torch' not in sys.modules"
         subprocess.run([sys.executable, "-c", code], check=True)

@@ -9,7 +9,7 @@ from trainer import ROOT, Trainer
 pytest.importorskip("transformers")
 
 CONTINUED = """
-from empatheia_jax.config_io import load_llm_config
+from empatheia_jax.config.load import load_llm_config
 _first = get_config
 def get_config():
     first = _first()

@@ -17,8 +17,8 @@ import pytest
 from pair import Pair
 from trainer import Trainer
 
-from empatheia_jax.data.avamerg import read_examples
-from empatheia_jax.data.features import FeatureStore
+from empatheia_jax.data.corpus.avamerg import read_examples
+from empatheia_jax.data.features.store import FeatureStore
 
 pytest.importorskip("espeakng_loader")
 pytestmark = pytest.mark.soak

@@ -11,19 +11,19 @@ from small_dreamtalk import write_weights
 from small_styletts2 import SMALL, make
 from trainer import ALL_STAGES, Trainer
 
+from empatheia_jax.checkpoints.weights import save_weights
 from empatheia_jax.config import Config, ConfigError, GeneratorConfig
-from empatheia_jax.data.avamerg import read_examples
-from empatheia_jax.data.feature_records import StoreError
-from empatheia_jax.data.features import FeatureStore
-from empatheia_jax.data.media import read_audio, read_video
-from empatheia_jax.data.prompts import parse_generated
+from empatheia_jax.data.corpus.avamerg import read_examples
+from empatheia_jax.data.features.records import StoreError
+from empatheia_jax.data.features.store import FeatureStore
+from empatheia_jax.data.media.reading import read_audio, read_video
+from empatheia_jax.data.prompts.dialogue import parse_generated
+from empatheia_jax.generators.avatars import choose_avatar
 from empatheia_jax.generators.build import build_generators, generator_widths
 from empatheia_jax.generators.interfaces import video_frame_count
-from empatheia_jax.inference.avatars import choose_avatar
 from empatheia_jax.inference.engine import Engine
-from empatheia_jax.inference.perform import synthesize
+from empatheia_jax.inference.synthesis import synthesize
 from empatheia_jax.preparation.extract import extract
-from empatheia_jax.weights import save_weights
 
 pytest.importorskip("espeakng_loader")
 pytestmark = pytest.mark.usefixtures("compiled_quickly")

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from spoken_run import REPLY, convert_published, make_run, respond
 
-from empatheia_jax.data.media import duration, read_audio, read_metadata, read_video
-from empatheia_jax.inference.avatars import AVATARS
+from empatheia_jax.data.media.reading import duration, read_audio, read_metadata, read_video
+from empatheia_jax.generators.avatars import AVATARS
 
 pytestmark = pytest.mark.large
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from trainer import Trainer
 
-from empatheia_jax.data.avamerg import read_examples
+from empatheia_jax.data.corpus.avamerg import read_examples
 from empatheia_jax.inference.engine import Engine
 
 pytestmark = pytest.mark.slow

@@ -9,7 +9,7 @@ pytest.importorskip("transformers")
 from spoken_run import REPLY, make_run, respond  # noqa: E402
 from stand_in_checkouts import write_all  # noqa: E402
 
-from empatheia_jax.data.media import read_audio, read_video  # noqa: E402
+from empatheia_jax.data.media.reading import read_audio, read_video  # noqa: E402
 
 pytestmark = pytest.mark.slow
 

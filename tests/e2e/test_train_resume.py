@@ -10,7 +10,7 @@ import pytest
 from damage import damage
 from trainer import DIALOGUES, Trainer
 
-from empatheia_jax.manifest import checkpoint_folders
+from empatheia_jax.checkpoints.manifest import checkpoint_folders
 
 
 @pytest.fixture(scope="module")

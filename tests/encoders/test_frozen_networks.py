@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from empatheia_jax.checkpoints.weights import save_weights
 from empatheia_jax.config import ConfigError, EncoderConfig
 from empatheia_jax.encoders import EncoderError, build_encoders
 from empatheia_jax.encoders.clip import ClipVision, ClipVisionConfig
 from empatheia_jax.encoders.clip_video import DEVIATION, MEAN, ClipVideo
 from empatheia_jax.encoders.hubert import Hubert, HubertConfig
 from empatheia_jax.encoders.hubert_audio import HubertAudio, segment_means
-from empatheia_jax.weights import save_weights
 
 pytestmark = pytest.mark.usefixtures("compiled_quickly")
 

@@ -57,7 +57,7 @@ def test_gender_age_and_pitch_manner_from_voices():
     pytest.importorskip("espeakng_loader")
     import soxr
 
-    from empatheia_jax.generators.classical.performance import speech_style_for
+    from empatheia_jax.generators.classical.expressive_speech import speech_style_for
     from empatheia_jax.generators.classical.voice import ClassicalSpeech
 
     speech, encoder, rows = ClassicalSpeech(), ClassicalAudio(), []

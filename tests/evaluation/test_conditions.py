@@ -8,7 +8,7 @@ import scipy.stats
 from small import WIDTHS, make_examples, make_store, make_tokenizer, small_config
 
 from empatheia_jax.data import emotions
-from empatheia_jax.data.rows import Rows
+from empatheia_jax.data.batches.rows import Rows
 from empatheia_jax.data.schema import Profile
 from empatheia_jax.evaluation import conditions
 from empatheia_jax.evaluation.latents import TARGETS, explained_variance, training_means

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from empatheia_jax.data import media_writing
+from empatheia_jax.data.media import writing
 from empatheia_jax.evaluation import curves
 from empatheia_jax.evaluation.report import ReportError, write_report
 
@@ -131,7 +131,7 @@ def video(tmp_path_factory) -> Path:
     path = tmp_path_factory.mktemp("video") / "answer.mp4"
     frames = np.linspace(20, 235, 50).astype(np.uint8)[:, None, None, None] * np.ones((1, 64, 96, 3), np.uint8)
     tone = 0.5 * np.sin(2 * np.pi * 220 * np.arange(48000) / 24000).astype(np.float32)
-    media_writing.write_video(path, frames, audio=tone, sample_rate=24000)
+    writing.write_video(path, frames, audio=tone, sample_rate=24000)
     return path
 
 
@@ -261,7 +261,7 @@ def test_a_broken_video_is_named_without_its_folder(tmp_path):
 
 def test_a_silent_video_keeps_its_frames(tmp_path):
     path = tmp_path / "silent.mp4"
-    media_writing.write_video(path, np.zeros((25, 64, 64, 3), np.uint8))
+    writing.write_video(path, np.zeros((25, 64, 64, 3), np.uint8))
     page = Page(write_report(tmp_path / "out", {}, video=path))
     assert len(page.all("img")) == 1 and "No sound" in page.text
 

@@ -11,8 +11,8 @@ from damage import damage
 from flax import nnx
 from small import leaves, make_model, small_config
 
-from empatheia_jax.checkpoint import Checkpoints, Position
-from empatheia_jax.manifest import FILE_NAME, checkpoint_folders, find_defect, set_aside_damaged
+from empatheia_jax.checkpoints.manifest import FILE_NAME, checkpoint_folders, find_defect, set_aside_damaged
+from empatheia_jax.checkpoints.runs import Checkpoints, Position
 from empatheia_jax.training.step import in_groups
 
 DAMAGES = 30

@@ -11,9 +11,9 @@ from small import make_model, small_config
 from supervised import Supervised
 from trainer import assert_same_run
 
-from empatheia_jax.checkpoint import Checkpoints, Position
-from empatheia_jax.manifest import checkpoint_folders, find_defect
-from empatheia_jax.states import CheckpointError
+from empatheia_jax.checkpoints.manifest import checkpoint_folders, find_defect
+from empatheia_jax.checkpoints.named_arrays import CheckpointError
+from empatheia_jax.checkpoints.runs import Checkpoints, Position
 from empatheia_jax.training.step import in_groups
 
 

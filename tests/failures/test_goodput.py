@@ -6,9 +6,9 @@ import time
 import numpy as np
 import pytest
 
-from empatheia_jax.training.clock import Clock
-from empatheia_jax.training.goodput import Goodput, seconds_by_activity, summary
-from empatheia_jax.training.pulse import ProcessSync, straggler
+from empatheia_jax.monitoring.clock import Clock
+from empatheia_jax.monitoring.goodput import Goodput, seconds_by_activity, summary
+from empatheia_jax.monitoring.sync import ProcessSync, straggler
 
 
 def session(began, seen, first, last, *, end="", **seconds):

@@ -1,4 +1,4 @@
-"""`python -m empatheia_jax.launch` continues runs whose processes are killed at random moments."""
+"""`python -m empatheia_jax.runtime.supervisor` continues runs whose processes are killed at random moments."""
 
 import os
 import signal

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from empatheia_jax.data.emotions import AGES, AVATAR_EMOTIONS, GENDERS
-from empatheia_jax.data.media import read_video
-from empatheia_jax.data.media_writing import write_video
+from empatheia_jax.data.media.reading import read_video
+from empatheia_jax.data.media.writing import write_video
 from empatheia_jax.data.schema import Profile
 from empatheia_jax.generators.classical.appearance import appearance_for
 from empatheia_jax.generators.classical.expression import STYLE_NAMES

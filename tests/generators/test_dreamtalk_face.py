@@ -9,8 +9,9 @@ from PIL import Image
 from small_dreamtalk import write_weights
 
 from empatheia_jax.cli import animate as command
-from empatheia_jax.data.media import read_audio, read_metadata, read_video
-from empatheia_jax.data.media_writing import write_audio, write_video
+from empatheia_jax.data.media.reading import read_audio, read_metadata, read_video
+from empatheia_jax.data.media.writing import write_audio, write_video
+from empatheia_jax.generators.avatars import avatar
 from empatheia_jax.generators.classical.face import ClassicalFace
 from empatheia_jax.generators.classical.portrait import PortraitError, read_portrait
 from empatheia_jax.generators.dreamtalk import alignment, crop, grid, sampler
@@ -18,7 +19,6 @@ from empatheia_jax.generators.dreamtalk.coefficients import read_expression, rea
 from empatheia_jax.generators.dreamtalk.errors import DreamTalkError
 from empatheia_jax.generators.dreamtalk.face import DreamTalkFace
 from empatheia_jax.generators.interfaces import Portrait
-from empatheia_jax.inference.avatars import avatar
 from empatheia_jax.inference.provenance import ConsentError
 
 pytestmark = pytest.mark.usefixtures("compiled_quickly")

@@ -19,8 +19,6 @@ import jax.numpy as jnp
 import pytest
 from compiled_flops import count_flops, unroll_loops
 
-from empatheia_jax import flops_generators as flops
-from empatheia_jax.flops import attention, attention_block, linear
 from empatheia_jax.generators.dreamtalk import networks
 from empatheia_jax.generators.dreamtalk.config import DreamTalkConfig, RendererConfig
 from empatheia_jax.generators.dreamtalk.denoiser import Denoiser as MotionDenoiser
@@ -38,6 +36,8 @@ from empatheia_jax.generators.styletts2.plbert import PLBert
 from empatheia_jax.generators.styletts2.prosody import ProsodyPredictor
 from empatheia_jax.generators.styletts2.style_encoder import StyleEncoder
 from empatheia_jax.generators.styletts2.text_encoder import TextEncoder
+from empatheia_jax.planning import generator_flops as flops
+from empatheia_jax.planning.flops import attention, attention_block, linear
 
 TOLERANCE = 0.03  # norms, activations and edges
 EDGES = 0.06  # where feature maps are small

@@ -9,18 +9,18 @@ from flax import nnx
 from small import FAST, compilations
 from small_styletts2 import KINDS, make
 
-from empatheia_jax.buckets import bucket
+from empatheia_jax.checkpoints.weights import save_weights
 from empatheia_jax.cli import speak as command
-from empatheia_jax.data.media import read_audio, read_metadata
-from empatheia_jax.data.media_writing import write_audio
+from empatheia_jax.data.media.reading import read_audio, read_metadata
+from empatheia_jax.data.media.writing import write_audio
 from empatheia_jax.generators.phonemes import PhonemeError
 from empatheia_jax.generators.styletts2 import sampler, source
 from empatheia_jax.generators.styletts2.errors import StyleTTS2Error
-from empatheia_jax.generators.styletts2.manner import SynthesisOptions
+from empatheia_jax.generators.styletts2.options import SynthesisOptions
 from empatheia_jax.generators.styletts2.script import phonemize_text
 from empatheia_jax.generators.styletts2.voice import StyleTTS2Speech, scale_durations
 from empatheia_jax.inference.provenance import ConsentError
-from empatheia_jax.weights import save_weights
+from empatheia_jax.runtime.buckets import bucket
 
 pytestmark = pytest.mark.usefixtures("compiled_quickly")
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from empatheia_jax.data.schema import Profile
-from empatheia_jax.inference.avatars import (
+from empatheia_jax.generators.avatars import (
     AVATARS,
     TEST_AVATARS,
     TRAIN_AVATARS,

@@ -12,7 +12,7 @@ from small import small_config
 from empatheia_jax.__main__ import main
 from empatheia_jax.data import emotions
 from empatheia_jax.inference.respond import RespondError, parse_profile
-from empatheia_jax.training.run import save_config
+from empatheia_jax.training.loop import save_config
 
 
 @pytest.fixture

@@ -9,13 +9,13 @@ import jax
 import pytest
 from small import make_examples, make_tokenizer, small_config
 
-from empatheia_jax import sharding
 from empatheia_jax.config import MeshConfig
-from empatheia_jax.data.media import read_audio, read_video
-from empatheia_jax.data.prompts import encode_target
+from empatheia_jax.data.media.reading import read_audio, read_video
+from empatheia_jax.data.prompts.dialogue import encode_target
 from empatheia_jax.inference.respond import Responder, RespondError
-from empatheia_jax.plan import config_widths
-from empatheia_jax.training.run import abstract_model, initialise, save_config
+from empatheia_jax.model import sharding
+from empatheia_jax.planning.local import config_widths
+from empatheia_jax.training.loop import abstract_model, initialise, save_config
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
 

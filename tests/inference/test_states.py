@@ -12,14 +12,14 @@ import pytest
 from flax import nnx
 from small import WIDTHS, make_engine, make_examples, make_model, make_store, make_tokenizer, small_config
 
-from empatheia_jax.data.encoded import encode_example, encode_prompt
-from empatheia_jax.data.pipeline import evaluation_batches
-from empatheia_jax.data.prompts import find_response_span
-from empatheia_jax.data.rows import Rows
-from empatheia_jax.empatheia import read_signals
+from empatheia_jax.data.batches.encoder import encode_example, encode_prompt
+from empatheia_jax.data.batches.pipeline import evaluation_batches
+from empatheia_jax.data.batches.rows import Rows
+from empatheia_jax.data.prompts.dialogue import find_response_span
 from empatheia_jax.generators.classical.voice import ClassicalSpeech
-from empatheia_jax.inference.perform import choose_speech_content
+from empatheia_jax.inference.synthesis import choose_speech_content
 from empatheia_jax.llm.cache import chunk_positions
+from empatheia_jax.model.empatheia import read_signals
 
 pytestmark = pytest.mark.usefixtures("compiled_quickly")
 

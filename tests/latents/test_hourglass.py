@@ -11,7 +11,7 @@ from small import FAST, WIDTHS, make_model, small_config
 
 from empatheia_jax.latents.content_synchronizer import ContentSynchronizer
 from empatheia_jax.latents.vae import Latent, VaeBlock
-from empatheia_jax.layers import Attention, LayerNorm, sinusoid
+from empatheia_jax.model.layers import Attention, LayerNorm, sinusoid
 
 CONFIG = small_config()
 WIDTH = CONFIG.latents.width

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from empatheia_jax.data.tokenizer import NEW_TOKENS
+from empatheia_jax.data.prompts.tokenizer import NEW_TOKENS
 from empatheia_jax.llm.new_tokens import NEW_TOKEN_COUNT, NewTokens, embed, logits
 
 

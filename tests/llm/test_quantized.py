@@ -11,8 +11,9 @@ from flax import nnx
 from scipy.stats import norm
 from small import leaves
 
-from empatheia_jax import sharding
-from empatheia_jax.checkpoint import load_base, save_base
+from empatheia_jax.checkpoints.named_arrays import named_arrays
+from empatheia_jax.checkpoints.runs import load_base, save_base
+from empatheia_jax.checkpoints.weights import save_weights
 from empatheia_jax.config import ConfigError, LlamaConfig, LoraConfig, MeshConfig
 from empatheia_jax.llm.decode import generate
 from empatheia_jax.llm.llama import PROJECTIONS, Llama
@@ -28,8 +29,7 @@ from empatheia_jax.llm.quantized import (
     require_qwix,
     unquantized,
 )
-from empatheia_jax.states import named_arrays
-from empatheia_jax.weights import save_weights
+from empatheia_jax.model import sharding
 
 pytest.importorskip("qwix")
 pytestmark = pytest.mark.usefixtures("compiled_quickly")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from empatheia_jax.pods.collectives import Collective, HloError, find_collectives
+from empatheia_jax.planning.pods.collectives import Collective, HloError, find_collectives
 
 ROOT = Path(__file__).resolve().parents[2]
 MESH = {"data": 2, "fsdp": 2, "tensor": 2}
@@ -17,7 +17,7 @@ PROGRAM = """
 import json
 import jax, jax.numpy as jnp
 from jax.sharding import AxisType, NamedSharding, PartitionSpec as P
-from empatheia_jax.pods.collectives import find_collectives
+from empatheia_jax.planning.pods.collectives import find_collectives
 
 mesh = jax.make_mesh((2, 2, 2), ("data", "fsdp", "tensor"), axis_types=(AxisType.Auto,) * 3)
 LAYERS, MICRO_BATCHES = 5, 3

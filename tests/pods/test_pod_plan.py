@@ -25,9 +25,9 @@ from small_pod import pod_config
 from small import replace_fields
 from empatheia_jax.config import ConfigError, MeshConfig
 from empatheia_jax.pods import report
-from empatheia_jax.pods.changes import find_smallest_change
-from empatheia_jax.pods.plan import make_plan, plan_memory
-from empatheia_jax.pods.topologies import find_topology
+from empatheia_jax.planning.pods.changes import find_smallest_change
+from empatheia_jax.planning.pods.plan import make_plan, plan_memory
+from empatheia_jax.planning.pods.topologies import find_topology
 
 topology = find_topology("gpu:8")
 config = dataclasses.replace(pod_config(MeshConfig(2, 2, 2), attention="cudnn"), optim=dataclasses.replace(
@@ -53,8 +53,8 @@ SWEEP = """
 import dataclasses, json
 from small_pod import pod_config
 from empatheia_jax.config import MeshConfig
-from empatheia_jax.pods.sweep import candidates, step_rows, sweep_text, sweep_meshes
-from empatheia_jax.pods.topologies import find_topology
+from empatheia_jax.planning.pods.sweep import candidates, step_rows, sweep_text, sweep_meshes
+from empatheia_jax.planning.pods.topologies import find_topology
 
 topology = find_topology("gpu:4")
 config = pod_config(MeshConfig(1, 2, 2))
@@ -75,8 +75,8 @@ import dataclasses, json
 from small_pod import pod_config
 from empatheia_jax.config import MeshConfig
 from empatheia_jax.pods import report
-from empatheia_jax.pods.plan import make_plan, trace_stage
-from empatheia_jax.pods.topologies import find_topology
+from empatheia_jax.planning.pods.plan import make_plan, trace_stage
+from empatheia_jax.planning.pods.topologies import find_topology
 from empatheia_jax import sharding
 
 topology = find_topology("v5e:2x2")
@@ -90,7 +90,7 @@ print(json.dumps(report.facts(plan) | {"kernels": traced.lower().as_text().count
 
 MACHINES = """
 import json
-from empatheia_jax.pods.topologies import CHIPS, find_topology
+from empatheia_jax.planning.pods.topologies import CHIPS, find_topology
 
 facts = {}
 for kind, chip in CHIPS.items():
@@ -102,9 +102,9 @@ print(json.dumps(facts))
 
 FITS = """
 import json, os
-from empatheia_jax.config_io import load_config
-from empatheia_jax.pods.plan import plan_memory
-from empatheia_jax.pods.topologies import find_topology
+from empatheia_jax.config.load import load_config
+from empatheia_jax.planning.pods.plan import plan_memory
+from empatheia_jax.planning.pods.topologies import find_topology
 
 config = load_config(os.environ["CONFIG"])
 topology = find_topology(os.environ["TOPOLOGY"])

@@ -15,11 +15,11 @@ import pytest
 from corpus import write_corpus
 
 from empatheia_jax.config import Config, EncoderConfig
-from empatheia_jax.data.avamerg import read_examples
-from empatheia_jax.data.feature_records import StoreError
-from empatheia_jax.data.feature_writer import FeatureWriter
-from empatheia_jax.data.features import FeatureStore, store_settings
-from empatheia_jax.data.media import read_audio, read_video
+from empatheia_jax.data.corpus.avamerg import read_examples
+from empatheia_jax.data.features.records import StoreError
+from empatheia_jax.data.features.store import FeatureStore, store_settings
+from empatheia_jax.data.features.writer import FeatureWriter
+from empatheia_jax.data.media.reading import read_audio, read_video
 from empatheia_jax.encoders import build_encoders
 from empatheia_jax.generators.build import build_generators
 from empatheia_jax.generators.interfaces import video_frame_count

@@ -6,10 +6,10 @@ import re
 import numpy as np
 import pytest
 
-from empatheia_jax.data.avamerg import read_examples
+from empatheia_jax.data.corpus.avamerg import read_examples
 from empatheia_jax.data.emotions import AVATAR_EMOTIONS
-from empatheia_jax.data.media import read_audio, read_metadata, read_video
-from empatheia_jax.inference.avatars import avatar
+from empatheia_jax.data.media.reading import read_audio, read_metadata, read_video
+from empatheia_jax.generators.avatars import avatar
 from empatheia_jax.preparation import sample
 from empatheia_jax.preparation.sample_plan import SampleError, plan_corpus
 

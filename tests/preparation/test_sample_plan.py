@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from empatheia_jax.config import DataConfig
-from empatheia_jax.data.avamerg import validation_ids
+from empatheia_jax.data.corpus.avamerg import validation_ids
 from empatheia_jax.data.emotions import AVATAR_EMOTIONS, FINE_EMOTIONS, avatar_emotion
 from empatheia_jax.preparation.sample_events import TOPICS
 from empatheia_jax.preparation.sample_plan import CANONICAL, SampleError, plan_corpus

@@ -21,10 +21,10 @@ import jax, numpy as np, optax
 from small import FAST, WIDTHS, make_examples, make_model, make_store, make_tokenizer, small_config, replace_fields
 from empatheia_jax import sharding
 from empatheia_jax.config import MeshConfig
-from empatheia_jax.data.packing import Bounds
-from empatheia_jax.data.pipeline import training_batches
-from empatheia_jax.data.rows import Rows
-from empatheia_jax.processes import global_batch
+from empatheia_jax.data.batches.packing import Bounds
+from empatheia_jax.data.batches.pipeline import training_batches
+from empatheia_jax.data.batches.rows import Rows
+from empatheia_jax.runtime.processes import global_batch
 from empatheia_jax.training import step as step_module
 from empatheia_jax.training.stages import stage
 
@@ -67,9 +67,9 @@ import numpy as np
 from flax import nnx
 from empatheia_jax import sharding
 from empatheia_jax.config import MeshConfig
-from empatheia_jax.config_io import load_config
-from empatheia_jax.plan import config_widths
-from empatheia_jax.training.run import abstract_model
+from empatheia_jax.config.load import load_config
+from empatheia_jax.planning.local import config_widths
+from empatheia_jax.training.loop import abstract_model
 config = load_config(os.environ["VICUNA"])
 layouts = {}
 for shape in json.loads(os.environ["MESHES"]):

@@ -23,16 +23,16 @@ from small import (
     FAST, WIDTHS, leaves, make_examples, make_model, make_store, make_tokenizer, replace_fields, small_config,
 )
 from empatheia_jax import sharding
-from empatheia_jax.checkpoint import load_base
-from empatheia_jax.data.packing import Bounds
+from empatheia_jax.checkpoints.runs import load_base
+from empatheia_jax.data.batches.packing import Bounds
 from empatheia_jax.config import MeshConfig
-from empatheia_jax.data.pipeline import training_batches
-from empatheia_jax.data.rows import Rows
-from empatheia_jax.processes import global_batch
+from empatheia_jax.data.batches.pipeline import training_batches
+from empatheia_jax.data.batches.rows import Rows
+from empatheia_jax.runtime.processes import global_batch
 from empatheia_jax.training import step as step_module
-from empatheia_jax.training.run import abstract_model
+from empatheia_jax.training.loop import abstract_model
 from empatheia_jax.training.stages import ADAPTED, stage
-from empatheia_jax.weights import save_weights
+from empatheia_jax.checkpoints.weights import save_weights
 
 config = replace_fields(dataclasses.replace(small_config(), modalities=()), "llm", mlp_width=64, remat="lora")
 config = replace_fields(config, "data", rows=4)

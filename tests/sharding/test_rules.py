@@ -6,7 +6,7 @@ import pytest
 from jax.sharding import Mesh, PartitionSpec
 
 from empatheia_jax.config import MeshConfig
-from empatheia_jax.sharding import MESH_AXES, ShardingError, make_mesh, param, partition_spec
+from empatheia_jax.model.sharding import MESH_AXES, ShardingError, make_mesh, param, partition_spec
 
 
 def mesh(data, fsdp, tensor):

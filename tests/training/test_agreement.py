@@ -13,7 +13,7 @@ import pytest
 from flax import nnx
 from small import WIDTHS, make_examples, make_model, make_tokenizer, replace_fields, small_config
 
-from empatheia_jax.data.rows import Rows
+from empatheia_jax.data.batches.rows import Rows
 from empatheia_jax.training.stages import stage
 from empatheia_jax.training.step import make_step, split
 

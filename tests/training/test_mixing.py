@@ -9,12 +9,12 @@ from small import WIDTHS, make_examples, make_store, make_tokenizer, replace_fie
 from trainer import write_corpus
 
 from empatheia_jax.config import ConfigError, MixConfig
-from empatheia_jax.config_io import config_from_json, config_to_json
-from empatheia_jax.data.features import MixedStores
-from empatheia_jax.data.packing import Mixture
-from empatheia_jax.data.pipeline import training_batches
-from empatheia_jax.data.rows import Rows
-from empatheia_jax.training.run_data import load_data
+from empatheia_jax.config.load import config_from_json, config_to_json
+from empatheia_jax.data.batches.packing import Mixture
+from empatheia_jax.data.batches.pipeline import training_batches
+from empatheia_jax.data.batches.rows import Rows
+from empatheia_jax.data.features.store import MixedStores
+from empatheia_jax.training.data import load_data
 
 
 def test_a_mixed_corpus_joins_training_and_not_validation(tmp_path):

@@ -15,12 +15,12 @@ import pytest
 from flax import nnx
 from small import leaves, make_model, replace_fields, small_config
 
-from empatheia_jax.checkpoint import Checkpoints, Position, identify_base, load_base, save_base
+from empatheia_jax.checkpoints.named_arrays import CheckpointError
+from empatheia_jax.checkpoints.runs import Checkpoints, Position, identify_base, load_base, save_base
 from empatheia_jax.config import Config, ConfigError, LlamaConfig, RopeScaling
-from empatheia_jax.config_io import config_from_json, config_to_json, load_config
-from empatheia_jax.states import CheckpointError
+from empatheia_jax.config.load import config_from_json, config_to_json, load_config
+from empatheia_jax.training.loop import check_workdir, save_config, saved_config
 from empatheia_jax.training.metrics import Metrics, check_finite, cut_back
-from empatheia_jax.training.run import check_workdir, save_config, saved_config
 from empatheia_jax.training.stages import ADAPTED, stage
 from empatheia_jax.training.step import in_groups
 

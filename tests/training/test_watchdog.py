@@ -10,8 +10,8 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 PROGRAM = """
 import sys, threading, time
-from empatheia_jax.training.clock import Clock
-from empatheia_jax.training.watchdog import Watchdog
+from empatheia_jax.monitoring.clock import Clock
+from empatheia_jax.monitoring.watchdog import Watchdog
 
 def wait_for_ever(lock):
     lock.acquire()

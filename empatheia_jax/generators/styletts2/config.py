@@ -3,7 +3,7 @@
 import dataclasses
 from typing import Literal
 
-from empatheia_jax.weights import to_tuples
+from empatheia_jax.checkpoints.weights import to_tuples
 
 
 @dataclasses.dataclass(frozen=True)

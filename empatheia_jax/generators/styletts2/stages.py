@@ -12,14 +12,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from empatheia_jax.buckets import bucket, next_power_of_two
-from empatheia_jax.frozen import FrozenNetwork
+from empatheia_jax.checkpoints.frozen_network import FrozenNetwork
+from empatheia_jax.checkpoints.weights import read_architecture, read_metadata
 from empatheia_jax.generators.styletts2 import sampler
 from empatheia_jax.generators.styletts2.config import StyleTTS2Config
 from empatheia_jax.generators.styletts2.errors import StyleTTS2Error
 from empatheia_jax.generators.styletts2.model import StyleTTS2
 from empatheia_jax.generators.styletts2.source import HARMONICS
-from empatheia_jax.weights import read_architecture, read_metadata
+from empatheia_jax.runtime.buckets import bucket, next_power_of_two
 
 SAMPLES_PER_FRAME = 600
 CLICK_SAMPLES = 50  # at the end of HiFi-GAN's output is a click, which upstream cuts off; here it is silenced

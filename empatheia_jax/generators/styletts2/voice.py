@@ -10,7 +10,7 @@ from empatheia_jax.generators import phonemes as symbols
 from empatheia_jax.generators.interfaces import PHONEME_FRAME_SECONDS, Speech
 from empatheia_jax.generators.styletts2 import mel
 from empatheia_jax.generators.styletts2.errors import StyleTTS2Error
-from empatheia_jax.generators.styletts2.manner import SynthesisOptions
+from empatheia_jax.generators.styletts2.options import SynthesisOptions
 from empatheia_jax.generators.styletts2.recording import reference_mel
 from empatheia_jax.generators.styletts2.script import PhonemizedText, phonemize_text
 from empatheia_jax.generators.styletts2.stages import Networks

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 import yaml
 
+from empatheia_jax.checkpoints.weights import is_weights, read_architecture
 from empatheia_jax.config import GeneratorConfig, TorchConfig
 from empatheia_jax.generators.bridge import from_torch
 from empatheia_jax.generators.dreamtalk.config import DreamTalkConfig, RendererConfig
@@ -27,7 +28,6 @@ from empatheia_jax.generators.torch_backend.checkout import (
     torch_device,
 )
 from empatheia_jax.generators.torch_backend.randomness import ReplacedNoise
-from empatheia_jax.weights import is_weights, read_architecture
 
 DREAMTALK = Checkout(
     url="https://github.com/ali-vilab/dreamtalk",

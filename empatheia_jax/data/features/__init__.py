@@ -1,0 +1,1 @@
+"""The feature store: outputs of frozen networks, computed once for each utterance."""

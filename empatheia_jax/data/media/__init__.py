@@ -1,0 +1,1 @@
+"""Recordings: where they lie, reading them, writing them."""

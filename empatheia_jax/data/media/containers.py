@@ -1,0 +1,118 @@
+"""The three places a recording may be in: a file, a member of a zip, or a record of a built dataset.
+
+Each has a name for messages (`str`) and a size that is known without reading it; `readable_input` gives its content.
+"""
+
+import dataclasses
+import functools
+import io
+import zipfile
+import zlib
+from pathlib import Path, PurePosixPath
+
+
+@dataclasses.dataclass(frozen=True, order=True)
+class Member:
+    """A file in a zip, read in place, so that archives need not be unpacked."""
+
+    archive: Path
+    name: str  # within the archive
+
+    def __str__(self) -> str:
+        return f"{self.archive}!{self.name}"
+
+    @property
+    def size(self) -> int:
+        """Bytes, unpacked."""
+        return open_archive(self.archive).getinfo(self.name).file_size
+
+    def read(self) -> bytes:
+        """Read the whole file; its checksum is verified."""
+        return open_archive(self.archive).read(self.name)
+
+
+@dataclasses.dataclass(frozen=True, order=True)
+class Embedded:
+    """A recording whose bytes are in a dataset that `empatheia build-data --embed-media` wrote."""
+
+    dataset: Path
+    split: str
+    record: int
+    place: int  # among the record's media
+    size: int
+    name: str  # of the file it was built from
+
+    def __str__(self) -> str:
+        return f"{self.dataset}!{self.split}/{self.record}/{self.name}"
+
+    def read(self) -> bytes:
+        """Read the bytes, as they were in the file."""
+        from empatheia_jax.data.corpus.tfds_records import media_bytes
+
+        return media_bytes(self.dataset, self.split, self.record, self.place)
+
+
+Recording = Path | Member | Embedded
+
+
+class UnreadableError(ValueError):
+    """A recording that cannot be read from its container; says why."""
+
+
+def open_archive(path: Path) -> zipfile.ZipFile:
+    """Open a zip, which the threads of this process share; it is opened again when the file has changed.
+
+    Raises:
+      UnreadableError: not a zip, or a damaged one.
+    """
+    try:
+        status = path.stat()
+        return _open_archive(path, status.st_size, status.st_mtime_ns)
+    except (OSError, zipfile.BadZipFile) as error:
+        raise UnreadableError(f"{path}: cannot be read as a zip ({error}): download it again") from error
+
+
+@functools.lru_cache(maxsize=32)
+def _open_archive(path: Path, size: int, modified: int) -> zipfile.ZipFile:
+    return zipfile.ZipFile(path)
+
+
+def size_of(recording: Recording) -> int:
+    """Return the size of a recording in bytes.
+
+    Raises:
+      UnreadableError: it is not in its zip, or the zip is damaged.
+      OSError: there is no such file.
+    """
+    try:
+        return recording.stat().st_size if isinstance(recording, Path) else recording.size
+    except KeyError as error:
+        raise UnreadableError(f"{recording}: not in its archive") from error
+
+
+def readable_input(recording: Recording) -> str | io.BytesIO:
+    """Return what soundfile and PyAV can open: the path of a file, or the bytes of a recording in a container.
+
+    Raises:
+      UnreadableError: damaged, encrypted or missing in its container.
+    """
+    if isinstance(recording, Path):
+        return str(recording)
+    try:
+        return io.BytesIO(recording.read())
+    except (OSError, KeyError, EOFError, RuntimeError, NotImplementedError, zipfile.BadZipFile, zlib.error) as error:
+        raise UnreadableError(f"{recording}: cannot be taken out of its container ({error})") from error
+
+
+def portable_name(recording: Recording, root: Path) -> str:
+    """Return a name that stays the same when `root`, the folder of the data, is moved."""
+    if isinstance(recording, Embedded):
+        return f"{recording.split}/{recording.name}"
+    path = recording if isinstance(recording, Path) else recording.archive
+    relative = str(path.relative_to(root)) if path.is_relative_to(root) else path.name
+    return relative if isinstance(recording, Path) else f"{relative}!{recording.name}"
+
+
+def file_name(recording: Recording) -> PurePosixPath:
+    """Return the name of a recording's file, without folders."""
+    return PurePosixPath(recording.name if isinstance(recording, Path) else PurePosixPath(recording.name).name)
