@@ -29,8 +29,7 @@ $(VENV)/.test: $(VENV)/.demo
 demo: env
 	$(BIN)/python -m empatheia_jax demo --output runs/demo
 
-test: env-test
-	$(BIN)/python -m ruff check .
+test: lint
 	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 test-slow: env-test
@@ -52,7 +51,10 @@ test-torch-repo: env-test
 	  $(BIN)/python -m pytest -m large tests/e2e/test_published_generators.py tests/bridge/test_originals.py -rA
 
 lint: env-test
-	$(BIN)/python -m ruff check .
+	$(BIN)/python -m ruff format --check --quiet .
+	$(BIN)/python -m ruff check --quiet .
+	$(BIN)/lint-imports
+	$(BIN)/basedpyright --level error
 
 clean:
 	rm -rf runs build *.egg-info

@@ -12,16 +12,24 @@ import traceback
 from pathlib import Path
 
 import jax
+from flax import nnx
 
 from empatheia_jax.checkpoints.manifest import set_aside_damaged
 from empatheia_jax.checkpoints.named_arrays import DiskError
-from empatheia_jax.checkpoints.runs import Checkpoints, Position
+from empatheia_jax.checkpoints.restore import find_base, is_complete, load_adapter, read_base, read_checkpoint
+from empatheia_jax.checkpoints.runs import Checkpoints, Position, identify_base, save_base
+from empatheia_jax.checkpoints.workdir import check_workdir, save_config
 from empatheia_jax.config.load import load_config
+from empatheia_jax.data.batches.pipeline import step_example_ids
 from empatheia_jax.data.prompts.dialogue import first_label_tokens
 from empatheia_jax.model import sharding
+from empatheia_jax.model.construct import abstract_model, describe, initialise
+from empatheia_jax.model.empatheia import calibrate_new_parameters
+from empatheia_jax.model.parameter_groups import ADAPTED, in_groups
 from empatheia_jax.monitoring.clock import Clock
 from empatheia_jax.monitoring.goodput import Goodput, summary
 from empatheia_jax.monitoring.stop import Stop
+from empatheia_jax.monitoring.sync import ProcessSync
 from empatheia_jax.monitoring.watchdog import STALL, Watchdog
 from empatheia_jax.profiling.capture import Profile
 from empatheia_jax.runtime import peers, processes
@@ -29,27 +37,18 @@ from empatheia_jax.runtime.compile_cache import use_cache
 from empatheia_jax.runtime.compile_report import compilations
 from empatheia_jax.runtime.machine import keep_memory
 from empatheia_jax.training.compilation import StageCompiler
+from empatheia_jax.training.context import TrainingContext
 from empatheia_jax.training.data import load_data
-from empatheia_jax.training.loop import (
-    Run,
-    abstract_model,
-    check_workdir,
-    describe,
-    evaluate,
-    has_base,
-    initialise,
-    is_complete,
-    restore,
-    run_stage,
-    save_config,
-)
+from empatheia_jax.training.loop import StepLog, as_trees, begin_stage, device_batches, evaluate, use_cached_states
 from empatheia_jax.training.metrics import Metrics, NoMetrics
-from empatheia_jax.training.stages import stage
+from empatheia_jax.training.stages import choose_stages
+from empatheia_jax.training.whiten import whiten
 
 DISK_FULL = 74  # EX_IOERR of sysexits.h: to be started again once there is space
 
 
-def main(argv: list[str]) -> int:
+def parse(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
+    """Return the flags of `train.py`, and what is left: flags that override fields of the config."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("config")
     parser.add_argument("--workdir", type=Path, required=True)
@@ -76,20 +75,23 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--profile", nargs="?", const="", metavar="DIR", help="trace some steps of every stage")
     parser.add_argument("--profile-steps", type=int, default=5, help="how many, after a few to warm up")
     args, overrides = parser.parse_known_args(argv)
-    overrides += ["--data.on-error", args.on_error] if args.on_error else []
-    profile = Profile(None if args.profile is None else args.profile or args.workdir / "profile", args.profile_steps)
+    return args, overrides + (["--data.on-error", args.on_error] if args.on_error else [])
+
+
+def main(argv: list[str]) -> int:
+    """Train the stages of a config and return the exit code, 0; errors are `run`'s to report."""
+    args, overrides = parse(argv)
+    workdir, profile_folder = args.workdir, args.workdir / "profile" if args.profile == "" else args.profile
+    profile = Profile(profile_folder, args.profile_steps)
     processes.join(args.distributed, args.heartbeat)
     clock = Clock()
     watchdog = Watchdog(clock, args.stall)
 
     # ── Config ────────────────────────────────────────────────────────────────────────────────────────────────────
     config = load_config(args.config, overrides)
-    stages = [stage(int(number), config) for number in args.stages.split(",")]
-    if config.base != "scratch":
-        stages = [s for s in stages if s.number != 0]  # a converted base needs no stage 0
-    if not config.modalities:
-        stages = [s for s in stages if s.number <= 1]  # words only: no latents to train
-    check_workdir(args.workdir, config, args.resume, stages)
+    stages = choose_stages(config, [int(number) for number in args.stages.split(",")])
+    trains_base = stages[0].trains_base
+    check_workdir(workdir, config, resume=args.resume, trains_base=trains_base)
 
     # ── Mesh ──────────────────────────────────────────────────────────────────────────────────────────────────────
     mesh = sharding.make_mesh(config.mesh)
@@ -100,16 +102,22 @@ def main(argv: list[str]) -> int:
 
     # ── Data ──────────────────────────────────────────────────────────────────────────────────────────────────────
     with clock("data"):
-        data = load_data(args.workdir, config)
-    save_config(args.workdir, config)
+        data = load_data(workdir, config)
+    save_config(workdir, config)
 
     # ── Model (abstract): shapes and shardings, nothing allocated ─────────────────────────────────────────────────
     with clock("load"):
         graphdef, abstract = abstract_model(config, data.widths, mesh)
     processes.log_on_first(f"model    {describe(abstract)}")
 
-    # ── Load, sharded: what a checkpoint holds is read onto its devices, the rest is drawn there ──────────────────
-    folder = args.workdir / "checkpoints"
+    # ── Load: every parameter is read, or drawn, onto its own devices ─────────────────────────────────────────────
+    # It comes from the first of these that has it:
+    # 1. The newest undamaged checkpoint, with --resume. It has the adapted parts (all, while stage 0 trains), later
+    #    the optimizer too (`begin_stage`), and the position.
+    # 2. The base: the converted one of `config.base`, or WORKDIR/base, once stage 0 is over.
+    # 3. `config.adapter`: the LoRA of another training.
+    # 4. `config.seed`: drawn, and scaled to the base if there is one; else when stage 0 ends.
+    folder = workdir / "checkpoints"
     if args.resume:
         with clock("load"):
             processes.run_on_first("checkpoints", lambda: set_aside_damaged(folder))
@@ -117,40 +125,105 @@ def main(argv: list[str]) -> int:
     position = checkpoints.latest() if args.resume else None
     with clock("load"):
         label_tokens = first_label_tokens(data.tokenizer)
-        first = stages[0].number if stages else 0
-        draw_base = not has_base(config, position, first)
-        state = abstract if is_complete(position) else initialise(config, data.widths, abstract, base=draw_base)
-        state = restore(
-            args.workdir,
-            config,
-            checkpoints,
-            position,
-            state=state,
-            statistics=data.statistics,
-            label_tokens=label_tokens,
-            first_stage=first,
-        )
+        base = find_base(workdir, config, position, trains_base=trains_base)
+        state = abstract
+        if not is_complete(position):
+            state = initialise(config, data.widths, abstract, base=base is None)
+        if base is not None:
+            state = read_base(base, state)
+            checkpoints.base = identify_base(base)
+        if position is not None:
+            if base is not None:
+                checkpoints.check_base(position, checkpoints.base)
+            state = read_checkpoint(checkpoints, position, state)
+        elif base is not None:
+            state = calibrate_new_parameters(state, data.statistics, label_tokens)
+            state = load_adapter(config, state) if config.adapter else state
     resume_step = position.step if position else (0 if args.resume else None)
-    metrics = Metrics(args.workdir, resume_step) if processes.is_first() else NoMetrics()
-    goodput = Goodput(args.workdir, clock, resume_step or 0, writes=processes.is_first())
-    run = Run(args.workdir, config, mesh, data, checkpoints, metrics, clock, goodput, Stop(), profile)
+    metrics = Metrics(workdir, resume_step) if processes.is_first() else NoMetrics()
+    goodput = Goodput(workdir, clock, resume_step or 0, writes=processes.is_first())
+    stop = Stop()
     position = position or Position(0, stages[0].number, 0)
-    stages = [s for s in stages if s.number >= position.stage]  # the others are finished
+    stages = [stage for stage in stages if stage.number >= position.stage]  # the others are finished
 
     # ── Stages ────────────────────────────────────────────────────────────────────────────────────────────────────
-    compiler = StageCompiler(run, stages, graphdef, abstract)
-    for current in stages:
-        start = position if position.stage == current.number else Position(position.step, current.number, 0)
+    context = TrainingContext(workdir, config, mesh, data, clock)
+    # A compiler that runs beside the steps would show in their profile.
+    ahead = config.compile_ahead and profile.folder is None
+    compiler = StageCompiler(context, stages, graphdef, abstract, ahead=ahead)
+    for stage in stages:
+        start = position if position.stage == stage.number else Position(position.step, stage.number, 0)
         compiled = compiler.take()
-        state, position = run_stage(run, compiled, state, start)
-        if position.stage == current.number:
-            break  # stopped inside the stage
+        rows, steps = compiled.rows, compiled.steps
+        processes.log_on_first(
+            f"stage {stage.number}  {stage.title}: {steps} steps, {len(rows.examples)} Examples, {rows.dropped}"
+        )
+        processes.log_on_first(f"  rows {rows.stream.efficiency}")
+
+        # ── Stage: what is computed once, from the parameters with which it begins ────────────────────────────────
+        if compiled.compute_signals is not None and not start.stage_step:
+            with clock("whiten"):
+                state = whiten(mesh, rows, compiled.compute_signals, state)
+        use_cached_states(context, compiled, state, checkpoints.base)
+
+        # ── Stage: its steps ──────────────────────────────────────────────────────────────────────────────────────
+        with jax.set_mesh(mesh):
+            with clock("load"):
+                trainable, opt_state, frozen = begin_stage(compiled, state, checkpoints, start)
+            del state  # keep one copy: another reference would keep donated buffers alive
+            position, key = start, jax.random.key(config.seed * 10 + stage.number)
+            log = StepLog(context, compiled, metrics, start.stage_step)
+            stage_profile = profile.stage(stage.number, start.stage_step, compiled.flops)
+            # Polled after steps only: a signal that arrives after the last one must not keep the stage from being
+            # finished.
+            sync = ProcessSync(lambda: stop.requested, clock, config.checkpoint_seconds)
+            for batch in clock.iterate("wait", device_batches(compiled, mesh, start.stage_step)):
+                stage_profile.begin(trainable)
+                with clock("steps"):
+                    ids = step_example_ids(rows, position.stage_step)
+                    step_key = jax.random.fold_in(key, position.stage_step)
+                    trainable, opt_state, values = compiled.step(trainable, opt_state, frozen, batch, step_key)
+                    position = Position(position.step + 1, stage.number, position.stage_step + 1)
+                    log.add(position, values, ids)
+                goodput.record(position.step)
+                checkpoints.check_pending()
+                with clock("agree"):
+                    sync.poll()
+                if sync.slow:
+                    processes.log_on_first(f"  slow     step {position.step}: {sync.slow}")
+                due = sync.save or position.stage_step % config.checkpoint_every == 0
+                if sync.stop or (due and position.stage_step < steps):
+                    with clock("steps"):
+                        log.flush()
+                    sync.note_save()
+                    with clock("checkpoint"):  # the base is in WORKDIR/base, but while stage 0 trains it
+                        saved, saved_opt_state = as_trees(compiled, trainable, opt_state, frozen)
+                        saved = saved if stage.trains_base else nnx.filter_state(saved, in_groups(ADAPTED))
+                        checkpoints.save(position, saved, saved_opt_state)
+                        del saved, saved_opt_state
+                if sync.stop:
+                    break
+            stage_profile.end(trainable)
+            with clock("steps"):
+                log.flush(last=True)
+
+            # ── Stage: its end ────────────────────────────────────────────────────────────────────────────────────
+            if sync.stop:
+                break
+            state, opt_state = as_trees(compiled, trainable, opt_state, frozen)
+            position = Position(position.step, stage.number + 1, 0)
+            with clock("checkpoint"):
+                if stage.trains_base:
+                    save_base(workdir / "base", nnx.filter_state(state, in_groups(("base",))))
+                    checkpoints.base = identify_base(workdir / "base")
+                    state = calibrate_new_parameters(state, data.statistics, label_tokens)
+                checkpoints.save(position, nnx.filter_state(state, in_groups(ADAPTED)), opt_state)
         with clock("evaluate"):
-            validation = evaluate(run, compiled, state)
-        metrics.log(position.step, current.number, validation)
+            validation = evaluate(context, compiled, state)
+        metrics.log(position.step, stage.number, validation)
         terms = "  ".join(f"{name.removeprefix('validation_')} {value:.3f}" for name, value in validation.items())
         processes.log_on_first(f"  held out: {terms}")
-        if processes.any_process(run.stop.requested):
+        if processes.any_process(stop.requested):
             break
 
     compiler.close()

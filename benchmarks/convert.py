@@ -27,10 +27,11 @@ ROOT = Path(__file__).resolve().parent.parent
 RESTORE = """
 import sys, jax
 from flax import nnx
-from empatheia_jax import sharding, weights
+from empatheia_jax.checkpoints import weights
 from empatheia_jax.config import MeshConfig
 from empatheia_jax.config.load import load_llm_config
 from empatheia_jax.llm.llama import Llama
+from empatheia_jax.model import sharding
 mesh = sharding.make_mesh(MeshConfig(data=1), jax.devices()[:1])
 abstract = nnx.state(nnx.eval_shape(lambda: Llama(load_llm_config(sys.argv[1]), rngs=nnx.Rngs(0))))
 abstract = sharding.with_shardings(abstract, sharding.shardings(abstract, mesh))

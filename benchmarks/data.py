@@ -10,6 +10,7 @@ packing: share of real tokens in the rows, beside the most that any packing coul
 and beside padding. The texts are the sample grammar's, or those of --corpus.
 """
 
+import dataclasses
 import os
 import tempfile
 import time
@@ -17,6 +18,7 @@ from pathlib import Path
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
+import jax  # noqa: E402
 import measure  # noqa: E402
 import numpy as np  # noqa: E402
 from absl import flags  # noqa: E402
@@ -24,10 +26,11 @@ from shapes import write_text_corpus  # noqa: E402
 
 from empatheia_jax.config import Config  # noqa: E402
 from empatheia_jax.config.load import load_config  # noqa: E402
+from empatheia_jax.data.batches.batch import Batch  # noqa: E402
+from empatheia_jax.data.batches.builder import BatchBuilder  # noqa: E402
 from empatheia_jax.data.batches.encoder import encode_example  # noqa: E402
-from empatheia_jax.data.batches.packing import ExampleSize, RowLimits, plan_epoch, rows_lower_bound  # noqa: E402
+from empatheia_jax.data.batches.packer import ExampleSize, RowLimits, plan_epoch, rows_lower_bound  # noqa: E402
 from empatheia_jax.data.batches.pipeline import store_widths, training_batches  # noqa: E402
-from empatheia_jax.data.batches.rows import Rows, replace_data_fields  # noqa: E402
 from empatheia_jax.data.corpus.avamerg import read_examples  # noqa: E402
 from empatheia_jax.data.features.records import FLOAT_DTYPES  # noqa: E402
 from empatheia_jax.data.features.store import FeatureStore  # noqa: E402
@@ -35,7 +38,7 @@ from empatheia_jax.data.features.writer import FeatureWriter, pack_utterance, wr
 from empatheia_jax.data.prompts.tokenizer import train_bpe  # noqa: E402
 from empatheia_jax.data.schema import Example  # noqa: E402
 from empatheia_jax.training.data import training_texts  # noqa: E402
-from empatheia_jax.training.stages import stage  # noqa: E402
+from empatheia_jax.training.stages import resolve_stages  # noqa: E402
 
 PUBLISHED = Path(__file__).parents[1] / "configs" / "vicuna_7b.py"
 NEEDED = 20_000.0  # tokens/s of the 7B step on one accelerator
@@ -97,31 +100,31 @@ class ConstantStates(dict):
         super().__init__({example.id: {"response_states": states} for example in examples})
 
 
-def build_rows(config: Config, number: int, examples: list[Example], tokenizer, *, store: FeatureStore) -> Rows:
+def build_rows(config: Config, number: int, examples: list[Example], tokenizer, *, store: FeatureStore) -> BatchBuilder:
     """Return the rows of stage `number`, as a run builds them."""
-    current, settings = stage(number, config), config.stages[str(number)]
-    config = replace_data_fields(config, **settings.shape())
-    rows = Rows(
+    stage = resolve_stages(config)[number]
+    config = dataclasses.replace(config, data=stage.data)
+    rows = BatchBuilder(
         examples,
-        current.prompt_kind,
+        stage.prompt_kind,
         config,
         tokenizer,
         store=store,
         widths=store_widths(store),
         train=True,
         seed=number,
-        learn_text="emp" in current.weights,
-        content=current.has_content,
-        cached=current.cached,
+        learn_text="emp" in stage.weights,
+        content=stage.has_content,
+        cached=stage.cached,
     )
-    if current.cached:
+    if stage.cached:
         rows.states = ConstantStates(examples, config.llm.width, FLOAT_DTYPES[config.llm.compute_dtype])
     return rows
 
 
-def count_tokens(rows: Rows, batch: dict[str, np.ndarray]) -> int:
+def count_tokens(rows: BatchBuilder, batch: Batch[np.ndarray]) -> int:
     """Count the tokens that a step without a cache would compute for the batch's Examples."""
-    return sum(len(rows.encoded[i].ids) for i in batch["example_id"].ravel() if i >= 0)
+    return sum(len(rows.encoded[i].ids) for i in batch.example_id.ravel() if i >= 0)
 
 
 def measure_rows(config: Config, examples: list[Example], tokenizer, *, smoke: bool, threads: int) -> list[dict]:
@@ -134,11 +137,11 @@ def measure_rows(config: Config, examples: list[Example], tokenizer, *, smoke: b
             steps = 2 if smoke else 60
             batches = training_batches(rows, 0, steps, threads=threads)
             first = next(batches)  # threads are started, files opened
-            batch_bytes = sum(array.nbytes for array in first.values())
+            batch_bytes = sum(array.nbytes for array in jax.tree.leaves(first))
             seconds, tokens, example_count, cpu = time.perf_counter(), 0, 0, time.process_time()
             for batch in batches:
                 tokens += count_tokens(rows, batch)
-                example_count += int((batch["example_id"] >= 0).sum())
+                example_count += int((batch.example_id >= 0).sum())
             seconds, cpu = time.perf_counter() - seconds, time.process_time() - cpu
             lengths = [len(encoded.ids) for encoded in rows.encoded]
             padded = [lengths[i : i + 16] for i in range(0, len(lengths), 16)]

@@ -12,10 +12,11 @@ same number of tokens. A ratio is void ("void": true) when fewer than `AGREEMENT
                     in the cache; beside full prefills, ours ("whole_...") and the peer's
 """
 
-import functools
+import dataclasses
 import statistics
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import measure
 
@@ -29,20 +30,18 @@ import numpy as np  # noqa: E402
 from flax import nnx  # noqa: E402
 from shapes import LLMS, bench_config, write_text_corpus  # noqa: E402
 
+from empatheia_jax.config import Config  # noqa: E402
 from empatheia_jax.data.batches.encoder import encode_example  # noqa: E402
 from empatheia_jax.data.corpus.avamerg import read_examples  # noqa: E402
-from empatheia_jax.data.prompts.tokenizer import train_bpe  # noqa: E402
-from empatheia_jax.inference.conversation import common_prefix_length  # noqa: E402
-from empatheia_jax.llm.batching import (  # noqa: E402
-    ContinuousBatcher,
-    admit,
-    advance,
-    empty_decode_state,
-    share_prefix,
-    shared_prefix_length,
-)
+from empatheia_jax.data.prompts.tokenizer import Tokenizer, train_bpe  # noqa: E402
+from empatheia_jax.inference.conversation import FIRST, common_prefix_length  # noqa: E402
+from empatheia_jax.inference.engine import GROUPS, Engine  # noqa: E402
+from empatheia_jax.inference.prompt import BUCKETS, PROMPT_BUCKET, Prompt  # noqa: E402
+from empatheia_jax.llm.batching import ContinuousBatcher, DecodeState, shared_prefix_length  # noqa: E402
 from empatheia_jax.llm.decode import generate  # noqa: E402
 from empatheia_jax.llm.llama import Llama  # noqa: E402
+from empatheia_jax.llm.new_tokens import NewTokens  # noqa: E402
+from empatheia_jax.model.empatheia import Empatheia  # noqa: E402
 from empatheia_jax.runtime.buckets import bucket  # noqa: E402
 from empatheia_jax.training.data import training_texts  # noqa: E402
 
@@ -84,7 +83,7 @@ class Peer:
         import peer
 
         self.peer, self.torch, self.max_new_tokens = peer, peer.torch, max_new_tokens
-        self.model = peer.transformers_llama(decoder.llm).eval()
+        self.model: Any = peer.transformers_llama(decoder.llm).eval()
 
     def program(self, prompts: list[np.ndarray], outputs: list, max_new_tokens: int | None = None):
         """Return a function that decodes `prompts` and appends the tokens [B, T] to `outputs`."""
@@ -111,95 +110,66 @@ class Peer:
         return run
 
 
-class Refilled:
-    """The programs of `llm.batching` on a Llama."""
+@dataclasses.dataclass(frozen=True)
+class Corpus:
+    """Prompts of the sample corpus, and what encoded them."""
 
-    def __init__(self, decoder: Decoder):
-        self.state, self.graphdef, self.config = decoder.state, decoder.graphdef, decoder.llm.config
-        self.admit = jax.jit(self._admit, static_argnames="window", donate_argnums=1)
-        self.advance = functools.partial(jax.jit(self._advance, donate_argnums=1), self.state)
-        self.share = jax.jit(self._share, donate_argnums=1)
+    config: Config
+    tokenizer: Tokenizer
+    prompts: list[np.ndarray]
+    budgets: list[int]  # lengths of the prompts' gold answers
+    turns: list[np.ndarray]  # prompts of one dialogue's turns
 
-    def _admit(self, state, decode_state, rows, tokens, *, start, lengths, budgets, window):
-        llm = nnx.merge(self.graphdef, state)
-        return admit(
-            llm,
-            decode_state,
-            rows,
-            llm.embed(tokens),
-            start=start,
-            lengths=lengths,
-            budgets=budgets,
-            eos_id=-1,
-            window=window,
+    def make_engine(self, decoder: Decoder, *, batch: int, max_new_tokens: int) -> Engine:
+        """Return an engine on the decoder's LLM."""
+        model = nnx.eval_shape(lambda: Empatheia(self.config, None, rngs=nnx.Rngs(0)))
+        model.llm, model.new_tokens = decoder.llm, NewTokens(self.config.llm.width, rngs=nnx.Rngs(0))
+        return Engine(model, self.tokenizer, self.config, batch=batch, max_new_tokens=max_new_tokens)
+
+
+def make_prompt(ids: np.ndarray, max_new_tokens: int) -> Prompt:
+    """Return a prompt of words only."""
+    return Prompt(ids.tolist(), (), [], lambda key: None, max_new_tokens)
+
+
+def engine_test_set(engine: Engine, prompts: list[Prompt], *, outputs: list, stats: list):
+    """Return a function that decodes each prompt's `max_new_tokens`, `engine.batch` sequences at a time."""
+    common = shared_prefix_length([prompt.ids for prompt in prompts])
+    longest = common + bucket(max(len(prompt.ids) for prompt in prompts) - common, PROMPT_BUCKET, BUCKETS)
+    group_size = 1 if jax.default_backend() == "cpu" else max(1, engine.batch // GROUPS)
+
+    def admit(decode_state: DecodeState, sequences: np.ndarray, indices: list[int]) -> DecodeState:
+        return engine.admit(decode_state, sequences, [prompts[n] for n in indices], start=common, max_slots=0)
+
+    def run():
+        decode_state = engine.empty_decode_state(engine.batch, longest + engine.max_new_tokens)
+        if common:
+            decode_state = engine.share(decode_state, prompts[0].ids[:common])
+        batcher = ContinuousBatcher(
+            decode_state, admit, engine.advance, lambda *args: lambda: args[-1], group_size=group_size
         )
+        answers = dict(batcher.run(len(prompts)))
+        outputs.append([answers[n] for n in range(len(prompts))])
+        stats.append(batcher.stats)
 
-    def _advance(self, state, decode_state, stop_at, max_steps):
-        llm = nnx.merge(self.graphdef, state)
-        return advance(llm, llm.embed, decode_state, stop_at=stop_at, max_steps=max_steps, eos_id=-1)
+    return run
 
-    def _share(self, state, decode_state, tokens):
-        llm = nnx.merge(self.graphdef, state)
-        return share_prefix(llm, decode_state, llm.embed(tokens))
 
-    def put(self, decode_state, rows, prompts, budgets, *, start: int, window: int | None = None):
-        """Prefill `prompts` into `rows` of the batch, whose cache holds their first `start` tokens already."""
-        size = bucket(max(map(len, prompts)) - start, 64, 2)
-        tokens, lengths, budget = np.zeros((len(rows), size), np.int32), *np.ones((2, len(rows)), np.int32)
-        for row, (prompt, max_new_tokens) in enumerate(zip(prompts, budgets, strict=True)):
-            lengths[row], budget[row] = len(prompt) - start, max_new_tokens
-            tokens[row, : lengths[row]] = prompt[start:]
-        return self.admit(
-            self.state,
-            decode_state,
-            rows,
-            tokens,
-            start=np.full(len(rows), start, np.int32),
-            lengths=lengths,
-            budgets=budget,
-            window=window or start + size,
-        )
+def engine_turns(engine: Engine, prompts: list[Prompt], *, reuse: bool, outputs: list, reused: list):
+    """Return a function that decodes the first token of each turn's answer, with a cache of one sequence."""
+    capacity = bucket(max(len(prompt.ids) for prompt in prompts), 256, 1)
 
-    def test_set(self, prompts: list[np.ndarray], budgets: list[int], *, batch_size: int, outputs: list, stats: list):
-        """Return a function that decodes `budgets[i]` tokens after `prompts[i]`, `batch_size` sequences at a time."""
-        common = shared_prefix_length([prompt.tolist() for prompt in prompts])
-        longest = common + bucket(max(map(len, prompts)) - common, 64, 2)
-        group_size = 1 if jax.default_backend() == "cpu" else max(1, batch_size // 8)
+    def run():
+        decode_state, first_tokens, cached = engine.empty_decode_state(1, capacity), [], []
+        for prompt in prompts:
+            start = common_prefix_length(cached, {}, prompt.ids, {}, slot_tokens=1) if reuse else 0
+            decode_state = engine.admit(decode_state, FIRST, [prompt], start=start, max_slots=0, window=capacity)
+            first_tokens.append([int(decode_state.next_token[0])])
+            reused.append(start / len(prompt.ids))
+            cached = prompt.ids
+        outputs.append(first_tokens)
 
-        def put(decode_state, rows, numbers):
-            return self.put(
-                decode_state, rows, [prompts[n] for n in numbers], [budgets[n] for n in numbers], start=common
-            )
-
-        def run():
-            decode_state = empty_decode_state(self.config, batch_size, longest + max(budgets), max(budgets))
-            if common:
-                decode_state = self.share(self.state, decode_state, prompts[0][None, :common])
-            batcher = ContinuousBatcher(
-                decode_state, put, self.advance, lambda *args: lambda: args[-1], group_size=group_size
-            )
-            answers = dict(batcher.run(len(prompts)))
-            outputs.append([answers[n] for n in range(len(prompts))])
-            stats.append(batcher.stats)
-
-        return run
-
-    def turns(self, prompts: list[np.ndarray], reuse: bool, outputs: list, reused: list):
-        """Return a function that decodes the first token of each turn's answer, with a cache of one sequence."""
-        capacity = bucket(max(map(len, prompts)), 256, 1)
-
-        def run():
-            decode_state, first_tokens = empty_decode_state(self.config, 1, capacity, 1), []
-            for previous, prompt in zip([[], *prompts[:-1]], prompts, strict=True):
-                start = common_prefix_length(previous, {}, prompt, {}, slot_tokens=1) if reuse else 0
-                decode_state = self.put(
-                    decode_state, np.zeros(1, np.int32), [prompt], [1], start=start, window=capacity
-                )
-                first_tokens.append([int(decode_state.next_token[0])])
-                reused.append(start / len(prompt))
-            outputs.append(first_tokens)
-
-        return run
+    return run
 
 
 def static_batches(prompts: list, batch_size: int) -> list[list[int]]:
@@ -256,14 +226,15 @@ def peer_static(peer: Peer, prompts: list[np.ndarray], budgets: list[int], *, ba
     return run
 
 
-def load_prompts(shape: str, smoke: bool) -> tuple[list[np.ndarray], list[int], list[np.ndarray]]:
-    """Return prompts of a corpus, the lengths of their gold answers, and the prompts of one dialogue's turns."""
+def load_corpus(shape: str, smoke: bool) -> Corpus:
+    """Return prompts of the sample corpus, in an order of their own."""
     with tempfile.TemporaryDirectory() as folder:
         write_text_corpus(Path(folder))
         config = bench_config(shape, Path(folder))
         examples = read_examples(Path(folder), "train", validation_share=0.0)[0]
     tokenizer = train_bpe(list(training_texts(examples, config)), min(config.llm.vocab_size, 4096))
     encoded = [encode_example(e, "text", config, tokenizer, profile=e.listener_profile) for e in examples]
+    tokenizer.eos_id = -1  # no token ends an answer: each is as long as asked for
     prompts = [e.ids[: e.prompt_length] for e in encoded]
     budgets = [len(e.ids) - e.prompt_length - 1 for e in encoded]  # </s> is not written
     longest = max(examples, key=lambda e: e.turn_id).conversation_id
@@ -271,7 +242,9 @@ def load_prompts(shape: str, smoke: bool) -> tuple[list[np.ndarray], list[int], 
     order = np.random.default_rng(0).permutation(len(examples))[: 6 if smoke else PROMPTS]
     if smoke:
         budgets = [1 + budget % 8 for budget in budgets]
-    return [prompts[n] for n in order], [budgets[n] for n in order], [prompts[n] for n in turns]
+    return Corpus(
+        config, tokenizer, [prompts[n] for n in order], [budgets[n] for n in order], [prompts[n] for n in turns]
+    )
 
 
 def compare_tokens(outputs: dict[str, list], dtype: str) -> dict:
@@ -288,14 +261,14 @@ def compare_with(name: str, work: float, seconds: dict[str, list[float]]) -> dic
     return {f"{name}_value": float(f"{value:.4g}"), f"ratio_to_{name}": round(statistics.median(ratios), 3)}
 
 
-def measure_test_set(args, decoder: Decoder, peer: Peer | None, *, prompts, budgets, repetitions: int) -> dict:
+def measure_test_set(args, decoder: Decoder, peer: Peer | None, corpus: Corpus, *, repetitions: int) -> dict:
     """Return the row `test_set`."""
-    batch_size = 2 if args.smoke else BATCH_SIZE
+    batch_size, prompts, budgets = 2 if args.smoke else BATCH_SIZE, corpus.prompts, corpus.budgets
+    engine = corpus.make_engine(decoder, batch=batch_size, max_new_tokens=max(budgets))
+    requests = list(map(make_prompt, prompts, budgets))
     outputs, stats = {"ours": [], "static": [], "peer": []}, []
     programs = {
-        "ours": Refilled(decoder).test_set(
-            prompts, budgets, batch_size=batch_size, outputs=outputs["ours"], stats=stats
-        ),
+        "ours": engine_test_set(engine, requests, outputs=outputs["ours"], stats=stats),
         "static": flax_static(decoder, prompts, budgets, batch_size=batch_size, outputs=outputs["static"]),
     }
     if peer:
@@ -320,12 +293,14 @@ def measure_test_set(args, decoder: Decoder, peer: Peer | None, *, prompts, budg
     return measure.rate_row("test_set", work, "tokens/s", seconds, **facts)
 
 
-def measure_turns(args, decoder: Decoder, peer: Peer | None, prompts, *, repetitions: int) -> dict:
+def measure_turns(args, decoder: Decoder, peer: Peer | None, corpus: Corpus, *, repetitions: int) -> dict:
     """Return the row `next_turn`."""
-    refilled, outputs, reused = Refilled(decoder), {"ours": [], "whole": [], "peer": []}, []
+    prompts, engine = corpus.turns, corpus.make_engine(decoder, batch=1, max_new_tokens=1)
+    requests = [make_prompt(ids, 1) for ids in prompts]
+    outputs, reused = {"ours": [], "whole": [], "peer": []}, []
     programs = {
-        "ours": refilled.turns(prompts, True, outputs["ours"], reused),
-        "whole": refilled.turns(prompts, False, outputs["whole"], []),
+        "ours": engine_turns(engine, requests, reuse=True, outputs=outputs["ours"], reused=reused),
+        "whole": engine_turns(engine, requests, reuse=False, outputs=outputs["whole"], reused=[]),
     }
     if peer:
         programs["peer"] = lambda: outputs["peer"].append(peer_turns(peer, prompts))
@@ -383,9 +358,9 @@ def main(args) -> None:
         gigabytes = parameters * result["value"] / batch / 1e9
         result |= {"weights_read_GB_per_s": round(gigabytes, 1)} | measure.memory_bound(1e9 * gigabytes, 1.0, copy)
         rows.append(result | measure.device_peak())
-    prompts, budgets, turns = load_prompts(args.shape, args.smoke)
-    rows.append(measure_test_set(args, decoder, peer, prompts=prompts, budgets=budgets, repetitions=repetitions))
-    rows.append(measure_turns(args, decoder, peer, turns, repetitions=repetitions))
+    corpus = load_corpus(args.shape, args.smoke)
+    rows.append(measure_test_set(args, decoder, peer, corpus, repetitions=repetitions))
+    rows.append(measure_turns(args, decoder, peer, corpus, repetitions=repetitions))
     measure.report(rows, args)
 
 

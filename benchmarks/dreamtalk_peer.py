@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from regenerated import make_tensors, read_manifest
 
-from empatheia_jax.encoders.hubert_audio import normalise_waveform
+from empatheia_jax.encoders.hubert import normalise_waveform
 from empatheia_jax.generators.torch_backend.dreamtalk import build
 
 COMPUTED = ("null_", "var_sched.")  # beginnings of names that the network computes itself; not loaded

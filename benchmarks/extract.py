@@ -97,10 +97,11 @@ class Peer:
     def __init__(self, encoder: Encoder):
         import peer
 
-        from converters import clip, hubert
+        from converters import clip, speech_encoders
 
         self.peer, self.torch, self.subject = peer, peer.torch, encoder.subject
-        self.model = peer.transformers_encoder(encoder.module, hubert if self.subject.name == "hubert" else clip)
+        family = speech_encoders.HUBERT if self.subject.name == "hubert" else clip.FAMILY
+        self.model = peer.transformers_encoder(encoder.module, family)
 
     def program(self, batch_size: int, runs: int, outputs: list):
         """Return a function that encodes `runs` batches and puts the last output [B, T, D] into `outputs`."""

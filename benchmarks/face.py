@@ -54,14 +54,12 @@ import jax  # noqa: E402
 import numpy as np  # noqa: E402
 from regenerated import draw_parameters, make_tensors, read_manifest  # noqa: E402
 
-from converters import wav2vec2  # noqa: E402
+from converters import speech_encoders  # noqa: E402
 from converters.dreamtalk import PARTS  # noqa: E402
-from converters.readers import wrap_arrays  # noqa: E402
-from converters.rules import fit  # noqa: E402
-from converters.source import abstract_network  # noqa: E402
+from converters.tensors import wrap_arrays  # noqa: E402
 from empatheia_jax.checkpoints.named_arrays import with_arrays  # noqa: E402
-from empatheia_jax.checkpoints.weights import save_weights, stored_arrays  # noqa: E402
-from empatheia_jax.generators.dreamtalk.content_encoder import audio_window_index  # noqa: E402
+from empatheia_jax.checkpoints.weights import save_weights  # noqa: E402
+from empatheia_jax.generators.dreamtalk.encoders import audio_window_index  # noqa: E402
 from empatheia_jax.generators.dreamtalk.motion import build_motion, window_index  # noqa: E402
 from empatheia_jax.generators.dreamtalk.networks import RENDER_CHUNK, Networks  # noqa: E402
 from empatheia_jax.planning import flops, generator_flops  # noqa: E402
@@ -74,25 +72,18 @@ def write_weights(folder: Path) -> None:
     """Write denoiser, renderer and wav2vec 2.0 as `python -m converters dreamtalk` does."""
     for name in ("denoiser", "renderer"):
         table = PARTS[name]
-        checkpoint = wrap_arrays(make_tensors(table.MANIFEST))
-        shapes = abstract_network(table.NETWORK, table.CONFIG)[1]
-        fits = fit(
-            table.rules(table.CONFIG),
-            stored_arrays(shapes),
-            checkpoint,
-            table.HARMLESS,
-            problems=table.check(table.CONFIG, checkpoint),
-        )
+        checkpoint = wrap_arrays(make_tensors(table.manifest))
+        shapes, fits = table.family.parameters(table.config), table.family.fit(table.config, checkpoint)
         save_weights(
-            folder / name, table.CONFIG, with_arrays(shapes, {entry.name: entry.read(checkpoint) for entry in fits})
+            folder / name, table.config, with_arrays(shapes, {entry.name: entry.read(checkpoint) for entry in fits})
         )
     config = audio_encoder_config()
-    save_weights(folder / "wav2vec", config, draw_parameters(abstract_network(wav2vec2.NETWORK, config)[1]))
+    save_weights(folder / "wav2vec", config, draw_parameters(speech_encoders.WAV2VEC2.parameters(config)))
 
 
 def audio_encoder_config():
     """Return the config of the published wav2vec 2.0."""
-    return wav2vec2.parse_config(read_manifest("wav2vec2_xlsr53")["config"], None)
+    return speech_encoders.WAV2VEC2.parse_config(read_manifest("wav2vec2_xlsr53")["config"], None)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -16,7 +16,7 @@ import results
 REPETITIONS = 5
 
 
-def build_parser(doc: str, shapes: tuple[str, ...] = ("tiny", "1b", "7b")) -> argparse.ArgumentParser:
+def build_parser(doc: str | None, shapes: tuple[str, ...] = ("tiny", "1b", "7b")) -> argparse.ArgumentParser:
     """Return a parser with the flags that all benchmarks share.
 
     Args:

@@ -9,7 +9,7 @@ from flax import nnx
 
 from converters import peft as adapters
 from converters import vicuna
-from converters.rules import Rule, find_prefix, inverse_rules
+from converters.rules import Rule, TransformersFamily, find_prefix, inverse_rules
 from empatheia_jax.checkpoints.weights import stored_arrays, unstack_layers
 from empatheia_jax.config import LlamaConfig, LoraConfig
 from empatheia_jax.llm.llama import Llama
@@ -53,14 +53,14 @@ def transformers_llama(llm: Llama) -> transformers.LlamaForCausalLM:
     return model
 
 
-def transformers_encoder(encoder: nnx.Module, family):
-    """Return a HubertModel or CLIPVisionModel with the weights of `encoder`; `family` is the converter's module."""
+def transformers_encoder(encoder: nnx.Module, family: TransformersFamily):
+    """Return a HubertModel or CLIPVisionModel with the weights of `encoder`; `family` is the converter's."""
     config = encoder.config
-    settings = family.export_settings(config) | ({"mask_time_prob": 0.0} if family.CLASS == "HubertModel" else {})
-    model_class = getattr(transformers, family.CLASS)
+    settings = family.export_settings(config) | ({"mask_time_prob": 0.0} if family.model_class == "HubertModel" else {})
+    model_class = getattr(transformers, family.model_class)
     model = model_class(model_class.config_class(**settings, attn_implementation="sdpa")).eval().to(DEVICE)
     weights = dict(model.named_parameters())
-    tensors = _torch_tensors(nnx.state(encoder), family.rules(config, find_prefix(weights, family.PREFIX)))
+    tensors = _torch_tensors(nnx.state(encoder), family.rules(config, find_prefix(weights, family.prefix)))
     _fill(weights, tensors, DTYPES[config.compute_dtype])
     return model
 

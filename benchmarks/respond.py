@@ -24,6 +24,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import measure
 
@@ -40,50 +41,32 @@ from flax import nnx  # noqa: E402
 from shapes import LLMS, write_text_corpus  # noqa: E402
 
 from empatheia_jax.checkpoints.runs import Position  # noqa: E402
+from empatheia_jax.checkpoints.workdir import save_config  # noqa: E402
 from empatheia_jax.config import Config, EncoderConfig, GeneratorConfig, MeshConfig  # noqa: E402
 from empatheia_jax.config.load import load_config  # noqa: E402
 from empatheia_jax.data.batches.encoder import encode_prompt  # noqa: E402
 from empatheia_jax.data.corpus.avamerg import read_examples  # noqa: E402
 from empatheia_jax.data.media.writing import write_audio, write_video  # noqa: E402
-from empatheia_jax.data.prompts import tokenizer as tokenizers  # noqa: E402
 from empatheia_jax.data.prompts.dialogue import encode_target  # noqa: E402
+from empatheia_jax.data.prompts.tokenizer import Tokenizer, train_bpe  # noqa: E402
 from empatheia_jax.data.schema import Profile  # noqa: E402
 from empatheia_jax.generators.avatars import choose_avatar  # noqa: E402
 from empatheia_jax.generators.classical.face import ClassicalFace  # noqa: E402
 from empatheia_jax.inference.conversation import Conversation  # noqa: E402
 from empatheia_jax.inference.engine import Engine  # noqa: E402
-from empatheia_jax.inference.respond import Request, Responder, encode_media, read_request  # noqa: E402
+from empatheia_jax.inference.load import LoadedRun  # noqa: E402
+from empatheia_jax.inference.request import Request, encode_media, read_request  # noqa: E402
+from empatheia_jax.inference.respond import Responder  # noqa: E402
 from empatheia_jax.model import sharding  # noqa: E402
+from empatheia_jax.model.construct import abstract_model, initialise  # noqa: E402
 from empatheia_jax.planning.local import config_widths  # noqa: E402
 from empatheia_jax.training.data import training_texts  # noqa: E402
-from empatheia_jax.training.loop import abstract_model, initialise, save_config  # noqa: E402
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 CALLS, SECONDS = 10, 3.0
 SPEAKER_TEXT = "I lost my job today and I do not know how to tell my family."
 ANSWER_TEXT = "I am so sorry, that must be very hard. They will stand by you, and so will I."
 PROFILE = Profile("young", "female", "mid")
-
-
-class Rehearsed(Engine):
-    """An engine of random weights that does all of an engine's work and then returns a fixed answer."""
-
-    def __init__(self, config: Config, tokenizer, graphdef, state, *, answer: list[int], voice):
-        self.folder, self.batch, self.max_new_tokens = Path("rehearsed"), 1, len(answer)
-        self.config, self.tokenizer, self.widths = config, tokenizer, config_widths(config)
-        self.graphdef, self.state, self.position = graphdef, state, Position(0, 4, 0)
-        self.fixed_answer, self.voice, self.written_lengths = answer, voice, []
-        self._compile()
-
-    def read(self, decode_state, sequences, prompts, texts):
-        """Process the fixed answer in place of what was generated."""
-        self.written_lengths += [len(text) for text in texts]
-        return super().read(decode_state, sequences, prompts, [self.fixed_answer] * len(texts))
-
-    def speech_content(self, states, phonemes):
-        """Do the synchronizer's work, and return the voice's own content."""
-        super().speech_content(states, phonemes)
-        return self.voice().content(phonemes)
 
 
 def make_config(shape: str, generators: str, folder: Path) -> Config:
@@ -131,12 +114,42 @@ def write_media(folder: Path) -> Request:
     )
 
 
+def make_responder(request: Request, tokenizer: Tokenizer, answer: list[int]) -> tuple[Responder, list[int]]:
+    """Return a responder whose model has random weights, and the lengths of what that model has written so far.
+
+    Args:
+      request: its run needs a config only.
+      tokenizer: the run's.
+      answer: ids that take the place of what is written, once all of it is: a random LLM writes no response, and a
+        random synchronizer's content is not spoken. It is spoken with the voice's own content.
+    """
+    responder = Responder(request, max_new_tokens=len(answer))
+    config, widths = responder.config, config_widths(responder.config)
+    mesh = sharding.make_mesh(MeshConfig(data=1), jax.devices()[:1])
+    graphdef, abstract = abstract_model(config, widths, mesh)
+    model = nnx.merge(graphdef, initialise(config, widths, abstract))
+    responder.run = LoadedRun(model, tokenizer, config, Position(0, 4, 0))
+    engine, written_lengths = responder.engine, []
+    read, speech_content = engine.read, engine.speech_content
+
+    def read_answer(decode_state, sequences, prompts, texts):
+        written_lengths.extend(map(len, texts))
+        return read(decode_state, sequences, prompts, [answer] * len(texts))
+
+    def own_content(states, phonemes):
+        speech_content(states, phonemes)
+        return responder.generators[0].content(phonemes)
+
+    engine.read, engine.speech_content = read_answer, own_content
+    return responder, written_lengths
+
+
 def peer_program(engine: Engine, prompt_length: int):
     """Return a function that runs transformers' generate with the same LLM, prompt length and number of new tokens."""
     import peer
 
     llm = nnx.merge(engine.graphdef, engine.state).llm
-    model = peer.transformers_llama(llm).eval()
+    model: Any = peer.transformers_llama(llm).eval()
     ids = np.random.default_rng(0).integers(0, llm.config.vocab_size, (1, prompt_length))
     tokens = peer.torch.from_numpy(ids).to(peer.DEVICE)
     mask = peer.torch.ones_like(tokens)
@@ -175,23 +188,14 @@ def _measure(args, folder: Path) -> list[dict]:
         write_generators(folder)
     write_text_corpus(folder / "words")
     examples = read_examples(folder / "words", "train", validation_share=0.0)[0]
-    tokenizer = tokenizers.train_bpe(list(training_texts(examples, config)), config.llm.vocab_size)
+    tokenizer = train_bpe(list(training_texts(examples, config)), config.llm.vocab_size)
     chain = next(example.chain for example in examples if example.chain is not None)
     target = encode_target(tokenizer, chain, "Oh." if args.smoke else ANSWER_TEXT, PROFILE)
     answer = target.ids[: target.response_span[1]]
     save_config(folder / "run", config)
     request = write_media(folder)
-    responder = Responder(request)
-    mesh = sharding.make_mesh(MeshConfig(data=1), jax.devices()[:1])
-    graphdef, abstract = abstract_model(config, config_widths(config), mesh)
-    state = initialise(config, config_widths(config), abstract)
-
-    def make_engine(ids: list[int]) -> Rehearsed:
-        return Rehearsed(
-            responder.config, tokenizer, graphdef, state, answer=ids, voice=lambda: responder.generators[0]
-        )
-
-    responder.engine, one_token_engine = make_engine(answer), make_engine(answer[:1])
+    responder, written_lengths = make_responder(request, tokenizer, answer)
+    one_token_engine = Engine(responder.run.model, tokenizer, responder.config, max_new_tokens=1)
     example = dataclasses.replace(read_request(request, config), listener_profile=PROFILE)
     prompt_ids = encode_prompt(example, responder.engine.prompt_kind, config, tokenizer, profile=PROFILE)[0]
 
@@ -230,7 +234,7 @@ def _measure(args, folder: Path) -> list[dict]:
         warm.append(call())
         if peer is not None:
             peer_seconds.append(measure_seconds(peer))
-    is_complete = all(count == len(answer) for count in responder.engine.written_lengths)
+    is_complete = all(count == len(answer) for count in written_lengths)
     facts = {
         "shape": args.shape,
         "generators": args.generators,

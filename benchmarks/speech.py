@@ -55,11 +55,9 @@ from regenerated import draw_parameters  # noqa: E402
 from empatheia_jax.checkpoints.named_arrays import with_arrays  # noqa: E402
 from empatheia_jax.checkpoints.weights import save_weights  # noqa: E402
 from empatheia_jax.generators.phonemes import encode, phonemize  # noqa: E402
-from empatheia_jax.generators.styletts2.config import StyleTTS2Config  # noqa: E402
+from empatheia_jax.generators.styletts2.config import SAMPLES_PER_FRAME, StyleTTS2Config, SynthesisOptions  # noqa: E402
 from empatheia_jax.generators.styletts2.model import StyleTTS2  # noqa: E402
-from empatheia_jax.generators.styletts2.options import SynthesisOptions  # noqa: E402
-from empatheia_jax.generators.styletts2.script import PhonemizedText  # noqa: E402
-from empatheia_jax.generators.styletts2.stages import SAMPLES_PER_FRAME  # noqa: E402
+from empatheia_jax.generators.styletts2.text import PhonemizedText  # noqa: E402
 from empatheia_jax.generators.styletts2.voice import StyleTTS2Speech  # noqa: E402
 from empatheia_jax.planning import generator_flops  # noqa: E402
 
@@ -81,7 +79,7 @@ def write_weights(folder: Path, kind: str, peer) -> None:
     config = getattr(StyleTTS2Config, kind)()
     graphdef, shapes = nnx.split(nnx.eval_shape(lambda: StyleTTS2(config)))
     if peer is not None:
-        save_weights(folder, config, with_arrays(shapes, convert_arrays(peer.state_dict(), config, shapes)))
+        save_weights(folder, config, with_arrays(shapes, convert_arrays(peer.state_dict(), config)))
         return
     state = draw_parameters(shapes)
     bias = state["predictor"]["duration_proj"]["linear_layer"]["bias"]
@@ -89,17 +87,13 @@ def write_weights(folder: Path, kind: str, peer) -> None:
     save_weights(folder, config, state)
 
 
-def convert_arrays(arrays: dict[str, np.ndarray], config, shapes) -> dict:
+def convert_arrays(arrays: dict[str, np.ndarray], config) -> dict:
     """Convert the peer's state dict as `python -m converters styletts2` converts a file."""
     from converters import styletts2
-    from converters.readers import wrap_arrays
-    from converters.rules import fit
-    from empatheia_jax.checkpoints.weights import stored_arrays
+    from converters.tensors import wrap_arrays
 
     tensors = wrap_arrays(arrays)
-    problems = styletts2.check(config, tensors)
-    fits = fit(styletts2.rules(config), stored_arrays(shapes), tensors, styletts2.HARMLESS, problems=problems)
-    return {entry.name: entry.read(tensors) for entry in fits}
+    return {entry.name: entry.read(tensors) for entry in styletts2.FAMILY.fit(config, tensors)}
 
 
 def fold_weight_norm(peer) -> None:

@@ -42,13 +42,14 @@ from empatheia_jax.data.corpus.avamerg import read_examples  # noqa: E402
 from empatheia_jax.data.prompts import tokenizer  # noqa: E402
 from empatheia_jax.data.schema import Widths  # noqa: E402
 from empatheia_jax.model import sharding  # noqa: E402
+from empatheia_jax.model.construct import abstract_model, initialise  # noqa: E402
 from empatheia_jax.monitoring.clock import Clock  # noqa: E402
 from empatheia_jax.planning import flops  # noqa: E402
 from empatheia_jax.runtime.processes import global_batch  # noqa: E402
 from empatheia_jax.training.compilation import compile_stage  # noqa: E402
+from empatheia_jax.training.context import TrainingContext  # noqa: E402
 from empatheia_jax.training.data import Data, training_texts  # noqa: E402
-from empatheia_jax.training.loop import Run, abstract_model, initialise  # noqa: E402
-from empatheia_jax.training.stages import stage  # noqa: E402
+from empatheia_jax.training.stages import resolve_stages  # noqa: E402
 from empatheia_jax.training.state_cache import cache_states  # noqa: E402
 
 PUBLISHED = Path(__file__).parents[1] / "configs" / "vicuna_7b.py"
@@ -82,12 +83,6 @@ class Golds(dict):
     def gold_sizes(self, key):
         """Do what `FeatureStore.gold_sizes` does."""
         return (PHONEMES, FRAMES) if key in self else None
-
-
-class NoCheckpoints:
-    """A stand-in for `Checkpoints` that has the base's identity, which the states' manifest records."""
-
-    base = Base()
 
 
 def make_config(smoke: bool) -> Config:
@@ -149,16 +144,17 @@ def main(args) -> None:
         examples = examples[: 4 * steps]
         bpe = tokenizer.train_bpe(list(training_texts(examples, config)), min(config.llm.vocab_size, 4096))
         data = Data(examples, [], bpe, Golds(examples), WIDTHS, {})
-        run = Run(Path(folder), config, mesh, data, NoCheckpoints(), None, Clock(), None, None)
+        context = TrainingContext(Path(folder), config, mesh, data, Clock())
         graphdef, abstract = abstract_model(config, WIDTHS, mesh)
         state = initialise(config, WIDTHS, abstract)
+        stage = resolve_stages(config)[2]
         prepared = {
-            name: compile_stage(run, dataclasses.replace(stage(2, config), cached=name == "cached"), graphdef, abstract)
+            name: compile_stage(context, dataclasses.replace(stage, cached=name == "cached"), graphdef, abstract)
             for name in ("cached", "computed")
         }
-        with run.clock("fill"):
+        with context.clock("fill"):
             prepared["cached"].rows.states = cache_states(
-                run, [prepared["cached"].rows], prepared["cached"].compute_states, state
+                context, [prepared["cached"].rows], prepared["cached"].compute_states, state, base=Base()
             )
         programs, losses = {}, {}
 
@@ -197,7 +193,7 @@ def main(args) -> None:
         programs["cached"] = make_program("cached", prepared["cached"], read_batches)
         seconds = measure.time_in_turn(programs, repetitions)
         tokens = float(np.mean([len(encoded.ids) for encoded in rows["computed"].encoded]))
-        num_examples = sum(int((batch["example_id"] >= 0).sum()) for batch in placed["cached"])
+        num_examples = sum(int((batch.example_id >= 0).sum()) for batch in placed["cached"])
         response_length = float(np.mean([e.response_span[1] - e.response_span[0] for e in rows["computed"].encoded]))
         llm, synchronizer = flops_per_example(config, tokens, WIDTHS, (response_length, PHONEMES, FRAMES))
         published = dataclasses.replace(WIDTHS, content_speech=1280, content_video=512)
@@ -212,7 +208,7 @@ def main(args) -> None:
                 {"ours": seconds["cached"], "peer": seconds["computed"]},
                 llm_to_synchronizer=round(llm / synchronizer, 1),
                 losses={k: round(v, 5) for k, v in losses.items()},
-                fill_s=round(run.clock.shares["fill"], 2),
+                fill_s=round(context.clock.shares["fill"], 2),
                 examples=len(examples),
                 steps=steps,
             ),

@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn import functional as F
 from torch.nn.utils import spectral_norm, weight_norm
 
-from empatheia_jax.generators.styletts2 import sampler
+from empatheia_jax.generators.styletts2 import diffusion
 from empatheia_jax.generators.styletts2.config import StyleTTS2Config
 
 
@@ -348,8 +348,8 @@ class Diffusion(nn.Module):
             out = self.unet(x / math.sqrt(total), time, embedding, features)
             return data**2 / total * x + sigma * data / math.sqrt(total) * out
 
-        x = float(sampler.noise_levels(num_steps)[0]) * noise
-        for sigma, up, down, middle in sampler.update_levels(num_steps).tolist():
+        x = float(diffusion.noise_levels(num_steps)[0]) * noise
+        for sigma, up, down, middle in diffusion.update_levels(num_steps).tolist():
             halfway = x + (x - denoise(x, sigma)) / sigma * (middle - sigma)
             x = x + (halfway - denoise(halfway, middle)) / middle * (down - sigma) + up * torch.randn_like(x)
         return x

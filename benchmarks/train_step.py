@@ -32,27 +32,29 @@ import numpy as np  # noqa: E402
 from flax import nnx  # noqa: E402
 from shapes import bench_config, write_text_corpus  # noqa: E402
 
+from empatheia_jax.data.batches.batch import Batch  # noqa: E402
 from empatheia_jax.data.batches.pipeline import training_batches  # noqa: E402
 from empatheia_jax.model import sharding  # noqa: E402
+from empatheia_jax.model.construct import abstract_model, initialise  # noqa: E402
 from empatheia_jax.monitoring.clock import Clock  # noqa: E402
 from empatheia_jax.planning import flops  # noqa: E402
 from empatheia_jax.runtime.machine import keep_memory  # noqa: E402
 from empatheia_jax.runtime.processes import global_batch  # noqa: E402
 from empatheia_jax.training.compilation import compile_stage  # noqa: E402
+from empatheia_jax.training.context import TrainingContext  # noqa: E402
 from empatheia_jax.training.data import Data, load_data  # noqa: E402
-from empatheia_jax.training.loop import Run, abstract_model, initialise  # noqa: E402
 from empatheia_jax.training.optim import schedule  # noqa: E402
-from empatheia_jax.training.stages import stage  # noqa: E402
+from empatheia_jax.training.stages import resolve_stages  # noqa: E402
 
 TOLERANCE = {"float32": 1e-3, "bfloat16": 1e-2}  # relative
 
 
-class WholeRowRun(Run):
-    """A run whose Examples may be as long as a batch row, so that attention covers all of it."""
+class WholeRowContext(TrainingContext):
+    """The context of a run whose Examples may be as long as a batch row, so that attention covers all of it."""
 
     def rows(self, *args):
         rows = super().rows(*args)
-        rows.bounds = rows.bounds._replace(longest=None)
+        rows.bounds = rows.bounds._replace(max_segment_length=None)
         return rows
 
 
@@ -63,9 +65,9 @@ class Trainer:
         self.config, self.mesh = config, sharding.make_mesh(config.mesh, jax.devices()[:1])
         data = load_data(folder, config)
         data = Data(data.train + data.validation, [], data.tokenizer, None, None, {})
-        self.run = Run(folder, config, self.mesh, data, None, None, Clock(), None, None)
+        context = TrainingContext(folder, config, self.mesh, data, Clock())
         graphdef, abstract = abstract_model(config, None, self.mesh)
-        self.state = initialise(config, None, abstract)
+        self.state, stage = initialise(config, None, abstract), resolve_stages(config)[1]
         flat = dict(nnx.to_flat_state(self.state))
         for path, variable in flat.items():
             if path[-1] == "lora_b":  # zeros would hide a peer with broken adapters
@@ -74,16 +76,16 @@ class Trainer:
         self.state = nnx.from_flat_state(list(flat.items()))
         self.model = nnx.merge(graphdef, self.state)
         with measure.Compiling() as clock:
-            self.prepared = compile_stage(self.run, stage(1, config), graphdef, abstract)
+            self.prepared = compile_stage(context, stage, graphdef, abstract)
         self.compile_s = round(clock.seconds, 2)
-        fields = {field.name: getattr(self.run, field.name) for field in dataclasses.fields(Run)}
-        self.prepared_whole_rows = compile_stage(WholeRowRun(**fields), stage(1, config), graphdef, abstract)
+        whole_rows = WholeRowContext(folder, config, self.mesh, data, Clock())
+        self.prepared_whole_rows = compile_stage(whole_rows, stage, graphdef, abstract)
         rows = self.prepared.rows
         steps = self.prepared.steps
         self.batches = list(training_batches(rows, 0, steps, threads=1))
-        self.ids = [[int(i) for i in batch["example_id"].ravel() if i >= 0] for batch in self.batches]
+        self.ids = [[int(i) for i in batch.example_id.ravel() if i >= 0] for batch in self.batches]
 
-    def program(self, batches: list[dict], losses: list[float], whole_rows: bool = False):
+    def program(self, batches: list[Batch], losses: list[float], whole_rows: bool = False):
         """Return a function that trains over `batches` from the initial state and appends the last loss to `losses`.
 
         Args:
@@ -108,7 +110,7 @@ class Trainer:
         return run
 
 
-def full_rows(trainer: Trainer, count: int) -> list[dict]:
+def full_rows(trainer: Trainer, count: int) -> list[Batch]:
     """Return batches of the same shapes whose rows are one segment without padding, with as many targets as fit."""
     ids = np.concatenate([encoded.ids for encoded in trainer.prepared.rows.encoded])
     data = trainer.config.data
@@ -116,17 +118,16 @@ def full_rows(trainer: Trainer, count: int) -> list[dict]:
     batches = []
     for number in range(count):
         tokens = np.stack([np.roll(ids, -(number * rows + b) * length)[:length] for b in range(rows)])[None]
-        batch = {name: np.zeros_like(array) for name, array in trainer.batches[0].items()}
         mask = np.zeros(tokens.shape, bool)
         mask[..., length - 1 - targets : length - 1] = True
-        batch |= {
-            "tokens": tokens,
-            "segment_ids": np.ones_like(tokens),
-            "target_mask": mask,
-            "positions": np.broadcast_to(np.arange(length, dtype=np.int32), tokens.shape).copy(),
-            "targets": np.roll(tokens, -1, axis=-1),
-            "example_id": np.zeros_like(batch["example_id"]),
-        }
+        batch = dataclasses.replace(
+            jax.tree.map(np.zeros_like, trainer.batches[0]),
+            tokens=tokens,
+            segment_ids=np.ones_like(tokens),
+            target_mask=mask,
+            positions=np.broadcast_to(np.arange(length, dtype=np.int32), tokens.shape).copy(),
+            targets=np.roll(tokens, -1, axis=-1),
+        )
         batches.append(batch)
     return batches
 
@@ -143,7 +144,7 @@ class Peer:
         self.model = peer.with_lora(peer.transformers_llama(trainer.model.llm), trainer.model.llm, config.lora)
         self.trained = [p for p in self.model.parameters() if p.requires_grad]
         self.start = [p.detach().clone() for p in self.trained]
-        self.rates = schedule(config.stages["1"], trainer.prepared.steps)
+        self.rates = schedule(trainer.prepared.stage.settings, trainer.prepared.steps)
 
     def padded(self, ids: list[int], size: int) -> list[tuple]:
         """Return micro-batches (tokens, attention mask, labels) of `size` Examples, padded to the longest."""
@@ -159,11 +160,11 @@ class Peer:
             batches.append(tuple(torch.from_numpy(a).to(self.peer.DEVICE) for a in (tokens, mask, labels)))
         return batches
 
-    def unpadded(self, batch: dict) -> list[tuple]:
+    def unpadded(self, batch: Batch) -> list[tuple]:
         """Return a batch of full rows as one micro-batch (tokens, None, labels)."""
-        tokens = batch["tokens"][0].astype(np.int64)
+        tokens = batch.tokens[0].astype(np.int64)
         labels = np.full_like(tokens, -100)
-        labels[:, 1:] = np.where(batch["target_mask"][0], batch["targets"][0], -100)[:, :-1]
+        labels[:, 1:] = np.where(batch.target_mask[0], batch.targets[0], -100)[:, :-1]
         tokens, labels = (self.torch.from_numpy(array).to(self.peer.DEVICE) for array in (tokens, labels))
         return [(tokens, None, labels)]
 
@@ -237,7 +238,8 @@ class Peer:
 def model_flops(config, tokens: int, targets: int, mean_context: float) -> tuple[float, float]:
     """Return model FLOPs of stage 1's steps, and the FLOPs of what is recomputed (`empatheia_jax.planning.flops`)."""
     load = flops.Load(float(tokens), mean_context, float(targets), 0.0, (0.0, 0.0))
-    return flops.training_step(config, stage(1, config), None, load), flops.recomputed(config, stage(1, config), load)
+    stage = resolve_stages(config)[1]
+    return flops.training_step(config, stage, None, load), flops.recomputed(config, stage, load)
 
 
 def main(args) -> None:

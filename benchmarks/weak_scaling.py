@@ -22,6 +22,7 @@ from empatheia_jax.config import Config, MeshConfig
 from empatheia_jax.config.load import load_config
 from empatheia_jax.planning.pods.topologies import Topology, find_topology
 from empatheia_jax.runtime.atomic import write_json
+from empatheia_jax.training.stages import replace_stage, resolve_stages
 
 FULL = ("v5p:4x4x4", "v5p:4x4x8", "v5p:4x8x8", "v5p:8x8x8", "v5p:8x8x16")
 SMOKE = ("v5e:2x2", "v5e:2x4")
@@ -67,12 +68,10 @@ def load_or_compile(config: Config, number: int, topology: Topology, folder: Pat
 
 def scale_config(config: Config, number: int, chips: int) -> Config:
     """Return the config for a number of chips: `data` and the rows of stage `number` grow alike."""
-    mesh, rows = config.mesh, config.stages[str(number)].rows or config.data.rows
+    mesh, rows = config.mesh, resolve_stages(config)[number].data.rows
     data = chips // (mesh.fsdp * mesh.tensor)
-    stage = dataclasses.replace(config.stages[str(number)], rows=rows // mesh.data * data)
-    return dataclasses.replace(
-        config, mesh=MeshConfig(data, mesh.fsdp, mesh.tensor), stages=config.stages | {str(number): stage}
-    )
+    scaled = replace_stage(config, number, rows=rows // mesh.data * data)
+    return dataclasses.replace(scaled, mesh=MeshConfig(data, mesh.fsdp, mesh.tensor))
 
 
 def compile_row(config: Config, number: int, topology: Topology) -> tuple[dict, str]:
@@ -91,7 +90,7 @@ def compile_row(config: Config, number: int, topology: Topology) -> tuple[dict, 
         "name": topology.name,
         "chips": plan.chips,
         "mesh": plan.mesh,
-        "rows": plan.config.data.rows,
+        "rows": plan.stage.data.rows,
         "value": round(plan.bytes_sent / 1e9, 4),
         "unit": "GB sent a chip and step",
         "by_axis": {axis: round(sent, 4) for axis, sent in by_axis.items()},

@@ -9,6 +9,7 @@ from empatheia_jax.config import (
     LatentConfig,
     LlamaConfig,
     LoraConfig,
+    LossConfig,
     OptimConfig,
     ProjectorConfig,
     PromptConfig,
@@ -43,8 +44,9 @@ def get_config() -> Config:
             word_dropout=0.15,
             text_dropout=0.3,
         ),
+        optim=OptimConfig(accumulate=1, weight_decay=1e-3),
         # The style loss has more weight than the paper's 0.3: the demo has few steps in which to learn the slots.
-        optim=OptimConfig(accumulate=1, weight_decay=1e-3, beta=0.7, label_weight=0.3),
+        loss=LossConfig(beta=0.7, label_weight=0.3),
         # A scratch model of a million parameters needs a higher learning rate than Vicuna's 5e-5.
         stages={
             "0": StageConfig(epochs=13, learning_rate=2e-3),

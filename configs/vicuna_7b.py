@@ -13,6 +13,7 @@ from empatheia_jax.config import (
     LatentConfig,
     LlamaConfig,
     LoraConfig,
+    LossConfig,
     OptimConfig,
     ProjectorConfig,
     StageConfig,
@@ -43,7 +44,8 @@ def get_config() -> Config:
             face_content="compact",
         ),
         data=DataConfig(path="data/avamerg", rows=2, row_tokens=2048, row_examples=4, row_utterances=24),
-        optim=OptimConfig(accumulate=4, weight_decay=1e-3, alpha=0.2, beta=0.3),
+        optim=OptimConfig(accumulate=4, weight_decay=1e-3),
+        loss=LossConfig(alpha=0.2, beta=0.3),
         stages={
             "0": StageConfig(epochs=0),
             "1": StageConfig(epochs=3, learning_rate=5e-5),

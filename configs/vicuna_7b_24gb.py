@@ -4,19 +4,12 @@
 A step still has 8 rows. Sizes: empatheia plan configs/vicuna_7b_24gb.py --local
 """
 
-import dataclasses
 from pathlib import Path
 
 from empatheia_jax.config import Config
 from empatheia_jax.config.load import load_config
+from empatheia_jax.config.presets import for_machine
 
 
 def get_config() -> Config:
-    base = load_config(str(Path(__file__).with_name("vicuna_7b.py")))
-    return dataclasses.replace(
-        base,
-        name="vicuna_7b_24gb",
-        llm=dataclasses.replace(base.llm, quantization="nf4"),
-        data=dataclasses.replace(base.data, rows=1),
-        optim=dataclasses.replace(base.optim, accumulate=base.optim.accumulate * base.data.rows),
-    )
+    return for_machine(load_config(str(Path(__file__).with_name("vicuna_7b.py"))), "24gb")

@@ -4,20 +4,12 @@
 Sizes: empatheia plan configs/vicuna_7b_v5e_16.py --topology v5e:4x4
 """
 
-import dataclasses
 from pathlib import Path
 
-from empatheia_jax.config import Config, MeshConfig
+from empatheia_jax.config import Config
 from empatheia_jax.config.load import load_config
+from empatheia_jax.config.presets import for_machine
 
 
 def get_config() -> Config:
-    base = load_config(str(Path(__file__).with_name("vicuna_7b.py")))
-    return dataclasses.replace(
-        base,
-        name="vicuna_7b_v5e_16",
-        llm=dataclasses.replace(base.llm, attention="splash"),
-        mesh=MeshConfig(data=1, fsdp=8, tensor=2),
-        data=dataclasses.replace(base.data, rows=8),
-        optim=dataclasses.replace(base.optim, accumulate=1),
-    )
+    return for_machine(load_config(str(Path(__file__).with_name("vicuna_7b.py"))), "v5e_16")

@@ -17,7 +17,7 @@ from pathlib import Path
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")  # a conversion only moves numbers: leave accelerators free
 
-from converters.convert import FAMILIES, OWN_FILES, convert  # noqa: E402
+from converters.convert import FAMILIES, convert, convert_dreamtalk  # noqa: E402
 
 DTYPES = ("float32", "bfloat16", "float16")
 
@@ -29,8 +29,6 @@ def main(argv: list[str]) -> int:
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for family in FAMILIES:
-        if family in OWN_FILES:
-            continue
         command = commands.add_parser(family, help=f"a transformers checkpoint of {family} -> weights")
         command.add_argument("--input", type=Path, required=True, help="directory, weights file or shard index")
         command.add_argument("--output", type=Path, required=True, help="a new folder")
@@ -113,17 +111,14 @@ def _convert_styletts2(args) -> int:
 
 
 def _convert_dreamtalk(args) -> int:
-    from converters.dreamtalk_files import convert_all
-
     sources = {name: getattr(args, name) for name in ("denoiser", "renderer", "wav2vec", "face3d")}
-    for name, counts in convert_all(sources, args.output).items():
+    for name, counts in convert_dreamtalk(sources, args.output).items():
         _print(args.output / name, counts)
     return 0
 
 
 def _export(args) -> int:
-    from converters.export import export_weights
-    from converters.export_run import export_hf, export_peft
+    from converters.export import export_hf, export_peft, export_weights
 
     if args.dtype and (args.weights or args.format == "peft"):
         raise ValueError("--dtype is for merged runs; other exports keep the numbers as they are")

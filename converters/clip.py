@@ -1,21 +1,9 @@
 """CLIP: transformers' CLIPVisionModel, or the vision tower of a whole CLIPModel -> `encoders.clip.ClipVision`."""
 
-from converters.readers import ConversionError
-from converters.rules import CONV2D, Rule, affine_rules, transformer_rules
-from empatheia_jax.encoders.clip import ClipVision, ClipVisionConfig
-from empatheia_jax.encoders.clip_video import DEVIATION, MEAN
+from converters.rules import CONV2D, Rule, TransformersFamily, affine_rules, transformer_rules
+from converters.tensors import ConversionError
+from empatheia_jax.encoders.clip import DEVIATION, MEAN, ClipVision, ClipVisionConfig
 
-MODEL_TYPES = ("clip", "clip_vision_model")
-PREFIX = "vision_model."  # before every name in a whole CLIP and in older releases
-NETWORK = ClipVision
-CLASS = "CLIPVisionModel"
-CARRIED_TENSORS = ()
-HARMLESS = (
-    r"(vision_model\.)?embeddings\.position_ids",
-    r"text_model\..*",
-    r"logit_scale",
-    r"(visual|text)_projection\.weight",
-)
 _PARTS = {
     "q_proj": "self_attn.q_proj",
     "k_proj": "self_attn.k_proj",
@@ -71,3 +59,20 @@ def rules(config: ClipVisionConfig, prefix: str) -> list[Rule]:
         *affine_rules("post_norm", f"{prefix}post_layernorm"),
         *transformer_rules(f"{prefix}encoder.layers", _PARTS),
     ]
+
+
+FAMILY = TransformersFamily(
+    ClipVision,
+    rules,
+    (
+        r"(vision_model\.)?embeddings\.position_ids",
+        r"text_model\..*",
+        r"logit_scale",
+        r"(visual|text)_projection\.weight",
+    ),
+    model_types=("clip", "clip_vision_model"),
+    prefix="vision_model.",  # in a whole CLIP and in older releases
+    model_class="CLIPVisionModel",
+    parse_config=parse_config,
+    export_settings=export_settings,
+)

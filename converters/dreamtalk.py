@@ -10,44 +10,51 @@ from pathlib import Path
 
 from flax import nnx
 
-from converters.readers import ConversionError, Tensor
-from converters.rules import Rule, fit
-from converters.source import Source, abstract_network
+from converters.rules import Family, Rule, Source, abstract_network
+from converters.tensors import ConversionError, Tensor
 from converters.torch_files import open_torch
 from converters.torch_layers import rules_from_network
-from empatheia_jax.checkpoints.weights import stored_arrays
 from empatheia_jax.generators.dreamtalk.config import DreamTalkConfig, Face3DConfig, RendererConfig
-from empatheia_jax.generators.dreamtalk.denoiser import Denoiser
+from empatheia_jax.generators.dreamtalk.diffusion import STEPS, Denoiser
 from empatheia_jax.generators.dreamtalk.face3d import Face3D
 from empatheia_jax.generators.dreamtalk.renderer import Renderer
-from empatheia_jax.generators.dreamtalk.sampler import STEPS
 
 
 @dataclasses.dataclass(frozen=True)
 class Part:
-    """One published file, with the attributes that the module of a family has."""
+    """One published file and the network in it.
+
+    Attributes:
+      name: of the part, and of its folder of weights.
+      network: our module.
+      config: the published architecture.
+      root: the entry of the file that holds the network.
+      stem: what stands before every tensor's name.
+      manifest: name of the published manifest in the goldens.
+      unused: name -> shape of the tensors in the file that our network has no parameter for.
+    """
 
     name: str
-    NETWORK: type[nnx.Module]
-    CONFIG: object
-    ROOT: str  # the entry of the file that holds the network
-    STEM: str  # before every tensor's name
-    MANIFEST: str  # name of the published manifest in the goldens
-    unused: dict[str, tuple[int, ...]]  # tensors in the file that our network has no parameter for: name -> shape
-    CARRIED_TENSORS: tuple[str, ...] = ()
-    MODEL_TYPES: tuple[str, ...] = ()
+    network: type[nnx.Module]
+    config: object
+    _: dataclasses.KW_ONLY
+    root: str
+    stem: str
+    manifest: str
+    unused: dict[str, tuple[int, ...]]
 
     @property
-    def HARMLESS(self) -> tuple[str, ...]:
-        return tuple(map(re.escape, self.unused))
+    def family(self) -> Family:
+        """The part's table of rules."""
+        return Family(self.network, self.rules, tuple(map(re.escape, self.unused)), self.check)
 
     def rules(self, config: object, prefix: str = "") -> list[Rule]:
         """Return the table of rules for the network."""
-        return rules_from_network(self.NETWORK, config, lambda name: self.STEM + name)
+        return rules_from_network(self.network, config, lambda name: self.stem + name)
 
     def select(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Return the network's tensors; the published loader ignores the rest of the entry too."""
-        return {name: tensor for name, tensor in tensors.items() if name.startswith(self.STEM.partition(".")[0])}
+        return {name: tensor for name, tensor in tensors.items() if name.startswith(self.stem.partition(".")[0])}
 
     def check(self, config: object, tensors: Mapping[str, Tensor]) -> list[str]:
         """Return problems with the unused tensors, which must be there and have upstream's shapes."""
@@ -68,21 +75,19 @@ class Part:
         source = Path(source)
         if not source.is_file():
             raise ConversionError(f"{source}: not there")
-        tensors = self.select(open_torch(source, self.ROOT))
+        tensors = self.select(open_torch(source, self.root))
         if not tensors:
-            raise ConversionError(f"{source}: no {self.STEM}* in its {self.ROOT}: is it DreamTalk's {self.name}?")
-        targets, problems = (
-            stored_arrays(abstract_network(self.NETWORK, self.CONFIG)[1]),
-            self.check(self.CONFIG, tensors),
-        )
-        fits = fit(self.rules(self.CONFIG), targets, tensors, self.HARMLESS, problems=problems)
-        return Source(f"dreamtalk_{self.name}", source.parent, {}, self.CONFIG, tensors, "", fits)
+            raise ConversionError(f"{source}: no {self.stem}* in its {self.root}: is it DreamTalk's {self.name}?")
+        fits = self.family.fit(self.config, tensors)
+        return Source(f"dreamtalk_{self.name}", source.parent, {}, self.config, tensors, "", fits)
 
 
 def _recomputed_tensors(config: DreamTalkConfig) -> dict[str, tuple[int, ...]]:
     """Return names and shapes of tables and schedules that the file holds and our network computes."""
-    null_style = {"diff_net.null_style_clip": (config.style_frames, config.expression_dim)}
-    null_style["diff_net.null_pad_mask"] = (config.style_frames,)
+    null_style: dict[str, tuple[int, ...]] = {
+        "diff_net.null_style_clip": (config.style_frames, config.expression_dim),
+        "diff_net.null_pad_mask": (config.style_frames,),
+    }
     windows = {"content_encoder": config.window, "style_encoder": config.style_frames, "decoder": config.window}
     tables = {f"diff_net.net.{n}.pos_embed.pos_table": (1, count, config.width) for n, count in windows.items()}
     schedules = ("betas", "alphas", "alpha_bars", "sigmas_flex", "sigmas_inflex")
@@ -123,12 +128,28 @@ PARTS = {
             "denoiser",
             Denoiser,
             DENOISER,
-            "model_state_dict",
-            "diff_net.net.",
-            "denoising_network",
-            _recomputed_tensors(DENOISER),
+            root="model_state_dict",
+            stem="diff_net.net.",
+            manifest="denoising_network",
+            unused=_recomputed_tensors(DENOISER),
         ),
-        Part("renderer", Renderer, RENDERER, "net_G_ema", "", "renderer", _ineffective_tensors(RENDERER)),
-        Part("face3d", Face3D, FACE3D, "net_recon", "", "deep3dfacerecon", _batch_counters(FACE3D)),
+        Part(
+            "renderer",
+            Renderer,
+            RENDERER,
+            root="net_G_ema",
+            stem="",
+            manifest="renderer",
+            unused=_ineffective_tensors(RENDERER),
+        ),
+        Part(
+            "face3d",
+            Face3D,
+            FACE3D,
+            root="net_recon",
+            stem="",
+            manifest="deep3dfacerecon",
+            unused=_batch_counters(FACE3D),
+        ),
     )
 }

@@ -12,12 +12,12 @@ from pathlib import Path
 import numpy as np
 from flax import nnx
 
-from converters.outputs import new_folder, refuse_existing
-from converters.readers import ConversionError, open_checkpoint, read_json
+from converters.outputs import new_folder, refuse_existing, save_safetensors
+from converters.readers import open_checkpoint, read_json
 from converters.rules import Rule, fit, inverse_rules, linear
-from converters.shards import save_safetensors
+from converters.tensors import ConversionError
 from converters.vicuna import block_name
-from empatheia_jax.checkpoints.bases import adapter_architecture
+from empatheia_jax.checkpoints.restore import adapter_architecture
 from empatheia_jax.checkpoints.weights import Writer, is_weights, read_metadata, stored_arrays
 from empatheia_jax.config import ConfigError, LlamaConfig, LoraConfig
 from empatheia_jax.llm.llama import PROJECTIONS, Llama
@@ -106,7 +106,7 @@ def parse_config(settings: dict) -> LoraConfig:
         problems.append(f"target_modules are {settings.get('target_modules')!r}; known are {', '.join(PROJECTIONS)}")
     if not isinstance(rank, int) or not isinstance(alpha, int | float):
         problems.append(f"r is {rank!r} and lora_alpha {alpha!r}")
-    if problems:
+    if problems or targets is None or rank is None or alpha is None:
         raise ConversionError("adapter_config.json: " + "; ".join(problems))
     if settings.get("use_rslora"):
         alpha = alpha * rank**0.5  # rsLoRA scales by alpha / sqrt(r), ours by alpha / r
@@ -163,8 +163,8 @@ def import_adapter(source: Path, base: Path, output: Path) -> dict[str, int]:
 def _read_base(base: Path) -> tuple[LlamaConfig, str]:
     """Return the LLM's config and the SHA-256 of a converted base, or of a run's base."""
     from empatheia_jax.checkpoints.runs import identify_base
+    from empatheia_jax.checkpoints.workdir import saved_config
     from empatheia_jax.config.load import load_llm_config
-    from empatheia_jax.training.loop import saved_config
 
     if is_weights(base):
         return load_llm_config(base), read_metadata(base)["sha256"]

@@ -3,42 +3,16 @@
 Numbers are read from disk when `Tensor.read` is called, and no code in a file is executed.
 """
 
-import dataclasses
 import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 
 import ml_dtypes
 import numpy as np
 
-
-class ConversionError(ValueError):
-    """A checkpoint that cannot be converted; the message lists everything that is wrong with it."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Tensor:
-    """One tensor of a checkpoint at byte `offset` of `file`; `read` returns a view of the file."""
-
-    shape: tuple[int, ...]
-    dtype: np.dtype
-    file: Path
-    offset: int
-    read: Callable[[], np.ndarray]
-
-    @property
-    def nbytes(self) -> int:
-        return math.prod(self.shape) * self.dtype.itemsize
-
-
-def wrap_arrays(arrays: Mapping[str, np.ndarray]) -> dict[str, Tensor]:
-    """Return arrays in memory as the tensors of a checkpoint."""
-    return {
-        name: Tensor(array.shape, array.dtype, Path("memory"), index, lambda array=array: array)
-        for index, (name, array) in enumerate(arrays.items())
-    }
-
+from converters.tensors import ConversionError, Tensor
+from converters.torch_files import open_torch
 
 DTYPES = {
     "F64": np.float64,
@@ -112,8 +86,6 @@ def _open_index(index: Path) -> dict[str, Tensor]:
 
 
 def _open_file(path: Path) -> dict[str, Tensor]:
-    from converters.torch_files import open_torch
-
     return _open_safetensors(path) if path.suffix == ".safetensors" else open_torch(path)
 
 

@@ -1,20 +1,29 @@
-"""A family as a table of rules, and the check that it fits: every tensor used once, every array filled once."""
+"""A family of checkpoints as a table of rules, and the check that it fits: tensors used once, arrays filled once."""
 
 import dataclasses
 import difflib
+import functools
 import math
 import re
 from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
 
 import cv2
 import ml_dtypes
 import numpy as np
+from flax import nnx
 
-from converters.readers import ConversionError, Tensor
+from converters.tensors import ConversionError, Tensor
+from empatheia_jax.checkpoints.weights import stored_arrays
 
 Shape = tuple[int, ...]
 MAX_SHOWN = 40  # problems that an error lists; searching for similar names takes time
 FLOATS = tuple(np.dtype(kind) for kind in (np.float32, np.float16, ml_dtypes.bfloat16))
+
+
+def _refuse_to_invert(array: np.ndarray) -> np.ndarray:
+    raise ConversionError("an array that was computed from its tensors cannot be converted back")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,7 +35,7 @@ class Transform:
 
     sources: Callable[[Shape], list[Shape]]
     apply: Callable[[list[np.ndarray], Shape], np.ndarray]
-    invert: Callable[[np.ndarray], np.ndarray] | None = None
+    invert: Callable[[np.ndarray], np.ndarray] = _refuse_to_invert
 
 
 def rearrangement(
@@ -212,3 +221,80 @@ def _describe_unfilled(
     missing = [source for source in closest if source not in tensors]
     nearest = difflib.get_close_matches(missing[0], list(tensors), 1, 0.6) if suggest else []
     return f"{', '.join(missing)} is missing, for {name}" + (f" (nearest there: {nearest[0]})" if nearest else "")
+
+
+# Families -------------------------------------------------------------------------------------------------------------
+
+
+@functools.lru_cache(maxsize=4)
+def abstract_network(network: Callable[..., nnx.Module], config) -> tuple[nnx.GraphDef, nnx.State]:
+    """Return a network's structure and the shapes and dtypes of its parameters; no array is created."""
+    return nnx.split(nnx.eval_shape(lambda: network(config, rngs=nnx.Rngs(0))))
+
+
+@dataclasses.dataclass(frozen=True)
+class Family:
+    """Checkpoints that become one network of ours, by one table of rules.
+
+    Attributes:
+      network: our module.
+      rules: (config, prefix before every tensor's name) -> the table.
+      harmless: regular expressions for names of tensors that our network does not need (`fit`).
+      check: (config, tensors) -> problems of the tensors that no rule uses.
+    """
+
+    network: Callable[..., nnx.Module]
+    rules: Callable[[Any, str], list[Rule]]
+    harmless: tuple[str, ...] = ()
+    check: Callable[[Any, Mapping[str, Tensor]], list[str]] = lambda config, tensors: []
+
+    def parameters(self, config) -> nnx.State:
+        """Return the shapes and dtypes of all parameters of the network."""
+        return abstract_network(self.network, config)[1]
+
+    def fit(self, config, tensors: Mapping[str, Tensor], prefix: str = "") -> list[Fit]:
+        """Fit the table to a checkpoint.
+
+        Raises:
+          ConversionError: everything that does not fit, in one message.
+        """
+        targets, problems = stored_arrays(self.parameters(config)), self.check(config, tensors)
+        return fit(self.rules(config, prefix), targets, tensors, self.harmless, problems=problems)
+
+    def inverse(self, config, prefix: str = "") -> dict[str, tuple[str, Transform]]:
+        """Return array on disk -> (tensor it is exported to, transform)."""
+        return inverse_rules(self.rules(config, prefix), stored_arrays(self.parameters(config)))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TransformersFamily(Family):
+    """A family whose checkpoints are directories as transformers writes them.
+
+    Attributes:
+      model_types: its names in config.json; the last is the one that an export writes.
+      prefix: what stands before every tensor's name in a model inside another.
+      model_class: transformers' class of the network.
+      parse_config: (config.json, preprocessor_config.json or None) -> our config.
+      export_settings: our config -> config.json.
+      carried_tensors: tensors without a parameter of ours that an export must have.
+    """
+
+    model_types: tuple[str, ...]
+    prefix: str
+    model_class: str
+    parse_config: Callable[[dict, dict | None], Any]
+    export_settings: Callable[..., dict]
+    carried_tensors: tuple[str, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """A checkpoint that fits a family: its settings and tensors, and the tensors that each array on disk comes from."""
+
+    family: str
+    folder: Path
+    settings: dict  # as published: transformers' config.json, say
+    config: Any  # of our network
+    tensors: dict[str, Tensor]
+    prefix: str  # before every name
+    fits: list[Fit]

@@ -1,15 +1,25 @@
-"""The rules that HuBERT and wav2vec 2.0 share.
+"""HuBERT and wav2vec 2.0: transformers' models, or task heads on them -> `encoders.hubert.Hubert`.
 
-transformers' HubertModel and Wav2Vec2Model differ in their training, not in what they compute; both become
-`encoders.hubert.Hubert`.
+The two differ in their training, not in what they compute. DreamTalk's speech encoder is a wav2vec 2.0,
+`jonatasgrosman/wav2vec2-large-xlsr-53-english`.
 """
 
-from converters.readers import ConversionError
-from converters.rules import CONV1D, FLATTEN, Rule, affine_rules, linear, rearrangement, transformer_rules
+from typing import Any
+
+from converters.rules import (
+    CONV1D,
+    FLATTEN,
+    Rule,
+    TransformersFamily,
+    affine_rules,
+    linear,
+    rearrangement,
+    transformer_rules,
+)
+from converters.tensors import ConversionError
+from empatheia_jax.checkpoints.weights import to_tuples
 from empatheia_jax.encoders.hubert import Hubert, HubertConfig
 
-NETWORK = Hubert
-SPEC_EMBED = "masked_spec_embed"  # for SpecAugment: training only
 _GAIN = rearrangement(
     lambda shape: (1, 1, *shape), lambda array, shape: array.reshape(shape), lambda array: array.reshape(1, 1, -1)
 )
@@ -68,9 +78,9 @@ def parse_config(settings: dict, preprocessor: dict | None) -> HubertConfig:
             raise ConversionError(
                 f"preprocessor_config.json: {name} is {preprocessor[name]!r}; only {supported!r} is known"
             )
-    defaults = {"width": 768, "layers": 12, "heads": 12, "mlp_width": 3072, "pre_norm": False}
+    defaults: dict[str, Any] = {"width": 768, "layers": 12, "heads": 12, "mlp_width": 3072, "pre_norm": False}
     given = {field: settings[name] for field, name in _NAMES.items() if name in settings}
-    return HubertConfig(**defaults | {n: tuple(v) if isinstance(v, list) else v for n, v in given.items()})
+    return HubertConfig(**defaults | {name: to_tuples(value) for name, value in given.items()})
 
 
 def export_settings(config: HubertConfig) -> dict:
@@ -102,3 +112,37 @@ def rules(config: HubertConfig, prefix: str) -> list[Rule]:
         *affine_rules("norm", f"{prefix}encoder.layer_norm"),
         *transformer_rules(f"{prefix}encoder.layers", _PARTS),
     ]
+
+
+def parse_wav2vec2_config(settings: dict, preprocessor: dict | None) -> HubertConfig:
+    """Convert settings as for HuBERT; as in transformers, features are always normed before their projection."""
+    return parse_config(settings | {"feat_proj_layer_norm": True}, preprocessor)
+
+
+HUBERT = TransformersFamily(
+    Hubert,
+    rules,
+    (r"(hubert\.)?masked_spec_embed", r"lm_head\.(weight|bias)"),  # for SpecAugment and CTC
+    model_types=("hubert",),
+    prefix="hubert.",
+    model_class="HubertModel",
+    parse_config=parse_config,
+    export_settings=export_settings,
+    carried_tensors=("masked_spec_embed",),
+)
+WAV2VEC2 = TransformersFamily(
+    Hubert,
+    rules,
+    (
+        r"(wav2vec2\.)?masked_spec_embed",
+        r"lm_head\.(weight|bias)",
+        r"quantizer\.(codevectors|weight_proj\.(weight|bias))",  # for pre-training only
+        r"project_(hid|q)\.(weight|bias)",
+    ),
+    model_types=("wav2vec2",),
+    prefix="wav2vec2.",
+    model_class="Wav2Vec2Model",
+    parse_config=parse_wav2vec2_config,
+    export_settings=export_settings,
+    carried_tensors=("masked_spec_embed",),
+)

@@ -9,25 +9,14 @@ from pathlib import Path
 
 import numpy as np
 
-from converters.readers import ConversionError, Tensor
-from converters.rules import Rule, fit
-from converters.source import Source, abstract_network
+from converters.rules import Family, Rule, Source
+from converters.tensors import ConversionError, Tensor
 from converters.torch_files import open_torch
 from converters.torch_layers import rules_from_network
-from empatheia_jax.checkpoints.weights import stored_arrays
 from empatheia_jax.generators.styletts2.config import StyleTTS2Config
 from empatheia_jax.generators.styletts2.model import StyleTTS2
 
-NETWORK = StyleTTS2
-CARRIED_TENSORS = ()
-MODEL_TYPES = ()
 TRAINING_ONLY = ("text_aligner", "pitch_extractor", "mpd", "msd", "wd")
-HARMLESS = (
-    rf"({'|'.join(TRAINING_ONLY)})\..*",
-    r"bert\.embeddings\.position_ids",  # computed; in files of older transformers
-    r"bert\.pooler\.(weight|bias)",  # unused; `check` compares their shapes
-    r"diffusion\.unet\..*",  # a second copy of the denoiser; `check` compares them
-)
 _CHANNEL_NORM = re.compile(r"text_encoder\.cnn\.\d+\.1\.")
 _RENAMED = (  # beginning of our path -> of the tensor's name
     ("bert.layer.", "bert.encoder.albert_layer_groups.0.albert_layers.0."),
@@ -46,7 +35,7 @@ def rules(config: StyleTTS2Config, prefix: str = "") -> list[Rule]:
     def rename(name: str) -> str:
         return next((new + name.removeprefix(old) for old, new in _RENAMED if name.startswith(old)), name)
 
-    return [rule for rule in rules_from_network(NETWORK, config, rename) if _has_known_spelling(rule.source)]
+    return [rule for rule in rules_from_network(StyleTTS2, config, rename) if _has_known_spelling(rule.source)]
 
 
 def _has_known_spelling(name: str | tuple[str, ...]) -> bool:
@@ -83,6 +72,19 @@ def check(config: StyleTTS2Config, tensors: Mapping[str, Tensor]) -> list[str]:
     return problems
 
 
+FAMILY = Family(
+    StyleTTS2,
+    rules,
+    (
+        rf"({'|'.join(TRAINING_ONLY)})\..*",
+        r"bert\.embeddings\.position_ids",  # computed; in files of older transformers
+        r"bert\.pooler\.(weight|bias)",  # unused; `check` compares their shapes
+        r"diffusion\.unet\..*",  # a second copy of the denoiser; `check` compares them
+    ),
+    check,
+)
+
+
 # Files ----------------------------------------------------------------------------------------------------------------
 
 
@@ -93,7 +95,7 @@ def parse_config(settings: dict) -> StyleTTS2Config:
       ConversionError: a setting that is missing or that our model does not support.
     """
     try:
-        return StyleTTS2Config.published(settings.get("model_params"))
+        return StyleTTS2Config.published(settings.get("model_params", {}))
     except ValueError as error:
         raise ConversionError(f"config.yml: {error}") from error
 
@@ -139,9 +141,7 @@ def open_files(source: Path, config: Path | None = None, plbert: Path | None = N
         tensors |= encoder
     elif not has_bert:
         raise ConversionError(f"{source}: no PL-BERT in it (a first-stage file?); give its file with --plbert")
-    targets, problems = stored_arrays(abstract_network(NETWORK, model_config)[1]), check(model_config, tensors)
-    fits = fit(rules(model_config), targets, tensors, HARMLESS, problems=problems)
-    return Source("styletts2", source.parent, settings, model_config, tensors, "", fits)
+    return Source("styletts2", source.parent, settings, model_config, tensors, "", FAMILY.fit(model_config, tensors))
 
 
 def _strip_module(tensors: dict[str, Tensor], path: Path) -> dict[str, Tensor]:

@@ -13,7 +13,7 @@ from pathlib import Path
 import ml_dtypes
 import numpy as np
 
-from converters.readers import ConversionError, Tensor
+from converters.tensors import ConversionError, Tensor
 
 _STORAGES = {
     "FloatStorage": np.float32,

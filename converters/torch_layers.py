@@ -9,15 +9,14 @@ from collections.abc import Callable
 import numpy as np
 from flax import nnx
 
-from converters.rules import CONV1D, CONV2D, IDENTITY, Rule, Transform, linear
-from converters.source import abstract_network
+from converters.rules import CONV1D, CONV2D, IDENTITY, Rule, Transform, abstract_network, linear
 
 # Layouts --------------------------------------------------------------------------------------------------------------
 
 
 def _flip(array: np.ndarray) -> np.ndarray:
     """Convert torch's transposed convolution [in, out, *window] to our [*window, in, out], the window reversed."""
-    return np.moveaxis(np.flip(array, range(2, array.ndim)), (0, 1), (-2, -1))
+    return np.moveaxis(np.flip(array, tuple(range(2, array.ndim))), (0, 1), (-2, -1))
 
 
 _TRANSPOSED = Transform(lambda shape: [(*shape[-2:], *shape[:-2])], lambda arrays, shape: _flip(arrays[0]))

@@ -11,8 +11,8 @@ import numpy as np
 from flax import nnx
 
 from converters.convert import FAMILIES, open_source
-from converters.readers import ConversionError
-from converters.source import Source, abstract_network
+from converters.rules import Source, abstract_network
+from converters.tensors import ConversionError
 from empatheia_jax.checkpoints.weights import architecture, load_weights, read_index, read_metadata
 
 TOLERANCES = {"same": 1e-4, "float16": 1e-2, "bfloat16": 5e-2}
@@ -47,7 +47,7 @@ def verify(family: str, source: Path, output: Path, seed: int = 0) -> Report:
     """Run the transformers directory `source` and the converted `output` on the same random input.
 
     Args:
-      family: a key of `convert.FAMILIES`, one whose checkpoint is a transformers directory.
+      family: a key of `convert.FAMILIES`.
       source: the transformers directory.
       output: the folder converted from it.
       seed: of the input.
@@ -67,12 +67,12 @@ def verify(family: str, source: Path, output: Path, seed: int = 0) -> Report:
         raise ConversionError(f"{output}: not converted from the architecture of {source}")
     transformers.logging.set_verbosity_error()  # it would list the weights of a CLIP that its vision tower does not use
     original = (
-        getattr(transformers, FAMILIES[family].CLASS)
+        getattr(transformers, FAMILIES[family].model_class)
         .from_pretrained(opened.folder, dtype=torch.float32, attn_implementation="eager")
         .eval()
     )
     config = dataclasses.replace(opened.config, compute_dtype="float32", param_dtype="float32")
-    graphdef, parameters = abstract_network(FAMILIES[family].NETWORK, config)
+    graphdef, parameters = abstract_network(FAMILIES[family].network, config)
     model = nnx.merge(graphdef, load_weights(output, parameters))
     with torch.no_grad():
         actual, expected = _COMPARISONS[family](model, original, np.random.default_rng(seed), torch)

@@ -4,20 +4,13 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from converters.readers import ConversionError, Tensor
-from converters.rules import Rule, linear
+from converters.rules import Rule, TransformersFamily, linear
+from converters.tensors import ConversionError, Tensor
 from empatheia_jax.config import LlamaConfig, RopeScaling
 from empatheia_jax.llm.llama import PROJECTIONS, Llama, rope_frequencies
 
-MODEL_TYPES = ("llama", "mistral")
 PREFIX = "model."
-NETWORK = Llama
-CLASS = "LlamaForCausalLM"
-HARMLESS = (
-    r"model\.(layers\.\d+\.self_attn\.)?rotary_emb\.inv_freq",  # computed by our LLM; compared in `check`
-    r"lm_head\.weight",  # of tied embeddings; compared in `check`
-)
-CARRIED_TENSORS = ()
+MODEL_CLASS = "LlamaForCausalLM"
 _REQUIRED = {  # transformers' name -> our field
     "vocab_size": "vocab_size",
     "hidden_size": "width",
@@ -151,7 +144,7 @@ def export_settings(config: LlamaConfig, tokens: dict[str, int | None]) -> dict:
         }
     old_rope = {k: v for k, v in rope.items() if k not in ("rope_theta", "rope_type")}
     return {
-        "architectures": [CLASS],
+        "architectures": [MODEL_CLASS],
         "model_type": "llama",
         "vocab_size": config.vocab_size,
         "hidden_size": config.width,
@@ -172,3 +165,19 @@ def export_settings(config: LlamaConfig, tokens: dict[str, int | None]) -> dict:
         "rope_scaling": old_rope | {"rope_type": scaling.kind} if scaling else None,
         **tokens,
     }
+
+
+FAMILY = TransformersFamily(
+    Llama,
+    rules,
+    (
+        r"model\.(layers\.\d+\.self_attn\.)?rotary_emb\.inv_freq",  # computed by our LLM; compared in `check`
+        r"lm_head\.weight",  # of tied embeddings; compared in `check`
+    ),
+    check,
+    model_types=("llama", "mistral"),
+    prefix=PREFIX,
+    model_class=MODEL_CLASS,
+    parse_config=parse_config,
+    export_settings=export_settings,
+)

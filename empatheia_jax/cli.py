@@ -7,7 +7,7 @@ from empatheia_jax.config.load import load_config
 from empatheia_jax.runtime.machine import usable_cores
 
 
-def _parser(name: str, description: str) -> argparse.ArgumentParser:
+def _parser(name: str, description: str | None) -> argparse.ArgumentParser:
     return argparse.ArgumentParser(prog=f"empatheia {name}", description=description)
 
 
@@ -173,18 +173,19 @@ def respond(argv: list[str]) -> int:
     _add_quantization(parser)
     parser.add_argument("--output", type=Path, required=True, help="OUT.mp4; OUT.json is written to the same folder")
     args = parser.parse_args(argv)
-    from empatheia_jax.inference import respond as module
+    from empatheia_jax.inference.request import Request, parse_profile
+    from empatheia_jax.inference.respond import respond as run
     from empatheia_jax.runtime.compile_cache import use_cache
     from empatheia_jax.runtime.compile_report import compilations
 
-    request = module.Request(
+    request = Request(
         run=args.run,
         output=args.output,
         dialogue=args.dialogue,
         text=args.text,
         speech=args.speech,
         video=args.video,
-        profile=module.parse_profile(args.profile) if args.profile else None,
+        profile=parse_profile(args.profile) if args.profile else None,
         portrait=args.portrait,
         consent=args.consent,
         speech_generator=args.speech_generator,
@@ -200,7 +201,7 @@ def respond(argv: list[str]) -> int:
         trace=None if args.trace is None else Path(args.trace or args.output.with_suffix(".profile")),
     )
     use_cache()
-    result = module.respond(request)
+    result = run(request)
     for note in result["notes"]:
         print(f"note: {note}")
     print(f"emotion   {result['emotion']['chain']} (chain), {result['emotion']['style']} (style)")
@@ -238,7 +239,7 @@ def speak(argv: list[str]) -> int:
     )
     parser.add_argument("--output", type=Path, required=True, help="OUT.wav; OUT.json is written to the same folder")
     args = parser.parse_args(argv)
-    from empatheia_jax.generators.styletts2.options import SynthesisOptions
+    from empatheia_jax.generators.styletts2.config import SynthesisOptions
     from empatheia_jax.inference.speak import speak as run
     from empatheia_jax.runtime.compile_cache import use_cache
 
@@ -354,7 +355,7 @@ def plan(argv: list[str]) -> int:
 
         print(local_plan(config))
         return 0
-    from empatheia_jax.planning.pods.command import plan_topology
+    from empatheia_jax.planning.pods.report import plan_topology
 
     return plan_topology(config, args.topology, args.stage, sweep=args.sweep, output=args.output)
 

@@ -6,7 +6,15 @@ from pathlib import Path
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("JAX_ENABLE_COMPILATION_CACHE", "false")  # commands would use the user's folder
 
-import pytest  # noqa: E402
+import jaxtyping
+import pytest
+
+# Shapes in annotations of these modules are checked at every call (under jit at every trace).
+if os.environ.get("R2_SHAPES"):  # R2: on for everybody once it is proved
+    jaxtyping.install_import_hook(
+        [f"empatheia_jax.{name}" for name in ("model", "llm", "latents", "training.losses", "training.target_nll")],
+        "beartype.beartype",
+    )
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -43,7 +51,8 @@ def compiled_quickly():
     import functools
 
     import jax
-    from small import FAST
+
+    from empatheia_jax.testing.tiny import FAST
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("jax.jit", functools.partial(jax.jit, compiler_options=FAST))

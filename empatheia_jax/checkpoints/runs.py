@@ -23,7 +23,7 @@ from orbax.checkpoint import v1 as ocp
 from empatheia_jax.checkpoints import weights
 from empatheia_jax.checkpoints.manifest import write_manifest
 from empatheia_jax.checkpoints.named_arrays import CheckpointError, DiskError, named_arrays, with_arrays
-from empatheia_jax.llm.quantized import quantize_arrays, unquantized
+from empatheia_jax.llm.quantized import make_quantizer, quantize_arrays, unquantized
 from empatheia_jax.runtime import processes
 
 KEPT = 2
@@ -111,7 +111,8 @@ def load_base(folder: Path, base: nnx.State) -> nnx.State:
     """
     folder = Path(folder)
     if weights.is_weights(folder):
-        return weights.load_weights(folder, base, prefix="llm/")
+        stored, quantize = unquantized(base), make_quantizer(base)
+        return weights.load_weights(folder, base, "llm/", stored=stored, convert=quantize)
     if not folder.exists():
         raise CheckpointError(f"{folder}: no base model here; train stage 0, or give the path of a converted one")
     expected = named_arrays(unquantized(base))

@@ -17,8 +17,9 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -28,7 +29,6 @@ from jax.sharding import NamedSharding, PartitionSpec
 from orbax.checkpoint import v1 as ocp
 
 from empatheia_jax.checkpoints.named_arrays import CheckpointError, named_arrays, with_arrays
-from empatheia_jax.llm.quantized import make_quantizer, unquantized
 from empatheia_jax.runtime.atomic import write_json
 from empatheia_jax.runtime.machine import release_memory
 
@@ -60,12 +60,12 @@ def differing_fields(saved: dict, expected: dict) -> list[str]:
     return sorted(name for name in saved.keys() | expected.keys() if saved.get(name) != expected.get(name))
 
 
-def is_weights(folder: Path) -> bool:
+def is_weights(folder: Path | str) -> bool:
     """Whether `folder` is laid out as described above, and finished."""
     return (Path(folder) / "params" / "index.json").exists() and (Path(folder) / "config.json").exists()
 
 
-def read_metadata(folder: Path) -> dict:
+def read_metadata(folder: Path | str) -> dict:
     """Read config.json of a finished folder: "architecture", "sha256" and what the writer added.
 
     Raises:
@@ -77,22 +77,22 @@ def read_metadata(folder: Path) -> dict:
     return json.loads((folder / "config.json").read_text())
 
 
-def read_architecture(folder: Path) -> tuple[str, dict]:
+def read_architecture(folder: Path | str) -> tuple[str, dict]:
     """Read (name of the config's class, its fields) of a finished folder: the argument of `architecture`.
 
     Raises:
       CheckpointError: no finished weights there.
     """
-    fields = {name: to_tuples(value) for name, value in read_metadata(Path(folder))["architecture"].items()}
+    fields = {name: to_tuples(value) for name, value in read_metadata(folder)["architecture"].items()}
     return fields.pop("family"), fields
 
 
-def to_tuples(value):
+def to_tuples(value) -> Any:
     """Return a value from JSON or YAML with its lists, nested ones too, as tuples."""
     return tuple(map(to_tuples, value)) if isinstance(value, list) else value
 
 
-def read_index(folder: Path) -> dict[str, dict]:
+def read_index(folder: Path | str) -> dict[str, dict]:
     """Read params/index.json of a finished folder: array -> its part, shape, dtype and SHA-256.
 
     Raises:
@@ -111,7 +111,7 @@ class Writer:
       OSError: the disk is full, or the system refuses the write for another reason; the folder stays unfinished.
     """
 
-    def __init__(self, folder: Path):
+    def __init__(self, folder: Path | str):
         """Create `folder`, or continue one that is unfinished."""
         self._folder, self._params = Path(folder), Path(folder).absolute() / "params"
         self._params.mkdir(parents=True, exist_ok=True)
@@ -179,7 +179,7 @@ class Writer:
 
 
 def _hash_array(array: np.ndarray) -> str:
-    return hashlib.sha256(np.ascontiguousarray(array).view(np.uint8)).hexdigest()
+    return hashlib.sha256(np.ascontiguousarray(array).view(np.uint8).data).hexdigest()
 
 
 def _hash_index(index: Mapping[str, dict]) -> str:
@@ -190,7 +190,7 @@ def _hash_index(index: Mapping[str, dict]) -> str:
     return digest.hexdigest()
 
 
-def save_weights(folder: Path, config, state: nnx.State) -> None:
+def save_weights(folder: Path | str, config, state: nnx.State) -> None:
     """Write the parameters of a module; arrays whose first logical axis is `layers` are written layer by layer."""
     writer = Writer(folder)
     for name, array in unstack_layers(state):
@@ -230,24 +230,32 @@ def unstack_layers(state: nnx.State, prefix: str = "") -> Iterator[tuple[str, np
         yield name, arrays[parameter] if layer is None else arrays[parameter][layer]
 
 
-def load_weights(folder: Path, abstract: nnx.State, prefix: str = "") -> nnx.State:
+def load_weights(
+    folder: Path | str,
+    abstract: nnx.State,
+    prefix: str = "",
+    *,
+    stored: nnx.State | None = None,
+    convert: Callable[[str, jax.Array], dict[str, jax.Array]] = lambda name, array: {name: array},
+) -> nnx.State:
     """Restore parameters into the shapes, dtypes and shardings of `abstract`.
 
-    Layers are read one array at a time, each device its own slice, and written into their stacks; parameters that
-    `abstract` holds quantised are quantised as they are read. All processes of a run call this together.
+    Layers are read one array at a time, each device its own slice, and written into their stacks. All processes of a
+    run call this together.
 
     Args:
       folder: finished weights.
       abstract: of the module.
       prefix: path of the module within a larger one (`stored_arrays`).
+      stored: the abstract parameters on disk, where `abstract` has others: a quantised model's, unquantised.
+      convert: (name in `stored`, array of one layer) -> {name in `abstract`: array}; it quantises, say.
 
     Raises:
       CheckpointError: no finished weights there, or other parameters than these.
-      QuantizationError: qwix, which quantises, is not installed.
     """
     folder, index = Path(folder), read_index(folder)
-    plain = unquantized(abstract)
-    expected = stored_arrays(plain, prefix)
+    stored = abstract if stored is None else stored
+    expected = stored_arrays(stored, prefix)
     strays = sorted(expected.keys() ^ index.keys())
     shapes = [n for n in expected.keys() & index.keys() if tuple(index[n]["shape"]) != expected[n][2]]
     if strays or shapes:
@@ -255,19 +263,19 @@ def load_weights(folder: Path, abstract: nnx.State, prefix: str = "") -> nnx.Sta
             f"{folder}: weights of another architecture: {len(strays)} arrays are only there or only in the model "
             f"{strays[:3]}, {len(shapes)} have another shape {sorted(shapes)[:3]}; take the config that fits"
         )
-    leaves, arrays, plain_leaves, pieces = named_arrays(abstract), {}, named_arrays(plain), make_quantizer(abstract)
+    leaves, stored_leaves, arrays = named_arrays(abstract), named_arrays(stored), {}
     parts: dict[str, dict[str, jax.ShapeDtypeStruct]] = {}
     for name, entry in index.items():
         parameter, layer, shape = expected[name]
-        sharding = plain_leaves[parameter].sharding or jax.sharding.SingleDeviceSharding(jax.devices()[0])
+        sharding = stored_leaves[parameter].sharding or jax.sharding.SingleDeviceSharding(jax.devices()[0])
         sharding = sharding if layer is None else _layer_sharding(sharding)
         parts.setdefault(entry["part"], {})[name] = jax.ShapeDtypeStruct(shape, entry["dtype"], sharding=sharding)
     for number, part in enumerate(sorted(parts)):
         loaded = ocp.load(str((folder / "params" / part).absolute()), parts[part])
         for name in parts[part]:
             parameter, layer, _ = expected[name]
-            for piece, array in pieces(parameter, loaded.pop(name)).items():
-                arrays[piece] = _insert(arrays.get(piece), array, layer, leaves[piece])
+            for target, array in convert(parameter, loaded.pop(name)).items():
+                arrays[target] = _insert(arrays.get(target), array, layer, leaves[target])
         jax.block_until_ready(arrays)  # else parts are read faster than they are inserted
         if number % PARTS_BETWEEN_RELEASES == PARTS_BETWEEN_RELEASES - 1:
             release_memory()
@@ -300,7 +308,7 @@ def _layer_update(sharding):
     return jax.jit(update, donate_argnums=0, out_shardings=sharding)
 
 
-def read_arrays(folder: Path) -> Iterator[tuple[str, np.ndarray]]:
+def read_arrays(folder: Path | str) -> Iterator[tuple[str, np.ndarray]]:
     """Yield (name, array) of every array as numpy, a part at a time, on the CPU whatever accelerator there is.
 
     Raises:

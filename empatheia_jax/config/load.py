@@ -2,14 +2,27 @@
 
 import dataclasses
 import importlib.util
+import sys
 import types
 import typing
 from pathlib import Path
+from typing import Any
 
 import tyro
 
 from empatheia_jax.checkpoints.weights import read_architecture
 from empatheia_jax.config import Config, ConfigError, LlamaConfig
+
+# Fields that have moved: where older versions had them -> where they are. `config.json` of a run made before is read
+# by this table, and flags with the old names work for one more release. No parameter of the model has moved so far, so
+# checkpoints and converted weights need no such table; it would stand in `checkpoints/named_arrays.py`, which gives
+# parameters their names on disk.
+MOVED = {
+    "optim.alpha": "loss.alpha",
+    "optim.beta": "loss.beta",
+    "optim.label_weight": "loss.label_weight",
+    "latents.kl_weight": "loss.kl_weight",
+}
 
 
 def load_config(path: str, overrides: list[str] | None = None) -> Config:
@@ -21,9 +34,9 @@ def load_config(path: str, overrides: list[str] | None = None) -> Config:
     Raises:
       ConfigError: there is no such file, or it has no `get_config`.
     """
-    if not Path(path).is_file():
-        raise ConfigError(f"{path}: no such config file")
-    spec = importlib.util.spec_from_file_location("empatheia_config", path)
+    spec = importlib.util.spec_from_file_location("empatheia_config", path) if Path(path).is_file() else None
+    if spec is None or spec.loader is None:
+        raise ConfigError(f"{path}: no such config file (NAME.py)")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     if not hasattr(module, "get_config"):
@@ -32,8 +45,32 @@ def load_config(path: str, overrides: list[str] | None = None) -> Config:
     if not overrides:
         return config
     return tyro.cli(
-        Config, default=config, args=overrides, config=(tyro.conf.CascadeSubcommandArgs, tyro.conf.FlagConversionOff)
+        Config,
+        default=config,
+        args=list(map(_moved_flag, overrides)),
+        config=(tyro.conf.CascadeSubcommandArgs, tyro.conf.FlagConversionOff),
     )
+
+
+def _moved_flag(argument: str) -> str:
+    """Return a command-line argument with the new name of its field, if that has moved, and print a note."""
+    flag, equals, value = argument.partition("=")
+    path = MOVED.get(flag.removeprefix("--").replace("-", "_")) if flag.startswith("--") else None
+    if path is None:
+        return argument
+    moved = f"--{path.replace('_', '-')}"
+    print(f"note: {flag} is {moved} now; the old name goes with the next release", file=sys.stderr)
+    return f"{moved}{equals}{value}"
+
+
+def _moved_fields(value: dict) -> dict:
+    """Return the JSON values of a config with fields that have moved since it was written in their new places."""
+    moved = {name: dict(item) if isinstance(item, dict) else item for name, item in value.items()}
+    for old, new in MOVED.items():
+        (part, name), (new_part, new_name) = old.split("."), new.split(".")
+        if name in moved.get(part, {}):
+            moved.setdefault(new_part, {}).setdefault(new_name, moved[part].pop(name))
+    return moved
 
 
 def load_llm_config(base: str | Path, **settings) -> LlamaConfig:
@@ -57,7 +94,7 @@ def config_to_json(config: Config) -> dict:
     return _to_json(dataclasses.asdict(config))
 
 
-def _to_json(value):
+def _to_json(value) -> Any:
     if isinstance(value, dict):
         return {name: _to_json(item) for name, item in value.items()}
     if isinstance(value, tuple | list):
@@ -66,7 +103,7 @@ def _to_json(value):
 
 
 def config_from_json(value: dict, source: str = "config.json") -> Config:
-    """Return the config that `config_to_json` wrote.
+    """Return the config that `config_to_json` wrote, in this version or an older one.
 
     Args:
       value: the config as JSON values.
@@ -74,13 +111,13 @@ def config_from_json(value: dict, source: str = "config.json") -> Config:
     Raises:
       ConfigError: it has a field that this version does not know.
     """
-    return _build(Config, value, source)
+    return _build(Config, _moved_fields(value), source)
 
 
-def _build(annotation, value, source):
+def _build(annotation: Any, value, source: str) -> Any:
     """Build the type `annotation` of JSON values, following the annotations of the dataclasses."""
     origin = typing.get_origin(annotation)
-    if dataclasses.is_dataclass(annotation):
+    if isinstance(annotation, type) and dataclasses.is_dataclass(annotation):
         hints = typing.get_type_hints(annotation)
         unknown = sorted(set(value) - set(hints))
         if unknown:

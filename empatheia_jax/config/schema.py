@@ -21,32 +21,32 @@ def _require(condition: bool, message: str) -> None:
 class RopeScaling:
     """Scaling of rotary embeddings, as in transformers: "linear" uses `factor` alone, "llama3" all four numbers."""
 
-    kind: Literal["linear", "llama3"] = "linear"
-    factor: float = 1.0
-    low_freq_factor: float = 1.0
-    high_freq_factor: float = 4.0
-    original_max_position: int = 8192
+    kind: Literal["linear", "llama3"] = "linear"  # which frequencies are divided: all, or the low ones
+    factor: float = 1.0  # by which they are divided
+    low_freq_factor: float = 1.0  # llama3: wavelengths above the original length over this are scaled in full
+    high_freq_factor: float = 4.0  # llama3: wavelengths below the original length over this are not scaled
+    original_max_position: int = 8192  # llama3: the length that the base was trained for
 
 
 @dataclasses.dataclass(frozen=True)
 class LlamaConfig:
     """A decoder of the Llama architecture (Vicuna, Llama 2 and 3). Field names follow the axis words of `schema.py`."""
 
-    vocab_size: int = 32000
+    vocab_size: int = 32000  # tokens of the base, without the 34 new ones
     width: int = 4096  # hidden size
-    layers: int = 32
+    layers: int = 32  # decoder layers
     heads: int = 32  # query heads
     kv_heads: int = 32  # key and value heads; fewer than `heads`: grouped-query attention
-    head_dim: int = 128
+    head_dim: int = 128  # width of a head; even
     mlp_width: int = 11008  # hidden size of the gated MLP
     rope_theta: float = 10000.0  # base of the rotary frequencies
-    rope_scaling: RopeScaling | None = None
-    norm_epsilon: float = 1e-5
+    rope_scaling: RopeScaling | None = None  # None: the frequencies are not scaled
+    norm_epsilon: float = 1e-5  # added to the mean square in RMSNorm
     max_length: int = 4096  # written into exports as max_position_embeddings; nothing here is bounded by it
     tie_embeddings: bool = False  # the LM head uses the embedding matrix
     init_std: float = 0.02  # scratch base: standard deviation of its weights; raise it for a narrow model
     init_match: float = 0.0  # scratch base: initial correlation of queries and keys; above 0, similar tokens attend
-    compute_dtype: str = "bfloat16"
+    compute_dtype: str = "bfloat16"  # dtype of activations; norms, softmax and losses are float32
     param_dtype: str = "bfloat16"  # dtype of the frozen base; LoRA is always float32
     quantization: Literal["none", "int8", "nf4"] = "none"  # format of the frozen base's projections (llm/quantized.py)
     quantization_tile: int = 64  # nf4: inputs that share a scale (QLoRA's block); int8 has a scale per output channel
@@ -87,10 +87,10 @@ class LlamaConfig:
 class LoraConfig:
     """Low-rank adapters of the LLM (Table 8: r 16, alpha 32)."""
 
-    rank: int = 16
+    rank: int = 16  # r: width between the two matrices of an adapter
     alpha: float = 32.0  # the adapters' output is scaled by alpha / rank
     dropout: float = 0.1  # on the adapters' input, in training
-    # Projections of the LLM that have an adapter; gate_proj, up_proj and down_proj are possible too.
+    # projections of the LLM that have an adapter; gate_proj, up_proj and down_proj are possible too.
     targets: tuple[str, ...] = ("q_proj", "k_proj", "v_proj", "o_proj")
 
     def __post_init__(self):
@@ -102,7 +102,7 @@ class LoraConfig:
 class EncoderConfig:
     """The audio and video encoders (section 4.1). Their features are stored: other settings need another store."""
 
-    kind: Literal["classical", "hubert_clip"] = "classical"
+    kind: Literal["classical", "hubert_clip"] = "classical"  # signal processing, or the paper's networks
     audio_segments: int = 32  # N of audio: an utterance's features are averaged over so many segments
     video_frames: int = 8  # N of video: so many frames are picked evenly from an utterance
     hubert: Literal["small", "base", "large"] = "large"  # preset of `encoders/hubert.py`
@@ -118,24 +118,23 @@ class ProjectorConfig:
 
     tokens: int = 4  # tokens that a slot (one modality of one utterance) takes in the prompt
     width: int = 512  # hidden size of the pooling
-    heads: int = 8
+    heads: int = 8  # of its attention
 
 
 @dataclasses.dataclass(frozen=True)
 class LatentConfig:
     """Content synchronizer and style disentangler (section 4.3; Fig. 4; Table 8: 4 layers).
 
-    Widths, KL weight and the initial log-variance are this project's choices: the paper gives none.
+    Widths and the initial log-variance are this project's choices: the paper gives none.
     """
 
     width: int = 512  # hidden size of the VAE blocks
-    heads: int = 8
+    heads: int = 8  # of their attention; they divide `width`
     mlp_width: int = 2048  # hidden size of the feed-forward layers
     encoder_layers: int = 4  # of each VAE block
-    decoder_layers: int = 4
-    dropout: float = 0.1
+    decoder_layers: int = 4  # of each VAE block
+    dropout: float = 0.1  # in the VAE blocks, in training
     log_variance_init: float = -4.0  # initial log-variance of the posterior
-    kl_weight: float = 1e-4  # weight of the KL term, a mean over latent dimensions
     content_query: Literal["phoneme", "position"] = "phoneme"  # what a query embeds: its phoneme, or its position alone
     whiten: bool = False  # the style disentangler reads whitened states (latents/whitening.py)
     sd_input: Literal["per_modality", "speech_only"] = "per_modality"  # states read for video: r_v, or r_s (Eqs. 3-6)
@@ -160,7 +159,7 @@ class MixConfig:
     """Another corpus that training Examples are taken from, in addition to `data.path`."""
 
     name: str  # prefix of its Examples' ids
-    path: str
+    path: str  # its folder, as `data.path`
     features: str = ""  # its feature store; empty: none, its Examples have text only
     share: float = 1.0  # how much of it an epoch takes: 1 all, 0.25 a quarter, 2 everything twice
 
@@ -192,8 +191,8 @@ class DataConfig:
     frames: int = 512  # F: most video frames of a response, at 25 fps
     modality_dropout: float = 0.3  # stages 3 and 4: probability that a modality of a training Example is left out
     profile_dropout: float = 0.2  # share of training Examples whose profile line is left out
-    word_swap: float = 0.0  # share of training Examples whose nouns are exchanged (data/batches/word_swap.py)
-    recast: float = 0.0  # share of training Examples given the media of other people (data/batches/recast.py)
+    word_swap: float = 0.0  # share of training Examples whose nouns are exchanged (data/batches/augmenter.py)
+    recast: float = 0.0  # share of training Examples given the media of other people (data/batches/augmenter.py)
     word_dropout: float = 0.0  # share of the dialogue's words blanked in Examples that L_emp learns from
     text_dropout: float = 0.0  # stage 4: share of Examples with all words of the dialogue blanked
     max_turns: int = 16  # most turns of a dialogue
@@ -209,7 +208,7 @@ class DataConfig:
 class StageConfig:
     """One training stage (section 5); each starts a new optimizer."""
 
-    epochs: float = 6.0  # passes over the training Examples; 0 skips the stage
+    epochs: float = 6.0  # passes over the training Examples; one step is made at least
     learning_rate: float = 5e-5  # peak, after the warm-up
     warmup_share: float = 0.1  # share of the stage's steps in which the learning rate rises
     weight_decay: float | None = None  # None: `optim.weight_decay`
@@ -225,16 +224,27 @@ class StageConfig:
 
 @dataclasses.dataclass(frozen=True)
 class OptimConfig:
-    """AdamW (Table 9), gradient accumulation, and the weights of the losses (Eq. 13)."""
+    """AdamW (Table 9) and gradient accumulation."""
 
     accumulate: int = 8  # micro-batches of `data.rows` rows that a step sums over
-    weight_decay: float = 1e-3
+    weight_decay: float = 1e-3  # of matrices and tables; norms, biases and gains are not decayed
     clip_norm: float = 1.0  # bound of the accumulated gradient's global norm
     b1: float = 0.9  # AdamW's decay of the first moment
     b2: float = 0.999  # AdamW's decay of the second moment
-    alpha: float = 0.2  # weight of L_ccl in Eq. 13
-    beta: float = 0.3  # weight of L_sac in Eq. 13
-    label_weight: float = 0.0  # extra weight in L_emp of the words that name a label; the paper has none
+
+
+@dataclasses.dataclass(frozen=True)
+class LossConfig:
+    """Weights of the losses: Eq. 13 is L_emp + alpha L_ccl + beta L_sac.
+
+    L_emp (Eq. 8) is on the words, L_ccl (Eq. 9) on the content, L_sac (Eq. 12) on style and labels. The last two fields
+    are this project's: the paper has neither.
+    """
+
+    alpha: float = 0.2  # weight of L_ccl in stage 4
+    beta: float = 0.3  # weight of L_sac in stage 4
+    label_weight: float = 0.0  # extra weight in L_emp of the words that name a label
+    kl_weight: float = 1e-4  # weight of the VAEs' KL term, a mean over latent dimensions, inside L_ccl and L_sac
 
 
 @dataclasses.dataclass(frozen=True)
@@ -268,9 +278,9 @@ class GeneratorConfig:
     trained for "styletts2" or "dreamtalk".
     """
 
-    speech: Literal["classical", "styletts2", "torch"] = "classical"
-    face: Literal["classical", "dreamtalk", "torch"] = "classical"
-    # Where content comes from: the content synchronizer, or the generators' own encoding of text and speech.
+    speech: Literal["classical", "styletts2", "torch"] = "classical"  # the voice
+    face: Literal["classical", "dreamtalk", "torch"] = "classical"  # the talking face
+    # where content comes from: the content synchronizer, or the generators' own encoding of text and speech.
     content_source: Literal["synchronizer", "generator"] = "synchronizer"
     speech_weights: str = ""  # styletts2: the folder that `python -m converters styletts2` wrote
     speech_dtype: Literal["float32", "bfloat16"] = "float32"  # styletts2: compute dtype of the decoder
@@ -295,10 +305,10 @@ class Config:
       ConfigError: on construction, when a field or a combination of fields cannot work.
     """
 
-    name: str = "empatheia"
+    name: str = "empatheia"  # appears in plans and reports
     base: str = "scratch"  # "scratch": stage 0 trains the LLM; else the folder of a converted LLM
     adapter: str = ""  # folder of a converted PEFT adapter that LoRA starts from; empty: LoRA starts from zero
-    seed: int = 0  # of parameters, dropout, and the order of the Examples
+    seed: int = 0  # of initial parameters, dropout, and the order of the Examples
     llm: LlamaConfig = dataclasses.field(default_factory=LlamaConfig)
     lora: LoraConfig = dataclasses.field(default_factory=LoraConfig)
     encoders: EncoderConfig = dataclasses.field(default_factory=EncoderConfig)
@@ -308,11 +318,12 @@ class Config:
     data: DataConfig = dataclasses.field(default_factory=DataConfig)
     generators: GeneratorConfig = dataclasses.field(default_factory=GeneratorConfig)
     optim: OptimConfig = dataclasses.field(default_factory=OptimConfig)
+    loss: LossConfig = dataclasses.field(default_factory=LossConfig)
     mesh: MeshConfig = dataclasses.field(default_factory=MeshConfig)
     stages: dict[str, StageConfig] = dataclasses.field(
         default_factory=lambda: {str(stage): StageConfig() for stage in range(5)}
     )
-    modalities: tuple[str, ...] = ("audio", "video")  # () for a text-only model
+    modalities: tuple[str, ...] = ("audio", "video")  # what is heard and seen; () for a text-only model
     log_every: int = 10  # steps of a stage between two lines of metrics.jsonl
     checkpoint_every: int = 100  # steps of a stage between two checkpoints
     checkpoint_seconds: float = 0.0  # a checkpoint is also written so many seconds after the last; 0: by steps alone

@@ -12,13 +12,12 @@ def build_encoders(config: EncoderConfig) -> dict[str, ModalityEncoder]:
     Weights are read by the first `encode`; their identity already by `settings`.
     """
     if config.kind == "classical":
-        from empatheia_jax.encoders.classical import ClassicalAudio, ClassicalVideo
+        from empatheia_jax.encoders.classical_audio import ClassicalAudio
+        from empatheia_jax.encoders.classical_video import ClassicalVideo
 
         return {"audio": ClassicalAudio(config.audio_segments), "video": ClassicalVideo(config.video_frames)}
-    from empatheia_jax.encoders.clip import ClipVisionConfig
-    from empatheia_jax.encoders.clip_video import ClipVideo
-    from empatheia_jax.encoders.hubert import HubertConfig
-    from empatheia_jax.encoders.hubert_audio import HubertAudio
+    from empatheia_jax.encoders.clip import ClipVideo, ClipVisionConfig
+    from empatheia_jax.encoders.hubert import HubertAudio, HubertConfig
 
     hubert, clip = (
         dataclasses.replace(preset, compute_dtype=config.compute_dtype, param_dtype=config.compute_dtype)

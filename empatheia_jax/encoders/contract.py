@@ -14,13 +14,40 @@ class ModalityEncoder(Protocol):
     whatever its length.
     """
 
-    name: str  # e.g. "classical_audio"; part of the feature store's identity
-    modality: Literal["audio", "video"]
-    sample_rate: int  # of the audio that `preprocess` takes, in Hz; 0 for video
-    input_shape: tuple[int | None, ...]  # of the result of `preprocess`; None: depends on the utterance's length
-    feature_shape: tuple[int, int]  # (N, D)
-    faces_missed: int  # of a video encoder: clips so far in which it did not find a face
-    on_device: bool  # whether `encode` runs a network on the accelerator, so that one process should call it
+    @property
+    def name(self) -> str:
+        """Name of the encoder, e.g. "classical_audio"; part of the feature store's identity."""
+        ...
+
+    @property
+    def modality(self) -> Literal["audio", "video"]:
+        """What it encodes."""
+        ...
+
+    @property
+    def sample_rate(self) -> int:
+        """Rate of the audio that `preprocess` takes, in Hz; 0 for video."""
+        ...
+
+    @property
+    def input_shape(self) -> tuple[int | None, ...]:
+        """Shape of the result of `preprocess`; None where it depends on the utterance's length."""
+        ...
+
+    @property
+    def feature_shape(self) -> tuple[int, int]:
+        """(N, D)."""
+        ...
+
+    @property
+    def faces_missed(self) -> int:
+        """The number of clips so far in which it looked for a face and found none."""
+        ...
+
+    @property
+    def on_device(self) -> bool:
+        """Whether `encode` runs a network on the accelerator, so that one process should call it."""
+        ...
 
     def preprocess(self, media: np.ndarray) -> np.ndarray:
         """Prepare one utterance: return an array of `input_shape`.
@@ -31,12 +58,15 @@ class ModalityEncoder(Protocol):
         Raises:
           EncoderError: `media` is empty or has another rank or dtype.
         """
+        ...
 
     def encode(self, batch: Sequence[np.ndarray]) -> np.ndarray:
         """Encode the preprocessed arrays of B utterances: return features float32 [B, N, D]."""
+        ...
 
     def settings(self) -> dict:
         """Return all that the features depend on, as JSON values: equal settings give equal features."""
+        ...
 
 
 class EncoderError(ValueError):

@@ -3,17 +3,24 @@
 Both published architectures of transformers' HubertModel: base (group norm after the first convolution, post-norm
 layers) and large (layer norm after every convolution, pre-norm layers). SpecAugment's mask embedding is for training
 HuBERT itself and is not here.
+
+`HubertAudio` is the encoder of speech (section 4.1): Na segment means of an utterance's last hidden states.
 """
 
 import dataclasses
+import functools
 import math
-from typing import Literal
+from collections.abc import Sequence
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 
+from empatheia_jax.checkpoints.frozen_network import FrozenNetwork, batch_over_devices
 from empatheia_jax.config import ConfigError
+from empatheia_jax.encoders.contract import validate_audio
 from empatheia_jax.encoders.transformer import (
     ACTIVATIONS,
     Affine,
@@ -22,7 +29,12 @@ from empatheia_jax.encoders.transformer import (
     convolution_kernel,
 )
 from empatheia_jax.model.layers import LayerNorm
+from empatheia_jax.model.shapes import Array
 from empatheia_jax.model.sharding import param
+from empatheia_jax.runtime.buckets import next_power_of_two
+
+SAMPLE_RATE = 16_000
+BATCH_SECONDS = 64  # seconds of padded speech that go through the network at once, per device
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -93,21 +105,11 @@ class HubertConfig(TransformerConfig):
         return samples
 
 
-def weight_norm(gain: jax.Array, direction: jax.Array) -> jax.Array:
-    """Return the positional convolution's kernel float32 [K, D / groups, D]: taps of `direction` with norms `gain` [K].
-
-    torch's weight_norm over dim 2: gain is original0 (weight_g in older checkpoints), direction original1 (weight_v).
-    """
-    direction = direction.astype(jnp.float32)
-    norm = jnp.sqrt(jnp.sum(jnp.square(direction), axis=(1, 2), keepdims=True))
-    return gain.astype(jnp.float32)[:, None, None] * direction / norm
-
-
 class Convolution(nnx.Module):
     """A strided layer of the feature extractor: convolution, the norm if it has one, GELU."""
 
     def __init__(self, config: HubertConfig, index: int, *, rngs: nnx.Rngs):
-        self.stride, self.norm_kind = config.conv_stride[index], "none"
+        self.stride, self.norm_kind = config.conv_stride[index], config.feat_extract_norm
         width = config.conv_dim[index]
         shape = (config.conv_kernel[index], config.conv_dim[index - 1] if index else 1, width)
         axes = ("unsharded", "features", "features")
@@ -116,7 +118,6 @@ class Convolution(nnx.Module):
         if config.conv_bias:
             self.bias = param(jnp.zeros(width, config.param_dtype), "features")
         if config.feat_extract_norm == "layer" or index == 0:
-            self.norm_kind = config.feat_extract_norm
             self.norm = LayerNorm((width,), "features")  # torch's epsilon: no checkpoint's config sets another
 
     def __call__(self, x: jax.Array, lengths: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -124,17 +125,15 @@ class Convolution(nnx.Module):
 
         Windows are taken without padding, so a frame within lengths' never reads past `lengths`.
         """
-        x = jax.lax.conv_general_dilated(
+        y = jax.lax.conv_general_dilated(
             x, self.kernel[...].astype(x.dtype), (self.stride,), "VALID", dimension_numbers=("NWC", "WIO", "NWC")
         )
         if self.bias is not None:
-            x = x + self.bias[...].astype(x.dtype)
+            y = y + self.bias[...].astype(y.dtype)
         lengths = _window_count(lengths, self.kernel.shape[0], self.stride)
-        if self.norm_kind == "layer":
-            x = self.norm(x)
-        elif self.norm_kind == "group":
-            x = _norm_over_time(x, lengths, self.norm)
-        return ACTIVATIONS["gelu"](x), lengths
+        if self.norm is not None:
+            y = self.norm(y) if self.norm_kind == "layer" else _norm_over_time(y, lengths, self.norm)
+        return ACTIVATIONS["gelu"](y), lengths
 
 
 class Hubert(nnx.Module):
@@ -187,7 +186,7 @@ class Hubert(nnx.Module):
         x, mask = self._embed(waveform, lengths)
         return jnp.where(mask[..., None], self.layers.states(x, mask), 0).astype(jnp.float32), mask
 
-    def _embed(self, waveform, lengths):
+    def _embed(self, waveform: jax.Array, lengths: jax.Array) -> tuple[Array, jax.Array]:
         """Return the first layer's input [B, F, D] and the frame mask."""
         if not self.config.frame_count(waveform.shape[1]):
             raise ValueError(f"Hubert: {waveform.shape[1]} samples are too few for one frame")
@@ -219,7 +218,122 @@ class Hubert(nnx.Module):
         return ACTIVATIONS["gelu"](x + self.position_bias[...].astype(x.dtype))
 
 
-def _window_count(length, kernel, stride):
+@dataclasses.dataclass(frozen=True)
+class HubertAudio:
+    """The HuBERT speech encoder: float32 [segments, D], 20 ms frames averaged over equal parts of the utterance."""
+
+    config: HubertConfig
+    weights: str  # see `empatheia_jax.checkpoints.frozen_network`
+    segments: int = 32
+    name: str = "hubert_audio"
+    modality: Literal["audio"] = "audio"
+    sample_rate: int = SAMPLE_RATE
+    on_device: bool = True
+    faces_missed: int = 0
+
+    @property
+    def feature_shape(self) -> tuple[int, int]:
+        return self.segments, self.config.width
+
+    @property
+    def input_shape(self) -> tuple[None]:
+        return (None,)
+
+    def settings(self) -> dict:
+        return {"name": self.name, "version": 1, "shape": list(self.feature_shape)} | self.network.identity
+
+    def preprocess(self, media: np.ndarray) -> np.ndarray:
+        """Scale audio float32 [samples] at 16 kHz to zero mean and unit variance (as published).
+
+        Audio too short for one frame is padded with zeros.
+
+        Raises:
+          EncoderError: `media` is not a non-empty vector of finite floats.
+        """
+        scaled = normalise_waveform(validate_audio(media).astype(np.float32))
+        return np.pad(scaled, (0, max(0, self._min_samples - len(scaled))))
+
+    def encode(self, batch: Sequence[np.ndarray]) -> np.ndarray:
+        """Encode preprocessed waveforms: return features float32 [B, segments, D].
+
+        Utterances of similar length go through the network together, padded to the next power of two seconds; padding
+        does not change the features (`Hubert`).
+        """
+        features = np.empty((len(batch), *self.feature_shape), np.float32)
+        by_length: dict[int, list[int]] = {}
+        for index, waveform in enumerate(batch):
+            by_length.setdefault(padded_samples(len(waveform)), []).append(index)
+        for length, indices in by_length.items():
+            batch_size = max(1, batch_over_devices(BATCH_SECONDS * SAMPLE_RATE) // length)
+            for start in range(0, len(indices), batch_size):
+                chosen = indices[start : start + batch_size]
+                waveform = np.zeros((min(next_power_of_two(len(chosen)), batch_size), length), np.float32)
+                lengths = np.zeros(len(waveform), np.int32)
+                for i, index in enumerate(chosen):
+                    waveform[i, : len(batch[index])] = batch[index]
+                    lengths[i] = len(batch[index])
+                features[chosen] = self._forward(waveform, lengths)[: len(chosen)]
+        return features
+
+    @functools.cached_property
+    def _forward(self):
+        return self.network.compile(self._encode_waveforms)
+
+    @functools.cached_property
+    def network(self) -> FrozenNetwork:
+        """The frozen network; its weights are loaded on first use."""
+        return FrozenNetwork(self.config, Hubert, self.weights, "encoders.hubert_weights")
+
+    def _encode_waveforms(self, hubert: Hubert, waveform: jax.Array, lengths: jax.Array) -> jax.Array:
+        hidden, mask = hubert(waveform, lengths)
+        return segment_means(hidden, jnp.sum(mask, axis=1), self.segments)
+
+    @functools.cached_property
+    def _min_samples(self) -> int:
+        """The number of samples that give one frame."""
+        samples = 1
+        pairs = zip(reversed(self.config.conv_kernel), reversed(self.config.conv_stride), strict=True)
+        for kernel, stride in pairs:
+            samples = (samples - 1) * stride + kernel
+        return samples
+
+
+def weight_norm(gain: jax.Array, direction: jax.Array) -> jax.Array:
+    """Return the positional convolution's kernel float32 [K, D / groups, D]: taps of `direction` with norms `gain` [K].
+
+    torch's weight_norm over dim 2: gain is original0 (weight_g in older checkpoints), direction original1 (weight_v).
+    """
+    direction = direction.astype(jnp.float32)
+    norm = jnp.sqrt(jnp.sum(jnp.square(direction), axis=(1, 2), keepdims=True))
+    return gain.astype(jnp.float32)[:, None, None] * direction / norm
+
+
+def normalise_waveform(audio: np.ndarray) -> np.ndarray:
+    """Return audio float32 [samples] scaled to zero mean and unit variance, the input of HuBERT and wav2vec 2.0."""
+    return (audio - audio.mean()) / np.sqrt(audio.var() + 1e-7)
+
+
+def padded_samples(samples: int) -> int:
+    """Return the samples that a recording at 16 kHz is padded to: the next power of two seconds."""
+    return SAMPLE_RATE * next_power_of_two(-(-samples // SAMPLE_RATE))
+
+
+def segment_means(hidden: jax.Array, frames: jax.Array, segments: int) -> jax.Array:
+    """Return means over equal parts [B, segments, D] of hidden states [B, F, D] with `frames` int [B] valid ones.
+
+    Part i has the frames from floor(i n / N) to before ceil((i + 1) n / N), so where frames are fewer than parts they
+    are used more than once. No frames give zeros.
+    """
+    part = jnp.arange(segments)
+    first = part * frames[:, None] // segments  # [B, N]
+    after = -(-(part + 1) * frames[:, None] // segments)
+    frame = jnp.arange(hidden.shape[1])
+    inside = (frame >= first[..., None]) & (frame < after[..., None])  # [B, N, F]
+    weight = inside / jnp.maximum(inside.sum(axis=-1, keepdims=True), 1)
+    return jnp.einsum("bnf,bfd->bnd", weight, hidden.astype(jnp.float32), precision="highest")
+
+
+def _window_count(length: Any, kernel: int, stride: int) -> Any:
     """Return how many windows of `kernel` every `stride` fit into `length` (an int or an integer array)."""
     count = (length - kernel) // stride + 1
     return max(count, 0) if isinstance(count, int) else jnp.maximum(count, 0)

@@ -15,6 +15,7 @@ from flax import nnx
 from empatheia_jax.config import ConfigError
 from empatheia_jax.model.initial_values import INIT_STD, draw_stacked
 from empatheia_jax.model.layers import LayerNorm
+from empatheia_jax.model.shapes import Array
 from empatheia_jax.model.sharding import param
 
 ACTIVATIONS = {
@@ -67,7 +68,7 @@ class Affine(nnx.Module):
         bias_shape = kernel.shape[: len(stack)] + kernel.shape[len(stack) + len(axes_in) :]
         self.bias = param(jnp.zeros(bias_shape, kernel.dtype), *stack, *axes_out)
 
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: Array) -> Array:
         return jnp.tensordot(x, self.kernel[...].astype(x.dtype), self.contracted) + self.bias[...].astype(x.dtype)
 
 
@@ -89,17 +90,26 @@ class Layers(nnx.Module):
         shapes = {name: (*x.values(), *y.values()) for name, (x, y) in axes.items()}
         scales = dict.fromkeys(axes, INIT_STD)
         kernels = draw_stacked(jax.random.normal, key, shapes, scales, layers=config.layers, dtype=config.param_dtype)
-        for name, (axes_in, axes_out) in axes.items():
-            setattr(self, name, Affine(kernels[name], tuple(axes_in), tuple(axes_out)))
+
+        def project(name: str) -> Affine:
+            axes_in, axes_out = axes[name]
+            return Affine(kernels[name], tuple(axes_in), tuple(axes_out))
+
+        self.q_proj = project("q_proj")
+        self.k_proj = project("k_proj")
+        self.v_proj = project("v_proj")
+        self.o_proj = project("o_proj")
+        self.up_proj = project("up_proj")
+        self.down_proj = project("down_proj")
         shape = (config.layers, config.width)
         self.attention_norm = LayerNorm(shape, "layers", "embed", epsilon=config.norm_epsilon)
         self.mlp_norm = LayerNorm(shape, "layers", "embed", epsilon=config.norm_epsilon)
 
-    def __call__(self, x: jax.Array, mask: jax.Array | None = None) -> jax.Array:
+    def __call__(self, x: Array, mask: Array | None = None) -> Array:
         """Run all layers on [B, S, D]; attention sees positions where `mask` bool [B, S] is true (None: everywhere)."""
         return jax.lax.scan(lambda x, layer: (layer.apply_layer(x, mask), None), x, self)[0]
 
-    def states(self, x: jax.Array, mask: jax.Array | None = None) -> jax.Array:
+    def states(self, x: Array, mask: Array | None = None) -> Array:
         """Return the input and every layer's output for `__call__`'s arguments: [1 + L, B, S, D]."""
 
         def body(x, layer):
@@ -108,7 +118,7 @@ class Layers(nnx.Module):
 
         return jnp.concatenate([x[None], jax.lax.scan(body, x, self)[1]])
 
-    def apply_layer(self, x: jax.Array, mask: jax.Array | None) -> jax.Array:
+    def apply_layer(self, x: Array, mask: Array | None) -> Array:
         """Run one layer, on a `Layers` whose leading axis the scan has removed."""
         if self.config.pre_norm:
             x = x + self._attend(self.attention_norm(x), mask)

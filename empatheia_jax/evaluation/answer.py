@@ -64,7 +64,7 @@ def answer_section(video: Path | None, response: dict | None) -> tuple[str, str,
             frames = reading.read_video(video, count=FRAMES, max_seconds=MAX_SECONDS, max_side=200)
         except reading.MediaError as error:
             reason = f"the video cannot be read ({_without_folder(error, video)})."
-    if frames is None:
+    if frames is None or video is None:
         player = page.no_data(PLAYER, reason)
         sheet = page.no_data(SHEET, reason)
     else:

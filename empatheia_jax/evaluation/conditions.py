@@ -1,14 +1,39 @@
-"""The conditions of evaluation: with and without speech and video, with another dialogue's media, and with another
-profile in the prompt (sections 6.1, 6.2; Table 2's "w/o SPC&VID")."""
+"""What an evaluation varies and measures, under the names that report.json and the page show (sections 6.1, 6.2).
+
+The conditions of Table 2 ("w/o SPC&VID") change speech and video; those of the disentangler change what is known of the
+listener's profile.
+"""
 
 import json
-from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import NamedTuple
 
 from empatheia_jax.data import emotions
 from empatheia_jax.data.schema import Example, Profile
+from empatheia_jax.inference.prompt import Features
 
-Features = Callable[[str], Mapping | None]
+WITH_MEDIA, WITHOUT_MEDIA, SWAPPED_MEDIA = "with speech and video", "without", "swapped media"
+MEDIA_CONDITIONS = (WITH_MEDIA, WITHOUT_MEDIA, SWAPPED_MEDIA)
+PROFILE_GIVEN, PROFILE_HEARD = "profile in the prompt", "heard and seen before"
+PROFILE_UNKNOWN, PROFILE_SWAPPED = "neither", "another profile in the prompt"
+
+
+class StyleMeasure(NamedTuple):
+    """A measure of style, taken from the corpus ("asked") and from the answers ("heard" or "seen")."""
+
+    key: str  # "<key>_asked" and "<key>_<sense>" are its fields of a cell
+    sense: str  # "heard" | "seen"
+    name: str
+    title: str
+    unit: str
+
+
+STYLE_MEASURES = (
+    StyleMeasure("f0", "heard", "F0", "Pitch of the voice, from the profile's mean", "semitones"),
+    StyleMeasure("rate", "heard", "syllables/s", "Speaking rate", "syllables/s"),
+    StyleMeasure("mouth", "seen", "mouth curve", "Curve of the mouth", ""),
+    StyleMeasure("brow", "seen", "brow height", "Height of the brows", ""),
+)
 
 
 def no_media(key: str) -> None:
@@ -25,6 +50,7 @@ def swapped_media(examples: list[Example], features: Features) -> tuple[Features
     Args:
       examples: of one split; those without a chain of empathy get no media.
       features: utterance key -> stored features.
+
     Returns:
       The features (None where no dialogue of another emotion exists), and for each conversation the avatar emotion
       that its media now show.
@@ -38,13 +64,13 @@ def swapped_media(examples: list[Example], features: Features) -> tuple[Features
     donors: dict[str, str] = {}
     shown_emotions: dict[str, str] = {}
     for position, identity in enumerate(ids):
-        emotion = _avatar_emotion(dialogues[identity])
+        emotion = gold_avatar_emotion(dialogues[identity])
         others = (ids[(position + step) % len(ids)] for step in range(1, len(ids)))
-        donor = next((other for other in others if _avatar_emotion(dialogues[other]) != emotion), None)
+        donor = next((other for other in others if gold_avatar_emotion(dialogues[other]) != emotion), None)
         if donor is None:
             continue
         source = dialogues[donor]
-        shown_emotions[identity] = _avatar_emotion(source)
+        shown_emotions[identity] = gold_avatar_emotion(source)
         for utterance in dialogues[identity].history:
             same_role = [u for u in source.history if u.role == utterance.role] or list(source.history)
             donor_utterance = next((u for u in same_role if u.index == utterance.index), same_role[-1])
@@ -52,8 +78,20 @@ def swapped_media(examples: list[Example], features: Features) -> tuple[Features
     return (lambda key: features(donors[key]) if key in donors else None), shown_emotions
 
 
-def _avatar_emotion(example: Example) -> str:
-    return emotions.avatar_emotion(example.chain.speaker_emotion)
+def gold_emotion(example: Example) -> str:
+    """Return the speaker's emotion, of 32, in the chain of empathy of a labelled Example.
+
+    Raises:
+      ValueError: it has no chain.
+    """
+    if example.chain is None:
+        raise ValueError(f"{example.id}: no chain of empathy, so no emotion to compare with")
+    return example.chain.speaker_emotion
+
+
+def gold_avatar_emotion(example: Example) -> str:
+    """Return the emotion, of 7, that answers `gold_emotion`."""
+    return emotions.avatar_emotion(gold_emotion(example))
 
 
 def another_profile(profile: Profile) -> Profile:

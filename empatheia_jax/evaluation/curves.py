@@ -87,9 +87,10 @@ def training_section(path: Path | None) -> tuple[str, str, str]:
     intro = "Lines: training batches. Rings: dialogues held out from training, where they were measured."
     anchor, title = "training", "Training"
     caption = "<b>Training curves.</b> Loss terms of each stage over steps."
+    if path is None:
+        return page.section(anchor, title, "", page.no_data(caption, "no metrics.jsonl was given."))
     try:
-        log = read_log(path) if path is not None else Log({})
-        reason = "no metrics.jsonl was given." if path is None else f"{path.name} holds no step."
+        log, reason = read_log(path), f"{path.name} holds no step."
     except OSError as error:
         log, reason = Log({}), f"{path.name} cannot be read ({error.strerror})."
     if not log.stages:

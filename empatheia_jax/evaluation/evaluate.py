@@ -3,33 +3,44 @@
 import contextlib
 import dataclasses
 import datetime
-import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
 
+from empatheia_jax.checkpoints.workdir import open_store
 from empatheia_jax.config import ConfigError
 from empatheia_jax.data import emotions
+from empatheia_jax.data.batches.builder import BatchBuilder
 from empatheia_jax.data.batches.encoder import class_labels
-from empatheia_jax.data.batches.rows import Rows
-from empatheia_jax.data.corpus.avamerg import read_examples
-from empatheia_jax.data.schema import Example
+from empatheia_jax.data.batches.pipeline import store_widths
+from empatheia_jax.data.corpus.avamerg import Split, read_examples
+from empatheia_jax.data.features.store import FeatureStore
+from empatheia_jax.data.schema import Example, Profile
 from empatheia_jax.evaluation import conditions, text
+from empatheia_jax.evaluation.conditions import (
+    PROFILE_GIVEN,
+    PROFILE_HEARD,
+    PROFILE_SWAPPED,
+    PROFILE_UNKNOWN,
+    SWAPPED_MEDIA,
+    WITH_MEDIA,
+    WITHOUT_MEDIA,
+)
 from empatheia_jax.evaluation.latents import explained_variance, make_predictor, training_means
 from empatheia_jax.evaluation.report import write_report
 from empatheia_jax.generators.build import build_generators
 from empatheia_jax.inference.engine import Answer, Engine
+from empatheia_jax.inference.load import load_run
 from empatheia_jax.runtime.atomic import write_json
-from empatheia_jax.training.data import open_store
 
 BATCH = 24
-WITH, WITHOUT, SWAPPED = "with speech and video", "without", "swapped media"
 
 
-def evaluate(run: Path, split: str, output: Path, quantization: str | None = None) -> Path:
+def evaluate(run: Path, split: Split, output: Path, quantization: str | None = None) -> Path:
     """Evaluate a run on a split: write report.json and report.html.
 
     Args:
@@ -47,8 +58,9 @@ def evaluate(run: Path, split: str, output: Path, quantization: str | None = Non
       StoreError: its feature store is missing or was made with other settings.
     """
     started = time.monotonic()
-    engine = Engine(run, batch=BATCH, quantization=quantization)
-    config = engine.config
+    loaded = load_run(run, quantization=quantization)
+    config, engine = loaded.config, Engine(loaded.model, loaded.tokenizer, loaded.config, batch=BATCH)
+    store = open_store(run, config) if config.modalities else None
     examples = _examples(engine, split)
     labelled = [example for example in examples if example.chain is not None]
     if not labelled:
@@ -63,7 +75,7 @@ def evaluate(run: Path, split: str, output: Path, quantization: str | None = Non
         "device": jax.devices()[0].device_kind,
         "versions": {name: _version(name) for name in ("empatheia_jax", "jax", "flax", "numpy")},
         "settings": {
-            "step": engine.position.step,
+            "step": loaded.position.step,
             "examples": len(labelled),
             "batch": BATCH,
             "quantization": config.llm.quantization,
@@ -71,9 +83,8 @@ def evaluate(run: Path, split: str, output: Path, quantization: str | None = Non
     }
     seconds: dict[str, float] = {}
     with _timed(seconds, "text"):
-        answers = _measure_text(report, engine, labelled, neutral)
-    if engine.widths is not None:
-        store = open_store(engine.folder, config)
+        answers = _measure_text(report, engine, labelled, store=store, neutral=neutral)
+    if store is not None:
         with _timed(seconds, "disentangler"):
             report["disentangler"] = _measure_disentangler(engine, store, labelled, answers)
         with _timed(seconds, "latents"):
@@ -95,7 +106,7 @@ def evaluate(run: Path, split: str, output: Path, quantization: str | None = Non
 
 
 @contextlib.contextmanager
-def _timed(seconds: dict[str, float], name: str):
+def _timed(seconds: dict[str, float], name: str) -> Iterator[None]:
     start = time.monotonic()
     yield
     seconds[name] = time.monotonic() - start
@@ -110,7 +121,7 @@ def _version(name: str) -> str:
     return "not installed"
 
 
-def _examples(engine: Engine, split: str) -> list[Example]:
+def _examples(engine: Engine, split: Split) -> list[Example]:
     data = engine.config.data
     examples, _ = read_examples(
         Path(data.path), split, on_error=data.on_error, validation_share=data.validation_share, max_turns=data.max_turns
@@ -118,29 +129,30 @@ def _examples(engine: Engine, split: str) -> list[Example]:
     return examples
 
 
-def _profiles(engine: Engine, examples: list[Example]):
+def _profiles(engine: Engine, examples: list[Example]) -> list[Profile | None]:
     return [None if engine.config.prompt.profile_in_prompt == "never" else e.listener_profile for e in examples]
 
 
 # Words ----------------------------------------------------------------------------------------------------------------
 
 
-def _measure_text(report: dict, engine: Engine, examples: list[Example], neutral: set[str]) -> list[Answer]:
+def _measure_text(
+    report: dict, engine: Engine, examples: list[Example], *, store: FeatureStore | None, neutral: set[str]
+) -> list[Answer]:
     """Measure emotion accuracy and Distinct under each condition; return the answers with media (or the only ones)."""
     profiles = _profiles(engine, examples)
     runs: dict[str, list[Answer]] = {}
     shown_emotions: dict[str, str] = {}
-    if engine.widths is not None:
-        store = open_store(engine.folder, engine.config)
+    if store is not None:
         others, shown_emotions = conditions.swapped_media(examples, store.get)
-        runs[WITH] = engine.answer(examples, store.get, profiles)
-        runs[SWAPPED] = engine.answer(examples, others, profiles)
-    runs[WITHOUT] = engine.answer(examples, conditions.no_media, profiles)
+        runs[WITH_MEDIA] = engine.answer(examples, store.get, profiles)
+        runs[SWAPPED_MEDIA] = engine.answer(examples, others, profiles)
+    runs[WITHOUT_MEDIA] = engine.answer(examples, conditions.no_media, profiles)
     report["emotion"] = {"labels": list(emotions.AVATAR_EMOTIONS), "conditions": {}}
     report["text"] = {}
     for name, answers in runs.items():
         entry = _accuracies(examples, answers, neutral)
-        if name == SWAPPED:
+        if name == SWAPPED_MEDIA:
             hits = [
                 (a.parsed.avatar_emotion == shown_emotions.get(e.conversation_id))
                 for e, a in zip(examples, answers, strict=True)
@@ -150,13 +162,14 @@ def _measure_text(report: dict, engine: Engine, examples: list[Example], neutral
             if any(is_neutral):
                 entry["neutral_follows_media7"] = _interval(examples, hits, is_neutral)
         report["emotion"]["conditions"][name] = entry
-        if name != SWAPPED:
+        if name != SWAPPED_MEDIA:
             report["text"][name] = _diversity(examples, answers)
-    best = runs.get(WITH, runs[WITHOUT])
-    if WITH in runs:
+    best = runs.get(WITH_MEDIA, runs[WITHOUT_MEDIA])
+    if WITH_MEDIA in runs:
         gain = [
-            float(a.parsed.avatar_emotion == _gold7(e)) - float(b.parsed.avatar_emotion == _gold7(e))
-            for e, a, b in zip(examples, runs[WITH], runs[WITHOUT], strict=True)
+            float(a.parsed.avatar_emotion == conditions.gold_avatar_emotion(e))
+            - float(b.parsed.avatar_emotion == conditions.gold_avatar_emotion(e))
+            for e, a, b in zip(examples, runs[WITH_MEDIA], runs[WITHOUT_MEDIA], strict=True)
         ]
         report["emotion"]["gain7"] = _interval(examples, gain)
     report["emotion"]["confusion"] = _confusion(examples, best)
@@ -164,10 +177,6 @@ def _measure_text(report: dict, engine: Engine, examples: list[Example], neutral
         _sample(e, a) for e, a in list(zip(examples, best, strict=True))[:: max(1, len(examples) // 8)][:8]
     ]
     return best
-
-
-def _gold7(example: Example) -> str:
-    return emotions.avatar_emotion(example.chain.speaker_emotion)
 
 
 def _interval(examples: list[Example], values: list, selected: list[bool] | None = None) -> list[float]:
@@ -181,8 +190,10 @@ def _interval(examples: list[Example], values: list, selected: list[bool] | None
 
 
 def _accuracies(examples: list[Example], answers: list[Answer], neutral: set[str]) -> dict:
-    correct7 = [a.parsed.avatar_emotion == _gold7(e) for e, a in zip(examples, answers, strict=True)]
-    correct32 = [a.parsed.speaker_emotion == e.chain.speaker_emotion for e, a in zip(examples, answers, strict=True)]
+    correct7 = [
+        a.parsed.avatar_emotion == conditions.gold_avatar_emotion(e) for e, a in zip(examples, answers, strict=True)
+    ]
+    correct32 = [a.parsed.speaker_emotion == conditions.gold_emotion(e) for e, a in zip(examples, answers, strict=True)]
     entry = {
         "n": len(examples),
         "acc7": _interval(examples, correct7),
@@ -216,7 +227,7 @@ def _confusion(examples: list[Example], answers: list[Answer]) -> list[list[int]
     table = np.zeros((7, 7), int)
     for example, answer in zip(examples, answers, strict=True):
         if answer.parsed.avatar_emotion is not None:
-            row = emotions.AVATAR_EMOTIONS.index(_gold7(example))
+            row = emotions.AVATAR_EMOTIONS.index(conditions.gold_avatar_emotion(example))
             table[row, emotions.AVATAR_EMOTIONS.index(answer.parsed.avatar_emotion)] += 1
     return table.tolist()
 
@@ -225,7 +236,7 @@ def _sample(example: Example, answer: Answer) -> dict:
     return {
         "id": example.id,
         "history": [[utterance.role, utterance.text] for utterance in example.history],
-        "emotion": example.chain.speaker_emotion,
+        "emotion": conditions.gold_emotion(example),
         "predicted": answer.parsed.speaker_emotion or answer.parsed.emotion_text,
         "chain": dataclasses.asdict(answer.parsed.chain) if answer.parsed.chain else {"written": answer.text},
         "response": answer.parsed.response,
@@ -236,7 +247,7 @@ def _sample(example: Example, answer: Answer) -> dict:
 # Style ----------------------------------------------------------------------------------------------------------------
 
 
-def _measure_disentangler(engine: Engine, store, examples: list[Example], answers: list[Answer]) -> dict:
+def _measure_disentangler(engine: Engine, store: FeatureStore, examples: list[Example], answers: list[Answer]) -> dict:
     """Return the accuracies of the disentangler's labels by what is known of the listener's profile."""
     gold = [class_labels(example) for example in examples]
     without_profile = engine.answer(examples, store.get, [None] * len(examples))
@@ -247,10 +258,10 @@ def _measure_disentangler(engine: Engine, store, examples: list[Example], answer
         class_labels(dataclasses.replace(e, listener_profile=p)) for e, p in zip(examples, other, strict=True)
     ]
     return {
-        "profile in the prompt": _label_accuracy(answers, gold),
-        "heard and seen before": _label_accuracy(without_profile, gold, was_heard),
-        "neither": _label_accuracy(without_profile, gold, [not heard for heard in was_heard]),
-        "another profile in the prompt": _label_accuracy(with_other, other_labels),
+        PROFILE_GIVEN: _label_accuracy(answers, gold),
+        PROFILE_HEARD: _label_accuracy(without_profile, gold, was_heard),
+        PROFILE_UNKNOWN: _label_accuracy(without_profile, gold, [not heard for heard in was_heard]),
+        PROFILE_SWAPPED: _label_accuracy(with_other, other_labels),
     }
 
 
@@ -269,20 +280,20 @@ def _label_accuracy(answers: list[Answer], gold: list[dict[str, int]], selected:
     return entry
 
 
-def _measure_latents(engine: Engine, store, split: str, examples: list[Example]) -> dict:
+def _measure_latents(engine: Engine, store: FeatureStore, split: Split, examples: list[Example]) -> dict:
     config, predict = engine.config, make_predictor(engine.graphdef)
     speech, _ = build_generators(config.generators)
     nearest = getattr(speech, "decode_content", None)
     splits = {name: _examples(engine, name) for name in ("train", "validation")} | {split: examples}
 
     def rows(examples):
-        return Rows(
+        return BatchBuilder(
             [e for e in examples if e.response is not None],
             "all",
             config,
             engine.tokenizer,
             store=store,
-            widths=engine.widths,
+            widths=store_widths(store),
             train=False,
             seed=config.seed,
         )
@@ -295,14 +306,13 @@ def _measure_latents(engine: Engine, store, split: str, examples: list[Example])
     }
 
 
-def _measure_style(report: dict, engine: Engine, store, neutral: list[Example]) -> None:
+def _measure_style(report: dict, engine: Engine, store: FeatureStore, neutral: list[Example]) -> None:
     if not neutral:
         return  # the corpus does not say which of its dialogues have neutral words
     from empatheia_jax.evaluation.style_sweep import sweep_styles
 
     speech, face = build_generators(engine.config.generators, face_size=128)
-    features: Callable[[str], Mapping | None] = store.get
-    report["style"] = sweep_styles(engine, speech, face, neutral, features=features)
+    report["style"] = sweep_styles(engine, speech, face, neutral, features=store.get)
 
 
 # Aims -----------------------------------------------------------------------------------------------------------------
@@ -313,7 +323,7 @@ def aims(report: dict) -> list[dict]:
     rows: list[dict] = []
 
     def add(label: str, path: tuple, bound: float, at_most: bool = False) -> None:
-        value = report
+        value: Any = report
         for step in path:
             value = value.get(step) if isinstance(value, dict) else (value[step] if value is not None else None)
             if value is None:
@@ -329,32 +339,31 @@ def aims(report: dict) -> list[dict]:
 
     emotion = ("emotion", "conditions")
     add("7-way gain from speech and video, lower 5 % bound", ("emotion", "gain7", 1), 0.20)
-    add("neutral words, with speech and video: 7-way", (*emotion, WITH, "neutral7", 0), 0.70)
-    add("neutral words, without: 7-way", (*emotion, WITHOUT, "neutral7", 0), 0.30, at_most=True)
-    add("emotional words, without: 7-way", (*emotion, WITHOUT, "emotional7", 0), 0.50)
-    add("swapped media, neutral words: 7-way follows the media", (*emotion, SWAPPED, "neutral_follows_media7", 0), 0.70)
+    add("neutral words, with speech and video: 7-way", (*emotion, WITH_MEDIA, "neutral7", 0), 0.70)
+    add("neutral words, without: 7-way", (*emotion, WITHOUT_MEDIA, "neutral7", 0), 0.30, at_most=True)
+    add("emotional words, without: 7-way", (*emotion, WITHOUT_MEDIA, "emotional7", 0), 0.50)
+    add(
+        "swapped media, neutral words: 7-way follows the media",
+        (*emotion, SWAPPED_MEDIA, "neutral_follows_media7", 0),
+        0.70,
+    )
     split = report.get("split", "test")
     for name, bound in (("content_speech", 0.9), ("content_video", 0.8), ("style_speech", 0.7), ("style_video", 0.7)):
         add(f"variance explained, {name}", ("latents", split, name), bound)
     add("nearest phoneme of C_speech", ("latents", split, "nearest_phoneme"), 0.95)
-    for condition in ("profile in the prompt", "heard and seen before"):
+    for condition in (PROFILE_GIVEN, PROFILE_HEARD):
         for label in ("age", "gender", "timbre"):
             add(f"{label}, {condition}", ("disentangler", condition, label), 0.85)
-    add("emotion by the disentangler", ("disentangler", "profile in the prompt", "emotion"), 0.85)
+    add("emotion by the disentangler", ("disentangler", PROFILE_GIVEN, "emotion"), 0.85)
     for label in ("age", "gender", "timbre"):
         add(
             f"{label} follows another prompted profile",
-            ("disentangler", "another profile in the prompt", label),
+            ("disentangler", PROFILE_SWAPPED, label),
             0.90,
         )
-    for name, measure in (("f0", "F0"), ("rate", "syllables/s"), ("mouth", "mouth curve"), ("brow", "brow height")):
-        add(f"{measure}: rank correlation over 28 cells", ("style", "rho", name, 0), 0.8)
-        add(f"{measure}: permutation p", ("style", "rho", name, 1), 0.01, at_most=True)
+    for measure in conditions.STYLE_MEASURES:
+        add(f"{measure.name}: rank correlation over 28 cells", ("style", "rho", measure.key, 0), 0.8)
+        add(f"{measure.name}: permutation p", ("style", "rho", measure.key, 1), 0.01, at_most=True)
     between = ("style", "f0_between_profiles", "worst")
     add("F0 moved by the profile alone, worst pair's error, semitones", between, 3.0, at_most=True)
     return rows
-
-
-def read_report(folder: Path) -> dict:
-    """Read the report.json of an evaluation."""
-    return json.loads((folder / "report.json").read_text())

@@ -196,11 +196,11 @@ def _log_axis(axes, values: np.ndarray) -> None:
 
 def _thin(steps: Sequence[float], values: Sequence[float]) -> tuple[np.ndarray, np.ndarray]:
     """Average neighbours to at most `MAX_POINTS` points: the file stays small and no spike is picked by chance."""
-    steps, values = np.asarray(steps, float), np.asarray(values, float)
-    if len(steps) <= MAX_POINTS:
-        return steps, values
-    bins = np.array_split(np.arange(len(steps)), MAX_POINTS)
-    return np.array([steps[points].mean() for points in bins]), np.array([values[points].mean() for points in bins])
+    x, y = np.asarray(steps, float), np.asarray(values, float)
+    if len(x) <= MAX_POINTS:
+        return x, y
+    bins = np.array_split(np.arange(len(x)), MAX_POINTS)
+    return np.array([x[points].mean() for points in bins]), np.array([y[points].mean() for points in bins])
 
 
 def _svg(figure: Figure, alt: str) -> str:
@@ -208,7 +208,12 @@ def _svg(figure: Figure, alt: str) -> str:
     FigureCanvasSVG(figure)
     figure.patch.set_visible(False)
     buffer = io.StringIO()
-    settings = {"svg.fonttype": "none", "svg.hashsalt": "report", "font.family": "sans-serif", "legend.fontsize": 8}
+    settings: dict = {
+        "svg.fonttype": "none",
+        "svg.hashsalt": "report",
+        "font.family": "sans-serif",
+        "legend.fontsize": 8,
+    }
     with matplotlib.rc_context(settings):
         figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
     text = buffer.getvalue()
@@ -222,7 +227,7 @@ def _svg(figure: Figure, alt: str) -> str:
     text = re.sub(r"font-family: [^;\"]*;?", "", text)
     for color, variable in VARIABLES.items():
         text = text.replace(color, f"var({variable})")
-    box = re.search(r'viewBox="[^"]*"', text).group()
+    box = re.findall(r'viewBox="[^"]*"', text)[0]
     opening = f'<svg class="plot" role="img" aria-label="{html.escape(alt, quote=True)}" {box}'
     opening += ' xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink">'
     return opening + text[text.index(">") + 1 :]

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from empatheia_jax.evaluation import page, results
 from empatheia_jax.evaluation.answer import answer_section, value_html
+from empatheia_jax.evaluation.conditions import WITH_MEDIA, WITHOUT_MEDIA
 from empatheia_jax.evaluation.curves import training_section
 from empatheia_jax.runtime.atomic import replacing
 
@@ -129,15 +130,14 @@ def _summary(report: dict) -> str:
     emotion = report.get("emotion") or {}
     conditions = emotion.get("conditions") or {}
     entries = []
-    for name in ("with speech and video", "without"):
-        triple = page.interval((conditions.get(name) or {}).get("acc7"))
-        if triple:
-            label = "Emotion right, with speech and video" if name != "without" else "Emotion right, words only"
+    for name, media in ((WITH_MEDIA, "with speech and video"), (WITHOUT_MEDIA, "words only")):
+        if triple := page.interval((conditions.get(name) or {}).get("acc7")):
+            label = f"Emotion right, {media}"
             entries.append((label, f"{100 * triple[0]:.0f}{page.PER_CENT}", f"of 7; {_range(triple, 100)}"))
     if triple := page.interval(emotion.get("gain7")):
         points = f"{100 * triple[0]:+.0f}".replace("-", "−")
         entries.append(("Gain from speech and video", points, f"points; {_range(triple, 100)}"))
-    words = (report.get("text") or {}).get("with speech and video") or {}
+    words = (report.get("text") or {}).get(WITH_MEDIA) or {}
     if (dist1 := page.interval(words.get("dist1"))) and (dist2 := page.interval(words.get("dist2"))):
         note = f"per cent; n = {page.escape(words.get('n'))}"
         entries.append(("Distinct-1 / Distinct-2", f"{dist1[0]:.1f} / {dist2[0]:.1f}", note))

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 from empatheia_jax.evaluation import page, plots
 from empatheia_jax.evaluation.answer import chain_rows
+from empatheia_jax.evaluation.conditions import MEDIA_CONDITIONS, STYLE_MEASURES, WITH_MEDIA, StyleMeasure
 from empatheia_jax.evaluation.text import TOKENIZER
 
 INTERVAL_NOTE = "Brackets and pale bars hold 90 % of redraws of the dialogues."
@@ -27,8 +28,6 @@ def emotion_section(emotion: dict | None) -> Section:
     return page.section("emotion", "Emotion", intro, _accuracy_figure(emotion), _confusion_figure(emotion))
 
 
-CONDITIONS = ("with speech and video", "without", "swapped media")
-"""These come first, in this order, so that they have the same colours in all reports."""
 ACCURACIES = (
     ("All dialogues, 7 emotions", "acc7", 1 / 7),
     ("Neutral words, 7 emotions", "neutral7", 1 / 7),
@@ -42,7 +41,8 @@ ACCURACIES = (
 def _accuracy_figure(emotion: dict) -> str:
     caption = f"<b>Emotion accuracy</b> (Eq. 23). {INTERVAL_NOTE} Dashed: a guess."
     conditions = emotion.get("conditions") or {}
-    names = sorted(conditions, key=lambda name: CONDITIONS.index(name) if name in CONDITIONS else len(CONDITIONS))
+    order = {name: index for index, name in enumerate(MEDIA_CONDITIONS)}  # the same colours in all reports
+    names = sorted(conditions, key=lambda name: order.get(name, len(order)))
     groups = []
     for heading, key, guess in ACCURACIES:
         entries = [
@@ -67,9 +67,9 @@ def _accuracy_figure(emotion: dict) -> str:
 
 
 def _confusion_figure(emotion: dict) -> str:
-    has_media = CONDITIONS[0] in (emotion.get("conditions") or {CONDITIONS[0]: None})
+    has_media = WITH_MEDIA in (emotion.get("conditions") or {WITH_MEDIA: None})
     caption = (
-        f"<b>Confusion {CONDITIONS[0] if has_media else 'without speech and video'}.</b> Rows: gold; columns: "
+        f"<b>Confusion {WITH_MEDIA if has_media else 'without speech and video'}.</b> Rows: gold; columns: "
         "predicted; numbers: responses with a readable emotion. Stronger colour: a larger share of the row. "
         "Outlined: right."
     )
@@ -164,20 +164,12 @@ def disentangler_section(disentangler: dict | None) -> Section:
     return page.section("disentangler", "Style disentangler", intro, body)
 
 
-MEASURES = (
-    ("f0", "heard", "Pitch of the voice, from the profile's mean", "semitones"),
-    ("rate", "heard", "Speaking rate", "syllables/s"),
-    ("mouth", "seen", "Curve of the mouth", ""),
-    ("brow", "seen", "Height of the brows", ""),
-)
-
-
 def style_section(style: dict | None) -> Section:
     """Return the section of style: the corpus against what is measured in the audio and frames of the answers."""
     style = style or {}
     cells = style.get("cells") or []
     profiles = list(dict.fromkeys(cell.get("profile") for cell in cells))
-    figures = [_measure_figure(measure, cells, profiles, style.get("rho") or {}) for measure in MEASURES]
+    figures = [_measure_figure(measure, cells, profiles, style.get("rho") or {}) for measure in STYLE_MEASURES]
     keys = "".join(_legend_key(index, name) for index, name in enumerate(profiles[:4]))
     legend = f'<p class="legend">{keys}</p>' if keys else ""
     table = page.details("The cells as a table", _cell_table(cells)) if cells else ""
@@ -189,8 +181,8 @@ def style_section(style: dict | None) -> Section:
     return page.section("style", "Style, heard and seen", intro, legend, grid, table)
 
 
-def _measure_figure(measure: tuple[str, str, str, str], cells: Sequence[dict], profiles: list, rho: dict) -> str:
-    key, sense, name, unit = measure
+def _measure_figure(measure: StyleMeasure, cells: Sequence[dict], profiles: list, rho: dict) -> str:
+    key, sense, _, title, unit = measure
     expected, measured = f"{key}_asked", f"{key}_{sense}"
     groups = {}
     for profile in profiles[:4]:
@@ -198,16 +190,16 @@ def _measure_figure(measure: tuple[str, str, str, str], cells: Sequence[dict], p
         points = [cell for cell in points if page.interval(cell.get(expected)) and page.interval(cell.get(measured))]
         if points:
             groups[str(profile)] = ([cell[expected] for cell in points], [cell[measured] for cell in points])
-    caption = f"<b>{name}.</b>"
+    caption = f"<b>{title}.</b>"
     if not groups:
         return page.no_data(caption, "nothing was measured.")
-    result = rho.get(key)
-    has_rho = result and page.interval(result[0]) and page.interval(result[1])
-    correlation = f"ρ = {result[0]:.2f}, p {_format_p(result[1])}" if has_rho else "correlation not measured"
+    result, correlation = rho.get(key), "correlation not measured"
+    if result and page.interval(result[0]) and page.interval(result[1]):
+        correlation = f"ρ = {result[0]:.2f}, p {_format_p(result[1])}"
     count = sum(len(xs) for xs, _ in groups.values())
     suffix = f" ({unit})" if unit else ""
     drawing = plots.scatter(
-        groups, f"corpus{suffix}", f"answers{suffix}", f"{name}: {count} cells, corpus against answers; {correlation}."
+        groups, f"corpus{suffix}", f"answers{suffix}", f"{title}: {count} cells, corpus against answers; {correlation}."
     )
     return page.figure(drawing, f"{caption} {count} cells, {correlation}.")
 
@@ -228,7 +220,7 @@ def _legend_key(index: int, name) -> str:
 
 
 def _cell_table(cells: Sequence[dict]) -> str:
-    keys = [f"{key}_{part}" for key, sense, _, _ in MEASURES for part in ("asked", sense)]
+    keys = [f"{key}_{part}" for key, sense, *_ in STYLE_MEASURES for part in ("asked", sense)]
     head = ("Profile", "Emotion", *(key.replace("_", " ") for key in keys))
     rows = [
         (

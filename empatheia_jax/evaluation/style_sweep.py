@@ -6,18 +6,19 @@
 
 import dataclasses
 import itertools
-from collections.abc import Callable, Mapping
 
 import numpy as np
 from scipy.stats import rankdata
 
 from empatheia_jax.data import emotions
 from empatheia_jax.data.schema import Example, Profile
-from empatheia_jax.generators.avatars import avatars_with_profile
+from empatheia_jax.evaluation.conditions import STYLE_MEASURES, gold_avatar_emotion
+from empatheia_jax.generators.avatars import Avatar, avatars_with_profile
 from empatheia_jax.generators.classical.face_geometry import measure_brow_height, measure_mouth_curve
 from empatheia_jax.generators.classical.measure import measure_f0, syllables_per_second
-from empatheia_jax.generators.interfaces import video_frame_count
+from empatheia_jax.generators.interfaces import FaceGenerator, Speech, SpeechGenerator, video_frame_count
 from empatheia_jax.inference.engine import Engine
+from empatheia_jax.inference.prompt import Features
 from empatheia_jax.inference.synthesis import synthesize
 
 PROFILES = (
@@ -26,16 +27,15 @@ PROFILES = (
     Profile("middle-aged", "female", "low"),
     Profile("elderly", "male", "low"),
 )
-MEASURES = ("f0", "rate", "mouth", "brow")
 
 
 def sweep_styles(
     engine: Engine,
-    speech,
-    face,
+    speech: SpeechGenerator,
+    face: FaceGenerator,
     neutral: list[Example],
     *,
-    features: Callable[[str], Mapping | None],
+    features: Features,
     texts: int = 3,
 ) -> dict:
     """Answer neutral texts as 4 profiles, under 7 emotions shown by the media of other neutral dialogues.
@@ -56,7 +56,7 @@ def sweep_styles(
     first_turns = [example for example in neutral if example.turn_id == 0 and example.chain]
     donors: dict[str, list[Example]] = {name: [] for name in emotions.AVATAR_EMOTIONS}
     for example in first_turns:
-        donors[emotions.avatar_emotion(example.chain.speaker_emotion)].append(example)
+        donors[gold_avatar_emotion(example)].append(example)
     requests, examples, media = [], [], {}
     for profile in PROFILES:
         for emotion in (name for name in emotions.AVATAR_EMOTIONS if donors[name]):
@@ -85,7 +85,9 @@ def sweep_styles(
     return _compare(measured)
 
 
-def _measure_corpus(speech, face, avatar, emotion: str, *, phonemes: np.ndarray) -> dict[str, float]:
+def _measure_corpus(
+    speech: SpeechGenerator, face: FaceGenerator, avatar: Avatar, emotion: str, *, phonemes: np.ndarray
+) -> dict[str, float]:
     """Measure the corpus's own rendering of these words in the same way."""
     spoken = speech.speak(speech.content(phonemes), avatar.style_speech(emotion), phonemes)
     mouth = face.content(spoken.audio, spoken.sample_rate, phonemes, spoken.phoneme_frames)
@@ -94,7 +96,7 @@ def _measure_corpus(speech, face, avatar, emotion: str, *, phonemes: np.ndarray)
     return _measure(spoken, phonemes, frames, "asked")
 
 
-def _measure(spoken, phonemes: np.ndarray, frames: np.ndarray, suffix: str) -> dict[str, float]:
+def _measure(spoken: Speech, phonemes: np.ndarray, frames: np.ndarray, suffix: str) -> dict[str, float]:
     values = {
         "f0": 12 * np.log2(measure_f0(spoken.audio, spoken.sample_rate) / 100.0),
         "rate": syllables_per_second(spoken.audio, spoken.sample_rate, phonemes),
@@ -118,12 +120,12 @@ def _compare(measured: dict[tuple, list[dict[str, float]]]) -> dict:
                 cell[f"f0_from_100_{suffix}"] = cell[f"f0_{suffix}"]
                 cell[f"f0_{suffix}"] -= centre
     rho = {}
-    for name in MEASURES:
-        pair = [np.array([cell[f"{name}_{suffix}"] for cell in cells]) for suffix in ("asked", "heard")]
-        rho[name] = list(spearman(*pair))
-    for cell in cells:  # measures of the face are seen, not heard
-        for name in ("mouth", "brow"):
-            cell[f"{name}_seen"] = cell.pop(f"{name}_heard")
+    for key, sense, *_ in STYLE_MEASURES:
+        asked, answered = ([cell[f"{key}_{suffix}"] for cell in cells] for suffix in ("asked", "heard"))
+        rho[key] = list(spearman(np.array(asked), np.array(answered)))
+        if sense != "heard":
+            for cell in cells:
+                cell[f"{key}_{sense}"] = cell.pop(f"{key}_heard")
     return {
         "cells": cells,
         "rho": rho,

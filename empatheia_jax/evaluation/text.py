@@ -7,6 +7,7 @@ the tokenizer, so print the number of responses and `TOKENIZER` with it.
 import math
 import re
 from collections.abc import Callable, Hashable, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -148,8 +149,7 @@ def dist_interval(dialogues: Sequence[Sequence[str]], n: int) -> tuple[float, fl
     Raises:
       TextMetricError: no n-gram.
     """
-    dialogues = [[ngrams(words(response), n) for response in responses] for responses in dialogues]
-    grams = [[gram for response in dialogue for gram in response] for dialogue in dialogues]
+    grams = [[gram for response in responses for gram in ngrams(words(response), n)] for responses in dialogues]
     total = sum(map(len, grams))
     if not total:
         raise TextMetricError(f"no {n}-gram in {len(dialogues)} dialogues: nothing to count")
@@ -165,11 +165,12 @@ def dist_interval(dialogues: Sequence[Sequence[str]], n: int) -> tuple[float, fl
         without.append((len(dialogue_counts) - only_here) / rest if rest else value)
     count = len(without)
     spread = math.sqrt((count - 1) / count * float(np.sum((np.array(without) - np.mean(without)) ** 2)))
-    return tuple(100.0 * bound for bound in (value, max(0.0, value - 1.645 * spread), min(1.0, value + 1.645 * spread)))
+    low, high = max(0.0, value - 1.645 * spread), min(1.0, value + 1.645 * spread)
+    return 100.0 * value, 100.0 * low, 100.0 * high
 
 
 def bootstrap(
-    values: Sequence, statistic: Callable[[Sequence], float], seed: int = 0, samples: int = 2000
+    values: Sequence | np.ndarray, statistic: Callable[[Any], float], seed: int = 0, samples: int = 2000
 ) -> tuple[float, float, float]:
     """Return a statistic with its 90 % bootstrap interval: (value, 5th percentile, 95th percentile).
 

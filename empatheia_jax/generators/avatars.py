@@ -24,15 +24,11 @@ class AvatarError(ValueError):
 
 @dataclasses.dataclass(frozen=True)
 class Avatar:
-    """Someone who can speak and be seen. `profile.id` is the avatar's number in file names and on disk."""
+    """Someone who can speak and be seen."""
 
+    id: int  # the avatar's number, from 1, in file names and on disk; that of `profile` too
     profile: Profile
     held_out: bool  # True: appears in no training dialogue of the sample corpus
-
-    @property
-    def id(self) -> int:
-        """The avatar's number, from 1."""
-        return self.profile.id
 
     @property
     def appearance(self) -> Appearance:
@@ -46,7 +42,7 @@ class Avatar:
 
     def style_speech(self, emotion: str) -> np.ndarray:
         """Return S_speech float32 [style_dim] of this avatar's voice with one of the 7 avatar emotions."""
-        from empatheia_jax.generators.classical.expressive_speech import speech_style_for
+        from empatheia_jax.generators.classical.voices import speech_style_for
 
         return speech_style_for(self.profile, emotion, self.id)
 
@@ -61,7 +57,7 @@ def _table() -> tuple[Avatar, ...]:
     profiles = list(itertools.product(AGES, GENDERS, TIMBRES))
     entries = [(held_out, profile) for held_out in [False] * TRAIN_PER_PROFILE + [True] for profile in profiles]
     return tuple(
-        Avatar(Profile(*profile, id=number), held_out) for number, (held_out, profile) in enumerate(entries, 1)
+        Avatar(number, Profile(*profile, id=number), held_out) for number, (held_out, profile) in enumerate(entries, 1)
     )
 
 

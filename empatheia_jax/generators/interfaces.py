@@ -4,8 +4,8 @@ The latents read their widths (`content_dim`, `style_dim`) from the generator; n
 """
 
 import dataclasses
-from collections.abc import Iterator
-from typing import Protocol
+from collections.abc import Iterator, Sequence
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 
@@ -33,57 +33,128 @@ class Portrait:
 
 
 class SpeechGenerator(Protocol):
-    """Frozen text-to-speech, split where the content synchronizer and the style disentangler enter."""
+    """Frozen text-to-speech, split where the content synchronizer and the style disentangler enter.
+
+    Attributes:
+      name: of the generator, in settings and on disk.
+      version: incremented when the same recording and words give other gold targets than before.
+      sample_rate: of the speech, Hz.
+      content_dim: width of C_speech.
+      style_dim: width of S_speech.
+      on_device: whether its networks use the accelerator: such a generator is an `OnDeviceSpeechGenerator`.
+    """
 
     name: str
-    version: int  # incremented when the same recording and words give other gold targets than before
+    version: int
     sample_rate: int
-    content_dim: int  # width of C_speech
-    style_dim: int  # width of S_speech
-    on_device: bool  # whether its networks use the accelerator: such a generator also has `prepare`, `golds` (many
-    # recordings at once, see `styletts2.voice`) and `identity`, the values that its gold targets depend on
+    content_dim: int
+    style_dim: int
+    on_device: bool
 
-    def phonemes(self, text: str) -> np.ndarray:
+    def phonemes(self, text: str, /) -> np.ndarray:
         """Return the symbol ids of a text: int32 [P], leading 0 included."""
+        ...
 
     def content(self, phonemes: np.ndarray) -> np.ndarray:
         """Return gold C_speech, the generator's own text encoding of `phonemes` [P]: float32 [P, content_dim]."""
+        ...
 
     def style(self, audio: np.ndarray, sample_rate: int, phonemes: np.ndarray) -> np.ndarray:
         """Return gold S_speech, the style of a recording whose words are known: float32 [style_dim]."""
+        ...
 
     def align(self, audio: np.ndarray, sample_rate: int, phonemes: np.ndarray) -> np.ndarray:
         """Return how long each phoneme lasts in a recording: int32 [P], units of 25 ms that sum to its length."""
+        ...
 
     def agreement(self, content: np.ndarray, phonemes: np.ndarray) -> float:
         """Return the share (0..1) of positions of C_speech [P, content_dim] that encode the symbols `phonemes` [P]."""
+        ...
 
     def speak(self, content: np.ndarray, style: np.ndarray, phonemes: np.ndarray) -> Speech:
         """Synthesize speech from C_speech [P, content_dim] and S_speech [style_dim]."""
+        ...
+
+
+@runtime_checkable
+class OnDeviceSpeechGenerator(SpeechGenerator, Protocol):
+    """A speech generator that computes the gold targets of many recordings at once.
+
+    It also has `identity`, the values that its gold targets depend on (the weights' hash), as JSON values.
+    """
+
+    def prepare(self, audio: np.ndarray, sample_rate: int) -> np.ndarray:
+        """Return the input of `golds` for a recording [samples]; runs in a worker, without weights or a device."""
+        ...
+
+    def golds(
+        self, prepared: Sequence[np.ndarray], phonemes: Sequence[np.ndarray], seconds: Sequence[float]
+    ) -> list[dict[str, np.ndarray]]:
+        """Return content_speech, style_speech and phoneme_frames of recordings.
+
+        Args:
+          prepared: result of `prepare` for each recording.
+          phonemes: symbol ids [P] of each recording's words.
+          seconds: length of each recording.
+        """
+        ...
 
 
 class FaceGenerator(Protocol):
-    """Frozen talking-face generator, split where the content synchronizer and the style disentangler enter."""
+    """Frozen talking-face generator, split where the content synchronizer and the style disentangler enter.
+
+    Attributes:
+      name: of the generator, in settings and on disk.
+      version: as a speech generator's.
+      fps: frames per second of what it renders.
+      content_dim: width of C_video.
+      style_dim: width of S_video.
+      on_device: whether its networks use the accelerator: such a generator is an `OnDeviceFaceGenerator`.
+    """
 
     name: str
-    version: int  # as a speech generator's
+    version: int
     fps: int
-    content_dim: int  # width of C_video
-    style_dim: int  # width of S_video
-    on_device: bool  # whether its networks use the accelerator: such a generator also has `prepare` (frames of a clip
-    # -> the input of `styles`, many at once), `identity`, and `style_frames`, how many frames a style is read from
+    content_dim: int
+    style_dim: int
+    on_device: bool
 
-    def content(self, audio: np.ndarray, sample_rate: int, phonemes: np.ndarray, phoneme_frames: np.ndarray):
+    def content(
+        self, audio: np.ndarray, sample_rate: int, phonemes: np.ndarray, phoneme_frames: np.ndarray
+    ) -> np.ndarray:
         """Return gold C_video: float32 [F, content_dim], F = `video_frame_count(phoneme_frames)`."""
+        ...
 
     def style(self, frames: np.ndarray) -> np.ndarray:
         """Return gold S_video, the style of a face video uint8 [F, h, w, 3] RGB: float32 [style_dim]."""
+        ...
 
     def animate(self, content: np.ndarray, style: np.ndarray, portrait: Portrait) -> np.ndarray:
         """Render frames uint8 [F, h, w, 3] RGB from C_video [F, content_dim] and S_video [style_dim]."""
+        ...
 
     def frames(self, content: np.ndarray, style: np.ndarray, portrait: Portrait) -> Iterator[np.ndarray]:
         """Yield the frames of `animate`, uint8 [h, w, 3], each as soon as it is rendered."""
+        ...
+
+
+@runtime_checkable
+class OnDeviceFaceGenerator(FaceGenerator, Protocol):
+    """A face generator that reads the styles of many clips at once; it also has `identity`, as a speech generator's.
+
+    Attributes:
+      style_frames: how many frames of a clip a style is read from.
+    """
+
+    style_frames: int
+
+    def prepare(self, frames: np.ndarray) -> np.ndarray:
+        """Return the input of `styles` for a clip uint8 [F, h, w, 3]; runs in a worker, without weights or a device."""
+        ...
+
+    def styles(self, prepared: Sequence[np.ndarray]) -> list[np.ndarray]:
+        """Return `style` of many clips, each the result of `prepare`."""
+        ...
 
 
 def video_frame_count(phoneme_frames: np.ndarray) -> int:

@@ -5,6 +5,8 @@ names the kind of its layer, from which converters know the axis order in a publ
 weights are loaded: nothing here is trained.
 """
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -22,6 +24,8 @@ def zero_param(*shape: int) -> nnx.Param:
 
 class Linear(nnx.Module):
     """An affine map of the last axis, [..., width_in] -> [..., width_out]."""
+
+    bias: Any  # nnx.Param, or None
 
     def __init__(self, width_in: int, width_out: int, *, bias: bool = True):
         self.kernel = kernel_param((width_in, width_out), "linear")
@@ -114,7 +118,7 @@ class Embedding(nnx.Module):
     def __init__(self, count: int, width: int):
         self.table = zero_param(count, width)
 
-    def __call__(self, ids: jax.Array) -> jax.Array:
+    def __call__(self, ids: jax.Array | int) -> jax.Array:
         return self.table[...][ids]
 
 

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from tqdm import tqdm
@@ -10,9 +11,9 @@ from tqdm import tqdm
 from empatheia_jax.data.media.reading import read_audio, read_video
 from empatheia_jax.data.media.writing import write_video
 from empatheia_jax.generators.classical.portrait import read_portrait
-from empatheia_jax.generators.dreamtalk.coefficients import read_expression, read_pose
-from empatheia_jax.generators.dreamtalk.errors import DreamTalkError
+from empatheia_jax.generators.dreamtalk.config import DreamTalkError
 from empatheia_jax.generators.dreamtalk.face import DreamTalkFace
+from empatheia_jax.generators.dreamtalk.motion import read_expression, read_pose
 from empatheia_jax.generators.dreamtalk.networks import AUDIO_SAMPLE_RATE
 from empatheia_jax.generators.interfaces import Portrait
 from empatheia_jax.inference import provenance
@@ -30,7 +31,7 @@ def animate(
     consent: bool = False,
     style: Path | None = None,
     pose: Path | None = None,
-    sampler: str = "ddim",
+    sampler: Literal["ddim", "ddpm"] = "ddim",
     steps: int = 10,
     scale: float = 1.0,
     seed: int = 0,

@@ -6,12 +6,14 @@ prefix (the same ids, and the same media in its slots) is not prefilled again.
 """
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 
+import jax.numpy as jnp
 import numpy as np
 
 from empatheia_jax.data.schema import Example, Profile
-from empatheia_jax.inference.engine import Answer, Engine, Prompt
+from empatheia_jax.inference.engine import Answer, Engine
+from empatheia_jax.inference.prompt import Features, Prompt
 from empatheia_jax.llm.batching import DecodeState
 from empatheia_jax.llm.cache import put_sequences
 from empatheia_jax.runtime.buckets import bucket
@@ -40,7 +42,7 @@ class Conversation:
     def answer(
         self,
         example: Example,
-        features: Callable[[str], Mapping | None],
+        features: Features,
         profile: Profile | None,
         on_ready: Callable[[str], None] = lambda part: None,
     ) -> Answer:
@@ -53,7 +55,7 @@ class Conversation:
         self._decode_state, self._ids, self._media = None, [], {}  # donated: after an exception nothing stale is left
         max_slots, window = sum(position >= start for position in media), current.cache.capacity
         current = self.engine.admit(current, FIRST, [prompt], start=start, max_slots=max_slots, window=window)
-        current = self.engine.advance(current)
+        current, _ = self.engine.advance(current)
         text = np.asarray(current.tokens)[0, : int(current.written[0])].tolist()
         on_ready("words")
         (answer,) = self.engine.read(current, FIRST, [prompt], [text])()
@@ -68,7 +70,11 @@ class Conversation:
             return current
         capacity = self.engine.capacity(bucket(len(prompt.ids), MIN_PROMPT, 1), [prompt])
         grown = self.engine.empty_decode_state(1, capacity)
-        return grown if current is None else grown._replace(cache=put_sequences(grown.cache, FIRST, current.cache))
+        return (
+            grown
+            if current is None
+            else grown._replace(cache=put_sequences(grown.cache, jnp.asarray(FIRST), current.cache))
+        )
 
 
 def common_prefix_length(

@@ -1,4 +1,4 @@
-"""A trained run, ready to answer: prompts in; text, response states, styles and contents out.
+"""A trained model, ready to answer: prompts in; text, response states, styles and contents out.
 
 An answer is made by compiled functions, each traced once for every shape bucket: `admit` (prefill of sequences),
 `advance` (the decoding loop), `read` (one pass over response, </s> and signals on a sequence's cache, then the style
@@ -6,9 +6,7 @@ disentangler), and the content synchronizer's two halves, which need the phoneme
 """
 
 import dataclasses
-import functools
-from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -16,14 +14,18 @@ import numpy as np
 from flax import nnx
 from tqdm import tqdm
 
-from empatheia_jax.checkpoints.runs import Checkpoints
-from empatheia_jax.config import Config, ConfigError, GeneratorConfig, MeshConfig
-from empatheia_jax.data.batches.encoder import PlacedSlot, encode_prompt
-from empatheia_jax.data.batches.pipeline import store_widths
-from empatheia_jax.data.prompts import tokenizer as tokenizers
-from empatheia_jax.data.prompts.dialogue import ParsedResponse, encode_profile_line, find_response_span, parse_generated
+from empatheia_jax.config import Config
+from empatheia_jax.data.batches.encoder import encode_prompt
+from empatheia_jax.data.prompts.dialogue import (
+    ParsedResponse,
+    PromptKind,
+    encode_profile_line,
+    find_response_span,
+    parse_generated,
+)
 from empatheia_jax.data.prompts.tokenizer import SIGNALS, Tokenizer
-from empatheia_jax.data.schema import Example, Profile, Widths
+from empatheia_jax.data.schema import Example, Profile
+from empatheia_jax.inference.prompt import BUCKETS, PROMPT_BUCKET, Features, Prompt, pad_prompts
 from empatheia_jax.llm.batching import (
     ContinuousBatcher,
     DecodeState,
@@ -36,34 +38,11 @@ from empatheia_jax.llm.batching import (
 )
 from empatheia_jax.llm.cache import take_sequences
 from empatheia_jax.llm.decode import appended_states
-from empatheia_jax.model import sharding
-from empatheia_jax.model.empatheia import Empatheia
+from empatheia_jax.model.empatheia import Empatheia, Signals
 from empatheia_jax.runtime.buckets import bucket, next_power_of_two
-from empatheia_jax.training.data import open_store
-from empatheia_jax.training.loop import abstract_model, is_complete, restore, saved_config
 
-PROMPT_BUCKET, CHUNK_BUCKET, CONTENT_BUCKET, PROFILE_BUCKET, SLOT_BUCKET = 64, 64, 32, 32, 4  # smallest size of each
-BUCKETS = 2  # sizes per doubling
+CHUNK_BUCKET, CONTENT_BUCKET, PROFILE_BUCKET = 64, 32, 32  # smallest size of each
 GROUPS = 8  # on an accelerator, an eighth of the sequences is admitted and read at a time
-
-
-@dataclasses.dataclass(frozen=True)
-class Prompt:
-    """A prompt as the LLM reads it."""
-
-    ids: list[int]
-    slots: tuple[PlacedSlot, ...]  # where media stand in it
-    profile_line: list[int]  # ids between </s> and the signals
-    features: Callable[[str], Mapping | None]  # utterance key -> {"audio": [Na, Da], "video": [Nv, Dv]}, or None
-
-    def slot_features(self, slot: PlacedSlot) -> np.ndarray | None:
-        """Return the features of a slot, None where it was neither heard nor seen."""
-        return (self.features(slot.key) or {}).get(slot.modality)
-
-    @property
-    def ids_until_slot(self) -> list[int]:
-        """The ids up to and including the first one of the first slot."""
-        return self.ids[: self.slots[0].position + 1] if self.slots else self.ids
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,62 +59,34 @@ class Answer:
 
 
 class Engine:
-    """A run's model with its tokenizer.
+    """A model with its tokenizer, as compiled functions.
 
     Attributes:
+      config: of the run.
+      tokenizer: the run's.
       batch: sequences that are decoded at a time.
+      max_new_tokens: most tokens of an answer.
+      graphdef: the model's structure.
+      state: the model's parameters.
       stats: counts of what `answer` has written so far.
     """
 
     def __init__(
-        self,
-        folder: Path | str,
-        *,
-        batch: int = 1,
-        max_new_tokens: int = 160,
-        generators: GeneratorConfig | None = None,
-        quantization: str | None = None,
+        self, model: Empatheia, tokenizer: Tokenizer, config: Config, *, batch: int = 1, max_new_tokens: int = 160
     ):
-        """Load a run.
+        """Take a model; nothing is compiled yet. `load.load_engine` loads one from a run's folder.
 
         Args:
-          folder: workdir of the run.
+          model: text-only where `config` has no modalities.
+          tokenizer: the run's.
+          config: of the run.
           batch: sequences that are decoded at a time.
           max_new_tokens: most tokens of an answer.
-          generators: those that will speak and animate, where they differ from the run's own setting.
-          quantization: of the base, as `LlamaConfig.quantization`; None: the run's own.
-
-        Raises:
-          ConfigError: `folder` is no run, or has no checkpoint yet, or none with trained latents; or the base cannot be
-            quantised as asked, or qwix is not installed.
-          CheckpointError: its checkpoint does not belong to its config.
-          StoreError: its feature store, which holds the widths, is missing, or was made with other generators' weights.
         """
-        self.folder, self.batch, self.max_new_tokens = Path(folder), batch, max_new_tokens
-        self.config: Config = saved_config(self.folder)
-        if generators is not None:
-            self.config = dataclasses.replace(self.config, generators=generators)
-        if quantization is not None:
-            llm = dataclasses.replace(self.config.llm, quantization=quantization)
-            self.config = dataclasses.replace(self.config, llm=llm)
-        self.widths = self._widths()
-        self.tokenizer: Tokenizer = tokenizers.load(self.folder / "tokenizer")
-        mesh = sharding.make_mesh(MeshConfig(data=1), jax.devices()[:1])
-        checkpoints = Checkpoints(self.folder / "checkpoints")
-        self.position = checkpoints.latest()
-        if not is_complete(self.position):
-            raise ConfigError(f"{self.folder}: no checkpoint after stage 0 yet: train it first, or wait for one")
-        if self.widths is not None and self.position.stage < 4:
-            raise ConfigError(
-                f"{self.folder}: stopped before stage 4 (at stage {self.position.stage}), its latents are not trained "
-                "yet: finish it with train.py --resume"
-            )
-        self.graphdef, abstract = abstract_model(self.config, self.widths, mesh)
-        self.state = restore(self.folder, self.config, checkpoints, self.position, state=abstract, training=False)
-        checkpoints.close()
-        self._compile()
-
-    def _compile(self) -> None:
+        self.tokenizer, self.config, self.batch, self.max_new_tokens = tokenizer, config, batch, max_new_tokens
+        self.graphdef, self.state = nnx.split(model)
+        projectors = {"audio": model.audio_projector, "video": model.video_projector}
+        self._feature_shapes = {name: part.feature_shape for name, part in projectors.items() if part is not None}
         self.stats = DecodeStats()
         self._admit = jax.jit(self._admit_traced, static_argnames="window", donate_argnums=1)
         self._advance = jax.jit(self._advance_traced, donate_argnums=1)
@@ -144,13 +95,8 @@ class Engine:
         self._speech = jax.jit(self._speech_traced)
         self._video = jax.jit(self._video_traced, static_argnames="frames")
 
-    def _widths(self) -> Widths | None:
-        if not self.config.modalities:
-            return None
-        return store_widths(open_store(self.folder, self.config))
-
     @property
-    def prompt_kind(self) -> str:
+    def prompt_kind(self) -> PromptKind:
         """The kind of the run's prompts: "all" with media slots, "text" with words only."""
         return "all" if self.config.modalities else "text"
 
@@ -159,16 +105,13 @@ class Engine:
     def _model(self, state: nnx.State) -> Empatheia:
         return nnx.merge(self.graphdef, state)
 
-    def _admit_traced(self, state, decode_state, sequences, tokens, *, start, lengths, budgets, media, window):
+    def _admit_traced(self, state, decode_state, sequences, *, tokens, start, lengths, budgets, media, window):
         model = self._model(state)
-        embeddings = model.embed(tokens)
-        if self.widths is not None:
-            embeddings = model.fill_slots(embeddings, **media)
         return admit(
             model.llm,
             decode_state,
             sequences,
-            embeddings,
+            model.fill_slots(model.embed(tokens), **media),
             start=start,
             lengths=lengths,
             budgets=budgets,
@@ -190,27 +133,24 @@ class Engine:
         hidden = appended_states(model.llm, cache, model.embed(chunk), start=start, lengths=lengths)  # [G, C, D]
         columns = signal_start[:, None] + jnp.arange(2 * SIGNALS)
         signals = jnp.take_along_axis(hidden, columns[..., None], axis=1).astype(jnp.float32)
-        if self.widths is None:
+        style = model.latents(Signals(speech=signals[:, :SIGNALS], video=signals[:, SIGNALS:])).style
+        if style is None:  # text-only
             return hidden, None
-        style = model.style_disentangler(signals[:, :SIGNALS], signals[:, SIGNALS:])
         labels = {name: jax.nn.softmax(logits) for name, logits in style.logits.items()}
         return hidden.astype(jnp.float32), (style.speech, style.video, labels)
 
     def _speech_traced(self, state, r_t, mask, phonemes):
-        return self._model(state).content_synchronizer.speech_content(r_t, mask, phonemes)[0]
+        return self._model(state).latents(Signals(r_t, mask), phonemes=phonemes).content_speech
 
-    def _video_traced(self, state, r_t, mask, phonemes, *, phoneme_frames, video_frames, frames):
-        synchronizer = self._model(state).content_synchronizer
-        return synchronizer.video_content(
-            r_t, mask, phonemes, phoneme_frames, video_frames=video_frames, frames=frames
-        )[0]
+    def _video_traced(self, state, r_t, mask, **timing):
+        return self._model(state).latents(Signals(r_t, mask), **timing).content_video
 
     # Answers ----------------------------------------------------------------------------------------------------------
 
     def answer(
         self,
         examples: list[Example],
-        features: Callable[[str], Mapping | None],
+        features: Features,
         profiles: list[Profile | None],
         on_ready: Callable[[str], None] = lambda part: None,
     ) -> list[Answer]:
@@ -234,7 +174,7 @@ class Engine:
         batch = min(self.batch, next_power_of_two(len(prompts)))
         decode_state = self.empty_decode_state(batch, self.capacity(length, prompts))
         if shared:
-            decode_state = self._share(self.state, decode_state, np.array([prompts[0].ids[:shared]], np.int32))
+            decode_state = self.share(decode_state, prompts[0].ids[:shared])
 
         def admit_group(decode_state, sequences, indices):
             group = [prompts[index] for index in indices]
@@ -247,30 +187,28 @@ class Engine:
         batcher = ContinuousBatcher(
             decode_state,
             admit_group,
-            functools.partial(self._advance, self.state),
+            self.advance,
             read_group,
             group_size=1 if jax.default_backend() == "cpu" else max(1, batch // GROUPS),
             stats=self.stats,
         )
-        answers: list[Answer | None] = [None] * len(prompts)
-        is_short = len(prompts) <= self.batch
-        for index, answer in tqdm(
+        finished = tqdm(
             batcher.run(len(prompts)),
             total=len(prompts),
             unit="answer",
             desc="answer",
             mininterval=2.0,
-            disable=is_short,
-        ):
-            answers[index] = answer
-        return answers
+            disable=len(prompts) <= self.batch,
+        )
+        answers: dict[int, Answer] = dict(finished)
+        return [answers[index] for index in range(len(prompts))]
 
     # The steps of an answer -------------------------------------------------------------------------------------------
 
-    def prompt(self, example: Example, features: Callable[[str], Mapping | None], profile: Profile | None) -> Prompt:
+    def prompt(self, example: Example, features: Features, profile: Profile | None) -> Prompt:
         """Return the prompt of an Example; arguments as in `answer`."""
         ids, slots = encode_prompt(example, self.prompt_kind, self.config, self.tokenizer, profile=profile)
-        return Prompt(ids, slots, encode_profile_line(self.tokenizer, profile), features)
+        return Prompt(ids, slots, encode_profile_line(self.tokenizer, profile), features, self.max_new_tokens)
 
     def capacity(self, longest: int, prompts: Sequence[Prompt]) -> int:
         """Return the positions needed for prompts of up to `longest` tokens, answers, profile lines and signals."""
@@ -301,28 +239,30 @@ class Engine:
           max_slots: no prompt has more media slots from `start` on.
           window: positions of the cache that are read and written; None: as few as needed.
         """
-        group, size = len(sequences), bucket(max(len(p.ids) for p in prompts) - start, PROMPT_BUCKET, BUCKETS)
-        tokens, lengths = np.zeros((group, size), np.int32), np.ones(group, np.int32)
-        for member, prompt in enumerate(prompts):
-            lengths[member] = len(prompt.ids) - start
-            tokens[member, : lengths[member]] = prompt.ids[start:]
-        slots = bucket(max_slots, SLOT_BUCKET, BUCKETS)
-        starts, budgets = np.full(group, start, np.int32), np.full(group, self.max_new_tokens, np.int32)
-        return self._admit(
-            self.state,
-            decode_state,
-            sequences,
-            tokens,
-            start=starts,
-            lengths=lengths,
-            budgets=budgets,
-            media=self._media(prompts, group=group, start=start, size=size, slots=slots),
-            window=window or start + size,
+        padded = pad_prompts(
+            prompts, len(sequences), start=start, max_slots=max_slots, feature_shapes=self._feature_shapes
         )
+        window = window or start + padded["tokens"].shape[1]
+        return self._admit(self.state, decode_state, sequences, window=window, **padded)
 
-    def advance(self, decode_state: DecodeState) -> DecodeState:
-        """Write until every answer has ended; `decode_state` is donated."""
-        return self._advance(self.state, decode_state, 0, self.max_new_tokens)[0]
+    def share(self, decode_state: DecodeState, prefix: list[int]) -> DecodeState:
+        """Write the first tokens of all prompts into every sequence; `decode_state` is donated."""
+        return self._share(self.state, decode_state, np.array([prefix], np.int32))
+
+    def advance(
+        self, decode_state: DecodeState, stop_at: int = 0, max_steps: int | None = None
+    ) -> tuple[DecodeState, jax.Array]:
+        """Write until no more than `stop_at` answers are unfinished, or for `max_steps`; `decode_state` is donated.
+
+        Args:
+          decode_state: the batch.
+          stop_at: how many answers may be unfinished; 0: every one is written to its end.
+          max_steps: most tokens of an answer in this call; None: as many as there is room for.
+
+        Returns:
+          The batch, and the number of steps made.
+        """
+        return self._advance(self.state, decode_state, stop_at, max_steps or self.max_new_tokens)
 
     def read(
         self, decode_state: DecodeState, sequences: np.ndarray, prompts: list[Prompt], texts: list[list[int]]
@@ -376,30 +316,6 @@ class Engine:
             )
         return answers
 
-    def _media(self, prompts: list[Prompt], *, group: int, start: int, size: int, slots: int) -> dict[str, np.ndarray]:
-        """Return the features and flat starts of the slots from `start` on, as `Empatheia.fill_slots` takes them.
-
-        Args:
-          prompts: at most `group`.
-          group: prompts in the padded batch.
-          start: position of the first token that is prefilled.
-          size: tokens of each padded prompt.
-          slots: slots of each padded prompt.
-        """
-        if self.widths is None:
-            return {}
-        media = {"audio": np.zeros((group * slots, *self.widths.audio), np.float32)}
-        media["video"] = np.zeros((group * slots, *self.widths.video), np.float32)
-        media |= {f"{name}_start": np.full(group * slots, -1, np.int32) for name in ("audio", "video")}
-        for member, prompt in enumerate(prompts):
-            later = [slot for slot in prompt.slots if slot.position >= start]
-            for index, slot in enumerate(later, member * slots):
-                features = prompt.slot_features(slot)
-                if features is not None:
-                    media[slot.modality][index] = features
-                    media[f"{slot.modality}_start"][index] = member * size + slot.position - start
-        return media
-
     # Contents ---------------------------------------------------------------------------------------------------------
 
     def speech_content(self, states: np.ndarray, phonemes: np.ndarray) -> np.ndarray:
@@ -425,7 +341,7 @@ class Engine:
             self.state,
             r_t,
             mask,
-            _padded(phonemes, size, -1)[None],
+            phonemes=_padded(phonemes, size, -1)[None],
             phoneme_frames=_padded(phoneme_frames, size, 0)[None],
             video_frames=np.array([frames], np.int32),
             frames=bucket(frames, CONTENT_BUCKET, BUCKETS),

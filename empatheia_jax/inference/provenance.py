@@ -3,10 +3,7 @@
 import datetime
 from pathlib import Path
 
-from flax import nnx
-
 import empatheia_jax
-from empatheia_jax.checkpoints.runs import hash_state
 
 
 def provenance(
@@ -17,7 +14,7 @@ def provenance(
     Args:
       speech: name of the speech generator.
       face: name of the face generator; "" where there is no video.
-      weights: `weights_hash` of the model; None where none took part.
+      weights: hash of the model's adapted parameters; None where no model took part.
       step: of the model's checkpoint.
       content: "synchronizer" or "generator".
     """
@@ -49,11 +46,6 @@ def record_consent(given: bool, source: Path) -> str:
             f"{source}: the person in it must agree to be imitated; pass --consent to say that they do (it is recorded)"
         )
     return f"the caller says that the person in {source} agreed"
-
-
-def weights_hash(adapted: nnx.State) -> str:
-    """Return the first 16 hex digits of the SHA-256 of the adapted parameters (without the base), names and bytes."""
-    return hash_state(adapted)[:16]
 
 
 def tags(facts: dict) -> dict[str, str]:

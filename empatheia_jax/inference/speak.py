@@ -7,9 +7,8 @@ import numpy as np
 
 from empatheia_jax.data.media.reading import read_audio
 from empatheia_jax.data.media.writing import write_audio
-from empatheia_jax.generators.styletts2.errors import StyleTTS2Error
-from empatheia_jax.generators.styletts2.options import SynthesisOptions
-from empatheia_jax.generators.styletts2.script import phonemize_text
+from empatheia_jax.generators.styletts2.config import StyleTTS2Error, SynthesisOptions
+from empatheia_jax.generators.styletts2.text import phonemize_text
 from empatheia_jax.generators.styletts2.voice import StyleTTS2Speech
 from empatheia_jax.inference import provenance
 from empatheia_jax.runtime.atomic import write_json

@@ -65,7 +65,7 @@ def synthesize(
       engine: holds the synchronizer.
       speech: the speech generator.
       face: the face generator.
-      answer: with a response.
+      answer: with a response, which is spoken.
       portrait: of the avatar.
       source: of the content, "synchronizer" (see `choose_speech_content` for its fallback) or "generator".
       on_ready: called with "audio" when the speech is there, with "frame" when the first frame is.
@@ -73,7 +73,7 @@ def synthesize(
     Raises:
       PhonemeError: a response that cannot be pronounced, or longer than the generator's limit.
     """
-    phonemes = speech.phonemes(answer.parsed.response)
+    phonemes = speech.phonemes(answer.parsed.response or "")
     content, used_source, agreement = choose_speech_content(engine, speech, answer, phonemes, source=source)
     spoken = speech.speak(content, answer.style_speech, phonemes)
     on_ready("audio")

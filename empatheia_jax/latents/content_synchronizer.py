@@ -5,27 +5,30 @@ frame; the paper leaves lengths and queries open. A query is the sum of a modali
 the embedding of its phoneme; a frame's phoneme is the one active then, with the fraction of it that has elapsed.
 """
 
-import jax
 import jax.numpy as jnp
 from flax import nnx
 
 from empatheia_jax.config import LatentConfig
 from empatheia_jax.latents.vae import Latent, VaeBlock
+from empatheia_jax.model.initial_values import NormalSource
 from empatheia_jax.model.layers import FeedForward, Linear, sinusoid
+from empatheia_jax.model.shapes import Array, Bool, Float, Int, PRNGKeyArray
 from empatheia_jax.model.sharding import gather_weight, param
 
 
-def active_phoneme(phoneme_frames: jax.Array, frames: int) -> tuple[jax.Array, jax.Array]:
+def active_phoneme(
+    phoneme_frames: Int[Array, "K P"], frames: int
+) -> tuple[Int[Array, "K {frames}"], Float[Array, "K {frames}"]]:
     """Find the phoneme at the middle of each video frame.
 
     This is `generators.interfaces.phoneme_of_video_frame` for a batch.
 
     Args:
-      phoneme_frames: int32 [K, P], units of 25 ms; 0 on padding.
+      phoneme_frames: durations in units of 25 ms; 0 on padding.
       frames: F, static.
 
     Returns:
-      Index int32 [K, F] into P, and the elapsed fraction float32 [K, F].
+      Index into P, and the elapsed fraction of that phoneme.
     """
     ends = 5 * jnp.cumsum(phoneme_frames, axis=-1)  # [K, P] whole numbers of 5 ms
     middle = (2 * jnp.arange(frames) + 1) * 4  # [F]
@@ -41,7 +44,7 @@ class ContentSynchronizer(nnx.Module):
     """r^t -> C_speech, C_video (Eqs. 1-2): an FFN and a VAE block each, nothing shared but the phoneme table."""
 
     def __init__(
-        self, config: LatentConfig, llm_width: int, symbols: int, *, speech_dim: int, video_dim: int, rngs: nnx.Rngs
+        self, config: LatentConfig, llm_width: int, symbols: int, *, speech_dim: int, video_dim: int, rngs: NormalSource
     ):
         """Draw the parameters.
 
@@ -64,23 +67,27 @@ class ContentSynchronizer(nnx.Module):
         self.out_speech = Linear(width, speech_dim, "latent", "features", rngs=rngs)
         self.out_video = Linear(width, video_dim, "latent", "features", rngs=rngs)
 
-    def _inputs(self, ffn: FeedForward, r_t: jax.Array) -> jax.Array:
+    def _inputs(self, ffn: FeedForward, r_t: Float[Array, "K R D"]) -> Float[Array, "K R width"]:
         # r^t has its order only from RoPE inside the LLM; the code lets cross-attention find a word's position.
         return ffn(r_t) + sinusoid(jnp.arange(r_t.shape[1], dtype=jnp.float32), self.config.width)
 
     def speech_content(
-        self, r_t: jax.Array, response_mask: jax.Array, phonemes: jax.Array, key: jax.Array | None = None
-    ) -> tuple[jax.Array, Latent]:
+        self,
+        r_t: Float[Array, "K R D"],
+        response_mask: Bool[Array, "K R"],
+        phonemes: Int[Array, "K P"],
+        key: PRNGKeyArray | None = None,
+    ) -> tuple[Float[Array, "K P Cs"], Latent]:
         """Compute C_speech (Eqs. 1-2).
 
         Args:
-          r_t: float32 [K, R, D].
-          response_mask: bool [K, R].
-          phonemes: int32 [K, P] symbol ids, -1 on padding.
+          r_t: the LLM's states over the response.
+          response_mask: where there are any.
+          phonemes: symbol ids, -1 on padding.
           key: samples z and turns dropout on; None takes the mean.
 
         Returns:
-          C_speech float32 [K, P, content_dim], and the latent, whose posterior is [K, R, D].
+          C_speech, and the latent, whose posterior has one entry a response token.
         """
         mask = phonemes >= 0
         position = jnp.broadcast_to(jnp.arange(phonemes.shape[1], dtype=jnp.float32), phonemes.shape)
@@ -92,28 +99,28 @@ class ContentSynchronizer(nnx.Module):
 
     def video_content(
         self,
-        r_t: jax.Array,
-        response_mask: jax.Array,
-        phonemes: jax.Array,
-        phoneme_frames: jax.Array,
+        r_t: Float[Array, "K R D"],
+        response_mask: Bool[Array, "K R"],
+        phonemes: Int[Array, "K P"],
+        phoneme_frames: Int[Array, "K P"],
         *,
-        video_frames: jax.Array,
+        video_frames: Int[Array, " K"],
         frames: int,
-        key: jax.Array | None = None,
-    ) -> tuple[jax.Array, Latent]:
+        key: PRNGKeyArray | None = None,
+    ) -> tuple[Float[Array, "K {frames} Cv"], Latent]:
         """Compute C_video (Eqs. 1-2).
 
         Args:
-          r_t: float32 [K, R, D].
-          response_mask: bool [K, R].
-          phonemes: int32 [K, P] symbol ids, -1 on padding.
-          phoneme_frames: int32 [K, P], units of 25 ms, 0 on padding.
-          video_frames: int32 [K], valid frames of 40 ms.
+          r_t: the LLM's states over the response.
+          response_mask: where there are any.
+          phonemes: symbol ids, -1 on padding.
+          phoneme_frames: durations in units of 25 ms, 0 on padding.
+          video_frames: valid frames of 40 ms.
           frames: F, static.
           key: samples z and turns dropout on; None takes the mean.
 
         Returns:
-          C_video float32 [K, F, content_dim], and the latent, whose posterior is [K, R, D].
+          C_video, and the latent, whose posterior has one entry a response token.
         """
         mask = jnp.arange(frames) < video_frames[:, None]
         position = jnp.broadcast_to(jnp.arange(frames, dtype=jnp.float32), mask.shape)

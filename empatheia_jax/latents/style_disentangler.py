@@ -14,26 +14,29 @@ from empatheia_jax.config import LatentConfig
 from empatheia_jax.data import emotions
 from empatheia_jax.latents.vae import VaeBlock
 from empatheia_jax.latents.whitening import Whitening
+from empatheia_jax.model.initial_values import NormalSource
 from empatheia_jax.model.layers import FeedForward, Linear
+from empatheia_jax.model.shapes import Array, Float, PRNGKeyArray
 from empatheia_jax.model.sharding import param
 
 
+@jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Style:
-    """The disentangler's output: styles, and the labels of emotion and profile."""
+    """The disentangler's output, float32: styles, and the labels of emotion and profile."""
 
-    speech: jax.Array  # S_speech [K, style_dim]
-    video: jax.Array  # S_video [K, style_dim]
-    emotion: jax.Array  # fused E [K, D]
-    profile: jax.Array  # fused P [K, D]
-    logits: dict[str, jax.Array]  # emotion [K, 7], age [K, 4], gender [K, 2], timbre [K, 3]
-    kl: jax.Array  # [K, 4, tokens]: (emotion, profile) x (speech, video)
+    speech: Float[Array, "K Ss"]  # S_speech
+    video: Float[Array, "K Sv"]  # S_video
+    emotion: Float[Array, "K D"]  # fused E
+    profile: Float[Array, "K D"]  # fused P
+    logits: dict[str, Float[Array, "K _"]]  # "emotion" [K, 7], "age" [K, 4], "gender" [K, 2], "timbre" [K, 3]
+    kl: Float[Array, "K 4 N"]  # (emotion, profile) x (speech, video), by signal token
 
 
 class StyleDisentangler(nnx.Module):
     """r^s, r^v -> S_speech, S_video, and the labels of emotion, age, gender, timbre."""
 
-    def __init__(self, config: LatentConfig, llm_width: int, speech_dim: int, video_dim: int, *, rngs: nnx.Rngs):
+    def __init__(self, config: LatentConfig, llm_width: int, speech_dim: int, video_dim: int, *, rngs: NormalSource):
         """Draw the parameters.
 
         Args:
@@ -60,16 +63,18 @@ class StyleDisentangler(nnx.Module):
         self.classify_gender = Linear(width, len(emotions.GENDERS), "latent", "features", rngs=rngs)
         self.classify_timbre = Linear(width, len(emotions.TIMBRES), "latent", "features", rngs=rngs)
 
-    def __call__(self, r_s: jax.Array, r_v: jax.Array, key: jax.Array | None = None) -> Style:
+    def __call__(
+        self, r_s: Float[Array, "K 16 D"], r_v: Float[Array, "K 16 D"], key: PRNGKeyArray | None = None
+    ) -> Style:
         """Disentangle emotion and profile (Eqs. 3-7).
 
         Args:
-          r_s: float32 [K, 16, D], states at <AUD1..16>.
-          r_v: float32 [K, 16, D], states at <VID1..16>.
+          r_s: states at <AUD1..16>.
+          r_v: states at <VID1..16>.
           key: samples z and turns dropout on; None takes the mean.
 
         Returns:
-          Styles and logits, all float32; classes in the order of `data.emotions`.
+          Styles and logits; classes in the order of `data.emotions`.
         """
         if self.config.sd_input == "speech_only":
             r_v = r_s  # Eqs. 3-6 to the letter

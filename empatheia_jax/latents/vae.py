@@ -15,11 +15,12 @@ import jax.numpy as jnp
 from flax import nnx
 
 from empatheia_jax.config import LatentConfig
-from empatheia_jax.model.initial_values import Normals, count_normals
+from empatheia_jax.model.initial_values import Normals, NormalSource, count_normals
 from empatheia_jax.model.layers import Attention, FeedForward, LayerNorm, Linear
+from empatheia_jax.model.shapes import Array, Bool, Float, PRNGKeyArray
 
 
-def _dropout(x: jax.Array, rate: float, key: jax.Array | None) -> jax.Array:
+def _dropout(x: Float[Array, "..."], rate: float, key: PRNGKeyArray | None) -> Float[Array, "..."]:
     if key is None or rate == 0.0:
         return x
     return jnp.where(jax.random.bernoulli(key, 1.0 - rate, x.shape), x / (1.0 - rate), 0.0)
@@ -28,23 +29,16 @@ def _dropout(x: jax.Array, rate: float, key: jax.Array | None) -> jax.Array:
 class EncoderLayer(nnx.Module):
     """Pre-norm self-attention and FFN."""
 
-    def __init__(self, config: LatentConfig, *, rngs: nnx.Rngs):
+    def __init__(self, config: LatentConfig, *, rngs: NormalSource):
         self.dropout = config.dropout
         self.norm_attention, self.norm_mlp = LayerNorm((config.width,), "latent"), LayerNorm((config.width,), "latent")
         self.attention = Attention(config.width, config.heads, rngs=rngs)
         self.mlp = FeedForward(config.width, config.mlp_width, config.width, rngs=rngs)
 
-    def __call__(self, x: jax.Array, mask: jax.Array, key: jax.Array | None) -> jax.Array:
-        """Apply the layer.
-
-        Args:
-          x: float32 [K, S, D].
-          mask: bool [K, S].
-          key: turns dropout on; None is evaluation.
-
-        Returns:
-          float32 [K, S, D].
-        """
+    def __call__(
+        self, x: Float[Array, "K S D"], mask: Bool[Array, "K S"], key: PRNGKeyArray | None
+    ) -> Float[Array, "K S D"]:
+        """Apply the layer to x where `mask` is true; `key` turns dropout on."""
         attention_key, mlp_key = (None, None) if key is None else jax.random.split(key)
         y = self.norm_attention(x)
         x = x + _dropout(self.attention(y, y, mask), self.dropout, attention_key)
@@ -54,7 +48,7 @@ class EncoderLayer(nnx.Module):
 class DecoderLayer(nnx.Module):
     """Pre-norm self-attention among the queries, cross-attention to z, FFN."""
 
-    def __init__(self, config: LatentConfig, *, rngs: nnx.Rngs):
+    def __init__(self, config: LatentConfig, *, rngs: NormalSource):
         self.dropout = config.dropout
         self.norm_self, self.norm_cross, self.norm_mlp = (LayerNorm((config.width,), "latent") for _ in range(3))
         self.self_attention = Attention(config.width, config.heads, rngs=rngs)
@@ -62,20 +56,15 @@ class DecoderLayer(nnx.Module):
         self.mlp = FeedForward(config.width, config.mlp_width, config.width, rngs=rngs)
 
     def __call__(
-        self, x: jax.Array, query_mask: jax.Array, memory: jax.Array, memory_mask: jax.Array, *, key: jax.Array | None
-    ) -> jax.Array:
-        """Apply the layer.
-
-        Args:
-          x: queries float32 [K, Q, D].
-          query_mask: bool [K, Q].
-          memory: FFN(z) float32 [K, S, D].
-          memory_mask: bool [K, S].
-          key: turns dropout on; None is evaluation.
-
-        Returns:
-          float32 [K, Q, D].
-        """
+        self,
+        x: Float[Array, "K Q D"],
+        query_mask: Bool[Array, "K Q"],
+        memory: Float[Array, "K S D"],
+        memory_mask: Bool[Array, "K S"],
+        *,
+        key: PRNGKeyArray | None,
+    ) -> Float[Array, "K Q D"]:
+        """Apply the layer to queries x that read `memory`, FFN(z); `key` turns dropout on."""
         keys = (None,) * 3 if key is None else jax.random.split(key, 3)
         y = self.norm_self(x)
         x = x + _dropout(self.self_attention(y, y, query_mask), self.dropout, keys[0])
@@ -83,7 +72,7 @@ class DecoderLayer(nnx.Module):
         return x + _dropout(self.mlp(self.norm_mlp(x)), self.dropout, keys[2])
 
 
-def stack_layers(layers: int, create: Callable, rngs: nnx.Rngs) -> nnx.Module:
+def stack_layers(layers: int, create: Callable[[NormalSource], nnx.Module], rngs: NormalSource) -> nnx.Module:
     """Create `layers` modules as one whose parameters have a leading "layers" axis, for `scan_layers`."""
 
     @nnx.vmap(transform_metadata={nnx.PARTITION_NAME: "layers"})
@@ -93,7 +82,9 @@ def stack_layers(layers: int, create: Callable, rngs: nnx.Rngs) -> nnx.Module:
     return make(rngs.normal((layers, count_normals(create))))
 
 
-def scan_layers(layers: nnx.Module, count: int, call: Callable, x: jax.Array, *, key: jax.Array | None) -> jax.Array:
+def scan_layers(
+    layers: nnx.Module, count: int, call: Callable, x: Float[Array, "K S D"], *, key: PRNGKeyArray | None
+) -> Float[Array, "K S D"]:
     """Apply stacked layers one after another.
 
     Args:
@@ -119,12 +110,12 @@ def scan_layers(layers: nnx.Module, count: int, call: Callable, x: jax.Array, *,
 class Latent:
     """What a VAE block returns: the decoder's output and the posterior."""
 
-    output: jax.Array  # [K, Q, D]
-    mean: jax.Array  # [K, S, D]
-    log_variance: jax.Array  # [K, S, D]
+    output: Float[Array, "K Q D"]
+    mean: Float[Array, "K S D"]
+    log_variance: Float[Array, "K S D"]
 
-    def kl(self) -> jax.Array:
-        """Return KL(q(z|r) || N(0, 1)), float32 [K, S], a mean over dimensions."""
+    def kl(self) -> Float[Array, "K S"]:
+        """Return KL(q(z|r) || N(0, 1)), a mean over dimensions."""
         variance = jnp.exp(self.log_variance)
         return 0.5 * jnp.mean(variance + self.mean**2 - 1.0 - self.log_variance, axis=-1)
 
@@ -135,7 +126,7 @@ class VaeBlock(nnx.Module):
     The log-variance is kept within -12..6.
     """
 
-    def __init__(self, config: LatentConfig, *, rngs: nnx.Rngs):
+    def __init__(self, config: LatentConfig, *, rngs: NormalSource):
         width = config.width
         self.config = config
         self.encoder = stack_layers(config.encoder_layers, lambda rngs: EncoderLayer(config, rngs=rngs), rngs)
@@ -148,24 +139,24 @@ class VaeBlock(nnx.Module):
 
     def __call__(
         self,
-        inputs: jax.Array,
-        input_mask: jax.Array,
-        queries: jax.Array,
-        query_mask: jax.Array,
+        inputs: Float[Array, "K S D"],
+        input_mask: Bool[Array, "K S"],
+        queries: Float[Array, "K Q D"],
+        query_mask: Bool[Array, "K Q"],
         *,
-        key: jax.Array | None = None,
+        key: PRNGKeyArray | None = None,
     ) -> Latent:
         """Encode the inputs and decode at the queries.
 
         Args:
-          inputs: FFN(r) float32 [K, S, D].
-          input_mask: bool [K, S].
-          queries: q float32 [K, Q, D].
-          query_mask: bool [K, Q].
+          inputs: FFN(r).
+          input_mask: where there is one.
+          queries: q.
+          query_mask: where there is one.
           key: samples z and turns dropout on; None takes the mean.
 
         Returns:
-          Output [K, Q, D] and posterior [K, S, D]; their values at padded queries or inputs have no meaning.
+          Output and posterior; their values at padded queries or inputs have no meaning.
         """
         encode_key, sample_key, decode_key = (None,) * 3 if key is None else jax.random.split(key, 3)
         config = self.config

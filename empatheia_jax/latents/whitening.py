@@ -10,9 +10,10 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from empatheia_jax.data.prompts.tokenizer import SIGNALS
+from empatheia_jax.model.shapes import Array, Float
 from empatheia_jax.model.sharding import param
 
-SIGNALS = 16  # of each modality
 FLOOR = 1e-2  # of the largest variance: smaller ones are not blown up further
 
 
@@ -23,10 +24,12 @@ class Whitening(nnx.Module):
         self.shift = param(jnp.zeros((2, SIGNALS, width)), "unsharded", "unsharded", "features")
         self.kernel = param(jnp.eye(width), "features", "features")
 
-    def __call__(self, r_s: jax.Array, r_v: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """Whiten r^s and r^v, float32 [K, 16, D] each."""
+    def __call__(
+        self, r_s: Float[Array, "K 16 D"], r_v: Float[Array, "K 16 D"]
+    ) -> tuple[Float[Array, "K 16 D"], Float[Array, "K 16 D"]]:
+        """Whiten r^s and r^v."""
 
-        def whiten(r: jax.Array, shift: jax.Array) -> jax.Array:
+        def whiten(r: Float[Array, "K 16 D"], shift: Float[Array, "16 D"]) -> Float[Array, "K 16 D"]:
             x = (r - shift) @ self.kernel[...]
             # While the LLM trains, its states drift away from the shift; the scaling keeps the drift from dominating.
             return x * jax.lax.rsqrt(jnp.mean(x * x, axis=-1, keepdims=True) + 1e-3)
@@ -34,12 +37,12 @@ class Whitening(nnx.Module):
         return whiten(r_s, self.shift[0]), whiten(r_v, self.shift[1])
 
 
-def fit(speech: np.ndarray, video: np.ndarray) -> dict[str, np.ndarray]:
+def fit(speech: Float[Array, "n 16 D"], video: Float[Array, "n 16 D"]) -> dict[str, np.ndarray]:
     """Compute the whitening (ZCA) of the states of n Examples.
 
     Args:
-      speech: r^s float32 [n, 16, D].
-      video: r^v float32 [n, 16, D].
+      speech: r^s.
+      video: r^v.
 
     Returns:
       {"shift": float32 [2, 16, D], "kernel": symmetric float32 [D, D]}.

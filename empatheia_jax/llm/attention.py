@@ -6,11 +6,11 @@ h // (H / K)). Logits and softmax are float32.
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.sharding import PartitionSpec
 
 from empatheia_jax.llm.block_attention import MASKED, RESIDUAL, block_attention, group, ungroup
 from empatheia_jax.model import sharding
+from empatheia_jax.model.shapes import Array, Bool, Float, Int
 
 SPLASH_BLOCKS = (512, 256, 128)  # queries and keys in a block of splash's kernels: the first that divides T is taken
 
@@ -19,87 +19,95 @@ class AttentionError(ValueError):
     """A shape that the chosen attention kernel cannot take."""
 
 
-def rotary_angles(positions: jax.Array, frequencies: np.ndarray) -> tuple[jax.Array, jax.Array]:
-    """Return the cosine and sine of the rotary angles, float32 [B, T, 1, d / 2].
+Angles = tuple[Float[Array, "B T 1 half"], Float[Array, "B T 1 half"]]  # cosine and sine, float32
 
-    Args:
-      positions: int [B, T].
-      frequencies: float32 [d / 2], radians a position.
-    """
+
+def rotary_angles(positions: Int[Array, "B T"], frequencies: Float[Array, " half"]) -> Angles:
+    """Return the rotary angles of positions; `frequencies` are radians a position."""
     angles = positions[..., None].astype(jnp.float32) * frequencies
     return jnp.cos(angles)[:, :, None, :], jnp.sin(angles)[:, :, None, :]
 
 
-def rotate(x: jax.Array, angles: tuple[jax.Array, jax.Array]) -> jax.Array:
-    """Rotate the pairs (i, i + d/2) of x [B, T, heads, d] by the angles (RoPE in transformers' half-split layout)."""
+def rotate(x: Float[Array, "B T H d"], angles: Angles) -> Float[Array, "B T H d"]:
+    """Rotate the pairs (i, i + d/2) of x by the angles (RoPE in transformers' half-split layout)."""
     cosine, sine = angles
     first, second = jnp.split(x.astype(jnp.float32), 2, axis=-1)
     return jnp.concatenate([first * cosine - second * sine, second * cosine + first * sine], axis=-1).astype(x.dtype)
 
 
 def attend(
-    query: jax.Array,
-    key: jax.Array,
-    value: jax.Array,
-    segment_ids: jax.Array | None,
+    query: Float[Array, "B T H d"],
+    key: Float[Array, "B T K d"],
+    value: Float[Array, "B T K d"],
+    segment_ids: Int[Array, "B T"] | None,
     *,
     implementation: str,
-    longest: int | None = None,
-) -> jax.Array:
+    max_segment_length: int | None = None,
+) -> Float[Array, "B T H d"]:
     """Compute causal self-attention over batch rows of T tokens.
 
     Args:
-      query: [B, T, H, d].
-      key: [B, T, K, d].
-      value: [B, T, K, d].
-      segment_ids: int [B, T]; keeps packed Examples apart: a token attends to itself and to the earlier tokens of its
+      query: after RoPE.
+      key: after RoPE.
+      value: of each key.
+      segment_ids: keeps packed Examples apart: a token attends to itself and to the earlier tokens of its
         segment. Padding (segment 0) attends to padding, so that no softmax is empty; its output is not used. None: one
         Example in each row, with padding, if any, on the right.
       implementation: "xla", "cudnn" or "splash".
-      longest: most tokens of a segment (static); None: T.
+      max_segment_length: most tokens of a segment (static); None: T.
 
     Returns:
-      [B, T, H, d] in query's dtype.
+      The attended values, in query's dtype.
 
     Raises:
       AttentionError: splash with a T that its blocks do not divide.
     """
     if implementation == "splash":
-        return _splash(query, key, value, segment_ids, longest=longest)
+        return _splash(query, key, value, segment_ids, max_segment_length=max_segment_length)
     if implementation == "cudnn":
         # Without segments the flash kernel runs its causal path; with them cuDNN reads the mask as a bias.
         mask = None if segment_ids is None else packed_mask(segment_ids)
         return jax.nn.dot_product_attention(
             query, key, value, mask=mask, is_causal=mask is None, implementation="cudnn"
         )
-    return block_attention(query, key, value, segment_ids, longest=longest)
+    return block_attention(query, key, value, segment_ids, max_segment_length=max_segment_length)
 
 
-def attend_cached(query: jax.Array, key: jax.Array, value: jax.Array, positions: jax.Array) -> jax.Array:
+def attend_cached(
+    query: Float[Array, "B T H d"],
+    key: Float[Array, "B S K d"],
+    value: Float[Array, "B S K d"],
+    positions: Int[Array, "B T"],
+) -> Float[Array, "B T H d"]:
     """Compute attention on a cache: a query at position p reads the cached positions 0 to p.
 
     Args:
-      query: [B, T, H, d].
-      key: [B, S, K, d], S the cache's capacity.
-      value: [B, S, K, d].
-      positions: int [B, T], of the queries.
+      query: after RoPE.
+      key: the cache's, S its capacity.
+      value: the cache's.
+      positions: of the queries.
 
     Returns:
-      [B, T, H, d] in query's dtype.
+      The attended values, in query's dtype.
     """
     mask = jnp.arange(key.shape[1]) <= positions[..., None]  # [B, T, S]
     grouped = group(query, key.shape[2])
     return ungroup(_dense_attention(grouped, jnp.swapaxes(key, 1, 2), jnp.swapaxes(value, 1, 2), mask))
 
 
-def packed_mask(segment_ids: jax.Array) -> jax.Array:
-    """Return the mask bool [B, 1, T, T]: True where a key has the query's segment and is not later than it."""
+def packed_mask(segment_ids: Int[Array, "B T"]) -> Bool[Array, "B 1 T T"]:
+    """Return the mask: True where a key has the query's segment and is not later than it."""
     causal = jnp.tril(jnp.ones((segment_ids.shape[1],) * 2, bool))
     return (causal & (segment_ids[:, :, None] == segment_ids[:, None, :]))[:, None]
 
 
-def _dense_attention(query: jax.Array, key: jax.Array, value: jax.Array, mask: jax.Array) -> jax.Array:
-    """Compute softmax attention of query [B, K, G, T, d] over key, value [B, K, S, d] where mask [B or 1, T, S].
+def _dense_attention(
+    query: Float[Array, "B K G T d"],
+    key: Float[Array, "B K S d"],
+    value: Float[Array, "B K S d"],
+    mask: Bool[Array, "B T S"],
+) -> Float[Array, "B K G T d"]:
+    """Compute softmax attention where the mask is true.
 
     The softmax's sum is divided out after the values are summed, on [.., d] rather than [.., S]. The mask is added, not
     selected, so that its gradient needs no residual; it is finite, so that a fully masked query gives no NaN.
@@ -115,15 +123,15 @@ def _dense_attention(query: jax.Array, key: jax.Array, value: jax.Array, mask: j
     return (out.reshape(query.shape) / total).astype(query.dtype)
 
 
-def _splash_kernel(heads: int, length: int, longest: int | None, interpret: bool):
+def _splash_kernel(heads: int, length: int, max_segment_length: int | None, interpret: bool):
     """Make the kernel; it cannot be reused in another trace, because its mask tables are constants of the trace."""
     from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel, splash_attention_mask
 
     square = (length, length)
-    if longest is None or longest >= length:
+    if max_segment_length is None or max_segment_length >= length:
         head_mask = splash_attention_mask.CausalMask(square)
     else:  # skips blocks of keys that are further back than any segment reaches
-        head_mask = splash_attention_mask.LocalMask(square, (longest - 1, 0), 0)
+        head_mask = splash_attention_mask.LocalMask(square, (max_segment_length - 1, 0), 0)
     mask = splash_attention_mask.MultiHeadMask([head_mask] * heads)
     block = next(size for size in SPLASH_BLOCKS if length % size == 0)
     # JAX's default, 128 everywhere, makes many small grid steps; MaxText takes 512 for such head dimensions.
@@ -147,7 +155,7 @@ def _splash_kernel(heads: int, length: int, longest: int | None, interpret: bool
     )
 
 
-def _splash(query, key, value, segment_ids: jax.Array | None, *, longest: int | None) -> jax.Array:
+def _splash(query, key, value, segment_ids: Int[Array, "B T"] | None, *, max_segment_length: int | None) -> jax.Array:
     from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel
 
     length, _, head_dim = query.shape[1:]
@@ -158,7 +166,7 @@ def _splash(query, key, value, segment_ids: jax.Array | None, *, longest: int | 
     interpret = lowering_platform() != "tpu"  # slow, for tests: the kernel is compiled on TPU only
 
     def run_kernel(query, key, value, ids=None):
-        kernel = _splash_kernel(query.shape[1], length, longest, interpret)
+        kernel = _splash_kernel(query.shape[1], length, max_segment_length, interpret)
         if ids is None:
             return jax.vmap(kernel)(query, key, value)
         return jax.vmap(kernel)(query, key, value, splash_attention_kernel.SegmentIds(q=ids, kv=ids))

@@ -14,7 +14,7 @@ import dataclasses
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -23,6 +23,7 @@ import numpy as np
 from empatheia_jax.config import LlamaConfig
 from empatheia_jax.llm.cache import Cache, chunk_positions, empty_cache, put_sequences, take_sequences
 from empatheia_jax.llm.llama import Llama
+from empatheia_jax.model.shapes import Array, Bool, Float, Int
 
 MAX_STEPS = 64  # most steps before the host looks at the device again
 PREFIX_MULTIPLE = 32  # shared prefixes are of a multiple of so many tokens, so that few shapes are compiled
@@ -32,12 +33,12 @@ class DecodeState(NamedTuple):
     """B sequences that are decoded greedily. One that is not live waits for its answer to be read, or is empty."""
 
     cache: Cache  # holds the prompt and the written tokens, `prompt_length + written` positions
-    next_token: jax.Array  # int32 [B] chosen, not yet written
-    prompt_length: jax.Array  # int32 [B]
-    written: jax.Array  # int32 [B] number of tokens written
-    budget: jax.Array  # int32 [B] most tokens to write
-    live: jax.Array  # bool [B]
-    tokens: jax.Array  # int32 [B, N]; the first `written` of each sequence are valid
+    next_token: Int[Array, " B"]  # chosen, not yet written
+    prompt_length: Int[Array, " B"]
+    written: Int[Array, " B"]  # number of tokens written
+    budget: Int[Array, " B"]  # most tokens to write
+    live: Bool[Array, " B"]
+    tokens: Int[Array, "B N"]  # the first `written` of each sequence are valid
 
 
 def empty_decode_state(config: LlamaConfig, batch: int, capacity: int, max_new_tokens: int) -> DecodeState:
@@ -58,7 +59,7 @@ def shared_prefix_length(prompts: Sequence[list[int]]) -> int:
     return min(common, min(map(len, prompts)) - 1) // PREFIX_MULTIPLE * PREFIX_MULTIPLE
 
 
-def share_prefix(llm: Llama, decode_state: DecodeState, embeddings: jax.Array) -> DecodeState:
+def share_prefix(llm: Llama, decode_state: DecodeState, embeddings: Float[Array, "1 P D"]) -> DecodeState:
     """Write the prefix that all prompts begin with into every sequence: `admit` then starts after it.
 
     A sequence keeps the prefix from prompt to prompt, since no prompt writes before its own start.
@@ -66,7 +67,7 @@ def share_prefix(llm: Llama, decode_state: DecodeState, embeddings: jax.Array) -
     Args:
       llm: the model.
       decode_state: B sequences.
-      embeddings: [1, P, D], of the prefix.
+      embeddings: of the prefix.
     """
     length = embeddings.shape[1]
     prefix = empty_cache(llm.config, 1, length)
@@ -78,13 +79,13 @@ def share_prefix(llm: Llama, decode_state: DecodeState, embeddings: jax.Array) -
 def admit(
     llm: Llama,
     decode_state: DecodeState,
-    sequences: jax.Array,
-    embeddings: jax.Array,
+    sequences: Int[Array, " G"],
+    embeddings: Float[Array, "G T D"],
     *,
-    start: jax.Array,
-    lengths: jax.Array,
-    budgets: jax.Array,
-    eos_id: int | jax.Array,
+    start: Int[Array, " G"],
+    lengths: Int[Array, " G"],
+    budgets: Int[Array, " G"],
+    eos_id: int | Int[Array, ""],
     window: int,
 ) -> DecodeState:
     """Prefill G sequences with prompts whose first tokens they already hold.
@@ -92,11 +93,11 @@ def admit(
     Args:
       llm: the model.
       decode_state: B sequences.
-      sequences: int [G], indices of the sequences; an index out of range pads the group, nothing of it is kept.
-      embeddings: [G, T, D], the prompts from `start` on, padded on the right.
-      start: int [G], how many first tokens of its prompt a sequence holds.
-      lengths: int [G] >= 1, valid tokens of `embeddings`.
-      budgets: int [G], most tokens to write: 1 to the N of `decode_state`, and no more than its capacity leaves.
+      sequences: indices of the sequences; an index out of range pads the group, nothing of it is kept.
+      embeddings: of the prompts from `start` on, padded on the right.
+      start: how many first tokens of its prompt a sequence holds.
+      lengths: valid tokens of `embeddings`, at least 1.
+      budgets: most tokens to write: 1 to the N of `decode_state`, and no more than its capacity leaves.
       eos_id: the end token.
       window: no prompt is longer (static); the prefill reads and writes the first `window` positions only.
     """
@@ -117,13 +118,13 @@ def admit(
 
 def advance(
     llm: Llama,
-    embed_fn: Callable[[jax.Array], jax.Array],
+    embed_fn: Callable[[Int[Array, "B 1"]], Float[Array, "B 1 D"]],
     decode_state: DecodeState,
     *,
-    stop_at: jax.Array,
-    max_steps: jax.Array,
-    eos_id: int | jax.Array,
-) -> tuple[DecodeState, jax.Array]:
+    stop_at: int | Int[Array, ""],
+    max_steps: int | Int[Array, ""],
+    eos_id: int | Int[Array, ""],
+) -> tuple[DecodeState, Int[Array, ""]]:
     """Write a token in every live sequence, step after step.
 
     A sequence stops being live when its next token would be `eos_id` or its budget is written, so no step of a live
@@ -131,10 +132,10 @@ def advance(
 
     Args:
       llm: the model.
-      embed_fn: tokens [B, 1] -> embeddings [B, 1, D].
+      embed_fn: tokens -> embeddings.
       decode_state: B sequences.
-      stop_at: int scalar; the loop ends when no more than so many sequences are live.
-      max_steps: int scalar, most steps.
+      stop_at: the loop ends when no more than so many sequences are live.
+      max_steps: most steps.
       eos_id: the end token.
 
     Returns:
@@ -219,7 +220,7 @@ class ContinuousBatcher:
         self._batch, self._max_steps = len(decode_state.live), max_steps
         self._group_size, self.stats = min(group_size, self._batch), stats or DecodeStats()
 
-    def run(self, count: int) -> Iterator[tuple[int, object]]:
+    def run(self, count: int) -> Iterator[tuple[int, Any]]:
         """Answer prompts 0 to count - 1; yield (index of the prompt, result of `read`) as they finish."""
         started = time.perf_counter()
         waiting, assigned = collections.deque(range(count)), {}  # assigned: sequence -> prompt
@@ -259,7 +260,7 @@ class ContinuousBatcher:
         return np.array(group + [self._batch] * (self._group_size - len(group)), np.int32)
 
 
-def _results(pending: list) -> Iterator[tuple[int, object]]:
+def _results(pending: list) -> Iterator[tuple[int, Any]]:
     while pending:
         prompts, wait = pending.pop(0)
         yield from zip(prompts, wait(), strict=True)

@@ -17,6 +17,8 @@ import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
+from empatheia_jax.model.shapes import Array, Float, Int
+
 MASKED = -1e30  # added to a masked logit; finite, so that a fully masked query gives no NaN
 BLOCK = 64  # fewest queries in a block
 MAX_BLOCKS = 8  # every block is compiled separately
@@ -24,50 +26,57 @@ RESIDUAL = "attention_residual"  # the checkpoint name of the residuals, for rem
 
 
 def block_attention(
-    query: jax.Array, key: jax.Array, value: jax.Array, segment_ids: jax.Array | None, *, longest: int | None = None
-) -> jax.Array:
+    query: Float[Array, "B T H d"],
+    key: Float[Array, "B T K d"],
+    value: Float[Array, "B T K d"],
+    segment_ids: Int[Array, "B T"] | None,
+    *,
+    max_segment_length: int | None = None,
+) -> Float[Array, "B T H d"]:
     """Compute causal softmax attention.
 
     Args:
-      query: [B, T, H, d].
-      key: [B, T, K, d].
-      value: [B, T, K, d].
-      segment_ids: int [B, T]; a token attends to earlier tokens of its own segment only. None: to all earlier tokens.
-      longest: most tokens of a segment (static): keys further back than that are not read. None: T.
+      query: after RoPE.
+      key: after RoPE.
+      value: of each key.
+      segment_ids: a token attends to earlier tokens of its own segment only. None: to all earlier tokens.
+      max_segment_length: most tokens of a segment (static): keys further back than that are not read. None: T.
 
     Returns:
-      [B, T, H, d] in query's dtype.
+      The attended values, in query's dtype.
     """
     length = query.shape[1]
     keys, values = jnp.swapaxes(key, 1, 2), jnp.swapaxes(value, 1, 2)  # [B, K, T, d]
-    return ungroup(_attend((group(query, key.shape[2]), keys, values), segment_ids, min(longest or length, length)))
+    return ungroup(
+        _attend((group(query, key.shape[2]), keys, values), segment_ids, min(max_segment_length or length, length))
+    )
 
 
-def group(query: jax.Array, kv_heads: int) -> jax.Array:
-    """Scale [B, T, H, d] and group the query heads that read one key head: -> [B, K, H/K, T, d]."""
+def group(query: Float[Array, "B T H d"], kv_heads: int) -> Float[Array, "B {kv_heads} G T d"]:
+    """Scale queries, and group the G = H / K query heads that read one key head."""
     batch, length, heads, head_dim = query.shape
     grouped = (query * head_dim**-0.5).reshape(batch, length, kv_heads, heads // kv_heads, head_dim)
     return grouped.transpose(0, 2, 3, 1, 4)
 
 
-def ungroup(out: jax.Array) -> jax.Array:
-    """Undo the grouping: [B, K, H/K, T, d] -> [B, T, H, d]."""
+def ungroup(out: Float[Array, "B K G T d"]) -> Float[Array, "B T K*G d"]:
+    """Undo the grouping."""
     batch, kv_heads, group_size, length, head_dim = out.shape
     return out.transpose(0, 3, 1, 2, 4).reshape(batch, length, kv_heads * group_size, head_dim)
 
 
-def spans(length: int, longest: int) -> list[tuple[int, int, int]]:
+def spans(length: int, max_segment_length: int) -> list[tuple[int, int, int]]:
     """Return (first key, first query, end of both) of every block; first keys are multiples of `BLOCK`."""
     size = max(BLOCK, -(-length // MAX_BLOCKS))
     blocks = []
     for start in range(0, length, size):
-        first = max(start - longest + 1, 0) // BLOCK * BLOCK
+        first = max(start - max_segment_length + 1, 0) // BLOCK * BLOCK
         blocks.append((first, start, min(start + size, length)))
     return blocks
 
 
-def _bias(segment_ids: jax.Array | None, span: tuple[int, int, int]) -> jax.Array:
-    """Return float32 [B or 1, 1, 1, n, s]: 0 where a query of the span may attend to a key, else `MASKED`."""
+def _bias(segment_ids: Int[Array, "B T"] | None, span: tuple[int, int, int]) -> Float[Array, "#B 1 1 n s"]:
+    """Return float32: 0 where a query of the span may attend to a key, else `MASKED`."""
     first, start, end = span
     mask = (jnp.arange(start, end)[:, None] >= jnp.arange(first, end))[None]
     if segment_ids is not None:
@@ -75,26 +84,30 @@ def _bias(segment_ids: jax.Array | None, span: tuple[int, int, int]) -> jax.Arra
     return jnp.where(mask, 0.0, MASKED)[:, None, None]
 
 
-def _logits(query: jax.Array, key: jax.Array, bias: jax.Array) -> jax.Array:
-    """Return the logits float32 [B, K, G, n, s] of query [B, K, G, n, d] and key [B, K, s, d]."""
+def _logits(
+    query: Float[Array, "B K G n d"], key: Float[Array, "B K s d"], bias: Float[Array, "#B 1 1 n s"]
+) -> Float[Array, "B K G n s"]:
+    """Return the float32 logits."""
     return _dot_products(query, key).reshape(*query.shape[:-1], -1) + bias
 
 
-def _dot_products(left: jax.Array, right: jax.Array) -> jax.Array:
-    """Return the dot products of left [B, K, G, n, d] and right [B, K, s, d], float32 [B, K, G * n, s]."""
+def _dot_products(left: Float[Array, "B K G n d"], right: Float[Array, "B K s d"]) -> Float[Array, "B K G*n s"]:
+    """Return the float32 dot products."""
     folded = left.reshape(*left.shape[:2], -1, left.shape[-1])
     return jnp.einsum("bknd,bksd->bkns", folded, right, preferred_element_type=jnp.float32)
 
 
-def _weighted_sum(weights: jax.Array, values: jax.Array) -> jax.Array:
-    """Return values [B, K, s, d] summed with weights [B, K, G, n, s], float32 [B, K, G, n, d]."""
+def _weighted_sum(weights: Float[Array, "B K G n s"], values: Float[Array, "B K s d"]) -> Float[Array, "B K G n d"]:
+    """Return the values summed with weights, float32."""
     folded = weights.reshape(*weights.shape[:2], -1, weights.shape[-1])
     out = jnp.einsum("bkns,bksd->bknd", folded, values, preferred_element_type=jnp.float32)
     return out.reshape(*weights.shape[:-1], -1)
 
 
-def _sum_over_queries(weights: jax.Array, vectors: jax.Array) -> jax.Array:
-    """Return vectors [B, K, G, n, d] summed over G and n with weights [B, K, G, n, s], float32 [B, K, d, s]."""
+def _sum_over_queries(
+    weights: Float[Array, "B K G n s"], vectors: Float[Array, "B K G n d"]
+) -> Float[Array, "B K d s"]:
+    """Return the vectors summed over G and n with weights, float32."""
     folded = weights.reshape(*weights.shape[:2], -1, weights.shape[-1])
     transposed = jnp.swapaxes(vectors.reshape(*vectors.shape[:2], -1, vectors.shape[-1]), 2, 3)  # [B, K, d, G * n]
     transposed = jax.lax.optimization_barrier(transposed)
@@ -102,14 +115,14 @@ def _sum_over_queries(weights: jax.Array, vectors: jax.Array) -> jax.Array:
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
-def _attend(qkv, segment_ids, longest):
-    return _forward(qkv, segment_ids, longest)[0]
+def _attend(qkv, segment_ids, max_segment_length):
+    return _forward(qkv, segment_ids, max_segment_length)[0]
 
 
-def _forward(qkv, segment_ids, longest):
+def _forward(qkv, segment_ids, max_segment_length):
     """Return the output [B, K, G, T, d] in query's dtype and the log of the softmax's sum, float32 [B, K, G, T, 1]."""
     (query, key, value), outs, sums = qkv, [], []
-    for span in spans(query.shape[3], longest):
+    for span in spans(query.shape[3], max_segment_length):
         first, start, end = span
         logits = _logits(query[:, :, :, start:end], key[:, :, first:end], _bias(segment_ids, span))
         largest = jnp.max(logits, axis=-1, keepdims=True)
@@ -120,19 +133,19 @@ def _forward(qkv, segment_ids, longest):
     return jnp.concatenate(outs, axis=3), jnp.concatenate(sums, axis=3)
 
 
-def _attend_forward(qkv, segment_ids, longest):
-    out, log_sum = _forward(qkv, segment_ids, longest)
+def _attend_forward(qkv, segment_ids, max_segment_length):
+    out, log_sum = _forward(qkv, segment_ids, max_segment_length)
     out, log_sum = checkpoint_name(out, RESIDUAL), checkpoint_name(log_sum, RESIDUAL)
     return out, (qkv, segment_ids, out, log_sum)
 
 
-def _attend_backward(longest, residuals, d_out):
+def _attend_backward(max_segment_length, residuals, d_out):
     (query, key, value), segment_ids, out, log_sum = residuals
     dot = jnp.sum(d_out.astype(jnp.float32) * out.astype(jnp.float32), axis=-1, keepdims=True)  # [B, K, G, T, 1]
     d_query = []
     transposed = jnp.swapaxes(key, 2, 3).shape  # [B, K, d, T]
     d_key, d_value = jnp.zeros(transposed, jnp.float32), jnp.zeros(transposed, jnp.float32)
-    for span in spans(query.shape[3], longest):
+    for span in spans(query.shape[3], max_segment_length):
         first, start, end = span
         q, d = query[:, :, :, start:end], d_out[:, :, :, start:end]
         k, v = key[:, :, first:end], value[:, :, first:end]

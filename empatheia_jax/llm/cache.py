@@ -12,13 +12,14 @@ import jax
 import jax.numpy as jnp
 
 from empatheia_jax.config import LlamaConfig
+from empatheia_jax.model.shapes import Array, Float, Int
 
 
 class Cache(NamedTuple):
-    """Keys (after RoPE) and values of B sequences, [L, B, S, K, d] in the compute dtype."""
+    """Keys (after RoPE) and values of B sequences, in the compute dtype."""
 
-    keys: jax.Array
-    values: jax.Array
+    keys: Float[Array, "L B S K d"]
+    values: Float[Array, "L B S K d"]
 
     @property
     def capacity(self) -> int:
@@ -32,12 +33,14 @@ def empty_cache(config: LlamaConfig, batch: int, capacity: int) -> Cache:
     return Cache(jnp.zeros(shape, config.compute_dtype), jnp.zeros(shape, config.compute_dtype))
 
 
-def chunk_positions(start: jax.Array, lengths: jax.Array, chunk: int, capacity: int) -> jax.Array:
-    """Return the positions of a chunk's tokens, int32 [B, C].
+def chunk_positions(
+    start: Int[Array, " B"], lengths: Int[Array, " B"], chunk: int, capacity: int
+) -> Int[Array, "B {chunk}"]:
+    """Return the positions of a chunk's tokens, int32.
 
     Args:
-      start: int [B], position of the chunk's first token.
-      lengths: int [B], tokens of the chunk; the others are padding, whose position is `capacity`.
+      start: position of the chunk's first token.
+      lengths: tokens of the chunk; the others are padding, whose position is `capacity`.
       chunk: C, static.
       capacity: of the cache.
     """
@@ -46,8 +49,13 @@ def chunk_positions(start: jax.Array, lengths: jax.Array, chunk: int, capacity: 
 
 
 def write_layer(
-    cache: Cache, layer: jax.Array, key: jax.Array, value: jax.Array, *, positions: jax.Array
-) -> tuple[Cache, jax.Array, jax.Array]:
+    cache: Cache,
+    layer: Int[Array, ""] | int,
+    key: Float[Array, "B T K d"],
+    value: Float[Array, "B T K d"],
+    *,
+    positions: Int[Array, "B T"],
+) -> tuple[Cache, Float[Array, "B S K d"], Float[Array, "B S K d"]]:
     """Write the keys and values of one layer.
 
     The whole cache stays a loop carry and is updated in place: a scan that takes and returns single layers would copy
@@ -55,13 +63,13 @@ def write_layer(
 
     Args:
       cache: to be written; give it up to have it updated in place.
-      layer: int scalar, index of the layer.
-      key: [B, T, K, d], after RoPE.
-      value: [B, T, K, d].
-      positions: int [B, T].
+      layer: index of the layer.
+      key: after RoPE.
+      value: of each key.
+      positions: of the tokens.
 
     Returns:
-      The cache, and the keys and values of that layer, [B, S, K, d] each.
+      The cache, and all keys and values of that layer.
     """
     sequences = jnp.arange(key.shape[0])[:, None]
     keys = cache.keys.at[layer, sequences, positions].set(key, mode="drop")
@@ -70,24 +78,24 @@ def write_layer(
     return Cache(keys, values), *read
 
 
-def take_sequences(cache: Cache, sequences: jax.Array, positions: int | None = None) -> Cache:
+def take_sequences(cache: Cache, sequences: Int[Array, " G"], positions: int | None = None) -> Cache:
     """Copy some sequences out of a cache.
 
     Args:
       cache: of B sequences.
-      sequences: int [G], indices of them; an index out of range gives a copy of another sequence.
+      sequences: indices of them; an index out of range gives a copy of another sequence.
       positions: how many first positions are copied (static); None: all.
     """
     window = slice(None if positions is None else positions)
     return Cache(*(array.at[:, sequences, window].get(mode="clip") for array in cache))
 
 
-def put_sequences(cache: Cache, sequences: jax.Array, part: Cache) -> Cache:
+def put_sequences(cache: Cache, sequences: Int[Array, " G"], part: Cache) -> Cache:
     """Return the cache with the first positions of some sequences replaced; in place where the cache is donated.
 
     Args:
       cache: of B sequences.
-      sequences: int [G], indices of those that are replaced; indices out of range are ignored.
+      sequences: indices of those that are replaced; indices out of range are ignored.
       part: cache of G sequences.
     """
     window = slice(part.capacity)

@@ -11,42 +11,44 @@ import jax.numpy as jnp
 
 from empatheia_jax.llm.cache import Cache, chunk_positions, empty_cache
 from empatheia_jax.llm.llama import Llama
+from empatheia_jax.model.shapes import Array, Float, Int, PRNGKeyArray
 
+Scalar = float | Float[Array, ""]
 RESERVE = 40  # room in the cache for </s> and the 32 signals, which follow the generated text
 
 
 class Generated(NamedTuple):
     """What was written after each prompt. `cache` holds prompt and generated tokens, ready for `appended_states`."""
 
-    tokens: jax.Array  # int32 [B, N], eos_id from the sequence's end on
-    lengths: jax.Array  # int32 [B] generated tokens before </s>; N where it never came
+    tokens: Int[Array, "B N"]  # eos_id from the sequence's end on
+    lengths: Int[Array, " B"]  # generated tokens before </s>; N where it never came
     cache: Cache
 
 
 def generate(
     llm: Llama,
-    embed_fn: Callable[[jax.Array], jax.Array],
-    prompt_embeddings: jax.Array,
-    prompt_lengths: jax.Array,
+    embed_fn: Callable[[Int[Array, "B 1"]], Float[Array, "B 1 D"]],
+    prompt_embeddings: Float[Array, "B T D"],
+    prompt_lengths: Int[Array, " B"],
     *,
     max_new_tokens: int,
-    eos_id: int,
-    limits: jax.Array | None = None,
-    key: jax.Array | None = None,
-    temperature: float | jax.Array = 0.0,
-    top_p: float | jax.Array = 1.0,
+    eos_id: int | Int[Array, ""],
+    limits: Int[Array, " B"] | None = None,
+    key: PRNGKeyArray | None = None,
+    temperature: Scalar = 0.0,
+    top_p: Scalar = 1.0,
     reserve: int = RESERVE,
 ) -> Generated:
     """Continue B prompts until each has met `eos_id` or its limit of tokens.
 
     Args:
       llm: the model.
-      embed_fn: tokens [B, 1] -> embeddings [B, 1, D].
-      prompt_embeddings: [B, T, D], padded on the right.
-      prompt_lengths: int [B] >= 1, tokens of each prompt.
+      embed_fn: tokens -> embeddings.
+      prompt_embeddings: padded on the right.
+      prompt_lengths: tokens of each prompt, at least 1.
       max_new_tokens: N, most tokens to write (static).
       eos_id: the end token.
-      limits: int [B] >= 1, most tokens of each sequence, where that is less than N.
+      limits: most tokens of each sequence, at least 1, where that is less than N.
       key: of sampling; needed unless greedy.
       temperature: 0 is greedy.
       top_p: draws are from the smallest set of tokens that holds this share of the probability.
@@ -94,8 +96,8 @@ def generate(
     return Generated(tokens, lengths, cache)
 
 
-def sample(key: jax.Array, logits: jax.Array, temperature: float | jax.Array, top_p: float | jax.Array) -> jax.Array:
-    """Draw tokens [B] from logits [B, V]: temperature, then nucleus (top-p). Temperature 0 is the greedy choice."""
+def sample(key: PRNGKeyArray, logits: Float[Array, "B V"], temperature: Scalar, top_p: Scalar) -> Int[Array, " B"]:
+    """Draw tokens: temperature, then nucleus (top-p). Temperature 0 is the greedy choice."""
     scaled = logits / jnp.maximum(temperature, 1e-6)
     if not (isinstance(top_p, int | float) and top_p >= 1.0):
         scaled = nucleus(scaled, top_p)
@@ -103,8 +105,8 @@ def sample(key: jax.Array, logits: jax.Array, temperature: float | jax.Array, to
     return jnp.where(jnp.asarray(temperature) > 0.0, drawn, jnp.argmax(logits, axis=-1))
 
 
-def nucleus(logits: jax.Array, top_p: float | jax.Array) -> jax.Array:
-    """Set logits [..., V] to -inf outside the smallest set of likeliest tokens whose probability reaches `top_p`.
+def nucleus(logits: Float[Array, "*shape V"], top_p: Scalar) -> Float[Array, "*shape V"]:
+    """Set logits to -inf outside the smallest set of likeliest tokens whose probability reaches `top_p`.
 
     The likeliest token always stays, and so does every token as likely as the last one kept.
     """
@@ -117,8 +119,8 @@ def nucleus(logits: jax.Array, top_p: float | jax.Array) -> jax.Array:
 
 
 def appended_states(
-    llm: Llama, cache: Cache, embeddings: jax.Array, *, start: jax.Array, lengths: jax.Array
-) -> jax.Array:
+    llm: Llama, cache: Cache, embeddings: Float[Array, "B C D"], *, start: Int[Array, " B"], lengths: Int[Array, " B"]
+) -> Float[Array, "B C D"]:
     """Return the states of a chunk that continues the cached sequences; the caller's cache is not changed.
 
     This is the pass over response, </s> and signals once the text is known: signals need no sampling, and the states
@@ -127,12 +129,12 @@ def appended_states(
     Args:
       llm: the model.
       cache: of B sequences.
-      embeddings: [B, C, D], the chunk, padded on the right.
-      start: int [B], position of the chunk's first token.
-      lengths: int [B], tokens of the chunk.
+      embeddings: the chunk's, padded on the right.
+      start: position of the chunk's first token.
+      lengths: tokens of the chunk.
 
     Returns:
-      [B, C, D], meaningless beyond `lengths`; NaN for a token that the cache has no room for.
+      The states, meaningless beyond `lengths`; NaN for a token that the cache has no room for.
     """
     chunk = embeddings.shape[1]
     positions = chunk_positions(start, lengths, chunk, cache.capacity)

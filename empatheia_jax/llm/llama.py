@@ -19,6 +19,7 @@ from empatheia_jax.llm.lora import Projection, adapter_dropout, check_targets, d
 from empatheia_jax.llm.quantized import QuantizedKernel
 from empatheia_jax.llm.remat import apply_remat
 from empatheia_jax.model.initial_values import draw_stacked
+from empatheia_jax.model.shapes import Array, Float, Int, PRNGKeyArray
 from empatheia_jax.model.sharding import gather_weight, shard_rows
 
 PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
@@ -41,7 +42,7 @@ def rope_frequencies(head_dim: int, theta: float, scaling: RopeScaling | None = 
     return (frequencies * (keep + (1.0 - keep) / scaling.factor)).astype(np.float32)
 
 
-def rms_norm(x: jax.Array, scale: jax.Array, epsilon: float) -> jax.Array:
+def rms_norm(x: Float[Array, "*shape D"], scale: Float[Array, " D"], epsilon: float) -> Float[Array, "*shape D"]:
     """Return x / rms(x) * scale over the last axis, computed in float32, in x's dtype."""
     x32 = x.astype(jnp.float32)
     normed = x32 * jax.lax.rsqrt(jnp.mean(jnp.square(x32), axis=-1, keepdims=True) + epsilon)
@@ -68,7 +69,7 @@ def projection_axes(config: LlamaConfig) -> dict[str, tuple[dict[str, int], dict
 class Layers(nnx.Module):
     """All decoder layers, every Param with a leading axis L; scanned, it is one layer (see `Llama.__call__`)."""
 
-    def __init__(self, config: LlamaConfig, lora: LoraConfig | None, key: jax.Array):
+    def __init__(self, config: LlamaConfig, lora: LoraConfig | None, key: PRNGKeyArray):
         base_key, lora_key = jax.random.split(key)  # the base is the same with and without adapters
         layers, axes = config.layers, projection_axes(config)
         shapes = {name: (*x.values(), *y.values()) for name, (x, y) in axes.items()}
@@ -82,10 +83,20 @@ class Layers(nnx.Module):
             mix = config.init_match * keys + (1 - config.init_match**2) ** 0.5 * kernels["q_proj"]
             kernels["q_proj"] = mix.astype(config.param_dtype)
         adapted = {name: tuple(axes[name][0].values()) for name in PROJECTIONS if lora and name in lora.targets}
-        lora_a = draw_lora_a(lora_key, layers, adapted, lora.rank) if adapted else {}
-        for name, (axes_in, axes_out) in axes.items():
+        lora_a = draw_lora_a(lora_key, layers, adapted, lora.rank) if lora and adapted else {}
+
+        def project(name: str) -> Projection:
+            axes_in, axes_out = axes[name]
             adapter = {"lora": lora, "lora_a": lora_a[name]} if name in adapted else {}
-            setattr(self, name, Projection(kernels[name], tuple(axes_in), tuple(axes_out), **adapter))
+            return Projection(kernels[name], tuple(axes_in), tuple(axes_out), **adapter)
+
+        self.q_proj = project("q_proj")
+        self.k_proj = project("k_proj")
+        self.v_proj = project("v_proj")
+        self.o_proj = project("o_proj")
+        self.gate_proj = project("gate_proj")
+        self.up_proj = project("up_proj")
+        self.down_proj = project("down_proj")
         ones = jnp.ones((layers, config.width), jnp.float32)
         self.attention_norm = nnx.Param(ones, out_sharding=("layers", "embed"), eager_sharding=False)
         self.mlp_norm = nnx.Param(ones, out_sharding=("layers", "embed"), eager_sharding=False)
@@ -118,13 +129,13 @@ class Llama(nnx.Module):
                 head.T.astype(config.param_dtype), out_sharding=("embed", "vocab"), eager_sharding=False
             )
 
-    def embed(self, tokens: jax.Array) -> jax.Array:
-        """Return the embeddings [..., D], in the compute dtype, of tokens int [...] < vocab_size."""
+    def embed(self, tokens: Int[Array, "*shape"]) -> Float[Array, "*shape D"]:
+        """Return the embeddings of tokens below `vocab_size`, in the compute dtype."""
         embeddings = jnp.take(gather_weight(self.embedding[...], "vocab", "embed"), tokens, axis=0)
         return shard_rows(embeddings.astype(self.config.compute_dtype))
 
-    def logits(self, hidden: jax.Array) -> jax.Array:
-        """Return the logits float32 [..., V] of hidden states [..., D]."""
+    def logits(self, hidden: Float[Array, "*shape D"]) -> Float[Array, "*shape V"]:
+        """Return the float32 logits of hidden states."""
         if self.head is None:
             table = self.embedding[...].astype(hidden.dtype)
             return jnp.einsum("...d,vd->...v", hidden, table, preferred_element_type=jnp.float32)
@@ -133,27 +144,26 @@ class Llama(nnx.Module):
 
     def __call__(
         self,
-        embeddings: jax.Array,
-        positions: jax.Array,
+        embeddings: Float[Array, "B T D"],
+        positions: Int[Array, "B T"],
         *,
-        segment_ids: jax.Array | None = None,
-        longest: int | None = None,
+        segment_ids: Int[Array, "B T"] | None = None,
+        max_segment_length: int | None = None,
         cache: Cache | None = None,
-        dropout_key: jax.Array | None = None,
-    ) -> tuple[jax.Array, Cache | None]:
+        dropout_key: PRNGKeyArray | None = None,
+    ) -> tuple[Float[Array, "B T D"], Cache | None]:
         """Run all layers over whole batch rows, or over a chunk that is appended to a cache.
 
         Args:
-          embeddings: [B, T, D].
-          positions: int [B, T]; with a cache, where the tokens are written (see `cache.py`).
-          segment_ids: int [B, T]; keeps packed Examples apart, 0 is padding. None: one Example in each row, padded on
-            the right.
-          longest: most tokens of an Example (static); None: T.
+          embeddings: of the tokens.
+          positions: of the tokens; with a cache, where they are written (see `cache.py`).
+          segment_ids: keeps packed Examples apart, 0 is padding. None: one Example in each row, padded on the right.
+          max_segment_length: most tokens of an Example (static); None: T.
           cache: to append to; excludes `segment_ids`.
           dropout_key: turns LoRA dropout on.
 
         Returns:
-          States after the final norm, [B, T, D] in the compute dtype, and the cache or None.
+          States after the final norm, in the compute dtype, and the cache or None.
 
         Raises:
           ValueError: both `segment_ids` and `cache`.
@@ -161,7 +171,9 @@ class Llama(nnx.Module):
         if cache is not None and segment_ids is not None:
             raise ValueError("Llama: a cached sequence is not packed; pass segment_ids or a cache, not both")
         x = shard_rows(embeddings.astype(self.config.compute_dtype))
-        scan = _LayerScan(self.config, self.lora, positions, segment_ids=segment_ids, longest=longest)
+        scan = _LayerScan(
+            self.config, self.lora, positions, segment_ids=segment_ids, max_segment_length=max_segment_length
+        )
         keys = None
         if dropout_key is not None and self.lora is not None and self.lora.dropout > 0.0:
             keys = jax.random.split(dropout_key, self.config.layers)
@@ -170,12 +182,12 @@ class Llama(nnx.Module):
         (x, cache), _ = jax.lax.scan(layer, (x, cache), xs)
         return rms_norm(x, self.norm[...], self.config.norm_epsilon), cache
 
-    def hidden_states(self, embeddings: jax.Array, positions: jax.Array) -> jax.Array:
-        """Return the embeddings and every layer's output before the final norm, [1 + L, B, T, D] in the compute dtype.
+    def hidden_states(self, embeddings: Float[Array, "B T D"], positions: Int[Array, "B T"]) -> Float[Array, "_ B T D"]:
+        """Return the embeddings and every layer's output before the final norm, in the compute dtype.
 
         Args:
-          embeddings: [B, T, D], whole rows of one Example each.
-          positions: int [B, T].
+          embeddings: whole rows of one Example each.
+          positions: of the tokens.
         """
         x = embeddings.astype(self.config.compute_dtype)
         scan = _LayerScan(self.config, self.lora, positions)
@@ -190,9 +202,9 @@ class Llama(nnx.Module):
 class _LayerScan:
     """What the layers of one call share: rotary angles, segments, settings. `layer` is the body of the scan."""
 
-    def __init__(self, config, lora, positions, *, segment_ids=None, longest=None):
+    def __init__(self, config, lora, positions, *, segment_ids=None, max_segment_length=None):
         self.config, self.lora, self.positions = config, lora, positions
-        self.segment_ids, self.longest = segment_ids, longest
+        self.segment_ids, self.max_segment_length = segment_ids, max_segment_length
         frequencies = rope_frequencies(config.head_dim, config.rope_theta, config.rope_scaling)
         self.angles = attention.rotary_angles(positions, frequencies)
 
@@ -214,7 +226,12 @@ class _LayerScan:
         value = checkpoint_name(weights.v_proj(x, low_v), "v")
         if cache is None:
             out = attention.attend(
-                query, key, value, self.segment_ids, implementation=self.config.attention, longest=self.longest
+                query,
+                key,
+                value,
+                self.segment_ids,
+                implementation=self.config.attention,
+                max_segment_length=self.max_segment_length,
             )
         else:
             cache, key, value = write_layer(cache, index, key, value, positions=self.positions)

@@ -6,18 +6,20 @@
 import itertools
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import jax
 import jax.numpy as jnp
-from flax import nnx
 
+from empatheia_jax.model.shapes import Array, Float, PRNGKeyArray
+
+T = TypeVar("T")
 INIT_STD = 0.02  # of transformers' Llama
 
 
 def draw_stacked(
     draw: Callable[..., jax.Array],
-    key: jax.Array,
+    key: PRNGKeyArray,
     shapes: dict[str, tuple[int, ...]],
     scales: dict[str, float],
     *,
@@ -47,10 +49,19 @@ def draw_stacked(
     return jax.lax.map(draw_layer, jax.random.split(key, layers))
 
 
-class Normals:
-    """Standard normal values [n], returned in order; replaces `nnx.Rngs` where modules call `rngs.normal`."""
+@runtime_checkable
+class NormalSource(Protocol):
+    """What modules draw their parameters from: `nnx.Rngs`, or values that were drawn together."""
 
-    def __init__(self, values: jax.Array):
+    def normal(self, shape: tuple[int, ...], /) -> jax.Array:
+        """Return standard normal values, float32."""
+        ...
+
+
+class Normals:
+    """Standard normal values, returned in order; replaces `nnx.Rngs` where modules call `rngs.normal`."""
+
+    def __init__(self, values: Float[Array, " n"]):
         self._values, self._next = values, 0
 
     def normal(self, shape: tuple[int, ...]) -> jax.Array:
@@ -70,7 +81,7 @@ class _Counter:
         return jnp.zeros(shape)
 
 
-def count_normals(create: Callable[[Any], Any]) -> int:
+def count_normals(create: Callable[[NormalSource], Any]) -> int:
     """Count the normal values that `create(rngs)` asks for; computes nothing."""
     counter = _Counter()
 
@@ -81,6 +92,6 @@ def count_normals(create: Callable[[Any], Any]) -> int:
     return counter.count
 
 
-def draw_together(create: Callable[[Any], Any], rngs: nnx.Rngs | Normals) -> Any:
+def draw_together(create: Callable[[NormalSource], T], rngs: NormalSource) -> T:
     """Return `create(rngs)`, with all normal values that it asks for drawn at once."""
     return create(Normals(rngs.normal((count_normals(create),))))

@@ -10,9 +10,10 @@ import jax
 import numpy as np
 from flax import nnx
 from jax.experimental import mesh_utils
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 
 from empatheia_jax.config import ConfigError, MeshConfig
+from empatheia_jax.model.shapes import Array
 
 MESH_AXES = ("data", "fsdp", "tensor")
 
@@ -38,7 +39,7 @@ class ShardingError(ConfigError):
     """A parameter or a mesh cannot be laid out as asked; names it, its shape and the mesh."""
 
 
-def param(value: jax.Array, *axes: str, kind: type[nnx.Param] = nnx.Param) -> nnx.Param:
+def param(value: Array, *axes: str, kind: type[nnx.Param] = nnx.Param) -> nnx.Param:
     """Create a parameter with one logical axis name a dimension; needs no mesh.
 
     Raises:
@@ -72,7 +73,9 @@ def make_mesh(config: MeshConfig, devices=None) -> Mesh:
     return Mesh(grid, MESH_AXES, axis_types=(AxisType.Auto,) * 3)
 
 
-def partition_spec(axes: tuple[str | None, ...], shape: tuple[int, ...], mesh: Mesh, name: str = "") -> PartitionSpec:
+def partition_spec(
+    axes: tuple[str | None, ...], shape: tuple[int, ...], mesh: Mesh | AbstractMesh, name: str = ""
+) -> PartitionSpec:
     """Turn the logical axis names of one array into its PartitionSpec.
 
     Args:
@@ -144,19 +147,31 @@ def with_shardings(shapes, shardings):
 def batch_sharding(mesh: Mesh, leading: int = 0) -> NamedSharding:
     """Return the sharding of a batch array: its first axis (after `leading` unsharded ones) over `data` and `fsdp`.
 
-    Every array of a `schema.Batch` has batch rows first (B, or K and M as multiples of B), so one sharding serves all;
+    Every array of a `Batch` has batch rows first (B, or K and M as multiples of B), so one sharding serves all;
     `leading` is 1 where an accumulation axis comes before.
     """
     return NamedSharding(mesh, PartitionSpec(*(None,) * leading, BATCH_AXES))
 
 
-def active_mesh() -> jax.sharding.AbstractMesh | None:
+def rows_per_shard(rows: int, mesh: Mesh) -> int:
+    """Return how many of a micro-batch's `rows` each device along `data` and `fsdp` has.
+
+    Raises:
+      ShardingError: the mesh does not divide the rows.
+    """
+    shares = math.prod(mesh.shape[axis] for axis in BATCH_AXES)
+    if rows % shares:
+        raise ShardingError(f"data.rows {rows} is not divisible by the mesh's data x fsdp, {shares}")
+    return rows // shares
+
+
+def active_mesh() -> AbstractMesh | None:
     """Return the mesh of `jax.set_mesh` if it has `MESH_AXES` and several devices, else None."""
     mesh = jax.sharding.get_abstract_mesh()
     return mesh if mesh.axis_names == MESH_AXES and mesh.size > 1 else None
 
 
-def shard_rows(x: jax.Array) -> jax.Array:
+def shard_rows(x: Array) -> Array:
     """Constrain `x` [B, ...] to have its batch rows over `data` and `fsdp`, every other axis unsharded.
 
     Weights are split over `fsdp` by their width: without the constraint XLA may split the activations so too, and then
@@ -168,7 +183,7 @@ def shard_rows(x: jax.Array) -> jax.Array:
     return jax.lax.with_sharding_constraint(x, PartitionSpec(BATCH_AXES))
 
 
-def gather_weight(weight: jax.Array, *axes: str) -> jax.Array:
+def gather_weight(weight: Array, *axes: str) -> Array:
     """Gather a parameter over `fsdp` before a product or a lookup; it stays split over `tensor`.
 
     A lookup in a table that is split by its width gives embeddings split by width, which XLA can only turn into batch

@@ -14,6 +14,7 @@ from empatheia_jax.config import Config, LatentConfig, LlamaConfig, LoraConfig, 
 from empatheia_jax.data.emotions import AGES, AVATAR_EMOTIONS, GENDERS, TIMBRES
 from empatheia_jax.data.prompts.tokenizer import SIGNALS
 from empatheia_jax.data.schema import Widths
+from empatheia_jax.training.stages import Stage
 
 PEAKS = {  # JAX's name of a device kind, or a prefix of it -> dense bfloat16 FLOP/s by the vendors' data sheets
     "NVIDIA H200": 989e12,
@@ -241,27 +242,28 @@ class Load:
     frames: float = 0.0  # mean number of video frames of an Example
 
 
-def training_step(config: Config, stage, widths: Widths | None, load: Load) -> float:
+def training_step(config: Config, stage: Stage, widths: Widths | None, load: Load) -> float:
     """Return the model FLOPs of a training step.
 
     The optimizer, and what the backward pass recomputes, are left out.
 
     Args:
       config: settings of the run.
-      stage: the stage (`training.stages.Stage`).
+      stage: the stage.
       widths: widths of the features; None for a text-only model.
       load: amount of data in the step.
     """
-    llm, trains = config.llm, stage.trains
-    has_gradient = bool({"base", "lora", "new_tokens", "projectors"} & set(trains))  # of the LLM's states
+    llm, backward = config.llm, stage.backprops_through_llm
     total = 0.0
     if not stage.cached:
-        passes = 3 if "base" in trains else 2 if has_gradient else 1
+        passes = 3 if stage.trains_base else 2 if backward else 1
         total += passes * llama_projections(llm, load.tokens)
-        total += (3 if has_gradient else 1) * llama_attention(llm, load.tokens, load.context)
-        total += (3 if "lora" in trains else 2 if has_gradient else 1) * adapters(llm, config.lora, load.tokens)
+        total += (3 if backward else 1) * llama_attention(llm, load.tokens, load.context)
+        total += (3 if "lora" in stage.trains else 2 if backward else 1) * adapters(llm, config.lora, load.tokens)
     if "emp" in stage.weights:
-        total += (3 if "base" in trains else 2) * lm_head(llm, load.targets)
+        total += (3 if stage.trains_base else 2) * lm_head(llm, load.targets)
+    if widths is None:
+        return total
     if stage.prompt_kind != "text":
         for count, shape in zip(load.slots, (widths.audio, widths.video), strict=True):
             total += 3 * count * projector(config.projector, shape, llm.width)
@@ -273,17 +275,11 @@ def training_step(config: Config, stage, widths: Widths | None, load: Load) -> f
     return total
 
 
-def recomputed(config: Config, stage, load: Load) -> float:
+def recomputed(config: Config, stage: Stage, load: Load) -> float:
     """Return the FLOPs of the LLM that the backward pass computes again under `llm.remat`, for `hfu`."""
-    if (
-        stage.cached
-        or config.llm.remat == "none"
-        or not {"base", "lora", "new_tokens", "projectors"} & set(stage.trains)
-    ):
-        return 0.0
     llm = config.llm
-    if llm.remat == "lora":
-        return 0.0  # the stored residuals spare every matrix product
+    if stage.cached or not stage.backprops_through_llm or llm.remat in ("none", "lora"):
+        return 0.0  # with "lora" the stored residuals spare every matrix product
     if llm.remat == "attention":
         return 2 * llm.layers * linear(load.tokens, llm.width, llm.mlp_width)  # gate and up
     forward = llama_projections(llm, load.tokens) + llama_attention(llm, load.tokens, load.context)

@@ -9,11 +9,9 @@ or a chunk, or computes again for a later stage, is not counted.
 import math
 
 from empatheia_jax.generators.dreamtalk.config import DreamTalkConfig, RendererConfig
-from empatheia_jax.generators.dreamtalk.content_encoder import FEATURES_PER_FRAME
-from empatheia_jax.generators.styletts2.config import StyleTTS2Config
-from empatheia_jax.generators.styletts2.decoder import HIDDEN, RESIDUAL
-from empatheia_jax.generators.styletts2.source import HARMONICS
-from empatheia_jax.generators.styletts2.stages import SAMPLES_PER_FRAME
+from empatheia_jax.generators.dreamtalk.encoders import FEATURES_PER_FRAME
+from empatheia_jax.generators.styletts2.config import SAMPLES_PER_FRAME, StyleTTS2Config
+from empatheia_jax.generators.styletts2.decoder import HARMONICS, HIDDEN, RESIDUAL
 from empatheia_jax.planning.flops import attention, attention_block, feed_forward, linear
 
 

@@ -13,7 +13,8 @@ from empatheia_jax.generators.build import generator_widths
 from empatheia_jax.llm.quantized import parameter_count
 from empatheia_jax.llm.remat import residual_bytes
 from empatheia_jax.model.empatheia import Empatheia
-from empatheia_jax.training.stages import group_of, stage
+from empatheia_jax.model.parameter_groups import group_of
+from empatheia_jax.training.stages import choose_stages, resolve_stages
 
 GIB = 2**30
 PARTS = {
@@ -60,7 +61,7 @@ def config_widths(config: Config) -> Widths | None:
 def model_parts(config: Config) -> list[Part]:
     """Return the parts of `Empatheia`, with their sizes in the stage that trains most of them."""
     abstract = nnx.eval_shape(lambda: Empatheia(config, config_widths(config), rngs=nnx.Rngs(0)))
-    trained = set(stage(4 if config.modalities else 1, config).trains)
+    trained = set(choose_stages(config)[-1].trains)
     if base_trains := config.base == "scratch" and config.llm.quantization == "none":
         trained.add("base")
     sizes: dict[str, np.ndarray] = {}
@@ -80,8 +81,8 @@ def encoder_parts(config: Config) -> list[Part]:
     """Return the encoders that `extract` runs, where they are networks."""
     parts = []
     for encoder in build_encoders(config.encoders).values() if config.modalities else ():
-        if encoder.on_device:
-            leaves = jax.tree.leaves(encoder.network.abstract())
+        if (network := getattr(encoder, "network", None)) is not None:
+            leaves = jax.tree.leaves(network.abstract())
             count, weights = sum(leaf.size for leaf in leaves), sum(leaf.size * leaf.dtype.itemsize for leaf in leaves)
             parts.append(Part(encoder.name.replace("_", " "), count, weights, 0))
     return parts
@@ -93,10 +94,7 @@ def kept_activations(config: Config) -> int:
     They depend on `llm.remat` (llm/remat.py). The stage with the largest `rows` x `row_tokens` counts.
     """
     itemsize = np.dtype(config.llm.compute_dtype).itemsize
-    tokens = max(
-        (settings.rows or config.data.rows) * (settings.row_tokens or config.data.row_tokens)
-        for settings in config.stages.values()
-    )
+    tokens = max(stage.data.rows * stage.data.row_tokens for stage in resolve_stages(config))
     return tokens * config.llm.layers * residual_bytes(config.llm, itemsize)
 
 

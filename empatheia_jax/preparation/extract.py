@@ -30,6 +30,7 @@ from empatheia_jax.data.media.containers import Recording
 from empatheia_jax.data.media.reading import read_audio, read_video
 from empatheia_jax.encoders import build_encoders
 from empatheia_jax.generators.build import build_generators
+from empatheia_jax.generators.interfaces import OnDeviceFaceGenerator, OnDeviceSpeechGenerator
 from empatheia_jax.preparation.jobs import ExtractError, Job, collect_jobs, source_hash
 from empatheia_jax.preparation.on_device import PREPARED_CLIP, PREPARED_SPEECH, SAMPLES, add_golds, encode_records
 from empatheia_jax.runtime.progress import Progress
@@ -49,7 +50,10 @@ class Extractor:
     def __init__(self, config: Config):
         self.encoders = build_encoders(config.encoders)
         self.speech, self.face = build_generators(config.generators)
-        self.limits = {"max_seconds": config.data.max_seconds, "max_megabytes": config.data.max_megabytes}
+        self.limits: dict[str, Any] = {
+            "max_seconds": config.data.max_seconds,
+            "max_megabytes": config.data.max_megabytes,
+        }
 
     def __call__(self, job: Job) -> tuple[dict[str, np.ndarray], list[dict]]:
         """Extract one utterance.
@@ -79,12 +83,12 @@ class Extractor:
                 count = self.encoders["video"].feature_shape[0] if job.text is None else STYLE_FRAMES
                 frames = read_video(job.video, count=count, max_side=MAX_SIDE, **self.limits)
                 arrays["video"] = self._encode("video", frames)
-                if job.text is not None and self.face.on_device:
+                if job.text is not None and isinstance(self.face, OnDeviceFaceGenerator):
                     clip = read_video(job.video, max_frames=self.face.style_frames, max_side=MAX_SIDE, **self.limits)
                     arrays[PREPARED_CLIP] = self.face.prepare(clip)
                 elif job.text is not None:
                     arrays["style_video"] = self.face.style(frames)
-        if job.text is not None and "audio" in arrays:
+        if job.audio is not None and job.text is not None and "audio" in arrays:
             with attempt("gold", job.audio):
                 arrays |= self._extract_golds(job.audio, job.text)
         return arrays, rejected
@@ -103,7 +107,7 @@ class Extractor:
         rate = self.speech.sample_rate
         audio = read_audio(path, rate, **self.limits)
         phonemes = self.speech.phonemes(text)
-        if self.speech.on_device:
+        if isinstance(self.speech, OnDeviceSpeechGenerator):
             return {"phonemes": phonemes, SAMPLES: audio, PREPARED_SPEECH: self.speech.prepare(audio, rate)}
         phoneme_frames = self.speech.align(audio, rate, phonemes)
         golds = {
@@ -119,7 +123,7 @@ class Extractor:
 
 # One shard, in a worker -----------------------------------------------------------------------------------------------
 
-_extractor: Extractor | None = None  # the one of this worker process, made by `_start_worker`
+_extractor: Extractor  # the one of this worker process, made by `_start_worker`
 
 
 def _start_worker(config: Config) -> None:

@@ -2,6 +2,7 @@
 
 import dataclasses
 from pathlib import Path
+from typing import Literal
 
 from empatheia_jax.config import Config
 from empatheia_jax.data.corpus.avamerg import available_splits, read_examples
@@ -30,7 +31,7 @@ class Job:
     text: str | None
 
 
-def collect_jobs(config: Config, path: Path, on_error: str) -> tuple[list[Job], int]:
+def collect_jobs(config: Config, path: Path, on_error: Literal["stop", "skip"]) -> tuple[list[Job], int]:
     """List every utterance that has media, once, in the order of the data.
 
     Args:

@@ -13,7 +13,9 @@ from empatheia_jax.config import DataConfig
 from empatheia_jax.data.corpus.avamerg import validation_ids
 from empatheia_jax.data.emotions import AVATAR_EMOTIONS, FINE_TO_AVATAR
 from empatheia_jax.generators.avatars import TEST_AVATARS, TRAIN_AVATARS, Avatar
-from empatheia_jax.preparation.sample_events import EMOTIONAL_EVENTS, Event
+from empatheia_jax.preparation.sample_events import Event
+from empatheia_jax.preparation.sample_happy_events import HAPPY_EVENTS
+from empatheia_jax.preparation.sample_hard_events import HARD_EVENTS
 from empatheia_jax.preparation.sample_neutral import NEUTRAL_EVENTS
 from empatheia_jax.preparation.sample_text import (
     Occasion,
@@ -216,9 +218,8 @@ class _ScriptWriter:
         if first:
             self._fine[emotion] = sorted(set(labels))
         # the event may be of any fine emotion of the class; the words about the feeling are those of the label
-        events = [
-            event for name in FINE_TO_AVATAR if FINE_TO_AVATAR[name] == emotion for event in EMOTIONAL_EVENTS[name]
-        ]
+        names = [name for name, avatar in FINE_TO_AVATAR.items() if avatar == emotion]
+        events = [event for name in names for event in (HAPPY_EVENTS | HARD_EVENTS)[name]]
         shuffled = itertools.cycle(self._rng.sample(events, len(events)))
         scripts = []
         for preferred, length in zip(labels, self._turn_counts(count), strict=True):

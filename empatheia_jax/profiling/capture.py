@@ -87,7 +87,7 @@ class Profile:
         """
         if steps < 1:
             raise ValueError(f"--profile-steps {steps}: trace one step at least")
-        self.folder, self.steps = folder and Path(folder), steps
+        self.folder, self.steps = Path(folder) if folder else None, steps
 
     def stage(self, number: int, done: int, flops: float) -> "StageProfile":
         """Return the profile of a stage.
@@ -97,7 +97,7 @@ class Profile:
           done: steps of the stage that were done before, by an interrupted run.
           flops: model FLOPs of a mean step.
         """
-        folder = self.folder and self.folder / f"stage-{number}"
+        folder = self.folder / f"stage-{number}" if self.folder else None
         if folder and jax.process_count() > 1:
             folder /= f"process-{jax.process_index()}"
         return StageProfile(folder, f"stage {number}", done, self.steps, flops=flops)

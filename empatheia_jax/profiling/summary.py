@@ -2,10 +2,10 @@
 
 import collections
 import dataclasses
+from collections.abc import Sequence
 
 import numpy as np
 
-from empatheia_jax.profiling.intervals import clip, exclusive, subtract, total, union
 from empatheia_jax.profiling.kinds import CONTROL, KINDS, Operation, Program, kind_of_name
 from empatheia_jax.profiling.trace import Event, Trace
 
@@ -41,7 +41,7 @@ class Summary:
     rows: list[Row]  # longest first
 
 
-def summarise(trace: Trace, programs: list[Program] = ()) -> Summary:
+def summarise(trace: Trace, programs: Sequence[Program] = ()) -> Summary:
     """Summarise a trace.
 
     The time of an operation excludes operations nested in it; loops and branches have none of their own. The part of a
@@ -130,7 +130,7 @@ def _step_time(trace: Trace, window: float) -> float:
     return float(np.median(np.diff(starts))) / 1e9 if len(starts) > 1 else window
 
 
-def _find_operations(events: list[Event], programs: list[Program]) -> dict[tuple[str, str], Operation]:
+def _find_operations(events: list[Event], programs: Sequence[Program]) -> dict[tuple[str, str], Operation]:
     """Return {(module, name): operation} of the events.
 
     Of several programs with the name of a module, that which has most of its events counts.
@@ -235,3 +235,68 @@ def _source(row: Row) -> str:
 def _table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
     lines = [head, ("---",) * len(head), *rows]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+# Sets of points in time, as float64 [N, 2] arrays of intervals (start, end) -------------------------------------------
+
+
+def union(intervals: np.ndarray) -> np.ndarray:
+    """Return the same points as disjoint intervals [M, 2] in order, touching ones merged and empty ones removed."""
+    intervals = np.asarray(intervals, float).reshape(-1, 2)
+    intervals = intervals[intervals[:, 1] > intervals[:, 0]]
+    if not len(intervals):
+        return intervals
+    intervals = intervals[np.argsort(intervals[:, 0], kind="stable")]
+    reach = np.maximum.accumulate(intervals[:, 1])
+    first = np.concatenate([[True], intervals[1:, 0] > reach[:-1]])
+    last = np.concatenate([first[1:], [True]])
+    return np.stack([intervals[first, 0], reach[last]], axis=1)
+
+
+def total(intervals: np.ndarray) -> float:
+    """Return the total length of the points; overlaps count once."""
+    disjoint = union(intervals)
+    return float(np.sum(disjoint[:, 1] - disjoint[:, 0]))
+
+
+def clip(intervals: np.ndarray, start: float, end: float) -> np.ndarray:
+    """Return the points that lie in [start, end]."""
+    return union(np.clip(np.asarray(intervals, float).reshape(-1, 2), start, end))
+
+
+def subtract(intervals: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """Return the points of `intervals` that are not in `others`, as disjoint intervals."""
+    disjoint, removed = union(intervals), union(others)
+    if not len(disjoint) or not len(removed):
+        return disjoint
+    pieces = []
+    for start, end in disjoint:
+        first, last = np.searchsorted(removed[:, 1], start, "right"), np.searchsorted(removed[:, 0], end, "left")
+        overlapping = removed[first:last]
+        starts, ends = np.append(start, overlapping[:, 1]), np.append(overlapping[:, 0], end)
+        pieces.append(np.stack([starts, ends], axis=1))
+    return union(np.concatenate(pieces))
+
+
+def exclusive(intervals: np.ndarray) -> list[np.ndarray]:
+    """Return the part of each interval that no interval nested in it covers.
+
+    Args:
+      intervals: float64 [N, 2] of one timeline, which nest or follow one another; of two equal ones the later is
+        nested.
+    Returns:
+      N arrays [M, 2], in the order of `intervals`.
+    """
+    intervals = np.asarray(intervals, float).reshape(-1, 2)
+    children: list[list[int]] = [[] for _ in intervals]
+    enclosing: list[int] = []
+    for index in np.lexsort((np.arange(len(intervals)), -intervals[:, 1], intervals[:, 0])):
+        while enclosing and intervals[enclosing[-1], 1] <= intervals[index, 0]:
+            enclosing.pop()
+        if enclosing:
+            children[enclosing[-1]].append(int(index))
+        enclosing.append(int(index))
+    return [
+        subtract(intervals[index : index + 1], intervals[nested]) if nested else union(intervals[index])
+        for index, nested in enumerate(children)
+    ]

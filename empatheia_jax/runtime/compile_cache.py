@@ -11,6 +11,7 @@ import os
 import platform
 import warnings
 from pathlib import Path
+from typing import Any
 
 import jax
 from jax._src.compilation_cache import decompress_executable
@@ -45,12 +46,13 @@ def use_cache() -> Path | None:
     Returns:
       The folder; None where the cache is off.
     """
-    if not jax.config.jax_enable_compilation_cache:
+    config: Any = jax.config  # it gets its attributes at run time
+    if not config.jax_enable_compilation_cache:
         return None
     if "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS" not in os.environ:
         # Even the smallest programs are read in a quarter of the time that compiling them takes.
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
-    chosen = jax.config.jax_compilation_cache_dir
+    chosen = config.jax_compilation_cache_dir
     if chosen and "://" in chosen:  # a bucket, which JAX handles itself
         return Path(chosen)
     folder = Path(chosen) if chosen else default_folder()

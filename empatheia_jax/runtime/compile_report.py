@@ -25,11 +25,11 @@ class Compilations:
 _so_far, _lock, _thread = Compilations(), threading.Lock(), threading.local()
 
 
-def _count_seconds(event: str, seconds: float, **_) -> None:
+def _count_seconds(event: str, duration_secs: float, **_) -> None:
     if event == _COMPILED:
         with _lock:
             _so_far.programs += 1
-            _so_far.seconds += seconds
+            _so_far.seconds += duration_secs
 
 
 def _count_hit(event: str, **_) -> None:
@@ -117,7 +117,7 @@ def compile_ahead_of_time(name: str, function, *arguments, flops: float | None =
     return compiled, Program(name, lower_seconds, compile_seconds, _thread_hits() > hits, **sizes, flops=flops)
 
 
-def _format_bytes(number: int) -> str:
+def _format_bytes(number: float) -> str:
     for unit in ("B", "kB", "MB", "GB"):
         if number < 1000 or unit == "GB":
             break

@@ -3,6 +3,7 @@
 import functools
 import os
 from collections.abc import Callable
+from typing import TypeVar
 
 import jax
 import numpy as np
@@ -12,6 +13,7 @@ from empatheia_jax.config import ConfigError
 from empatheia_jax.model import sharding
 from empatheia_jax.runtime import peers
 
+T = TypeVar("T")
 _ENVIRONMENT = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
 
 
@@ -36,7 +38,8 @@ def join(cluster: bool = False, heartbeat: int = peers.HEARTBEAT) -> None:
         if not all(number.isdecimal() for number in numbers):
             raise ConfigError(f"{_ENVIRONMENT[1]} and {_ENVIRONMENT[2]} must be numbers, not {numbers}")
         peers.exit_on_abort()
-        jax.distributed.initialize(address, *map(int, numbers), heartbeat_timeout_seconds=heartbeat)
+        count, index = map(int, numbers)
+        jax.distributed.initialize(address, count, index, heartbeat_timeout_seconds=heartbeat)
     elif len(settings) <= 1:  # some clusters set the address alone, for their own detection
         return
     else:
@@ -93,18 +96,7 @@ def any_process_each(flags: np.ndarray) -> np.ndarray:
     """Return `any_process` of each element of `flags`, bool [n]."""
     if jax.process_count() == 1:
         return flags
-    return np.asarray(multihost_utils.process_allgather(flags)).any(axis=0)
-
-
-def check_rows(mesh: jax.sharding.Mesh, rows: int) -> None:
-    """Check that a mesh divides the rows of a micro-batch.
-
-    Raises:
-      ConfigError: it does not.
-    """
-    shares = int(np.prod([mesh.shape[axis] for axis in sharding.BATCH_AXES]))
-    if rows % shares:
-        raise ConfigError(f"data.rows {rows} is not divisible by the mesh's data x fsdp, {shares}")
+    return np.any(np.asarray(multihost_utils.process_allgather(flags)), axis=0)
 
 
 @functools.cache  # called for every batch
@@ -114,24 +106,25 @@ def local_rows(mesh: jax.sharding.Mesh, rows: int) -> range:
     Raises:
       ConfigError: the mesh does not divide the rows, or gives this process rows that are not contiguous.
     """
-    check_rows(mesh, rows)
+    sharding.rows_per_shard(rows, mesh)
     held = sharding.batch_sharding(mesh).addressable_devices_indices_map((rows,)).values()
-    numbers = sorted({number for (part,) in held for number in range(rows)[part]})
+    numbers = sorted({number for index in held if index for number in range(rows)[index[0]]})
     if numbers != list(range(numbers[0], numbers[-1] + 1)):
         raise ConfigError(f"mesh {dict(mesh.shape)}: a process holds rows {numbers}, which do not follow one another")
     return range(numbers[0], numbers[-1] + 1)
 
 
-def global_batch(local: dict[str, np.ndarray], mesh: jax.sharding.Mesh, rows: int, leading: int = 1):
+def global_batch(local: T, mesh: jax.sharding.Mesh, rows: int, leading: int = 1) -> T:
     """Build the arrays of the whole batch, placed on the mesh, from those of each process's `local_rows`.
 
     Args:
-      local: arrays of this process's rows, by name.
+      local: tree of arrays of this process's rows, such as a `Batch`.
       mesh: mesh of the run.
       rows: rows of the whole batch.
       leading: number of axes before the batch axis: 1 with an accumulation axis, else 0.
+
     Returns:
-      {name: array of the whole batch}.
+      The same tree, of the whole batch's arrays.
     """
     placement = sharding.batch_sharding(mesh, leading)
     held = len(local_rows(mesh, rows))
@@ -141,7 +134,7 @@ def global_batch(local: dict[str, np.ndarray], mesh: jax.sharding.Mesh, rows: in
         shape[leading] = shape[leading] // held * rows
         return jax.make_array_from_process_local_data(placement, array, tuple(shape))
 
-    return {name: assemble(array) for name, array in local.items()}
+    return jax.tree.map(assemble, local)
 
 
 def gather_to_host(arrays, mesh: jax.sharding.Mesh):

@@ -21,7 +21,7 @@ from pathlib import Path
 from empatheia_jax.checkpoints.manifest import checkpoint_folders
 from empatheia_jax.runtime.peers import LOST
 
-TRAIN = Path(__file__).resolve().parents[1] / "train.py"
+TRAIN = Path(__file__).resolve().parents[2] / "train.py"
 BAD_INPUT = 2  # exit code of train.py
 SETTLE = 5.0  # seconds for the other processes to end by themselves once one is lost; they cannot save without it
 MAX_BACKOFF = 60.0  # seconds

@@ -7,7 +7,7 @@ import collections
 import concurrent.futures
 import dataclasses
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import jax
@@ -16,29 +16,32 @@ import optax
 from flax import nnx
 
 from empatheia_jax.config import Config
-from empatheia_jax.data.batches.packing import Bounds
+from empatheia_jax.data.batches.batch import Batch, BatchSpec
+from empatheia_jax.data.batches.builder import BatchBuilder
+from empatheia_jax.data.batches.packer import Bounds
 from empatheia_jax.data.batches.pipeline import count_steps
-from empatheia_jax.data.batches.rows import Rows
 from empatheia_jax.model import sharding
+from empatheia_jax.model.parameter_groups import in_groups
 from empatheia_jax.planning.flops import Load, training_step
 from empatheia_jax.runtime import processes
 from empatheia_jax.runtime.compile_report import Program, compile_ahead_of_time
 from empatheia_jax.runtime.machine import usable_cores
+from empatheia_jax.training.context import TrainingContext
 from empatheia_jax.training.flat import FlatLayout
 from empatheia_jax.training.optim import decay_mask, optimizer
 from empatheia_jax.training.stages import Stage
 from empatheia_jax.training.state_cache import make_states
-from empatheia_jax.training.step import in_groups, make_evaluation, make_step, split
+from empatheia_jax.training.step import make_evaluation, make_step, split
 from empatheia_jax.training.whiten import make_signals
 
 
 @dataclasses.dataclass(frozen=True)
 class CompiledStage:
-    """What `run_stage` runs. `trainable` and `frozen` are abstract: shapes, dtypes and shardings."""
+    """What the step loop runs. `trainable` and `frozen` are abstract: shapes, dtypes and shardings."""
 
     stage: Stage
-    rows: Rows
-    validation: Rows | None  # None: no validation Examples
+    rows: BatchBuilder
+    validation: BatchBuilder | None  # None: no validation Examples
     steps: int
     trainable: nnx.State
     frozen: nnx.State
@@ -61,23 +64,24 @@ class CompiledStage:
         return jax.tree.map(convert, trainable, self.trainable), jax.tree.map(convert, frozen, self.frozen)
 
 
-def compile_stage(run, stage: Stage, graphdef: nnx.GraphDef, abstract: nnx.State) -> CompiledStage:
-    """Read the stage's rows and compile its functions, and its evaluation into `run.evaluations`.
+def compile_stage(context: TrainingContext, stage: Stage, graphdef: nnx.GraphDef, abstract: nnx.State) -> CompiledStage:
+    """Read the stage's rows and compile its functions, and its evaluation into `context.evaluations`.
 
     Args:
-      run: `training.run.Run`.
+      context: of the run.
       stage: to compile.
       graphdef: of the whole model.
       abstract: the whole model's state as it will be when the stage begins.
 
     Raises:
       RecordError: an Example that no row can hold.
+      ConfigError: the mesh does not divide the rows.
     """
-    config, mesh = run.config, run.mesh
-    settings = config.stages[str(stage.number)]
-    rows, validation = run.rows(stage), run.rows(stage, "validation") if run.data.validation else None
-    steps = count_steps(rows, settings.epochs)
-    batch = abstract_batch(rows.shapes(config.optim.accumulate), mesh)
+    config, mesh = context.config, context.mesh
+    sharding.rows_per_shard(stage.data.rows, mesh)
+    rows, validation = context.rows(stage), context.rows(stage, "validation") if context.data.validation else None
+    steps = count_steps(rows, stage.settings.epochs)
+    batch = abstract_batch(rows.spec, mesh, config.optim.accumulate)
     traced = trace_step(rows.config, stage, graphdef, abstract, batch=batch, steps=steps, bounds=rows.bounds, mesh=mesh)
     trainable, frozen = traced.trainable, traced.frozen
     with jax.set_mesh(mesh):
@@ -90,20 +94,21 @@ def compile_stage(run, stage: Stage, graphdef: nnx.GraphDef, abstract: nnx.State
             return compiled
 
         step = compile_program("step", traced.step, *traced.arguments, flops=flops)
-        batch_sharding, micro_batch = sharding.batch_sharding(mesh), _micro_batch(batch, mesh)
+        micro_batch = abstract_batch(rows.spec, mesh)
         compute_signals = None
         if stage.has_style and config.latents.whiten:
             signals = jax.jit(make_signals(graphdef), out_shardings=sharding.replicated_sharding(mesh))
             compute_signals = compile_program("signals", signals, abstract, micro_batch)
         compute_states = None
         if stage.cached:
-            tokens = _micro_batch(abstract_batch(rows.token_rows().shapes(1), mesh), mesh)
-            states = jax.jit(make_states(graphdef), out_shardings=batch_sharding)
+            tokens = abstract_batch(rows.token_rows().spec, mesh)
+            states = jax.jit(make_states(graphdef), out_shardings=sharding.batch_sharding(mesh))
             compute_states = compile_program("states", states, abstract, tokens)
-        if validation and stage.kind not in run.evaluations:
-            evaluation = jax.jit(make_evaluation(graphdef, stage, Bounds(rows.config.data.row_targets)))
+        if validation and stage.evaluation_key not in context.evaluations:
+            evaluation = jax.jit(make_evaluation(graphdef, stage, Bounds(stage.data.row_targets)))
             state = nnx.merge_state(trainable, frozen)
-            run.evaluations[stage.kind] = compile_program("evaluation", evaluation, state, micro_batch)
+            compiled_evaluation = compile_program("evaluation", evaluation, state, micro_batch)
+            context.evaluations[stage.evaluation_key] = compiled_evaluation
     return CompiledStage(
         stage,
         rows,
@@ -130,7 +135,7 @@ class TracedStep:
     frozen: nnx.State
     flat: FlatLayout | None
     init: Callable
-    step: Callable  # jitted
+    step: jax.stages.Wrapped
     arguments: tuple  # abstract
     mesh: jax.sharding.Mesh
 
@@ -146,7 +151,7 @@ def trace_step(
     graphdef: nnx.GraphDef,
     abstract: nnx.State,
     *,
-    batch: dict[str, jax.ShapeDtypeStruct],
+    batch: Batch[jax.ShapeDtypeStruct],
     steps: int,
     bounds: Bounds,
     mesh: jax.sharding.Mesh,
@@ -154,7 +159,7 @@ def trace_step(
     """Trace a stage's training step from shapes alone, for a mesh whose devices need not be there.
 
     Args:
-      config: with the batch shapes of the stage.
+      config: settings of the run.
       stage: what to train and minimise.
       graphdef: of the whole model.
       abstract: the whole model's state as it is when the stage begins, with shardings on `mesh`.
@@ -167,8 +172,7 @@ def trace_step(
     flat = FlatLayout(trainable) if mesh.size == 1 else None
     decayed = decay_mask(trainable)
     parameters = flat.abstract() if flat else trainable
-    settings = config.stages[str(stage.number)]
-    tx = optimizer(config.optim, settings, steps, flat.fill(decayed) if flat else decayed)
+    tx = optimizer(config.optim, stage.settings, steps, flat.fill(decayed) if flat else decayed)
     shardings = jax.tree.map(lambda leaf: leaf.sharding, parameters)
     opt_state = jax.eval_shape(tx.init, parameters)
     # Moments lie beside their parameters. This makes a scalar array, so it runs outside the mesh, which may be of other
@@ -209,12 +213,12 @@ def log_programs(folder: Path, compiled: CompiledStage) -> None:
             file.write(json.dumps({"stage": stage, **dataclasses.asdict(program)}) + "\n")
 
 
-def model_flops(rows: Rows, stage: Stage) -> tuple[float, float]:
+def model_flops(rows: BatchBuilder, stage: Stage) -> tuple[float, float]:
     """Return the model FLOPs of a mean step, and of a token that it reports, from the lengths of the Examples."""
     examples = rows.encoded
     lengths = np.array([len(example.ids) for example in examples])
     spans = np.array([example.response_span for example in examples])
-    responses = np.minimum(spans[:, 1] - spans[:, 0], rows.config.data.response_tokens)
+    responses = np.minimum(spans[:, 1] - spans[:, 0], stage.data.response_tokens)
     audio, video = (
         sum(len({slot.key for slot in example.slots if slot.modality == modality}) for example in examples)
         for modality in ("audio", "video")
@@ -231,21 +235,18 @@ def model_flops(rows: Rows, stage: Stage) -> tuple[float, float]:
         frames=float(golds[:, 1].mean()),
     )
     reported = float(responses.sum() if stage.cached else lengths.sum())
-    epoch = training_step(rows.config, stage, rows.widths, load)
-    steps = rows.stream.rows_per_epoch / (rows.config.optim.accumulate * rows.config.data.rows)
+    epoch = training_step(rows.config, stage, rows.spec.widths, load)
+    steps = rows.stream.rows_per_epoch / (rows.config.optim.accumulate * stage.data.rows)
     return epoch / steps, epoch / max(reported, 1.0)
 
 
-def abstract_batch(shapes: dict[str, tuple[tuple[int, ...], np.dtype]], mesh) -> dict[str, jax.ShapeDtypeStruct]:
-    """Return the abstract arrays [A, ...] of a step with their shardings, from (shape, dtype) pairs (`Rows.shapes`)."""
-    batch_sharding = sharding.batch_sharding(mesh, leading=1)
-    return {name: jax.ShapeDtypeStruct(*pair, sharding=batch_sharding) for name, pair in shapes.items()}
-
-
-def _micro_batch(batch: dict[str, jax.ShapeDtypeStruct], mesh) -> dict[str, jax.ShapeDtypeStruct]:
-    """Return the abstract arrays [...] of one of a step's micro-batches."""
-    batch_sharding = sharding.batch_sharding(mesh)
-    return {n: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype, sharding=batch_sharding) for n, leaf in batch.items()}
+def abstract_batch(
+    spec: BatchSpec, mesh: jax.sharding.Mesh, accumulate: int | None = None
+) -> Batch[jax.ShapeDtypeStruct]:
+    """Return a micro-batch's abstract arrays, or those of `accumulate` of them [A, ...], with their shardings."""
+    placement = sharding.batch_sharding(mesh, leading=0 if accumulate is None else 1)
+    shapes = spec.abstract(accumulate)
+    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=placement), shapes)
 
 
 class StageCompiler:
@@ -254,32 +255,39 @@ class StageCompiler:
     Training keeps two cores busy, and so does a compiler: one stage is compiled ahead for every two cores.
     """
 
-    def __init__(self, run, stages: list[Stage], graphdef: nnx.GraphDef, abstract: nnx.State):
+    def __init__(
+        self,
+        context: TrainingContext,
+        stages: Sequence[Stage],
+        graphdef: nnx.GraphDef,
+        abstract: nnx.State,
+        *,
+        ahead: bool = False,
+    ):
         """Queue the stages; nothing is compiled yet.
 
         Args:
-          run: `training.run.Run`.
+          context: of the run.
           stages: in the order in which they are taken.
           graphdef: of the whole model.
           abstract: the whole model's state when the first stage begins.
+          ahead: compile later stages while one trains.
         """
-        self._run, self._graphdef = run, graphdef
+        self._context, self._graphdef, self._ahead = context, graphdef, ahead
         self._queue: list[tuple[Stage, nnx.State]] = []
         for stage in stages:
             self._queue.append((stage, abstract))
             abstract = state_after(stage, graphdef, abstract)
-        # A compiler that runs beside the steps would show in their profile.
-        self._ahead = run.config.compile_ahead and run.profile.folder is None
-        self._depth = max(1, usable_cores() // 2) if self._ahead else 1
+        self._depth = max(1, usable_cores() // 2) if ahead else 1
         self._pool = concurrent.futures.ThreadPoolExecutor(self._depth, "compile")
         self._futures: collections.deque[concurrent.futures.Future] = collections.deque()
 
     def take(self) -> CompiledStage:
         """Return the next stage, compiled, and begin to compile those after it."""
         self._start()
-        with self._run.clock("compile"):
+        with self._context.clock("compile"):
             compiled = self._futures.popleft().result()
-        log_programs(self._run.folder, compiled)
+        log_programs(self._context.folder, compiled)
         if self._ahead:
             self._start()
         return compiled
@@ -287,7 +295,7 @@ class StageCompiler:
     def _start(self) -> None:
         while self._queue and len(self._futures) < self._depth:
             stage, abstract = self._queue.pop(0)
-            self._futures.append(self._pool.submit(compile_stage, self._run, stage, self._graphdef, abstract))
+            self._futures.append(self._pool.submit(compile_stage, self._context, stage, self._graphdef, abstract))
 
     def close(self) -> None:
         """Begin no other compilation; those under way go on, because they cannot be interrupted."""

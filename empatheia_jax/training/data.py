@@ -4,20 +4,17 @@ import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
 
-from empatheia_jax.checkpoints.weights import is_weights, read_metadata
+from empatheia_jax.checkpoints.workdir import open_store
 from empatheia_jax.config import Config, DataConfig, MixConfig
 from empatheia_jax.data.batches.encoder import prompt_profile
 from empatheia_jax.data.batches.pipeline import feature_statistics, store_widths
 from empatheia_jax.data.corpus import avamerg
-from empatheia_jax.data.features.store import FeatureStore, MixedStores, expected_settings
+from empatheia_jax.data.features.store import FeatureStore, MixedStores
 from empatheia_jax.data.prompts import tokenizer
 from empatheia_jax.data.prompts.dialogue import Text, render_prompt, render_target
 from empatheia_jax.data.schema import Example, Widths
-from empatheia_jax.encoders import build_encoders
 from empatheia_jax.model.empatheia import Statistics
 from empatheia_jax.runtime import processes
-
-FACE_PARTS = ("denoiser", "wav2vec", "face3d")  # parts of DreamTalk's folder that its golds depend on
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,9 +27,8 @@ class Data:
     store: FeatureStore | MixedStores | None
     widths: Widths | None
     statistics: Statistics  # of the stored training features
-    corpora: tuple[
-        tuple[int, float], ...
-    ] = ()  # (Examples, share) of each corpus in `train`; (): one corpus, each Example once
+    # (Examples, share) of each corpus in `train`; (): one corpus, each Example once.
+    corpora: tuple[tuple[int, float], ...] = ()
 
 
 def load_data(folder: Path, config: Config) -> Data:
@@ -88,23 +84,6 @@ def _read_mixed(mix: MixConfig, data: DataConfig) -> list[Example]:
         f"data     {mix.name}, {mix.share:g} of it an epoch: {len(examples)} Examples; {report.summary()}"
     )
     return [dataclasses.replace(e, id=f"{mix.name}/{e.id}", split=f"{mix.name}/{e.split}") for e in examples]
-
-
-def open_store(folder: Path, config: Config, features: str = "") -> FeatureStore:
-    """Open the run's feature store: `features`, else `config.data.features`, else `folder`/features.
-
-    Raises:
-      StoreError: none there, incomplete, damaged, or made by other encoders or generators than the config's.
-    """
-    generators = config.generators
-    speech, face = ({"name": generators.target_backend[kind]} for kind in ("speech", "face"))
-    if generators.speech_weights and is_weights(generators.speech_weights):
-        speech["weights"] = read_metadata(generators.speech_weights)["sha256"]
-    for part in FACE_PARTS if generators.face_weights else ():
-        if is_weights(part_folder := Path(generators.face_weights) / part):
-            face[f"weights_{part}"] = read_metadata(part_folder)["sha256"]
-    expected = expected_settings(build_encoders(config.encoders), speech, face)
-    return FeatureStore(Path(features or config.data.features or folder / "features"), expected)
 
 
 def load_tokenizer(folder: Path, config: Config, examples: list[Example]) -> tokenizer.Tokenizer:

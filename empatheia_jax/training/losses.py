@@ -1,27 +1,29 @@
 """Section 5's losses, one function an equation.
 
-Each function returns the sum of every term, and `counts` returns what to divide it by: the division comes once, over
-the accumulated step and all hosts. A loss is a mean over valid elements, so it does not depend on lengths.
+Each function returns sums over valid elements, and `counts` how many elements each of them has. The step divides once,
+over all its micro-batches and all hosts, so a loss is a mean that does not depend on lengths.
 """
+
+from collections.abc import Mapping
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from empatheia_jax.latents.style_disentangler import Style
+from empatheia_jax.data.batches.batch import LABELS, Batch
+from empatheia_jax.model.shapes import Array, Bool, Float, Int
 from empatheia_jax.training.target_nll import LogitsFunction, target_nll
 
-Terms = dict[str, jax.Array]  # term -> sum, float32 []
-PROFILE_TERMS = ("age", "gender", "timbre")
+Terms = dict[str, Float[Array, ""]]  # term -> sum, float32
 
 
 def empathetic_nll(
-    hidden: jax.Array,
+    hidden: Float[Array, "B T D"],
     compute_logits: LogitsFunction,
-    targets: jax.Array,
-    mask: jax.Array,
+    targets: Int[Array, "B T"],
+    mask: Bool[Array, "B T"],
     *,
-    label_mask: jax.Array,
+    label_mask: Bool[Array, "B T"],
     row_targets: int,
     frozen_head: bool = False,
 ) -> Terms:
@@ -30,11 +32,11 @@ def empathetic_nll(
     Only the positions that carry loss pass the lm-head, row by row, so B * T * V is never materialised.
 
     Args:
-      hidden: float [B, T, D], states after the final norm.
+      hidden: states after the final norm.
       compute_logits: [..., D] -> float32 [..., V].
-      targets: int32 [B, T].
-      mask: bool [B, T], positions that carry loss.
-      label_mask: bool [B, T], positions within `mask` whose target names a label.
+      targets: the token that follows each position.
+      mask: positions that carry loss.
+      label_mask: positions within `mask` whose target names a label.
       row_targets: most masked positions of a row, static.
       frozen_head: whether no parameter of `compute_logits` is differentiated; its products are then computed once.
 
@@ -62,72 +64,56 @@ def empathetic_nll(
     return jax.tree.map(jnp.sum, jax.vmap(row_terms)(*arrays))
 
 
-def _masked_square(prediction: jax.Array, gold: jax.Array, mask: jax.Array) -> jax.Array:
+def _masked_square(
+    prediction: Float[Array, "*shape C"], gold: Float[Array, "*shape C"], mask: Bool[Array, "*shape"]
+) -> Float[Array, ""]:
     """Return the sum over valid positions of the squared error's mean over the last axis."""
     error = jnp.mean(jnp.square(prediction - gold), axis=-1)
     return jnp.sum(jnp.where(mask, error, 0.0))
 
 
 def content_consistency(
-    speech: jax.Array,
-    gold_speech: jax.Array,
-    speech_mask: jax.Array,
-    *,
-    video: jax.Array,
-    gold_video: jax.Array,
-    video_mask: jax.Array,
+    contents: Mapping[str, Float[Array, "K _ _"]],
+    golds: Mapping[str, Float[Array, "..."]],
+    masks: Mapping[str, Bool[Array, "..."]],
 ) -> Terms:
     """Eq. 9, L_ccl: C_speech and C_video against the generators' own encodings.
 
     Args:
-      speech: float32 [K, P, content_dim], C_speech.
-      gold_speech: float32 [K, P, content_dim].
-      speech_mask: bool [K, P].
-      video: float32 [K, F, content_dim], C_video.
-      gold_video: float32 [K, F, content_dim].
-      video_mask: bool [K, F].
+      contents: "content_speech" float32 [K, P, Cs] and "content_video" [K, F, Cv].
+      golds: the same by name, float (`Batch.golds`).
+      masks: bool [K, P] and [K, F], where there is a gold value (`Batch.gold_masks`).
 
     Returns:
       Sums over phonemes and over frames of the squared error, a mean over dimensions (the paper's norm is a sum).
     """
-    return {
-        "content_speech": _masked_square(speech, gold_speech, speech_mask),
-        "content_video": _masked_square(video, gold_video, video_mask),
-    }
+    return {name: _masked_square(content, golds[name], masks[name]) for name, content in contents.items()}
 
 
 def style_alignment(
-    style: Style,
-    *,
-    gold_speech: jax.Array,
-    has_speech: jax.Array,
-    gold_video: jax.Array,
-    has_video: jax.Array,
+    styles: Mapping[str, Float[Array, "K _"]],
+    golds: Mapping[str, Float[Array, "..."]],
+    masks: Mapping[str, Bool[Array, "..."]],
 ) -> Terms:
     """Eq. 10, L_sal: S_speech and S_video against the styles of the gold recording and video.
 
     Args:
-      style: the disentangler's output.
-      gold_speech: float32 [K, style_dim] of the speech generator.
-      has_speech: bool [K], which Examples have a gold speech style.
-      gold_video: float32 [K, style_dim] of the face generator.
-      has_video: bool [K], which Examples have a gold video style.
+      styles: "style_speech" float32 [K, Ss] and "style_video" [K, Sv].
+      golds: the same by name, float (`Batch.golds`).
+      masks: bool [K], where there is a gold value (`Batch.gold_masks`).
 
     Returns:
       Sums over Examples of the squared error, a mean over dimensions.
     """
-    return {
-        "style_speech": _masked_square(style.speech, gold_speech, has_speech),
-        "style_video": _masked_square(style.video, gold_video, has_video),
-    }
+    return {name: _masked_square(style, golds[name], masks[name]) for name, style in styles.items()}
 
 
-def classification(logits: dict[str, jax.Array], labels: dict[str, jax.Array]) -> Terms:
+def classification(logits: Mapping[str, Float[Array, "K _"]], labels: Mapping[str, Int[Array, " K"]]) -> Terms:
     """Eq. 11, L_cls (the paper omits the minus sign): cross-entropy of emotion, age, gender, timbre.
 
     Args:
-      logits: name -> float32 [K, classes].
-      labels: name -> int32 [K], negative where not known.
+      logits: by name, over its classes.
+      labels: by name, negative where not known.
 
     Returns:
       For each name the sum of cross-entropies over known labels; "<name>_accuracy", the number of correct arg-maxes.
@@ -144,7 +130,7 @@ def classification(logits: dict[str, jax.Array], labels: dict[str, jax.Array]) -
 
 def style_alignment_and_consistency_weights(scale: float) -> dict[str, float]:
     """Weights of the terms of `scale` times L_sac = L_sal + L_cls (Eq. 12); Eq. 11 sums over four kinds of label."""
-    return dict.fromkeys(("style_speech", "style_video", "emotion", *PROFILE_TERMS), scale)
+    return dict.fromkeys(("style_speech", "style_video", *LABELS), scale)
 
 
 def empathetic_weights(label_weight: float) -> dict[str, float]:
@@ -159,25 +145,20 @@ def overall_weights(alpha: float, beta: float, kl_weight: float, label_weight: f
     return empathetic_weights(label_weight) | ccl | sac
 
 
-def counts(batch: dict[str, jax.Array]) -> Terms:
+def counts(batch: Batch[jax.Array]) -> Terms:
     """Return how many elements each term is a mean over, float32 []: known from the masks alone, before the gradient.
 
     Args:
-      batch: the arrays of `schema.Batch`.
+      batch: one micro-batch.
     """
     masks = {
-        "emp": batch["target_mask"],
-        "label_words": batch["label_mask"],
-        "content_speech": batch["phonemes"] >= 0,
-        "style_speech": batch["has_style_speech"],
-        "style_video": batch["has_style_video"],
-        "kl_content": batch["response_index"] >= 0,
-        "kl_style": batch["example_id"] >= 0,
-        **{name: batch[name] >= 0 for name in ("emotion", *PROFILE_TERMS)},
+        "emp": batch.target_mask,
+        "label_words": batch.label_mask,
+        **batch.gold_masks,
+        "kl_content": batch.response_index >= 0,
+        "kl_style": batch.example_id >= 0,
+        **{name: label >= 0 for name, label in batch.labels.items()},
     }
     sums = {name: jnp.sum(mask).astype(jnp.float32) for name, mask in masks.items()}
-    sums["content_video"] = jnp.sum(batch["video_frames"]).astype(jnp.float32)
     sums["token_accuracy"], sums["label_words_accuracy"] = sums["emp"], sums["label_words"]
-    for name in ("emotion", *PROFILE_TERMS):
-        sums[f"{name}_accuracy"] = sums[name]
-    return sums
+    return sums | {f"{name}_accuracy": sums[name] for name in batch.labels}

@@ -16,15 +16,17 @@ import jax
 import numpy as np
 from flax import nnx
 
-from empatheia_jax.checkpoints.runs import hash_state
+from empatheia_jax.checkpoints.runs import Base, hash_state
+from empatheia_jax.data.batches.batch import Batch
+from empatheia_jax.data.batches.builder import BatchBuilder
 from empatheia_jax.data.batches.pipeline import evaluation_plan
-from empatheia_jax.data.batches.rows import Rows
 from empatheia_jax.data.features.records import StoreError
 from empatheia_jax.data.features.store import FeatureStore, content_hash
 from empatheia_jax.data.features.writer import FeatureWriter, pack_utterance, write_shard
 from empatheia_jax.model.empatheia import read_signals
+from empatheia_jax.model.parameter_groups import in_groups
 from empatheia_jax.runtime import processes
-from empatheia_jax.training.step import in_groups
+from empatheia_jax.training.context import TrainingContext
 
 FOLDER = "states"
 SHARD_BATCHES = 32  # micro-batches a shard: after a kill so many are computed again
@@ -34,24 +36,27 @@ STATES = "response_states"
 def make_states(graphdef: nnx.GraphDef) -> Callable:
     """Return a function (state, batch) -> r^t [K, R, D] of a micro-batch without slots, in the LLM's compute dtype."""
 
-    def compute_states(state: nnx.State, batch: dict[str, jax.Array]) -> jax.Array:
+    def compute_states(state: nnx.State, batch: Batch[jax.Array]) -> jax.Array:
         hidden = nnx.merge(graphdef, state).hidden(batch, slots=False)
-        return read_signals(hidden, batch["response_index"], batch["signal_index"]).response.astype(hidden.dtype)
+        return read_signals(hidden, batch.response_index).response.astype(hidden.dtype)
 
     return compute_states
 
 
-def cache_states(run, rows: list[Rows], compute_states: Callable, state: nnx.State) -> FeatureStore:
+def cache_states(
+    context: TrainingContext, rows: list[BatchBuilder], compute_states: Callable, state: nnx.State, *, base: Base
+) -> FeatureStore:
     """Return the store of all states of `rows`; whatever of it is missing is computed and written first.
 
     Args:
-      run: `training.run.Run`.
+      context: of the run.
       rows: of the training split and of the validation split.
       compute_states: compiled `make_states`.
       state: all parameters.
+      base: the base LLM that the states are of.
     """
     token_rows = [split_rows.token_rows() for split_rows in rows]
-    folder, settings = run.folder / FOLDER, _settings(run, state)
+    folder, settings = context.folder / FOLDER, _settings(context, state, base)
     source = content_hash([_hash_inputs(split_rows) for split_rows in token_rows])
     plan = [(split_rows, micro_batch) for split_rows in token_rows for micro_batch in evaluation_plan(split_rows)]
     chunks = [plan[start : start + SHARD_BATCHES] for start in range(0, len(plan), SHARD_BATCHES)]
@@ -62,14 +67,16 @@ def cache_states(run, rows: list[Rows], compute_states: Callable, state: nnx.Sta
     unfinished = set(writer.unfinished_shards())
     missing_here = np.array([chunk * count + process in unfinished for chunk in range(len(chunks))], bool)
     missing = processes.any_process_each(missing_here)  # all processes compute a chunk together
-    with jax.set_mesh(run.mesh):
+    with jax.set_mesh(context.mesh):
         for number, chunk in enumerate(chunks):
             if not missing[number]:
                 continue
             states = [
                 pair
                 for split_rows, micro_batch in chunk
-                for pair in _local_states(split_rows, micro_batch, run.mesh, compute_states=compute_states, state=state)
+                for pair in _local_states(
+                    split_rows, micro_batch, context.mesh, compute_states=compute_states, state=state
+                )
             ]
             if missing_here[number]:
                 utterances = [pack_utterance(key, {STATES: array}, writer.float_dtype) for key, array in states]
@@ -89,14 +96,14 @@ def _begin_store(folder: Path, settings: dict, source: str, shards: int) -> None
     FeatureWriter(folder, settings, source, shards)
 
 
-def _settings(run, state: nnx.State) -> dict:
+def _settings(context: TrainingContext, state: nnx.State, base: Base) -> dict:
     """Return what the states depend on besides the prompts' ids, which are the store's source."""
-    config = run.config
-    adapted = processes.gather_to_host(nnx.filter_state(state, in_groups(("lora", "new_tokens"))), run.mesh)
+    config = context.config
+    adapted = processes.gather_to_host(nnx.filter_state(state, in_groups(("lora", "new_tokens"))), context.mesh)
     llm = {name: value for name, value in dataclasses.asdict(config.llm).items() if name != "remat"}
     return {
         "floats": config.llm.compute_dtype,
-        "base": run.checkpoints.base.sha256,
+        "base": base.sha256,
         "adapted": hash_state(adapted),
         "llm": llm,
         "lora": dataclasses.asdict(config.lora) | {"targets": list(config.lora.targets)},
@@ -104,7 +111,7 @@ def _settings(run, state: nnx.State) -> dict:
     }
 
 
-def _hash_inputs(rows: Rows) -> str:
+def _hash_inputs(rows: BatchBuilder) -> str:
     """Hash every Example's id, its token ids and the span of its response."""
     digest = hashlib.sha256()
     for example, encoded in zip(rows.examples, rows.encoded, strict=True):
@@ -114,13 +121,13 @@ def _hash_inputs(rows: Rows) -> str:
 
 
 def _local_states(
-    rows: Rows, plan: list, mesh: jax.sharding.Mesh, *, compute_states: Callable, state: nnx.State
+    rows: BatchBuilder, plan: list, mesh: jax.sharding.Mesh, *, compute_states: Callable, state: nnx.State
 ) -> Iterator[tuple[str, np.ndarray]]:
     """Yield (Example id, its states [n, D]) of this process's rows of a micro-batch."""
     held = processes.local_rows(mesh, rows.config.data.rows)
     local = rows.batch([plan[row] for row in held], held[0])
     states = compute_states(state, processes.global_batch(local, mesh, rows.config.data.rows, leading=0))
-    arrays = local["example_id"], local["response_index"], processes.local_part(states)
+    arrays = local.example_id, local.response_index, processes.local_part(states)
     for example, index, example_states in zip(*arrays, strict=True):
         if example >= 0:
             yield rows.examples[example].id, example_states[: int(np.sum(index >= 0))]

@@ -7,18 +7,13 @@ import jax.numpy as jnp
 import optax
 from flax import nnx
 
-from empatheia_jax.data.batches.packing import Bounds
+from empatheia_jax.data.batches.batch import Batch
+from empatheia_jax.data.batches.packer import Bounds
 from empatheia_jax.model.empatheia import Empatheia, Signals, read_signals
+from empatheia_jax.model.parameter_groups import in_groups
 from empatheia_jax.training import losses
 from empatheia_jax.training.flat import FlatLayout
-from empatheia_jax.training.stages import Group, Stage, group_of
-
-Arrays = dict[str, jax.Array]
-
-
-def in_groups(groups: tuple[Group, ...]) -> Callable:
-    """Return a filter for `nnx.split` that is true for parameters of these groups."""
-    return lambda path, variable: group_of(path, isinstance(variable, nnx.LoRAParam)) in groups
+from empatheia_jax.training.stages import Stage
 
 
 def split(model: Empatheia, stage: Stage) -> tuple[nnx.GraphDef, nnx.State, nnx.State]:
@@ -34,14 +29,14 @@ def _float32(leaf):
 
 
 def stage_terms(
-    model: Empatheia, stage: Stage, batch: Arrays, key: jax.Array | None, *, bounds: Bounds
+    model: Empatheia, stage: Stage, batch: Batch[jax.Array], key: jax.Array | None, *, bounds: Bounds
 ) -> losses.Terms:
     """Sum every loss term that a stage minimises, and its accuracies, over one micro-batch.
 
     Args:
       model: the whole model.
       stage: what to compute.
-      batch: the arrays of `schema.Batch`, one micro-batch.
+      batch: one micro-batch.
       key: samples the latents and turns dropout on; None is evaluation.
       bounds: of a row, static.
 
@@ -51,66 +46,46 @@ def stage_terms(
     llm_key, content_key, style_key = (None,) * 3 if key is None else jax.random.split(key, 3)
     terms: losses.Terms = {}
     if stage.cached:
-        states = batch["response_states"].astype(jnp.float32)
-        return _content(model, Signals(states, batch["response_index"] >= 0, None, None), batch, content_key)
-    hidden = model.hidden(
-        batch, llm_key if stage.llm_dropout else None, slots=stage.prompt_kind != "text", longest=bounds.longest
-    )
-    if "emp" in stage.weights:
-        terms |= losses.empathetic_nll(
+        signals = Signals(batch.response_states.astype(jnp.float32), batch.response_index >= 0)
+    else:
+        hidden = model.hidden(
+            batch,
+            dropout_key=llm_key if stage.llm_dropout else None,
+            slots=stage.prompt_kind != "text",
+            max_segment_length=bounds.max_segment_length,
+        )
+        signals = read_signals(
             hidden,
-            model.token_logits,
-            batch["targets"],
-            batch["target_mask"],
-            label_mask=batch["label_mask"],
-            row_targets=bounds.targets,
-            frozen_head="base" not in stage.trains and not model.signal_loss,
+            batch.response_index if stage.has_content else None,
+            batch.signal_index if stage.has_style else None,
         )
-    if stage.has_content or stage.has_style:
-        signals = read_signals(hidden, batch["response_index"], batch["signal_index"])
-    if stage.has_content:
-        terms |= _content(model, signals, batch, content_key)
-    if stage.has_style:
-        style = model.style_disentangler(signals.speech, signals.video, style_key)
-        terms |= losses.style_alignment(
-            style,
-            gold_speech=batch["gold_style_speech"],
-            has_speech=batch["has_style_speech"],
-            gold_video=batch["gold_style_video"],
-            has_video=batch["has_style_video"],
-        )
-        terms |= losses.classification(style.logits, batch)
-        valid = batch["example_id"] >= 0
-        terms["kl_style"] = jnp.sum(jnp.where(valid, jnp.mean(style.kl, axis=(1, 2)), 0.0))
-    return terms
-
-
-def _content(model: Empatheia, signals, batch: Arrays, key) -> losses.Terms:
-    keys = (None, None) if key is None else jax.random.split(key)
-    synchronizer, gold_video = model.content_synchronizer, batch["gold_content_video"]
-    speech, latent_speech = synchronizer.speech_content(
-        signals.response, signals.response_mask, batch["phonemes"], keys[0]
+        if "emp" in stage.weights:
+            terms |= losses.empathetic_nll(
+                hidden,
+                model.token_logits,
+                batch.targets,
+                batch.target_mask,
+                label_mask=batch.label_mask,
+                row_targets=bounds.targets,
+                frozen_head="base" not in stage.trains and not model.signal_loss,
+            )
+    latents = model.latents(
+        signals,
+        phonemes=batch.phonemes,
+        phoneme_frames=batch.phoneme_frames,
+        video_frames=batch.video_frames,
+        frames=batch.gold_content_video.shape[1],
+        content_key=content_key,
+        style_key=style_key,
     )
-    video, latent_video = synchronizer.video_content(
-        signals.response,
-        signals.response_mask,
-        batch["phonemes"],
-        batch["phoneme_frames"],
-        video_frames=batch["video_frames"],
-        frames=gold_video.shape[1],
-        key=keys[1],
-    )
-    video_mask = jnp.arange(gold_video.shape[1]) < batch["video_frames"][:, None]
-    terms = losses.content_consistency(
-        speech,
-        batch["gold_content_speech"],
-        batch["phonemes"] >= 0,
-        video=video,
-        gold_video=gold_video,
-        video_mask=video_mask,
-    )
-    kl = 0.5 * (latent_speech.kl() + latent_video.kl())  # [K, R]
-    terms["kl_content"] = jnp.sum(jnp.where(signals.response_mask, kl, 0.0))
+    golds, masks = batch.golds, batch.gold_masks
+    if latents.content_kl is not None:
+        terms |= losses.content_consistency(latents.contents, golds, masks)
+        terms["kl_content"] = jnp.sum(jnp.where(signals.response_mask, latents.content_kl, 0.0))
+    if latents.style is not None:
+        terms |= losses.style_alignment(latents.styles, golds, masks)
+        terms |= losses.classification(latents.style.logits, batch.labels)
+        terms["kl_style"] = jnp.sum(jnp.where(batch.example_id >= 0, jnp.mean(latents.style.kl, axis=(1, 2)), 0.0))
     return terms
 
 
@@ -138,7 +113,7 @@ def make_step(
       flat: where given, `trainable` and the optimizer's moments are single vectors of this layout.
     """
 
-    def step(trainable: nnx.State, opt_state, frozen: nnx.State, batch: Arrays, key: jax.Array):
+    def step(trainable: nnx.State, opt_state, frozen: nnx.State, batch: Batch[jax.Array], key: jax.Array):
         totals = jax.tree.map(lambda count: jnp.sum(count), jax.vmap(losses.counts)(batch))
         scale = {name: 1.0 / jnp.maximum(total, 1.0) for name, total in totals.items()}
 
@@ -153,7 +128,7 @@ def make_step(
             (_, terms), grads = jax.value_and_grad(loss_fn, has_aux=True)(tree)
             return flat.ravel(grads) if flat else grads, terms
 
-        micro_batches = batch["tokens"].shape[0]
+        micro_batches = batch.tokens.shape[0]
         first = jax.tree.map(lambda x: x[0], batch)
         if micro_batches == 1:  # XLA's CPU backend fuses less inside a loop, even a loop of one
             grads, sums = gradient(first, key)
@@ -169,7 +144,7 @@ def make_step(
         metrics = {name: value * scale[name] for name, value in sums.items()}
         metrics["loss"] = sum(weight * metrics[name] for name, weight in stage.weights.items())
         metrics["grad_norm"] = optax.global_norm(grads)
-        metrics["tokens"] = jnp.sum(batch["response_index"] >= 0 if stage.cached else batch["segment_ids"] > 0)
+        metrics["tokens"] = jnp.sum(batch.response_index >= 0 if stage.cached else batch.segment_ids > 0)
         return optax.apply_updates(trainable, updates), opt_state, metrics
 
     return step
@@ -178,7 +153,7 @@ def make_step(
 def make_evaluation(graphdef: nnx.GraphDef, stage: Stage, bounds: Bounds) -> Callable:
     """Return a function (state, batch) -> {term: (sum, count)} of one micro-batch, without dropout or sampling."""
 
-    def evaluate(state: nnx.State, batch: Arrays):
+    def evaluate(state: nnx.State, batch: Batch[jax.Array]):
         model = nnx.merge(graphdef, state)
         terms, counts = stage_terms(model, stage, batch, None, bounds=bounds), losses.counts(batch)
         return {name: (value, counts[name]) for name, value in terms.items()}

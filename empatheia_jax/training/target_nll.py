@@ -5,13 +5,17 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
+from empatheia_jax.model.shapes import Array, Bool, Float, Int
+
 CHUNK = 512  # positions of a row whose logits [CHUNK, V] are in memory at a time
 
-Scores = tuple[jax.Array, jax.Array]  # float32 [R] negative log-likelihood, bool [R] whether the target is likeliest
-LogitsFunction = Callable[[jax.Array], jax.Array]  # [..., D] -> float32 [..., V]
+Scores = tuple[Float[Array, " R"], Bool[Array, " R"]]  # negative log-likelihood, whether the target is likeliest
+LogitsFunction = Callable[[Float[Array, "*shape D"]], Float[Array, "*shape V"]]  # float32
 
 
-def target_nll(hidden: jax.Array, targets: jax.Array, compute_logits: LogitsFunction, frozen: bool) -> Scores:
+def target_nll(
+    hidden: Float[Array, "R D"], targets: Int[Array, " R"], compute_logits: LogitsFunction, frozen: bool
+) -> Scores:
     """Score the targets of one row.
 
     With `frozen`, the gradient of a position's negative log-likelihood with respect to its state is taken in the
@@ -19,8 +23,8 @@ def target_nll(hidden: jax.Array, targets: jax.Array, compute_logits: LogitsFunc
     Liger Kernel, 2024). Otherwise the backward pass computes the logits again.
 
     Args:
-      hidden: float [R, D], states of the positions that carry loss.
-      targets: int32 [R].
+      hidden: states of the positions that carry loss.
+      targets: the token that follows each of them.
       compute_logits: [..., D] -> float32 [..., V].
       frozen: whether no parameter of `compute_logits` is differentiated.
 
@@ -38,7 +42,7 @@ def target_nll(hidden: jax.Array, targets: jax.Array, compute_logits: LogitsFunc
     return tuple(part.reshape(-1)[:count] for part in parts)
 
 
-def _frozen(compute_logits: LogitsFunction):
+def _frozen(compute_logits: LogitsFunction) -> Callable:
     @jax.custom_vjp
     def score(hidden, targets):
         return _scores(hidden, targets, compute_logits)
@@ -54,7 +58,7 @@ def _frozen(compute_logits: LogitsFunction):
     return score
 
 
-def _scores(hidden: jax.Array, targets: jax.Array, compute_logits: LogitsFunction) -> Scores:
+def _scores(hidden: Float[Array, "R D"], targets: Int[Array, " R"], compute_logits: LogitsFunction) -> Scores:
     logits = compute_logits(hidden)
     largest = jax.lax.stop_gradient(jnp.max(logits, axis=-1))
     target_logits = jnp.take_along_axis(logits, targets[:, None], axis=-1)[:, 0]

@@ -6,7 +6,8 @@ import jax
 import numpy as np
 from flax import nnx
 
-from empatheia_jax.data.batches.rows import Rows
+from empatheia_jax.data.batches.batch import Batch
+from empatheia_jax.data.batches.builder import BatchBuilder
 from empatheia_jax.latents.whitening import fit
 from empatheia_jax.model.empatheia import read_signals
 from empatheia_jax.runtime import processes
@@ -17,15 +18,15 @@ EXAMPLES = 600  # enough for the covariance of a narrow LLM's states
 def make_signals(graphdef: nnx.GraphDef) -> Callable:
     """Return a function (state, batch) -> states r^s, r^v float32 [K, 16, D] of one micro-batch."""
 
-    def compute_signals(state: nnx.State, batch: dict[str, jax.Array]):
+    def compute_signals(state: nnx.State, batch: Batch[jax.Array]):
         hidden = nnx.merge(graphdef, state).hidden(batch)
-        signals = read_signals(hidden, batch["response_index"], batch["signal_index"])
+        signals = read_signals(hidden, signal_index=batch.signal_index)
         return signals.speech, signals.video
 
     return compute_signals
 
 
-def whiten(mesh: jax.sharding.Mesh, rows: Rows, compute_signals: Callable, state: nnx.State) -> nnx.State:
+def whiten(mesh: jax.sharding.Mesh, rows: BatchBuilder, compute_signals: Callable, state: nnx.State) -> nnx.State:
     """Return `state` with `style_disentangler.whitening` fitted to the signal states of the first of `rows`.
 
     Args:
@@ -41,7 +42,7 @@ def whiten(mesh: jax.sharding.Mesh, rows: Rows, compute_signals: Callable, state
             local = rows.batch(rows.plan(first + number for number in held), held[0])
             batch = processes.global_batch(local, mesh, size, leading=0)
             first += size
-            valid = processes.gather_to_host(batch["example_id"], mesh) >= 0
+            valid = processes.gather_to_host(batch.example_id, mesh) >= 0
             for collected, states in zip((speech, video), jax.device_get(compute_signals(state, batch)), strict=True):
                 collected.append(states[valid])
     flat = dict(nnx.to_flat_state(state))

@@ -2,24 +2,20 @@
 
 import dataclasses
 import statistics
-import sys
 import time
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
+import measure
 import numpy as np
 import pytest
+import scaling
 from flax import nnx
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
-
-import measure  # noqa: E402
-import scaling  # noqa: E402
-
-from converters import clip, hubert  # noqa: E402
-from empatheia_jax.encoders.clip import ClipVision, ClipVisionConfig  # noqa: E402
-from empatheia_jax.encoders.hubert import Hubert, HubertConfig  # noqa: E402
+from converters import clip
+from converters.speech_encoders import HUBERT
+from empatheia_jax.encoders.clip import ClipVision, ClipVisionConfig
+from empatheia_jax.encoders.hubert import Hubert, HubertConfig
 
 
 def test_a_latency_has_its_median_its_tail_and_its_first_call(seed):
@@ -77,9 +73,9 @@ LIKE_LARGE = dataclasses.replace(HubertConfig.tiny(), pre_norm=True, conv_bias=T
 @pytest.mark.parametrize(
     "family, config",
     [
-        (hubert, LIKE_LARGE),
-        (hubert, HubertConfig.base()),
-        (clip, ClipVisionConfig.vit_b_32()),
+        (HUBERT, LIKE_LARGE),
+        (HUBERT, HubertConfig.base()),
+        (clip.FAMILY, ClipVisionConfig.vit_b_32()),
     ],
 )
 def test_settings_of_transformers_come_back(family, config):
@@ -90,9 +86,9 @@ def test_settings_of_transformers_come_back(family, config):
 @pytest.mark.parametrize(
     "family, create, config",
     [
-        (hubert, Hubert, HubertConfig.tiny()),
-        (hubert, Hubert, LIKE_LARGE),
-        (clip, ClipVision, ClipVisionConfig.tiny()),
+        (HUBERT, Hubert, HubertConfig.tiny()),
+        (HUBERT, Hubert, LIKE_LARGE),
+        (clip.FAMILY, ClipVision, ClipVisionConfig.tiny()),
     ],
 )
 @pytest.mark.usefixtures("compiled_quickly")

@@ -7,13 +7,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import measure
 import pytest
+import results
 
 ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT / "benchmarks"))
-
-import measure  # noqa: E402
-import results  # noqa: E402
 
 ROW = {"name": "batch_1", "value": 1234.5, "unit": "tokens/s", "device": "a device", "versions": {"jax": "1"}}
 

@@ -1,16 +1,14 @@
 """The torch modules that speech is compared with compute what the original does (its recorded values)."""
 
 import json
-import sys
-from pathlib import Path
 from unittest import mock
 
 import numpy as np
 import pytest
-from styletts2_goldens import state_dict
+
+from support.styletts2_goldens import state_dict
 
 torch = pytest.importorskip("torch")
-sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
 
 
 @pytest.fixture(scope="module", params=["libritts", "ljspeech"])

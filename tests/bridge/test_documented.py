@@ -9,10 +9,10 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from flax import nnx  # noqa: E402
+from flax import nnx
 
-from empatheia_jax.config import LatentConfig  # noqa: E402
-from empatheia_jax.latents.style_disentangler import StyleDisentangler  # noqa: E402
+from empatheia_jax.config import LatentConfig
+from empatheia_jax.latents.style_disentangler import StyleDisentangler
 
 pytestmark = pytest.mark.usefixtures("compiled_quickly")
 DOCS = Path(__file__).resolve().parents[2] / "docs" / "bridge.md"

@@ -11,7 +11,8 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from empatheia_jax.generators.bridge import BridgeError, copies, from_torch, last_error, reset_copies  # noqa: E402
+from empatheia_jax.generators.bridge import BridgeError, copies, from_torch, last_error, reset_copies
+from empatheia_jax.testing.tiny import compilations
 
 
 class Cubed(torch.autograd.Function):
@@ -313,10 +314,6 @@ def test_ten_thousand_calls_neither_grow_nor_compile(seed):
     x = jnp.asarray(draw(seed, 2, 5, 64))
     bridged = from_torch(lambda t: torch.tanh(t) * 2)
     inside, slope = jax.jit(bridged), jax.jit(jax.grad(lambda x: bridged(x).sum()))
-    compiled: list[str] = []
-
-    def record_event(event, seconds, **metadata):
-        compiled.append(event) if "compile" in event or "trace" in event else None
 
     def calls(count):
         for _ in range(count):
@@ -327,14 +324,11 @@ def test_ten_thousand_calls_neither_grow_nor_compile(seed):
     calls(200)
     gc.collect()
     live, used = len(jax.live_arrays()), _resident()
-    jax.monitoring.register_event_duration_secs_listener(record_event)
-    try:
+    with compilations("compile", "trace") as compiled:
         for _ in range(9800):
             bridged(x)
         for _ in range(200):
             jax.block_until_ready((inside(x), slope(x)))
-    finally:
-        jax.monitoring.unregister_event_duration_listener(record_event)
     assert not compiled
     gc.collect()
     assert len(jax.live_arrays()) <= live

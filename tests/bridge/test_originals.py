@@ -7,13 +7,12 @@ import pytest
 
 pytest.importorskip("torch")
 
-from published_files import write_dreamtalk, write_styletts2  # noqa: E402
-
-from converters.convert import convert  # noqa: E402
-from converters.dreamtalk_files import convert_all  # noqa: E402
-from empatheia_jax.config import GeneratorConfig, TorchConfig  # noqa: E402
-from empatheia_jax.generators.build import build_generators  # noqa: E402
-from empatheia_jax.generators.dreamtalk.motion import build_motion  # noqa: E402
+from converters.convert import convert, convert_dreamtalk
+from empatheia_jax.config import GeneratorConfig, TorchConfig
+from empatheia_jax.generators.build import build_generators
+from empatheia_jax.generators.dreamtalk.motion import build_motion
+from support.comparison import relative_error
+from support.published_files import write_dreamtalk, write_styletts2
 
 pytestmark = pytest.mark.large
 
@@ -28,7 +27,7 @@ def pairs(tmp_path_factory, goldens):
     voice = write_styletts2(goldens, folder)
     files = write_dreamtalk(goldens, folder, ("denoiser", "renderer", "wav2vec"))
     convert("styletts2", voice, folder / "styletts2")
-    convert_all(files, folder / "dreamtalk")
+    convert_dreamtalk(files, folder / "dreamtalk")
     common = {"speech_weights": str(folder / "styletts2"), "face_weights": str(folder / "dreamtalk")}
     torch_config = TorchConfig(
         styletts2_repo=repos[0],
@@ -41,13 +40,6 @@ def pairs(tmp_path_factory, goldens):
     flax = build_generators(GeneratorConfig(speech="styletts2", face="dreamtalk", **common))
     original = build_generators(GeneratorConfig(speech="torch", face="torch", torch=torch_config, **common))
     return tuple(zip(flax, original, strict=True))
-
-
-def relative_error(actual, expected) -> float:
-    """Return the largest difference over the largest value of `expected`."""
-    actual, expected = np.asarray(actual, np.float64), np.asarray(expected, np.float64)
-    assert actual.shape == expected.shape
-    return float(np.abs(actual - expected).max() / np.abs(expected).max())
 
 
 def test_the_voice(pairs, seed):

@@ -9,9 +9,10 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from flax import nnx  # noqa: E402
+from flax import nnx
 
-from empatheia_jax.generators.bridge import BridgeError, copies, from_torch, reset_copies, to_torch  # noqa: E402
+from empatheia_jax.generators.bridge import BridgeError, copies, from_torch, reset_copies, to_torch
+from empatheia_jax.testing.tiny import compilations
 
 pytestmark = pytest.mark.usefixtures("compiled_quickly")
 
@@ -172,7 +173,6 @@ def test_arguments_changed_before_backward_are_told(seed):
 @pytest.mark.slow
 def test_ten_thousand_calls_neither_grow_nor_compile(seed):
     module, x = to_torch(lambda x: jnp.sin(x) * 2), draw(seed, 8, 8).requires_grad_()
-    compiled: list[str] = []
 
     def calls(count):
         for number in range(count):
@@ -185,14 +185,8 @@ def test_ten_thousand_calls_neither_grow_nor_compile(seed):
     gc.collect()
     live = len(jax.live_arrays())
 
-    def record_event(event, seconds, **metadata):
-        compiled.append(event) if "compile" in event or "trace" in event else None
-
-    jax.monitoring.register_event_duration_secs_listener(record_event)
-    try:
+    with compilations("compile", "trace") as compiled:
         calls(10_000)
-    finally:
-        jax.monitoring.unregister_event_duration_listener(record_event)
     gc.collect()
     assert not compiled and len(jax.live_arrays()) <= live
 

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,13 +11,14 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
-from stand_in_checkouts import write_all  # noqa: E402
-
-from empatheia_jax.config import GeneratorConfig  # noqa: E402
-from empatheia_jax.generators.avatars import avatar  # noqa: E402
-from empatheia_jax.generators.build import build_generators, generator_widths  # noqa: E402
-from empatheia_jax.generators.interfaces import video_frame_count  # noqa: E402
-from empatheia_jax.generators.torch_backend.checkout import TorchBackendError  # noqa: E402
+from empatheia_jax.config import GeneratorConfig
+from empatheia_jax.generators.avatars import avatar
+from empatheia_jax.generators.build import build_generators, generator_widths
+from empatheia_jax.generators.interfaces import video_frame_count
+from empatheia_jax.generators.torch_backend.checkout import TorchBackendError
+from support.comparison import relative_error
+from support.programs import start_program
+from support.stand_in_checkouts import write_all
 
 pytestmark = pytest.mark.usefixtures("compiled_quickly")
 
@@ -47,13 +49,6 @@ def voices(settings):
 @pytest.fixture(scope="module")
 def faces(settings):
     return tuple(build_generators(config)[1] for config in settings)
-
-
-def relative_error(actual, expected) -> float:
-    """Return the largest difference over the largest value of `expected`."""
-    actual, expected = np.asarray(actual, np.float64), np.asarray(expected, np.float64)
-    assert actual.shape == expected.shape
-    return float(np.abs(actual - expected).max() / np.abs(expected).max())
 
 
 def draw(seed: int, *shape) -> np.ndarray:
@@ -164,25 +159,18 @@ def test_what_is_missing_is_told(settings, folder, tmp_path):
 @pytest.mark.slow
 def test_a_missing_package_is_named(settings, tmp_path):
     """In a process of its own, since imported modules stay imported."""
-    import subprocess
-    import sys
-
     repo = tmp_path / "st2"
     shutil.copytree(settings[1].torch.styletts2_repo, repo)
     (repo / "munch.py").write_text("raise ModuleNotFoundError(\"No module named 'munch'\", name='munch')")
-    program = f"""
-import json, pathlib, yaml
-from empatheia_jax.generators.torch_backend.styletts2 import build
-params = yaml.safe_load(pathlib.Path({settings[1].torch.styletts2_checkpoint!r}).with_name("config.yml").read_text())
-build(pathlib.Path({str(repo)!r}), params["model_params"], any_commit=True)
-"""
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
-    assert done.returncode and "needs munch: pip install munch" in done.stderr, done.stderr[-1500:]
+    settings_file = Path(settings[1].torch.styletts2_checkpoint).with_name("config.yml")
+    process = start_program("build_original_styletts2", repo, settings_file)
+    _, err = process.communicate()
+    assert process.returncode and "needs munch: pip install munch" in err, err[-1500:]
 
 
 def test_settings_can_be_saved(settings, tmp_path):
+    from empatheia_jax.checkpoints.workdir import save_config, saved_config
     from empatheia_jax.config import Config
-    from empatheia_jax.training.loop import save_config, saved_config
 
     config = Config(generators=settings[1])
     save_config(tmp_path, config)

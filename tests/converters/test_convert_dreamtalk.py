@@ -4,15 +4,13 @@ import json
 
 import numpy as np
 import pytest
-from dreamtalk_goldens import FOLDERS
-from spoil import WAYS, spoil
 
 from converters import dreamtalk
-from converters.dreamtalk_files import convert_all
-from converters.readers import ConversionError, Tensor
-from converters.rules import fit
-from converters.source import abstract_network
-from empatheia_jax.checkpoints.weights import is_weights, read_index, stored_arrays
+from converters.convert import convert_dreamtalk
+from converters.tensors import ConversionError, Tensor
+from empatheia_jax.checkpoints.weights import is_weights, read_index
+from support.dreamtalk_goldens import FOLDERS
+from support.spoil import WAYS, spoil
 
 
 def zeros(shape: tuple[int, ...], dtype: str) -> Tensor:
@@ -24,17 +22,13 @@ def zeros(shape: tuple[int, ...], dtype: str) -> Tensor:
 def published(request, goldens):
     """Return a part's table and its tensors."""
     table = dreamtalk.PARTS[request.param]
-    manifest = json.loads((goldens / FOLDERS[0] / f"manifest_{table.MANIFEST}.json").read_text())
+    manifest = json.loads((goldens / FOLDERS[0] / f"manifest_{table.manifest}.json").read_text())
     entries = [entry[:3] for entry in (*manifest["tensors"], *manifest["buffers"])]
     return table, {name: zeros(shape, dtype) for name, shape, dtype in entries}
 
 
 def fit_table(table, tensors):
-    targets, problems = (
-        stored_arrays(abstract_network(table.NETWORK, table.CONFIG)[1]),
-        table.check(table.CONFIG, tensors),
-    )
-    return fit(table.rules(table.CONFIG), targets, tensors, table.HARMLESS, problems=problems)
+    return table.family.fit(table.config, tensors)
 
 
 def test_the_manifest_is_used_whole(published):
@@ -59,7 +53,7 @@ def test_any_one_key_spoilt_is_an_error_with_its_name(published, how, share, *, 
 def files(goldens, tmp_path):
     """Write synthetic published files of the denoiser and the renderer."""
     pytest.importorskip("torch")
-    from published_files import write_dreamtalk
+    from support.published_files import write_dreamtalk
 
     return write_dreamtalk(goldens, tmp_path, ("denoiser", "renderer"))
 
@@ -67,12 +61,12 @@ def files(goldens, tmp_path):
 def test_published_files_become_a_folder_that_is_whole_or_absent(files, tmp_path):
     output = tmp_path / "dreamtalk"
     with pytest.raises(ConversionError, match="is it DreamTalk's|not there|no entry|net_G_ema"):
-        convert_all(files | {"renderer": files["denoiser"]}, output)
+        convert_dreamtalk(files | {"renderer": files["denoiser"]}, output)
     assert not output.exists()
-    counts = convert_all(files, output)
+    counts = convert_dreamtalk(files, output)
     assert counts["denoiser"]["numbers"] == 11_857_729
     assert counts["renderer"]["numbers"] == 22_519_109 - 3_183_104  # less the tensors without effect
     for name in files:
         assert is_weights(output / name) and counts[name]["arrays"] == len(read_index(output / name))
     with pytest.raises(ConversionError, match="already"):
-        convert_all(files, output)
+        convert_dreamtalk(files, output)

@@ -13,14 +13,12 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
-from published import draw, save  # noqa: E402
-
-from converters.convert import convert, open_source  # noqa: E402
-from converters.readers import ConversionError  # noqa: E402
-from empatheia_jax.config import ConfigError  # noqa: E402
-from empatheia_jax.encoders.clip_video import DEVIATION, MEAN, ClipVideo  # noqa: E402
-from empatheia_jax.encoders.hubert import HubertConfig  # noqa: E402
-from empatheia_jax.encoders.hubert_audio import HubertAudio  # noqa: E402
+from converters.convert import convert, open_source
+from converters.tensors import ConversionError
+from empatheia_jax.config import ConfigError
+from empatheia_jax.encoders.clip import DEVIATION, MEAN, ClipVideo
+from empatheia_jax.encoders.hubert import HubertAudio, HubertConfig
+from support.random_checkpoints import draw, save
 
 ROOT = Path(__file__).resolve().parents[2]
 TOLERANCE = 1e-4  # of the output's largest value, float32

@@ -8,15 +8,14 @@ import pytest
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
-from published import FAMILIES, draw, read_all, replace_weights, save  # noqa: E402
-
-from converters.convert import convert, open_source  # noqa: E402
-from converters.export import export_weights  # noqa: E402
-from converters.readers import ConversionError  # noqa: E402
-from converters.verify import verify  # noqa: E402
-from empatheia_jax.checkpoints.weights import read_index, read_metadata  # noqa: E402
-from empatheia_jax.config import LlamaConfig, RopeScaling  # noqa: E402
-from empatheia_jax.config.load import load_llm_config  # noqa: E402
+from converters.convert import convert, open_source
+from converters.export import export_weights
+from converters.tensors import ConversionError
+from converters.verify import verify
+from empatheia_jax.checkpoints.weights import read_index, read_metadata
+from empatheia_jax.config import LlamaConfig, RopeScaling
+from empatheia_jax.config.load import load_llm_config
+from support.random_checkpoints import FAMILIES, draw, read_all, replace_weights, save
 
 CASES = [
     (family, form, dtype)

@@ -9,11 +9,9 @@ import pytest
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
-from converters.convert import convert, open_source  # noqa: E402
-from empatheia_jax.encoders.clip import ClipVisionConfig  # noqa: E402
-from empatheia_jax.encoders.clip_video import DEVIATION, MEAN, ClipVideo  # noqa: E402
-from empatheia_jax.encoders.hubert import HubertConfig  # noqa: E402
-from empatheia_jax.encoders.hubert_audio import HubertAudio, segment_means  # noqa: E402
+from converters.convert import convert, open_source
+from empatheia_jax.encoders.clip import DEVIATION, MEAN, ClipVideo, ClipVisionConfig
+from empatheia_jax.encoders.hubert import HubertAudio, HubertConfig, segment_means
 
 pytestmark = pytest.mark.large
 TOLERANCE = 1e-4  # of the output's largest value

@@ -12,14 +12,12 @@ import time
 from pathlib import Path
 
 import pytest
+import random_llama
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
-import random_llama  # noqa: E402
-
-from converters.convert import convert  # noqa: E402
-from converters.readers import ConversionError  # noqa: E402
-from empatheia_jax.checkpoints.named_arrays import CheckpointError  # noqa: E402
-from empatheia_jax.checkpoints.weights import is_weights, read_arrays, read_metadata  # noqa: E402
+from converters.convert import convert
+from converters.tensors import ConversionError
+from empatheia_jax.checkpoints.named_arrays import CheckpointError
+from empatheia_jax.checkpoints.weights import is_weights, read_arrays, read_metadata
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 import shutil
 import socket
 import subprocess
@@ -12,16 +11,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import random_llama
 from flax import nnx
 
-ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT / "benchmarks"))
-import random_llama  # noqa: E402
-
-from converters.convert import convert  # noqa: E402
-from empatheia_jax.checkpoints import weights  # noqa: E402
-from empatheia_jax.config.load import load_llm_config  # noqa: E402
-from empatheia_jax.llm.llama import Llama  # noqa: E402
+from converters.convert import convert
+from empatheia_jax.checkpoints import weights
+from empatheia_jax.config.load import load_llm_config
+from empatheia_jax.llm.llama import Llama
+from support.programs import ROOT, start_program
 
 GB = 10**9
 # Anonymous memory; for restoring, beyond the model's. At 300 MB, parts and Python itself are most of it.
@@ -51,24 +48,14 @@ def converted(request, tmp_path_factory):
 
 
 def restore(folder: Path, fsdp: int, tensor: int, devices: int, *, processes: int = 1, **extra: str) -> list[dict]:
-    """Run `restorer.py` and return the output of every process."""
-    env = (
-        os.environ
-        | {
-            "PYTHONPATH": str(ROOT),
-            "JAX_PLATFORMS": "cpu",
-            "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
-        }
-        | extra
-    )
-    command = [sys.executable, str(Path(__file__).with_name("restorer.py")), str(folder), str(fsdp), str(tensor)]
+    """Run the program `restore_llama` in one or more processes and return the output of every process."""
     if processes > 1:
         with socket.socket() as unused:
             unused.bind(("localhost", 0))
-            env["COORDINATOR"] = f"localhost:{unused.getsockname()[1]}"
-        env["PROCESSES"] = str(processes)
+            extra["COORDINATOR"] = f"localhost:{unused.getsockname()[1]}"
+        extra["PROCESSES"] = str(processes)
     started = [
-        subprocess.Popen(command, env=env | {"RANK": str(rank)}, stdout=subprocess.PIPE, text=True)
+        start_program("restore_llama", folder, fsdp, tensor, devices=devices, RANK=str(rank), **extra)
         for rank in range(processes)
     ]
     outputs = [process.communicate(timeout=900)[0] for process in started]

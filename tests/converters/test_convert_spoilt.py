@@ -15,10 +15,9 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
-from published import FAMILIES, draw, read_all, read_header, replace_weights, save  # noqa: E402
-
-from converters.convert import convert  # noqa: E402
-from converters.readers import ConversionError  # noqa: E402
+from converters.convert import convert
+from converters.tensors import ConversionError
+from support.random_checkpoints import FAMILIES, draw, read_all, read_header, replace_weights, save
 
 SPOILT = 200
 

@@ -1,20 +1,18 @@
 """The published layout of StyleTTS 2, from the manifests: a damaged key is an error that names it."""
 
+import dataclasses
 import json
 
 import numpy as np
 import pytest
 import yaml
-from spoil import WAYS, spoil
 
 from converters import styletts2
 from converters.convert import convert
-from converters.readers import ConversionError, wrap_arrays
-from converters.rules import fit
-from converters.source import abstract_network
-from empatheia_jax.checkpoints.weights import is_weights, read_index, read_metadata, stored_arrays
+from converters.tensors import ConversionError, wrap_arrays
+from empatheia_jax.checkpoints.weights import is_weights, read_index, read_metadata
 from empatheia_jax.generators.styletts2.config import StyleTTS2Config
-from empatheia_jax.generators.styletts2.model import StyleTTS2
+from support.spoil import WAYS, spoil
 
 NAMES = ("libritts", "ljspeech")
 PRESETS = {"libritts": StyleTTS2Config.libritts(), "ljspeech": StyleTTS2Config.ljspeech()}
@@ -34,8 +32,7 @@ def published(request, goldens):
 
 
 def fit_table(config, tensors):
-    targets, problems = stored_arrays(abstract_network(StyleTTS2, config)[1]), styletts2.check(config, tensors)
-    return fit(styletts2.rules(config), targets, tensors, styletts2.HARMLESS, problems=problems)
+    return styletts2.FAMILY.fit(config, tensors)
 
 
 def test_the_manifest_fits_and_presets_are_the_published_configs(published):
@@ -55,7 +52,8 @@ def test_any_one_key_spoilt_is_an_error_with_its_name(published, how, share, *, 
     config = styletts2.parse_config({"model_params": manifest["model_params"]})
     monkeypatch.setattr("converters.rules.difflib.get_close_matches", lambda *_: [])  # the slow part of an error
     table = styletts2.rules(config)
-    monkeypatch.setattr(styletts2, "rules", lambda config: table)
+    family = dataclasses.replace(styletts2.FAMILY, rules=lambda config, prefix: table)
+    monkeypatch.setattr(styletts2, "FAMILY", family)
     draws = np.random.default_rng([seed, len(how)])
     for name in draws.permutation(list(tensors))[: int(share * len(tensors))]:
         with pytest.raises(ConversionError) as refused:
@@ -67,7 +65,7 @@ def test_any_one_key_spoilt_is_an_error_with_its_name(published, how, share, *, 
 def checkpoint(goldens, tmp_path_factory):
     """Write a synthetic published file with its config.yml beside it."""
     pytest.importorskip("torch")
-    from published_files import write_styletts2
+    from support.published_files import write_styletts2
 
     return write_styletts2(goldens, tmp_path_factory.mktemp("styletts2"))
 

@@ -8,31 +8,33 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
-from small import leaves, make_model, make_tokenizer, replace_fields, small_config
+
+from empatheia_jax.testing.tiny import leaves, make_model, make_tokenizer, replace_fields, small_config
 
 torch = pytest.importorskip("torch")
 peft = pytest.importorskip("peft")
 transformers = pytest.importorskip("transformers")
 
-from published import draw, read_all, save  # noqa: E402
-
-from converters.convert import convert  # noqa: E402
-from converters.export_run import export_hf, export_peft  # noqa: E402
-from converters.peft import import_adapter  # noqa: E402
-from converters.readers import ConversionError  # noqa: E402
-from empatheia_jax.checkpoints.bases import check_base, load_adapter  # noqa: E402
-from empatheia_jax.checkpoints.named_arrays import CheckpointError, named_arrays  # noqa: E402
-from empatheia_jax.checkpoints.runs import Checkpoints, Position, identify_base, load_base, save_base  # noqa: E402
-from empatheia_jax.config import Config, ConfigError, LoraConfig  # noqa: E402
-from empatheia_jax.config.load import load_llm_config  # noqa: E402
-from empatheia_jax.data.prompts.tokenizer import NEW_TOKENS  # noqa: E402
-from empatheia_jax.data.prompts.tokenizer import load as load_tokenizer  # noqa: E402
-from empatheia_jax.llm.new_tokens import embed, logits  # noqa: E402
-from empatheia_jax.llm.quantized import quantize_arrays  # noqa: E402
-from empatheia_jax.model.empatheia import Empatheia  # noqa: E402
-from empatheia_jax.training.loop import save_config  # noqa: E402
-from empatheia_jax.training.stages import ADAPTED  # noqa: E402
-from empatheia_jax.training.step import in_groups  # noqa: E402
+from converters.convert import convert
+from converters.export import export_hf, export_peft
+from converters.peft import import_adapter
+from converters.tensors import ConversionError
+from empatheia_jax.checkpoints.named_arrays import CheckpointError, named_arrays
+from empatheia_jax.checkpoints.restore import check_base, load_adapter
+from empatheia_jax.checkpoints.runs import Checkpoints, Position, identify_base, load_base, save_base
+from empatheia_jax.checkpoints.workdir import save_config
+from empatheia_jax.config import Config, ConfigError, LoraConfig
+from empatheia_jax.config.load import load_llm_config
+from empatheia_jax.data.prompts.tokenizer import NEW_TOKENS
+from empatheia_jax.data.prompts.tokenizer import load as load_tokenizer
+from empatheia_jax.llm.new_tokens import embed, logits
+from empatheia_jax.llm.quantized import quantize_arrays
+from empatheia_jax.model.empatheia import Empatheia
+from empatheia_jax.model.parameter_groups import (
+    ADAPTED,
+    in_groups,
+)
+from support.random_checkpoints import draw, read_all, save
 
 TOLERANCE = 1e-4  # of the largest logit, float32
 ALL = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
@@ -308,10 +310,10 @@ def test_nothing_is_written_over(scratch, tmp_path):
 
 
 def test_several_shards_have_an_index(scratch, tmp_path, monkeypatch):
-    from converters import shards
+    from converters import outputs
 
     export_hf(scratch[0], tmp_path / "single")
-    monkeypatch.setattr(shards.Shards.__init__, "__defaults__", ("model", 20_000))
+    monkeypatch.setattr(outputs.Shards.__init__, "__defaults__", ("model", 20_000))
     export_hf(scratch[0], tmp_path / "several")
     assert len(list((tmp_path / "several").glob("model-*.safetensors"))) > 2
     single, several = read_all(tmp_path / "single"), read_all(tmp_path / "several")

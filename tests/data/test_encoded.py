@@ -3,11 +3,11 @@
 import dataclasses
 
 import pytest
-from small import make_examples, make_tokenizer, replace_fields, small_config
 
 from empatheia_jax.data.batches.encoder import encode_example, prompt_profile
 from empatheia_jax.data.prompts.dialogue import profile_line
 from empatheia_jax.data.schema import RecordError
+from empatheia_jax.testing.tiny import make_examples, make_tokenizer, replace_fields, small_config
 
 CONFIG = small_config()
 TOKENIZER = make_tokenizer()

@@ -1,10 +1,7 @@
 """The feature store: arrays are read as written, and nothing unfinished, stale or damaged is read."""
 
 import pickle
-import subprocess
-import sys
 import threading
-from pathlib import Path
 
 import grain
 import numpy as np
@@ -14,8 +11,8 @@ from empatheia_jax.data.features import store
 from empatheia_jax.data.features.records import FLOAT_DTYPES, Journal, StoreError, pack_record, unpack_record
 from empatheia_jax.data.features.store import FeatureStore
 from empatheia_jax.data.features.writer import FeatureWriter, pack_utterance, write_shard
+from support.programs import start_program
 
-ROOT = Path(__file__).resolve().parents[2]
 SETTINGS = {"floats": "float16", "encoders": {"audio": {"shape": [4, 3], "version": 1}, "video": {"shape": [2, 5]}}}
 SHARDS = [["train/00001/0", "train/00001/1"], ["train/00002/0"], ["test/00001/0"]]
 
@@ -174,19 +171,15 @@ def test_damaged_shard(tmp_path, damage):
 def test_what_a_kill_leaves_is_cleared_away(tmp_path):
     directory = tmp_path / "store"
     directory.mkdir()
-    script = "import pathlib, sys, time; from empatheia_jax.data.features.writer import _atomic\n"
-    script += "with _atomic(pathlib.Path(sys.argv[1])) as path:\n    print(path.name, flush=True)\n    time.sleep(60)"
-    writers = [
-        subprocess.Popen([sys.executable, "-c", script, directory / name], stdout=subprocess.PIPE, text=True, cwd=ROOT)
-        for name in ("manifest.json", "shard-00001.array_record")
-    ]
+    names = ("manifest.json", "shard-00001.array_record")
+    writers = [start_program("write_slowly", directory / name) for name in names]
     dead, alive = (directory / writer.stdout.readline().strip() for writer in writers)
     writers[0].kill()
-    writers[0].wait()
+    writers[0].communicate()
     write(directory)
     assert not dead.exists() and alive.exists()
     writers[1].kill()
-    writers[1].wait()
+    writers[1].communicate()
     assert len(FeatureStore(directory)) == 4
 
 

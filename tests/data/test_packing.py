@@ -5,8 +5,8 @@ import collections
 import numpy as np
 import pytest
 
-from empatheia_jax.data.batches import packing
-from empatheia_jax.data.batches.packing import (
+from empatheia_jax.data.batches import packer
+from empatheia_jax.data.batches.packer import (
     ExampleSize,
     Mixture,
     RowLimits,
@@ -30,7 +30,7 @@ def sizes(seed, count=150):
 @pytest.mark.parametrize("epoch", range(3))
 def test_each_example_once_and_within_limits(seed, epoch, monkeypatch):
     all_sizes = sizes(seed)
-    monkeypatch.setattr(packing, "WINDOW", 12)
+    monkeypatch.setattr(packer, "WINDOW", 12)
     plan = plan_epoch(all_sizes, LIMITS, seed, epoch)
     assert collections.Counter(i for row in plan for i in row) == collections.Counter(range(len(all_sizes)))
     for row in plan:

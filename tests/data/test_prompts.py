@@ -5,10 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from empatheia_jax.data.emotions import AVATAR_EMOTIONS, FINE_EMOTIONS, avatar_emotion
+from empatheia_jax.data.emotions import AVATAR_EMOTIONS, FINE_EMOTIONS, SYNONYMS, avatar_emotion, normalise_emotion
 from empatheia_jax.data.prompts import dialogue
 from empatheia_jax.data.prompts.dialogue import Slot, Text, parse_generated, render_prompt, render_target
-from empatheia_jax.data.prompts.emotion_words import SYNONYMS, normalise_emotion
 from empatheia_jax.data.prompts.tokenizer import NEW_TOKENS, train_bpe
 from empatheia_jax.data.schema import ChainOfEmpathy, Example, Profile, Utterance
 

@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 
 from empatheia_jax.data import emotions
-from empatheia_jax.data.batches.recast import SpeakerSubstitution
+from empatheia_jax.data.batches.augmenter import SpeakerSubstitution
 from empatheia_jax.data.schema import ChainOfEmpathy, Example, Profile, Utterance
 
 FINE_EMOTIONS = ("sad", "lonely", "joyful")  # two of one avatar emotion, one of another

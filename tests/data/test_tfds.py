@@ -12,17 +12,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from corpus import write_corpus
 
 from empatheia_jax.__main__ import main
 from empatheia_jax.data.corpus import avamerg
 from empatheia_jax.data.corpus.avamerg import read_examples
 from empatheia_jax.data.corpus.check import check_data
 from empatheia_jax.data.corpus.tfds_builder import CARD, build
-from empatheia_jax.data.media.containers import Member, portable_name
+from empatheia_jax.data.media.containers import ZipMember, portable_name
 from empatheia_jax.data.media.files import MediaFiles
 from empatheia_jax.data.media.reading import MediaError, duration, read_audio, read_video
 from empatheia_jax.data.schema import RecordError
+from empatheia_jax.testing.corpus import write_corpus
 
 tfds = pytest.importorskip("tensorflow_datasets")
 ROOT = Path(__file__).resolve().parents[2]
@@ -82,7 +82,7 @@ def test_zips_in_place_are_the_folders(released, zipped, split):
     assert list(map(without_locations, from_zips)) == list(map(without_locations, from_folders)) and len(from_zips) > 0
     assert zip_report.media == folder_report.media
     a, b = from_zips[-1].response, from_folders[-1].response
-    assert isinstance(a.audio, Member)
+    assert isinstance(a.audio, ZipMember)
     np.testing.assert_array_equal(read_audio(a.audio, 16_000), read_audio(b.audio, 16_000))
     np.testing.assert_array_equal(read_video(a.video), read_video(b.video))
     assert duration(a.video) == duration(b.video)
@@ -98,7 +98,7 @@ def test_unpacked_files_come_before_those_in_a_zip(released, zipped, tmp_path):
     shutil.copytree(zipped, folder)
     shutil.copytree(released / "audio_v5_0", folder / "audio_v5_0")
     example = read_examples(folder, "train")[0][0]
-    assert isinstance(example.history[0].audio, Path) and isinstance(example.history[0].video, Member)
+    assert isinstance(example.history[0].audio, Path) and isinstance(example.history[0].video, ZipMember)
 
 
 def test_a_broken_zip_is_named(zipped, tmp_path):

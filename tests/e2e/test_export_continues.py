@@ -4,21 +4,11 @@ import subprocess
 import sys
 
 import pytest
-from trainer import ROOT, Trainer
+
+from support.programs import ROOT
+from support.trainer import CONFIGS, Trainer
 
 pytest.importorskip("transformers")
-
-CONTINUED = """
-from empatheia_jax.config.load import load_llm_config
-_first = get_config
-def get_config():
-    first = _first()
-    rate = dataclasses.replace(first.stages["1"], epochs=2, learning_rate=RATE)
-    return dataclasses.replace(
-        first, base=BASE, adapter=ADAPTER, stages=first.stages | {"1": rate},
-        llm=load_llm_config(BASE, compute_dtype="float32", param_dtype="float32", max_length=first.llm.max_length),
-    )
-"""
 
 
 def converters(*arguments) -> str:
@@ -34,21 +24,16 @@ def validations(trainer: Trainer, run: str) -> list[float]:
 
 @pytest.mark.slow
 def test_a_run_goes_on_from_what_it_exported(tmp_path):
-    trainer = Trainer(tmp_path, epochs=8)
-    code, _, err = trainer.finish(trainer.start("first"))
-    assert code == 0, err
+    trainer = Trainer(tmp_path)
+    trainer.run("first", "--stages.0.epochs", "8")
     after_base, tuned = validations(trainer, "first")
     assert tuned != after_base
     converters("export", "--run", tmp_path / "first", "--format", "peft", "--output", tmp_path / "peft")
     converters("vicuna", "--input", tmp_path / "peft" / "base", "--output", tmp_path / "base")
     converters("peft", "--input", tmp_path / "peft", "--base", tmp_path / "base", "--output", tmp_path / "adapter")
-    config = trainer.config.read_text() + CONTINUED.replace("BASE", repr(str(tmp_path / "base"))).replace(
-        "ADAPTER", repr(str(tmp_path / "adapter"))
-    )
+    trainer.config = CONFIGS / "continued.py"
     for run, learning_rate in (("unchanged", "0.0"), ("continued", "1e-3")):
-        trainer.config.write_text(config.replace("RATE", learning_rate))
-        code, _, err = trainer.finish(trainer.start(run))
-        assert code == 0, err
+        trainer.run(run, "--stages.1.learning-rate", learning_rate)
     (unchanged,), (continued,) = validations(trainer, "unchanged"), validations(trainer, "continued")
     assert unchanged == pytest.approx(tuned, rel=1e-5)
     assert continued < unchanged

@@ -3,16 +3,16 @@
 import random
 
 import pytest
-from trainer import ALL_STAGES, Trainer
+
+from support.trainer import Trainer
 
 KILLS = 10
 
 
 @pytest.mark.slow
 def test_ten_kills_leave_no_trace(tmp_path, seed):
-    trainer = Trainer(tmp_path, ALL_STAGES)
-    code, _, err = trainer.finish(trainer.start("uninterrupted"))
-    assert code == 0, err[-2000:]
+    trainer = Trainer(tmp_path, config="all_stages")
+    trainer.run("uninterrupted")
     records = trainer.read("uninterrupted", "examples.jsonl")
     stages = sorted({record["stage"] for record in records})
     assert stages == [0, 1, 2, 3, 4]
@@ -23,7 +23,6 @@ def test_ten_kills_leave_no_trace(tmp_path, seed):
     for number, step in enumerate(steps):
         killed += trainer.kill_at("killed", step, *(["--resume"] if number else []))
     # A kill before the very first checkpoint leaves a folder that --resume starts again from the beginning.
-    code, _, err = trainer.finish(trainer.start("killed", "--resume"))
-    assert code == 0, err[-2000:]
+    trainer.run("killed", "--resume")
     assert killed >= KILLS - 1  # a kill meant for the last step may come after the end
     trainer.assert_equal("uninterrupted", "killed")

@@ -14,45 +14,26 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from pair import Pair
-from trainer import Trainer
 
 from empatheia_jax.data.corpus.avamerg import read_examples
 from empatheia_jax.data.features.store import FeatureStore
+from support.pair import Pair
+from support.programs import ROOT
+from support.trainer import Trainer
 
 pytest.importorskip("espeakng_loader")
 pytestmark = pytest.mark.soak
 
-ROOT = Path(__file__).resolve().parents[2]
 DIALOGUES = int(os.environ.get("EMPATHEIA_LOAD_DIALOGUES", "2000"))
 # One thread a process: matrix products round the same whatever the number of workers.
 ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "JAX_PLATFORMS": "cpu"}
-EPOCHS = 2  # as in CONFIG
-
-CONFIG = """
-import dataclasses
-from empatheia_jax.config import *
-def get_config():
-    stage = StageConfig(epochs=2, learning_rate=1e-3)
-    return Config(
-        name="load", seed=1, log_every=10, checkpoint_every=40,
-        llm=dataclasses.replace(LlamaConfig.tiny(vocab_size=512), width=16, layers=1, heads=2, kv_heads=1, head_dim=8,
-                                mlp_width=16),
-        lora=LoraConfig(rank=2), prompt=PromptConfig(instruction="short"),
-        projector=ProjectorConfig(tokens=2, width=16, heads=2),
-        latents=LatentConfig(width=16, heads=2, mlp_width=16, encoder_layers=1, decoder_layers=1),
-        data=DataConfig(path={path!r}, features={path!r} + "_features", rows=8, row_tokens=640, row_examples=4,
-                        row_utterances=20, row_targets=512, response_tokens=48, phonemes=96, frames=160),
-        optim=OptimConfig(accumulate=1),
-        stages={{name: stage for name in "01234"}},
-    )
-"""
+EPOCHS = 2  # as in configs/thousands.py
 
 
-def start_extraction(config: Path, features: Path, *flags: str) -> subprocess.Popen:
-    command = [sys.executable, "-m", "empatheia_jax", "extract", str(config), "--workdir", str(config.parent)]
+def start_extraction(trainer: Trainer, features: Path, *flags: str) -> subprocess.Popen:
+    command = [sys.executable, "-m", "empatheia_jax", "extract", str(trainer.config), "--workdir", str(trainer.folder)]
     return subprocess.Popen(
-        [*command, "--data.features", str(features), *flags],
+        [*command, *trainer.flags, "--data.features", str(features), *flags],
         env=ENVIRONMENT,
         cwd=ROOT,
         text=True,
@@ -84,7 +65,8 @@ def trainer(tmp_path_factory):
     start = time.monotonic()
     subprocess.run([*sample, str(folder / "corpus")], env=ENVIRONMENT, cwd=ROOT, check=True)
     print(f"sample    {time.monotonic() - start:.0f} s")
-    return Trainer(folder, CONFIG, folder / "corpus")
+    features = ("--data.features", str(folder / "corpus_features"))
+    return Trainer(folder, *features, config="thousands", data=folder / "corpus")
 
 
 @pytest.fixture(scope="module")
@@ -94,7 +76,7 @@ def features(trainer, seed) -> tuple[Path, Path]:
     start = time.monotonic()
     print(
         "extract  ",
-        finish(start_extraction(trainer.config, uninterrupted, "--workers", "2")),
+        finish(start_extraction(trainer, uninterrupted, "--workers", "2")),
         f"{time.monotonic() - start:.0f} s",
     )
     shards = int(np.random.default_rng(seed).integers(20, 80)) * DIALOGUES // 2000
@@ -103,10 +85,10 @@ def features(trainer, seed) -> tuple[Path, Path]:
         return len(list(shared.glob("shard-*.array_record"))) > shards and any(shared.glob("*.journal"))
 
     flags = [("--workers", "1", "--process", str(i), "--processes", "2") for i in range(2)]
-    pair = [start_extraction(trainer.config, shared, *flag) for flag in flags]
+    pair = [start_extraction(trainer, shared, *flag) for flag in flags]
     kill_when(pair[1], has_begun)
     print("killed    with", len(list(shared.glob("shard-*.array_record"))), "shards done")
-    restarted = start_extraction(trainer.config, shared, *flags[1])
+    restarted = start_extraction(trainer, shared, *flags[1])
     for process in (pair[0], restarted):
         finish(process)
     return uninterrupted, shared

@@ -5,11 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from corpus import write_corpus
 from flax import nnx
-from small_dreamtalk import write_weights
-from small_styletts2 import SMALL, make
-from trainer import ALL_STAGES, Trainer
 
 from empatheia_jax.checkpoints.weights import save_weights
 from empatheia_jax.config import Config, ConfigError, GeneratorConfig
@@ -21,27 +17,27 @@ from empatheia_jax.data.prompts.dialogue import parse_generated
 from empatheia_jax.generators.avatars import choose_avatar
 from empatheia_jax.generators.build import build_generators, generator_widths
 from empatheia_jax.generators.interfaces import video_frame_count
-from empatheia_jax.inference.engine import Engine
+from empatheia_jax.inference.load import load_engine
 from empatheia_jax.inference.synthesis import synthesize
 from empatheia_jax.preparation.extract import extract
+from empatheia_jax.testing.corpus import write_corpus
+from empatheia_jax.testing.tiny_generators import STYLETTS2, make_styletts2, write_dreamtalk_weights
+from support.trainer import Trainer
 
 pytest.importorskip("espeakng_loader")
 pytestmark = pytest.mark.usefixtures("compiled_quickly")
-GENERATORS = """        generators=GeneratorConfig(speech="styletts2", speech_weights={weights!r}, face="dreamtalk",
-                                   face_weights={faces!r}),
-        optim="""
 
 
 @pytest.fixture(scope="module")
 def speech_weights(tmp_path_factory, seed) -> Path:
     folder = tmp_path_factory.mktemp("styletts2") / "weights"
-    save_weights(folder, SMALL, nnx.state(make(SMALL, seed)))
+    save_weights(folder, STYLETTS2, nnx.state(make_styletts2(STYLETTS2, seed)))
     return folder
 
 
 @pytest.fixture(scope="module")
 def face_weights(tmp_path_factory, seed) -> Path:
-    return write_weights(tmp_path_factory.mktemp("dreamtalk") / "weights", seed)
+    return write_dreamtalk_weights(tmp_path_factory.mktemp("dreamtalk") / "weights", seed)
 
 
 @pytest.fixture(scope="module")
@@ -128,13 +124,11 @@ def test_settings_that_do_not_fit_are_refused(speech_weights, tmp_path):
 
 @pytest.mark.slow
 def test_latents_trained_on_them_drive_them(corpus, store, speech_weights, face_weights, *, tmp_path, seed):
-    trainer = Trainer(tmp_path, ALL_STAGES)
-    text = ALL_STAGES.replace("        optim=", GENERATORS)
-    text = text.replace("{weights!r}", repr(str(speech_weights))).replace("{faces!r}", repr(str(face_weights)))
-    trainer.config.write_text(text.format(path=str(corpus)))
-    code, _, err = trainer.finish(trainer.start("run"))
-    assert code == 0, err
-    engine = Engine(tmp_path / "run")
+    speech_flags = ("--generators.speech", "styletts2", "--generators.speech-weights", str(speech_weights))
+    face_flags = ("--generators.face", "dreamtalk", "--generators.face-weights", str(face_weights))
+    trainer = Trainer(tmp_path, *speech_flags, *face_flags, config="all_stages", data=corpus)
+    trainer.run("run")
+    engine = load_engine(tmp_path / "run")
     speech, face = build_generators(engine.config.generators, face_size=64)
     example = read_examples(corpus, "train")[0][0]
     (answer,) = engine.answer([example], store.get, [None])
@@ -154,16 +148,16 @@ def test_latents_trained_on_them_drive_them(corpus, store, speech_weights, face_
         assert synthesized.frames.shape[1:] == (face.size, face.size, 3)
         assert (synthesized.agreement is None) == (source == "generator")
     other_weights = tmp_path / "other"
-    save_weights(other_weights, SMALL, nnx.state(make(SMALL, seed + 1)))
+    save_weights(other_weights, STYLETTS2, nnx.state(make_styletts2(STYLETTS2, seed + 1)))
     with pytest.raises(StoreError, match=r"speech\.weights"):
-        Engine(
+        load_engine(
             tmp_path / "run",
             generators=dataclasses.replace(engine.config.generators, speech_weights=str(other_weights)),
         )
     with pytest.raises(StoreError, match=r"face\.weights_denoiser"):
-        Engine(
+        load_engine(
             tmp_path / "run",
             generators=dataclasses.replace(
-                engine.config.generators, face_weights=str(write_weights(tmp_path / "faces", seed + 1))
+                engine.config.generators, face_weights=str(write_dreamtalk_weights(tmp_path / "faces", seed + 1))
             ),
         )

@@ -7,10 +7,10 @@ import os
 
 import numpy as np
 import pytest
-from spoken_run import REPLY, convert_published, make_run, respond
 
 from empatheia_jax.data.media.reading import duration, read_audio, read_metadata, read_video
 from empatheia_jax.generators.avatars import AVATARS
+from support.spoken_run import REPLY, convert_published, make_run, respond
 
 pytestmark = pytest.mark.large
 

@@ -4,10 +4,10 @@ import shutil
 
 import numpy as np
 import pytest
-from trainer import Trainer
 
 from empatheia_jax.data.corpus.avamerg import read_examples
-from empatheia_jax.inference.engine import Engine
+from empatheia_jax.inference.load import load_engine
+from support.trainer import Trainer
 
 pytestmark = pytest.mark.slow
 NF4 = (
@@ -29,13 +29,11 @@ def trainer(tmp_path_factory):
     """Train stage 0 by itself and copy its base into the folders of two runs that tune it in nf4; run the first."""
     pytest.importorskip("qwix")
     trainer = Trainer(tmp_path_factory.mktemp("quantized"))
-    code, _, err = trainer.finish(trainer.start("first", "--stages", "0"))
-    assert code == 0, err[-2000:]
+    trainer.run("first", "--stages", "0")
     for name in ("uninterrupted", "killed"):
         (trainer.folder / name).mkdir()
         shutil.copytree(trainer.folder / "first" / "base", trainer.folder / name / "base")
-    code, _, err = trainer.finish(trainer.start("uninterrupted", "--stages", "1", *NF4))
-    assert code == 0, err[-2000:]
+    trainer.run("uninterrupted", "--stages", "1", *NF4)
     return trainer
 
 
@@ -52,8 +50,7 @@ def test_stage_0_is_refused(trainer):
 
 def test_a_killed_run_goes_on_with_the_same_bits(trainer):
     assert trainer.kill_at("killed", 6, "--stages", "1", *NF4)
-    code, _, err = trainer.finish(trainer.start("killed", "--stages", "1", "--resume", *NF4))
-    assert code == 0, err[-2000:]
+    trainer.run("killed", "--stages", "1", "--resume", *NF4)
     trainer.assert_equal("uninterrupted", "killed")
 
 
@@ -61,7 +58,7 @@ def test_it_answers_in_its_own_quantization_and_in_others(trainer):
     examples = read_examples(trainer.folder / "data", "validation")[0][:2]
     bytes_held = {}
     for quantization in (None, "int8", "none"):
-        engine = Engine(trainer.folder / "uninterrupted", max_new_tokens=8, quantization=quantization)
+        engine = load_engine(trainer.folder / "uninterrupted", max_new_tokens=8, quantization=quantization)
         kernel = engine.state["llm"]["layers"]["up_proj"]["kernel"]
         leaves = [kernel] if quantization == "none" else [kernel["codes"], kernel["scales"]]
         bytes_held[quantization] = sum(leaf.get_value().nbytes for leaf in leaves)

@@ -6,10 +6,9 @@ import pytest
 pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
-from spoken_run import REPLY, make_run, respond  # noqa: E402
-from stand_in_checkouts import write_all  # noqa: E402
-
-from empatheia_jax.data.media.reading import read_audio, read_video  # noqa: E402
+from empatheia_jax.data.media.reading import read_audio, read_video
+from support.spoken_run import REPLY, make_run, respond
+from support.stand_in_checkouts import write_all
 
 pytestmark = pytest.mark.slow
 

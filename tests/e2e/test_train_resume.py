@@ -7,20 +7,17 @@ import time
 
 import numpy as np
 import pytest
-from damage import damage
-from trainer import DIALOGUES, Trainer
 
 from empatheia_jax.checkpoints.manifest import checkpoint_folders
+from support.damage import damage
+from support.trainer import DIALOGUES, Trainer
 
 
 @pytest.fixture(scope="module")
 def trainer(tmp_path_factory):
     """Train an uninterrupted run, which is profiled, and one that is asked to stop twice."""
     trainer = Trainer(tmp_path_factory.mktemp("train"))
-    code, trainer.profiled_output, err = trainer.finish(
-        trainer.start("uninterrupted", "--profile", "--profile-steps", "3")
-    )
-    assert code == 0, err[-2000:]
+    trainer.profiled_output = trainer.run("uninterrupted", "--profile", "--profile-steps", "3")
     stop_at = [30, 0]  # in stage 0 between two checkpoints; then at the first step of what is left
     for number, more in enumerate(stop_at):
         process = trainer.start("stopped", *(["--resume"] if number else []))
@@ -32,9 +29,8 @@ def trainer(tmp_path_factory):
         process.send_signal(signal.SIGTERM)
         code, out, err = trainer.finish(process)
         assert code == 0, err[-2000:]
-        trainer.stops = [*getattr(trainer, "stops", []), (out, trainer.read("stopped", "examples.jsonl")[-1]["step"])]
-    code, out, err = trainer.finish(trainer.start("stopped", "--resume"))
-    assert code == 0, err[-2000:]
+        trainer.stops = [*getattr(trainer, "stops", []), (out, trainer.last_step("stopped"))]
+    trainer.run("stopped", "--resume")
     return trainer
 
 
@@ -43,7 +39,7 @@ def test_training_imports_no_torch(trainer):
 
 
 def test_sigterm_stops_early_and_says_so(trainer):
-    last = trainer.read("uninterrupted", "examples.jsonl")[-1]["step"]
+    last = trainer.last_step("uninterrupted")
     out, step = trainer.stops[0]
     assert "stopping after this step" in out
     assert 30 < step < last
@@ -74,7 +70,7 @@ def test_a_resumed_run_learns_from_the_same_examples_each_once_an_epoch(trainer)
 
 def test_a_run_killed_at_random_moments_and_damaged_is_the_run_that_was_not(trainer, seed):
     """SIGKILL, twice: no handler runs and files stay half written. Then the newest checkpoint is damaged."""
-    last, rng = trainer.read("uninterrupted", "examples.jsonl")[-1]["step"], random.Random(seed)
+    last, rng = trainer.last_step("uninterrupted"), random.Random(seed)
     assert trainer.kill_at("killed", rng.randrange(2, last // 2))
     assert trainer.kill_at("killed", rng.randrange(last // 2, last), "--resume")
     newest = checkpoint_folders(trainer.folder / "killed" / "checkpoints")[-1]

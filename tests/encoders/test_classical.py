@@ -5,10 +5,10 @@ import pytest
 
 from empatheia_jax.config import EncoderConfig
 from empatheia_jax.encoders import EncoderError, build_encoders
-from empatheia_jax.encoders.classical import ClassicalAudio, ClassicalVideo, evenly_spaced
-from empatheia_jax.encoders.face_pixels import oriented_gradients
+from empatheia_jax.encoders.classical_audio import ClassicalAudio, modulation_rate, segment_weights, syllable_nuclei
+from empatheia_jax.encoders.classical_video import ClassicalVideo, oriented_gradients
+from empatheia_jax.encoders.contract import evenly_spaced
 from empatheia_jax.encoders.voice_frames import SAMPLE_RATE
-from empatheia_jax.encoders.voice_measures import modulation_rate, segment_weights, syllable_nuclei
 
 
 def syllables(count: int, rate: float, hertz: float, level: float = 0.2) -> np.ndarray:

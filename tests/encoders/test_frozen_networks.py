@@ -11,10 +11,8 @@ from flax import nnx
 from empatheia_jax.checkpoints.weights import save_weights
 from empatheia_jax.config import ConfigError, EncoderConfig
 from empatheia_jax.encoders import EncoderError, build_encoders
-from empatheia_jax.encoders.clip import ClipVision, ClipVisionConfig
-from empatheia_jax.encoders.clip_video import DEVIATION, MEAN, ClipVideo
-from empatheia_jax.encoders.hubert import Hubert, HubertConfig
-from empatheia_jax.encoders.hubert_audio import HubertAudio, segment_means
+from empatheia_jax.encoders.clip import DEVIATION, MEAN, ClipVideo, ClipVision, ClipVisionConfig
+from empatheia_jax.encoders.hubert import Hubert, HubertAudio, HubertConfig, segment_means
 
 pytestmark = pytest.mark.usefixtures("compiled_quickly")
 

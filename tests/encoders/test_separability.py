@@ -7,7 +7,8 @@ import pytest
 
 from empatheia_jax.data.emotions import AGES, AVATAR_EMOTIONS, GENDERS
 from empatheia_jax.data.schema import Profile
-from empatheia_jax.encoders.classical import ClassicalAudio, ClassicalVideo
+from empatheia_jax.encoders.classical_audio import ClassicalAudio
+from empatheia_jax.encoders.classical_video import ClassicalVideo
 from empatheia_jax.generators.interfaces import Portrait
 
 PROFILES = [
@@ -57,8 +58,8 @@ def test_gender_age_and_pitch_manner_from_voices():
     pytest.importorskip("espeakng_loader")
     import soxr
 
-    from empatheia_jax.generators.classical.expressive_speech import speech_style_for
     from empatheia_jax.generators.classical.voice import ClassicalSpeech
+    from empatheia_jax.generators.classical.voices import speech_style_for
 
     speech, encoder, rows = ClassicalSpeech(), ClassicalAudio(), []
     sentences = ["I did not think it would end.", "We were by the river again.", "They told me about it today."]

@@ -5,14 +5,14 @@ import json
 import numpy as np
 import pytest
 import scipy.stats
-from small import WIDTHS, make_examples, make_store, make_tokenizer, small_config
 
 from empatheia_jax.data import emotions
-from empatheia_jax.data.batches.rows import Rows
+from empatheia_jax.data.batches.builder import BatchBuilder
 from empatheia_jax.data.schema import Profile
 from empatheia_jax.evaluation import conditions
 from empatheia_jax.evaluation.latents import TARGETS, explained_variance, training_means
 from empatheia_jax.evaluation.style_sweep import f0_between_profiles, spearman
+from empatheia_jax.testing.tiny import WIDTHS, make_examples, make_store, make_tokenizer, small_config
 
 EXAMPLES = make_examples(12, seed=2)
 STORE = make_store(EXAMPLES)
@@ -77,7 +77,9 @@ def test_spearman_is_scipys(seed):
 
 def test_explained_variance_is_one_for_gold_zero_for_the_mean_and_known_between():
     def rows(examples):
-        return Rows(examples, "all", small_config(), make_tokenizer(), store=STORE, widths=WIDTHS, train=False, seed=0)
+        return BatchBuilder(
+            examples, "all", small_config(), make_tokenizer(), store=STORE, widths=WIDTHS, train=False, seed=0
+        )
 
     train, held_out = rows(EXAMPLES[:14]), rows(EXAMPLES[14:])
     means = training_means(train)
@@ -88,7 +90,7 @@ def test_explained_variance_is_one_for_gold_zero_for_the_mean_and_known_between(
 
     def blend(share):
         def predict(state, batch):
-            return {n: share * batch[f"gold_{n}"] + (1 - share) * means[n].astype(np.float32) for n in TARGETS}
+            return {n: share * batch.golds[n] + (1 - share) * means[n].astype(np.float32) for n in TARGETS}
 
         return predict
 

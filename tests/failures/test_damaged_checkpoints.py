@@ -7,13 +7,13 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from damage import damage
 from flax import nnx
-from small import leaves, make_model, small_config
 
 from empatheia_jax.checkpoints.manifest import FILE_NAME, checkpoint_folders, find_defect, set_aside_damaged
 from empatheia_jax.checkpoints.runs import Checkpoints, Position
-from empatheia_jax.training.step import in_groups
+from empatheia_jax.model.parameter_groups import in_groups
+from empatheia_jax.testing.tiny import leaves, make_model, small_config
+from support.damage import damage
 
 DAMAGES = 30
 

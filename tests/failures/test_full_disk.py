@@ -7,14 +7,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
-from small import make_model, small_config
-from supervised import Supervised
-from trainer import assert_same_run
 
 from empatheia_jax.checkpoints.manifest import checkpoint_folders, find_defect
 from empatheia_jax.checkpoints.named_arrays import CheckpointError
 from empatheia_jax.checkpoints.runs import Checkpoints, Position
-from empatheia_jax.training.step import in_groups
+from empatheia_jax.model.parameter_groups import in_groups
+from empatheia_jax.testing.tiny import make_model, small_config
+from support.supervised import Supervised
+from support.trainer import assert_same_run
 
 
 @pytest.fixture

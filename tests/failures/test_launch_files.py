@@ -2,13 +2,11 @@
 
 import os
 import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import yaml
 
-ROOT = Path(__file__).resolve().parents[2]
+from support.programs import ROOT, start_program
 
 
 @pytest.mark.parametrize("name", ["slurm.sh", "tpu.sh"])
@@ -61,20 +59,13 @@ def test_a_slurm_job_resumes_and_goes_back_into_the_queue_after_a_lost_peer_only
     assert lines[1:] == (["scontrol requeue 7"] if again else [])
 
 
-def test_slurms_variables_join_the_processes(tmp_path):
+def test_slurms_variables_join_the_processes(monkeypatch):
     """The environment of a task of `srun` is enough for `train.py --distributed`."""
-    program = """
-import jax
-from empatheia_jax import processes
-processes.join(cluster=True, heartbeat=20)
-print(jax.process_index(), jax.process_count(), processes.any_process(jax.process_index() == 1), flush=True)
-processes.leave()
-"""
+    for name in [name for name in os.environ if name.startswith(("SLURM_", "JAX_COORD"))]:
+        monkeypatch.delenv(name)
     started = []
     for task in range(2):
-        env = {name: value for name, value in os.environ.items() if not name.startswith(("SLURM_", "JAX_COORD"))}
-        env |= {
-            "JAX_PLATFORMS": "cpu",
+        variables = {
             "XLA_FLAGS": "",
             "SLURM_JOB_ID": str(4096 + os.getpid() % 4096),
             "SLURM_STEP_NODELIST": "localhost",
@@ -83,9 +74,7 @@ processes.leave()
             "SLURM_PROCID": str(task),
             "SLURM_LOCALID": str(task),
         }
-        started.append(
-            subprocess.Popen([sys.executable, "-c", program], cwd=ROOT, env=env, text=True, stdout=-1, stderr=-1)
-        )
+        started.append(start_program("join_cluster", **variables))
     for task, process in enumerate(started):
         out, err = process.communicate(timeout=120)
         assert process.returncode == 0, err[-2000:]

@@ -9,8 +9,9 @@ import time
 
 import numpy as np
 import pytest
-from supervised import Supervised, assert_each_once
-from trainer import DIALOGUES, TEXT, Trainer
+
+from support.supervised import Supervised, assert_each_once
+from support.trainer import DIALOGUES, Trainer
 
 MINUTES = float(os.environ.get("EMPATHEIA_SOAK_MINUTES", "30"))
 EVERY = 60.0  # seconds between kills, on average
@@ -18,9 +19,9 @@ EVERY = 60.0  # seconds between kills, on average
 
 @pytest.mark.soak
 def test_kills_every_minute_lose_no_example(tmp_path, seed):
-    epochs = int(6000 * MINUTES)  # stopped when the time is over
-    text = TEXT.replace("checkpoint_every=25", "checkpoint_every=1000000, checkpoint_seconds=10")
-    trainer, rng = Trainer(tmp_path, text, epochs=epochs), np.random.default_rng([seed, 50])
+    epochs = str(int(6000 * MINUTES))  # stopped when the time is over
+    flags = ("--stages.0.epochs", epochs, "--checkpoint-every", "1000000", "--checkpoint-seconds", "10")
+    trainer, rng = Trainer(tmp_path, *flags), np.random.default_rng([seed, 50])
     run = Supervised(trainer, "soak", 2, restarts=20)  # kills may come faster than checkpoints for a while
     end, kills = time.monotonic() + 60 * MINUTES, 0
     while (pause := float(rng.exponential(EVERY))) < end - time.monotonic():
@@ -30,8 +31,7 @@ def test_kills_every_minute_lose_no_example(tmp_path, seed):
             os.kill(int(rng.choice(children)), signal.SIGKILL)
             kills += 1
     run.wait_for(run.step() + 1)  # trains again
-    run.process.send_signal(signal.SIGTERM)
-    output = run.finish(300)
+    output = run.stop()
     ends = [line for line in output.splitlines() if "goodput" in line or "exit code 0" in line]
     print(f"{kills} kills, {run.step()} steps;", *ends)
     assert kills >= MINUTES / 4 and output.count("restart 1 of") > 0

@@ -1,15 +1,13 @@
 """`python -m empatheia_jax.runtime.supervisor` continues runs whose processes are killed at random moments."""
 
-import os
-import signal
-import subprocess
-import sys
 import time
 
 import numpy as np
 import pytest
-from supervised import Supervised, assert_each_once
-from trainer import ROOT, Trainer, assert_same_run
+
+from support.programs import PROGRAMS, start_program
+from support.supervised import Supervised, assert_each_once
+from support.trainer import Trainer, assert_same_run
 
 pytestmark = pytest.mark.slow  # minutes: runs are killed and started again
 
@@ -24,12 +22,7 @@ def kill_at_random(
         if not run.wait_for(step):
             break
         time.sleep(float(rng.uniform(0, 0.1)))
-        children = run.children()
-        if len(children) == processes:
-            os.kill(int(rng.choice(children)), signal.SIGKILL)
-            done += 1
-            while run.process.poll() is None and set(children) & set(run.children()):
-                time.sleep(0.02)
+        done += run.kill_one(rng)
     output = run.finish()
     assert output.count("launch   process") == done and done >= kills - 2, output[-4000:]
     assert "exit code 0 after" in output and f"{done} restarts" in output
@@ -40,7 +33,7 @@ def kill_at_random(
 def whole(pair):
     """Train the run that nothing happens to; returns the trainer and its last step."""
     pair.run("whole", 1, "--checkpoint-every", "5")
-    return pair.trainer, pair.trainer.read("whole", "examples.jsonl")[-1]["step"]
+    return pair.trainer, pair.trainer.last_step("whole")
 
 
 def test_two_kills_under_the_supervisor_leave_the_curve_of_one_process(whole, seed):
@@ -54,31 +47,24 @@ def test_two_kills_under_the_supervisor_leave_the_curve_of_one_process(whole, se
 
 @pytest.mark.parametrize("processes, devices", [(2, 1), (4, 1)])
 def test_twenty_kills_then_go_on_with_one_two_and_four_processes(tmp_path, seed, processes, devices):
-    trainer = Trainer(tmp_path, epochs=40)
+    trainer = Trainer(tmp_path, "--stages.0.epochs", "40")
     name, rng = f"twenty-{processes}", np.random.default_rng([seed, processes])
     # 4 rows: meshes of 4, 2 and 1 devices take the same batch.
     rows = ("--data.rows", "4", "--checkpoint-every", "5")
     reference = Supervised(trainer, f"{name}-whole", 1, *rows, devices=4)
     reference.finish()
-    last = trainer.read(f"{name}-whole", "examples.jsonl")[-1]["step"]
+    last = trainer.last_step(f"{name}-whole")
     run = Supervised(trainer, name, processes, *rows, devices=4 // processes, restarts=30)
     kills = 0
     while kills < 20 and run.wait_for(min(run.step() + int(rng.integers(1, 6)), last - 2)):
-        children = run.children()
-        if len(children) == processes:
-            os.kill(int(rng.choice(children)), signal.SIGKILL)
-            kills += 1
-            while run.process.poll() is None and set(children) & set(run.children()):
-                time.sleep(0.02)
+        kills += run.kill_one(rng)
     run.wait_for(run.step() + 1)  # trains again
     # Stopped, and continued by other numbers of processes, a few steps each.
-    run.process.send_signal(signal.SIGTERM)
-    assert run.process.wait(timeout=300) == 0, run.log.read_text()[-3000:]
+    run.stop()
     for number in (1, 4):
         again = Supervised(trainer, name, number, *rows, "--resume", devices=4 // number)
         again.wait_for(run.step() + 3)
-        again.process.send_signal(signal.SIGTERM)
-        assert again.process.wait(timeout=300) == 0, again.log.read_text()[-3000:]
+        again.stop()
     Supervised(trainer, name, 2, *rows, "--resume", devices=2).finish()
     assert_same_run(trainer, f"{name}-whole", name)
     assert_each_once(trainer, name, epochs=40)
@@ -90,9 +76,7 @@ def test_sigterm_to_the_supervisor_saves_and_a_wrong_argument_is_not_tried_again
     trainer, _ = whole
     run = Supervised(trainer, "asked", 2)
     run.wait_for(2)
-    run.process.send_signal(signal.SIGTERM)
-    assert run.process.wait(timeout=120) == 0, run.log.read_text()[-3000:]
-    assert "SIGTERM: passed on" in run.log.read_text()
+    assert "SIGTERM: passed on" in run.stop()
     newest = max(int(path.name) for path in (run.folder / "checkpoints").iterdir())
     assert newest == run.step()
     wrong = Supervised(trainer, "asked", 1)  # a used workdir without --resume
@@ -103,14 +87,9 @@ def test_sigterm_to_the_supervisor_saves_and_a_wrong_argument_is_not_tried_again
 
 def test_giving_up_after_restarts_without_a_checkpoint(tmp_path):
     """A process that dies at each start is restarted K times, with pauses that double; the exit code has its signal."""
-    (tmp_path / "dies.py").write_text("import os\nos.kill(os.getpid(), 9)\n")
-    program = f"""
-import pathlib, sys
-from empatheia_jax import launch
-launch.TRAIN = pathlib.Path({str(tmp_path / "dies.py")!r})
-sys.exit(launch.main(["--restarts", "2", "--backoff", "0.1", "--", "none", "--workdir", {str(tmp_path / "run")!r}]))
-"""
-    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=120)
-    assert done.returncode == 128 + 9
-    assert "restart 1 of 2 in 0.1 s" in done.stderr and "restart 2 of 2 in 0.2 s" in done.stderr
-    assert "giving up" in done.stderr
+    flags = ("--restarts", "2", "--backoff", "0.1", "--", "none", "--workdir", tmp_path / "run")
+    process = start_program("supervise", PROGRAMS / "die.py", *flags)
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == 128 + 9
+    assert "restart 1 of 2 in 0.1 s" in err and "restart 2 of 2 in 0.2 s" in err
+    assert "giving up" in err

@@ -6,7 +6,6 @@ import cv2
 import numpy as np
 import pytest
 from PIL import Image
-from small_dreamtalk import write_weights
 
 from empatheia_jax.cli import animate as command
 from empatheia_jax.data.media.reading import read_audio, read_metadata, read_video
@@ -14,19 +13,20 @@ from empatheia_jax.data.media.writing import write_audio, write_video
 from empatheia_jax.generators.avatars import avatar
 from empatheia_jax.generators.classical.face import ClassicalFace
 from empatheia_jax.generators.classical.portrait import PortraitError, read_portrait
-from empatheia_jax.generators.dreamtalk import alignment, crop, grid, sampler
-from empatheia_jax.generators.dreamtalk.coefficients import read_expression, read_pose
-from empatheia_jax.generators.dreamtalk.errors import DreamTalkError
+from empatheia_jax.generators.dreamtalk import alignment, diffusion, renderer
+from empatheia_jax.generators.dreamtalk.config import DreamTalkError
 from empatheia_jax.generators.dreamtalk.face import DreamTalkFace
+from empatheia_jax.generators.dreamtalk.motion import read_expression, read_pose
 from empatheia_jax.generators.interfaces import Portrait
 from empatheia_jax.inference.provenance import ConsentError
+from empatheia_jax.testing.tiny_generators import write_dreamtalk_weights
 
 pytestmark = pytest.mark.usefixtures("compiled_quickly")
 
 
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory, seed):
-    return write_weights(tmp_path_factory.mktemp("dreamtalk") / "weights", seed)
+    return write_dreamtalk_weights(tmp_path_factory.mktemp("dreamtalk") / "weights", seed)
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +63,7 @@ def test_grid_sample_is_torchs(trial, seed):
         padding_mode="zeros",
         align_corners=False,
     )
-    result = np.moveaxis(np.asarray(grid.grid_sample(image, points)), -1, 1)
+    result = np.moveaxis(np.asarray(renderer.grid_sample(image, points)), -1, 1)
     np.testing.assert_allclose(result, expected.numpy(), atol=2e-5)
 
 
@@ -73,7 +73,7 @@ def test_growing_is_torchs(seed):
     expected = torch.nn.functional.interpolate(
         torch.from_numpy(np.moveaxis(x, -1, 1).copy()), (20, 28), mode="bilinear", align_corners=False
     )
-    result = np.moveaxis(np.asarray(grid.resize_bilinear(x, 20, 28)), -1, 1)
+    result = np.moveaxis(np.asarray(renderer.resize_bilinear(x, 20, 28)), -1, 1)
     np.testing.assert_allclose(result, expected.numpy(), atol=1e-5)
 
 
@@ -138,7 +138,7 @@ def test_guidance_and_both_samplers(weights, seed):
     assert np.isfinite(ddpm).all() and np.abs(guided - ddim).max() > 1e-4
     with pytest.raises(ValueError, match="divisor of 1000"):
         DreamTalkFace(weights, steps=7)
-    assert sampler.ddim_steps(4)[0].tolist() == [751, 501, 251, 1]
+    assert diffusion.ddim_steps(4)[0].tolist() == [751, 501, 251, 1]
 
 
 # As a generator -------------------------------------------------------------------------------------------------------
@@ -181,11 +181,11 @@ def test_what_cannot_be_animated_is_refused(face, tmp_path, speech, seed):
     with pytest.raises(DreamTalkError, match="0.045"):
         face.content_from_audio(speech[:500], 16_000)
     assert len(face.content_from_audio(np.zeros(1600, np.float32), 16_000)) == 2  # 0.1 s of silence
-    bare = write_weights(tmp_path / "bare", seed, ("denoiser", "renderer"))
+    bare = write_dreamtalk_weights(tmp_path / "bare", seed, ("denoiser", "renderer"))
     with pytest.raises(DreamTalkError, match="no face3d in it"):
         DreamTalkFace(bare).style(np.zeros((1, 64, 64, 3), np.uint8))
     with pytest.raises(DreamTalkError, match="no renderer in it"):
-        DreamTalkFace(write_weights(tmp_path / "half", seed, ("denoiser",)))
+        DreamTalkFace(write_dreamtalk_weights(tmp_path / "half", seed, ("denoiser",)))
 
 
 def test_files_of_coefficients(tmp_path, seed):
@@ -214,7 +214,7 @@ def test_files_of_coefficients(tmp_path, seed):
 
 def test_a_portrait_beyond_the_edge_is_stretched():
     picture = np.zeros((100, 100, 3), np.uint8)
-    assert crop.crop_face(picture, (40, 40, 95, 95), 32).shape == (32, 32, 3)
+    assert alignment.crop_face(picture, (40, 40, 95, 95), 32).shape == (32, 32, 3)
 
 
 def render_avatar(number: int, size: int) -> np.ndarray:

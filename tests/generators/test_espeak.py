@@ -7,16 +7,12 @@ import pytest
 
 pytest.importorskip("espeakng_loader")
 
-from empatheia_jax.data.emotions import AGES, GENDERS  # noqa: E402
-from empatheia_jax.generators.classical.espeak import espeak  # noqa: E402
-from empatheia_jax.generators.classical.mnemonics import write_script  # noqa: E402
-from empatheia_jax.generators.classical.voices import (  # noqa: E402
-    REFERENCE_VOICE,
-    nearest_voice,
-    voice_coordinates,
-    voice_spec,
-)
-from empatheia_jax.generators.phonemes import phonemize  # noqa: E402
+from empatheia_jax.data.emotions import AGES, GENDERS
+from empatheia_jax.generators.classical.espeak import espeak
+from empatheia_jax.generators.classical.speech_style import REFERENCE_VOICE
+from empatheia_jax.generators.classical.timing import write_script
+from empatheia_jax.generators.classical.voices import nearest_voice, voice_coordinates, voice_spec
+from empatheia_jax.generators.phonemes import phonemize
 
 
 def spoken(ipa: str) -> str:

@@ -17,27 +17,23 @@ import functools
 import jax
 import jax.numpy as jnp
 import pytest
-from compiled_flops import count_flops, unroll_loops
 
 from empatheia_jax.generators.dreamtalk import networks
 from empatheia_jax.generators.dreamtalk.config import DreamTalkConfig, RendererConfig
-from empatheia_jax.generators.dreamtalk.denoiser import Denoiser as MotionDenoiser
-from empatheia_jax.generators.dreamtalk.editing import EditingNet
-from empatheia_jax.generators.dreamtalk.mapping import MappingNet
-from empatheia_jax.generators.dreamtalk.renderer import Renderer
-from empatheia_jax.generators.dreamtalk.warping import WarpingNet
-from empatheia_jax.generators.styletts2 import stages
+from empatheia_jax.generators.dreamtalk.diffusion import Denoiser as MotionDenoiser
+from empatheia_jax.generators.dreamtalk.renderer import EditingNet, MappingNet, Renderer, WarpingNet
+from empatheia_jax.generators.styletts2 import networks as speech_networks
 from empatheia_jax.generators.styletts2.config import StyleTTS2Config
 from empatheia_jax.generators.styletts2.decoder import Decoder
-from empatheia_jax.generators.styletts2.denoiser import Denoiser
+from empatheia_jax.generators.styletts2.diffusion import Denoiser
 from empatheia_jax.generators.styletts2.layers import BiLSTM
 from empatheia_jax.generators.styletts2.model import StyleTTS2
-from empatheia_jax.generators.styletts2.plbert import PLBert
 from empatheia_jax.generators.styletts2.prosody import ProsodyPredictor
-from empatheia_jax.generators.styletts2.style_encoder import StyleEncoder
-from empatheia_jax.generators.styletts2.text_encoder import TextEncoder
+from empatheia_jax.generators.styletts2.style import StyleEncoder
+from empatheia_jax.generators.styletts2.text import PLBert, TextEncoder
 from empatheia_jax.planning import generator_flops as flops
 from empatheia_jax.planning.flops import attention, attention_block, linear
+from support.compiled_flops import count_flops, unroll_loops
 
 TOLERANCE = 0.03  # norms, activations and edges
 EDGES = 0.06  # where feature maps are small
@@ -124,7 +120,7 @@ def test_diffusion_runs_the_denoiser_so_often(unrolled):
     shapes = floats(1, P, 768), integers(1), floats(1, 256), integers(1), updates, floats()
     assert flops.denoiser_evaluations(steps, guided=True) == 2 * flops.denoiser_evaluations(steps) == 4
     expected = flops.denoiser_evaluations(steps, guided=True) * flops.style_denoiser(FEW, P)
-    assert count_flops(constructor(StyleTTS2, FEW), stages._sample_style_guided, *shapes) == close(expected)
+    assert count_flops(constructor(StyleTTS2, FEW), speech_networks._sample_style_guided, *shapes) == close(expected)
 
 
 def test_durations():

@@ -6,28 +6,27 @@ import jax
 import numpy as np
 import pytest
 from flax import nnx
-from small import FAST, compilations
-from small_styletts2 import KINDS, make
 
 from empatheia_jax.checkpoints.weights import save_weights
 from empatheia_jax.cli import speak as command
 from empatheia_jax.data.media.reading import read_audio, read_metadata
 from empatheia_jax.data.media.writing import write_audio
 from empatheia_jax.generators.phonemes import PhonemeError
-from empatheia_jax.generators.styletts2 import sampler, source
-from empatheia_jax.generators.styletts2.errors import StyleTTS2Error
-from empatheia_jax.generators.styletts2.options import SynthesisOptions
-from empatheia_jax.generators.styletts2.script import phonemize_text
+from empatheia_jax.generators.styletts2 import decoder, diffusion
+from empatheia_jax.generators.styletts2.config import StyleTTS2Error, SynthesisOptions
+from empatheia_jax.generators.styletts2.text import phonemize_text
 from empatheia_jax.generators.styletts2.voice import StyleTTS2Speech, scale_durations
 from empatheia_jax.inference.provenance import ConsentError
 from empatheia_jax.runtime.buckets import bucket
+from empatheia_jax.testing.tiny import FAST, compilations
+from empatheia_jax.testing.tiny_generators import STYLETTS2_KINDS, make_styletts2
 
 pytestmark = pytest.mark.usefixtures("compiled_quickly")
 
 
 @pytest.fixture(scope="module", params=["hifigan", pytest.param("istftnet", marks=pytest.mark.slow)])
 def model(request, seed):
-    return make(KINDS[request.param], seed)
+    return make_styletts2(STYLETTS2_KINDS[request.param], seed)
 
 
 def run(function, *arrays):
@@ -58,7 +57,7 @@ def test_a_row_of_a_batch_is_what_it_is_alone(model, seed):
         return model.speak(*arrays[:-1], lengths=arrays[-1])
 
     total, longest = frames.sum(axis=1), int(frames.sum(axis=1).max()) + 2
-    noise = rng.normal(size=(2, 600 * longest, source.HARMONICS)).astype(np.float32)
+    noise = rng.normal(size=(2, 600 * longest, decoder.HARMONICS)).astype(np.float32)
     waves = run(speak, content, style, frames, noise, lengths)
     assert waves.shape == (2, 600 * longest) and np.abs(waves).max() > 0
     alone = content[short, : lengths[1]], style[short]
@@ -87,7 +86,7 @@ def test_style_of_padded_recordings_and_the_denoiser_leak_nothing(model, seed):
         def denoise(x, sigma):
             return model.diffusion(x, sigma, words, reference, lengths=counts, embedding_scale=1.5)
 
-        return sampler.sample(denoise, noise[0], noise[1:])[0]
+        return diffusion.sample(denoise, noise[0], noise[1:])[0]
 
     sampled = run(sample, words, counts, reference, noise)
     for i, n in enumerate(counts):
@@ -101,7 +100,7 @@ def test_phases_stay_exact_over_minutes():
     rng = np.random.default_rng(0)
     f0 = (150 + 60 * rng.normal(size=(1, 4800))).astype(np.float32)
     f0[0, ::17] = -30.0
-    phases = run(source.phases, f0)[0]
+    phases = run(decoder.phases, f0)[0]
     exact = f0[0].astype(np.float64)[:, None] * np.arange(1, 10)
     middles = np.cumsum(exact / 80, axis=0)
     n = np.arange(300 * f0.shape[1])
@@ -120,9 +119,9 @@ def test_phases_stay_exact_over_minutes():
 @pytest.fixture(scope="module")
 def folders(seed, tmp_path_factory):
     paths = {}
-    for kind, config in KINDS.items():
+    for kind, config in STYLETTS2_KINDS.items():
         paths[kind] = tmp_path_factory.mktemp(kind) / "weights"
-        save_weights(paths[kind], config, nnx.state(make(config, seed)))
+        save_weights(paths[kind], config, nnx.state(make_styletts2(config, seed)))
     return paths
 
 

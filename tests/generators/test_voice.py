@@ -7,14 +7,13 @@ import pytest
 
 pytest.importorskip("espeakng_loader")
 
-from empatheia_jax.data.emotions import AGES, AVATAR_EMOTIONS, GENDERS, TIMBRES  # noqa: E402
-from empatheia_jax.data.schema import Profile  # noqa: E402
-from empatheia_jax.generators.classical import measure  # noqa: E402
-from empatheia_jax.generators.classical.expressive_speech import speech_style_for  # noqa: E402
-from empatheia_jax.generators.classical.speech_style import ENERGY, RATE, STYLE_NAMES, TILT, UNITS, VoiceError  # noqa: E402
-from empatheia_jax.generators.classical.voice import ClassicalSpeech  # noqa: E402
-from empatheia_jax.generators.classical.voices import voice_coordinates  # noqa: E402
-from empatheia_jax.generators.interfaces import PHONEME_FRAME_SECONDS  # noqa: E402
+from empatheia_jax.data.emotions import AGES, AVATAR_EMOTIONS, GENDERS, TIMBRES
+from empatheia_jax.data.schema import Profile
+from empatheia_jax.generators.classical import measure
+from empatheia_jax.generators.classical.speech_style import ENERGY, RATE, STYLE_NAMES, TILT, UNITS, VoiceError
+from empatheia_jax.generators.classical.voice import ClassicalSpeech
+from empatheia_jax.generators.classical.voices import speech_style_for, voice_coordinates
+from empatheia_jax.generators.interfaces import PHONEME_FRAME_SECONDS
 
 TEXTS = (
     "I lost my keys in the park this morning.",

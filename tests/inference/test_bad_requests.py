@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 import soundfile
 from PIL import Image
-from small import small_config
 
 from empatheia_jax.__main__ import main
+from empatheia_jax.checkpoints.workdir import save_config
 from empatheia_jax.data import emotions
-from empatheia_jax.inference.respond import RespondError, parse_profile
-from empatheia_jax.training.loop import save_config
+from empatheia_jax.inference.request import RespondError, parse_profile
+from empatheia_jax.testing.tiny import small_config
 
 
 @pytest.fixture

@@ -9,11 +9,20 @@ import pytest
 from flax import nnx
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from small import compilations, make_engine, make_examples, make_model, make_store, replace_fields, small_config
 
 from empatheia_jax.data.schema import Profile
 from empatheia_jax.inference.conversation import Conversation, common_prefix_length
 from empatheia_jax.llm.decode import generate
+from empatheia_jax.testing.tiny import (
+    WIDTHS,
+    compilations,
+    make_engine,
+    make_examples,
+    make_model,
+    make_store,
+    replace_fields,
+    small_config,
+)
 
 pytestmark = pytest.mark.usefixtures("compiled_quickly")
 
@@ -44,7 +53,7 @@ def alone(engine):
     def call(prompt) -> list[int]:
         tokens = np.zeros((1, 512), np.int32)
         tokens[0, : len(prompt.ids)] = prompt.ids
-        media = {name: np.zeros((8, *getattr(engine.widths, name)), np.float32) for name in ("audio", "video")}
+        media = {name: np.zeros((8, *getattr(WIDTHS, name)), np.float32) for name in ("audio", "video")}
         media |= {f"{name}_start": np.full(8, -1, np.int32) for name in ("audio", "video")}
         for index, slot in enumerate(prompt.slots):
             features = prompt.slot_features(slot)

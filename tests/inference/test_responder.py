@@ -2,27 +2,17 @@
 
 import dataclasses
 import json
-import sys
-from pathlib import Path
 
-import jax
+import measure
 import pytest
-from small import make_examples, make_tokenizer, small_config
+import respond as benchmark
 
-from empatheia_jax.config import MeshConfig
+from empatheia_jax.checkpoints.workdir import save_config
 from empatheia_jax.data.media.reading import read_audio, read_video
 from empatheia_jax.data.prompts.dialogue import encode_target
-from empatheia_jax.inference.respond import Responder, RespondError
-from empatheia_jax.model import sharding
-from empatheia_jax.planning.local import config_widths
-from empatheia_jax.training.loop import abstract_model, initialise, save_config
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
-
-import measure  # noqa: E402
-import respond as benchmark  # noqa: E402
-
-pytestmark = pytest.mark.slow  # three answers are compiled and drawn
+from empatheia_jax.inference.request import Request, RespondError
+from empatheia_jax.inference.respond import Responder
+from empatheia_jax.testing.tiny import make_examples, make_tokenizer, small_config
 
 pytest.importorskip("espeakng_loader")
 pytestmark = pytest.mark.usefixtures("compiled_quickly")
@@ -34,21 +24,13 @@ def responder_and_request(tmp_path):
     config = small_config()
     save_config(tmp_path / "run", config)
     request = dataclasses.replace(benchmark.write_media(tmp_path), face_size=64)
-    responder, words = Responder(request), make_tokenizer()
-    widths = config_widths(config)
-    graphdef, abstract = abstract_model(config, widths, sharding.make_mesh(MeshConfig(data=1), jax.devices()[:1]))
+    words = make_tokenizer()
     target = encode_target(words, make_examples(1)[0].chain, "I see.", benchmark.PROFILE)
-    responder.engine = benchmark.Rehearsed(
-        responder.config,
-        words,
-        graphdef,
-        initialise(config, widths, abstract),
-        answer=target.ids[: target.response_span[1]],
-        voice=lambda: responder.generators[0],
-    )
+    responder, _ = benchmark.make_responder(request, words, target.ids[: target.response_span[1]])
     return responder, request
 
 
+@pytest.mark.slow  # three answers are compiled and drawn
 def test_later_answers_compile_nothing_and_each_says_when_its_parts_were_there(responder_and_request):
     responder, request = responder_and_request
     first = responder.respond(request)
@@ -64,9 +46,14 @@ def test_later_answers_compile_nothing_and_each_says_when_its_parts_were_there(r
     assert json.loads(request.output.with_suffix(".json").read_text())["first"] == first["first"]
     assert len(read_video(request.output)) >= first["frames"] > 0
     assert abs(len(read_audio(request.output, 24_000)) / 24_000 - first["seconds"]) < 0.15
-    other = dataclasses.replace(request, face_size=128, output=request.output.with_name("other.mp4"))
+
+
+def test_a_request_for_another_size_is_refused(tmp_path):
+    save_config(tmp_path / "run", small_config())
+    request = Request(run=tmp_path / "run", output=tmp_path / "answer.mp4", text="Hello.", face_size=64)
+    other = dataclasses.replace(request, face_size=128, output=tmp_path / "other.mp4")
     with pytest.raises(RespondError, match="another run, generators or size"):
-        responder.respond(other)
+        Responder(request).respond(other)
     assert not other.output.exists()
 
 

@@ -10,16 +10,24 @@ import jax
 import numpy as np
 import pytest
 from flax import nnx
-from small import WIDTHS, make_engine, make_examples, make_model, make_store, make_tokenizer, small_config
 
+from empatheia_jax.data.batches.builder import BatchBuilder
 from empatheia_jax.data.batches.encoder import encode_example, encode_prompt
 from empatheia_jax.data.batches.pipeline import evaluation_batches
-from empatheia_jax.data.batches.rows import Rows
 from empatheia_jax.data.prompts.dialogue import find_response_span
 from empatheia_jax.generators.classical.voice import ClassicalSpeech
 from empatheia_jax.inference.synthesis import choose_speech_content
 from empatheia_jax.llm.cache import chunk_positions
 from empatheia_jax.model.empatheia import read_signals
+from empatheia_jax.testing.tiny import (
+    WIDTHS,
+    make_engine,
+    make_examples,
+    make_model,
+    make_store,
+    make_tokenizer,
+    small_config,
+)
 
 pytestmark = pytest.mark.usefixtures("compiled_quickly")
 
@@ -75,36 +83,33 @@ def test_inference_states_are_training_states(model, engine):
     engine._admit, engine._advance = force_texts(engine, texts)
     answers = engine.answer(EXAMPLES, STORE.get, profiles)
     engine._admit, engine._advance = original
-    rows = Rows(EXAMPLES, "all", CONFIG, TOKENIZER, store=STORE, widths=WIDTHS, train=False, seed=0)
+    rows = BatchBuilder(EXAMPLES, "all", CONFIG, TOKENIZER, store=STORE, widths=WIDTHS, train=False, seed=0)
     graphdef, state = nnx.split(model)
 
     @jax.jit
     def training(state, batch):
         model = nnx.merge(graphdef, state)
-        signals = read_signals(model.hidden(batch), batch["response_index"], batch["signal_index"])
-        style = model.style_disentangler(signals.speech, signals.video)
-        synchronizer = model.content_synchronizer
-        speech, _ = synchronizer.speech_content(signals.response, signals.response_mask, batch["phonemes"])
-        video, _ = synchronizer.video_content(
-            signals.response,
-            signals.response_mask,
-            batch["phonemes"],
-            batch["phoneme_frames"],
-            video_frames=batch["video_frames"],
-            frames=batch["gold_content_video"].shape[1],
+        signals = read_signals(model.hidden(batch), batch.response_index, batch.signal_index)
+        latents = model.latents(
+            signals,
+            phonemes=batch.phonemes,
+            phoneme_frames=batch.phoneme_frames,
+            video_frames=batch.video_frames,
+            frames=batch.gold_content_video.shape[1],
         )
-        return signals.response, style.speech, style.video, style.logits, speech, video
+        style = latents.style
+        return signals.response, style.speech, style.video, style.logits, *latents.contents.values()
 
     compared = 0
     for batch in evaluation_batches(rows):
         response, speech, video, logits, content, mouth = jax.device_get(training(state, batch))
-        for k, i in enumerate(batch["example_id"]):
+        for k, i in enumerate(batch.example_id):
             if i < 0:
                 continue
             compared += 1
             answer = answers[i]
             assert answer.parsed.response == EXAMPLES[i].response.text
-            count = (batch["response_index"][k] >= 0).sum()
+            count = (batch.response_index[k] >= 0).sum()
             assert answer.response_states.shape == (count, CONFIG.llm.width)
             np.testing.assert_allclose(answer.response_states, response[k, :count], atol=2e-4)
             np.testing.assert_allclose(answer.style_speech, speech[k], atol=2e-4)

@@ -7,11 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
-from small import FAST, WIDTHS, make_model, small_config
 
 from empatheia_jax.latents.content_synchronizer import ContentSynchronizer
 from empatheia_jax.latents.vae import Latent, VaeBlock
 from empatheia_jax.model.layers import Attention, LayerNorm, sinusoid
+from empatheia_jax.testing.tiny import FAST, WIDTHS, make_model, small_config
 
 CONFIG = small_config()
 WIDTH = CONFIG.latents.width
@@ -43,7 +43,7 @@ def test_kl_is_the_integral_of_the_log_ratio(seed):
     expected = (log_q - log_p).mean()
     kl = Latent(jnp.zeros((1, 1, 3)), jnp.asarray(mean), jnp.asarray(log_variance)).kl()
     np.testing.assert_allclose(kl, [[expected]], rtol=0.01)
-    np.testing.assert_allclose(Latent(None, jnp.zeros((2, 5, 4)), jnp.zeros((2, 5, 4))).kl(), 0.0, atol=1e-7)
+    np.testing.assert_allclose(Latent(*jnp.zeros((3, 2, 5, 4))).kl(), 0.0, atol=1e-7)
 
 
 def test_padding_of_inputs_and_queries_never_changes_valid_outputs(model, seed):

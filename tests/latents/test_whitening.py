@@ -3,7 +3,8 @@
 import jax.numpy as jnp
 import numpy as np
 
-from empatheia_jax.latents.whitening import FLOOR, SIGNALS, Whitening, fit
+from empatheia_jax.data.prompts.tokenizer import SIGNALS
+from empatheia_jax.latents.whitening import FLOOR, Whitening, fit
 
 
 def states(count=400, width=12):

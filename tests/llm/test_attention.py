@@ -87,7 +87,7 @@ def test_keys_further_back_than_the_longest_segment_are_not_read(seed, length):
     ids[0] = np.arange(length) // 90 + 1
     ids[1, :90] = 1  # the rest is padding
     unbounded = attend(query, key, value, ids, implementation="xla")
-    bounded = attend(query, key, value, ids, implementation="xla", longest=90)
+    bounded = attend(query, key, value, ids, implementation="xla", max_segment_length=90)
     np.testing.assert_allclose(bounded[0], unbounded[0], atol=1e-6)
     np.testing.assert_allclose(bounded[1, :90], unbounded[1, :90], atol=1e-6)
     area = {
@@ -112,7 +112,7 @@ def test_splash_agrees(seed, packed):
     expected = attend(query, key, value, ids, implementation="xla")
     np.testing.assert_allclose(attend(query, key, value, ids, implementation="splash"), expected, atol=2e-5)
     if packed:  # rows 0 and 1: segments of at most 0.35 and 1 of a row
-        bounded = attend(query[:1], key[:1], value[:1], ids[:1], implementation="splash", longest=138)
+        bounded = attend(query[:1], key[:1], value[:1], ids[:1], implementation="splash", max_segment_length=138)
         np.testing.assert_allclose(bounded, expected[:1], atol=2e-5)
 
 

@@ -9,12 +9,12 @@ import pytest
 from flax import nnx
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from small import compilations
 
 from empatheia_jax.llm.batching import ContinuousBatcher, admit, advance, empty_decode_state, share_prefix
 from empatheia_jax.llm.cache import take_sequences
 from empatheia_jax.llm.decode import appended_states, generate
 from empatheia_jax.runtime.buckets import bucket
+from empatheia_jax.testing.tiny import compilations
 
 pytestmark = pytest.mark.usefixtures("compiled_quickly")
 

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from empatheia_jax.llm.low_rank import lora_down, lora_up
+from empatheia_jax.llm.lora import lora_down, lora_up
 
 
 @pytest.mark.parametrize("shape_in, shape_out", [((8,), (3, 4)), ((3, 4), (8,)), ((8,), (8,))])

@@ -5,13 +5,14 @@ import signal
 
 import numpy as np
 import pytest
-from pair import Pair
-from trainer import ALL_STAGES, DIALOGUES, Trainer, assert_same_run
+
+from support.pair import Pair
+from support.trainer import DIALOGUES, Trainer, assert_same_run
 
 
 @pytest.fixture(scope="module")
 def pair(tmp_path_factory):
-    pair = Pair(Trainer(tmp_path_factory.mktemp("pair"), epochs=12))
+    pair = Pair(Trainer(tmp_path_factory.mktemp("pair"), "--stages.0.epochs", "12"))
     pair.run("whole", 1)
     return pair
 
@@ -25,7 +26,7 @@ def test_two_processes_train_as_one_does(pair):
 
 def test_one_is_killed_and_one_process_goes_on(pair, seed):
     """After a SIGKILL of either the other ends by itself; a single process resumes; each Example is used once."""
-    last = pair.trainer.read("whole", "examples.jsonl")[-1]["step"]
+    last = pair.trainer.last_step("whole")
     step = int(np.random.default_rng(seed).integers(26, last))
     started = pair.start("killed", 2)
     pair.wait_for("killed", step, started)
@@ -50,7 +51,7 @@ def test_a_stop_wished_in_one_process_stops_both(pair):
     started[1].send_signal(signal.SIGTERM)
     for code, _, err in pair.finish(started):
         assert code == 0, err[-2000:]
-    stopped, whole = (pair.trainer.read(run, "examples.jsonl")[-1]["step"] for run in ("stopped", "whole"))
+    stopped, whole = (pair.trainer.last_step(run) for run in ("stopped", "whole"))
     assert stopped < whole
     pair.run("stopped", 2, "--resume")
     assert_same_run(pair.trainer, "whole", "stopped")
@@ -58,7 +59,7 @@ def test_a_stop_wished_in_one_process_stops_both(pair):
 
 @pytest.mark.slow
 def test_all_stages(tmp_path):
-    pair = Pair(Trainer(tmp_path, ALL_STAGES))
+    pair = Pair(Trainer(tmp_path, config="all_stages"))
     pair.run("whole", 1)
     pair.run("two", 2)
     assert_same_run(pair.trainer, "whole", "two")

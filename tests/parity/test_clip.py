@@ -9,9 +9,9 @@ from flax import nnx
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
-from torch_twins import TOLERANCE, Loader, abstract_size, assert_close, in_bfloat16, make_pair, relative_error  # noqa: E402
-
-from empatheia_jax.encoders.clip import ClipVision, ClipVisionConfig  # noqa: E402
+from empatheia_jax.encoders.clip import ClipVision, ClipVisionConfig
+from support.comparison import relative_error
+from support.torch_twins import TOLERANCE, Loader, abstract_size, assert_close, in_bfloat16, make_pair
 
 HARMLESS = {"embeddings.position_ids"}  # 0, 1, 2, ...: in older checkpoints only
 CASES = {

@@ -12,9 +12,9 @@ from flax import nnx
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
-from torch_twins import TOLERANCE, Loader, abstract_size, assert_close, in_bfloat16, make_pair, relative_error  # noqa: E402
-
-from empatheia_jax.encoders.hubert import Hubert, HubertConfig  # noqa: E402
+from empatheia_jax.encoders.hubert import Hubert, HubertConfig
+from support.comparison import relative_error
+from support.torch_twins import TOLERANCE, Loader, abstract_size, assert_close, in_bfloat16, make_pair
 
 HARMLESS = {"masked_spec_embed"}  # used by SpecAugment in training only
 GAIN = "encoder.pos_conv_embed.conv.parametrizations.weight.original0"

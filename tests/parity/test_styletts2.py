@@ -7,11 +7,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from small import FAST
-from styletts2_goldens import build
 
 from empatheia_jax.generators.phonemes import SYMBOLS
-from empatheia_jax.generators.styletts2 import mel, prosody, sampler, source
+from empatheia_jax.generators.styletts2 import decoder, diffusion, prosody, style
+from empatheia_jax.testing.tiny import FAST
+from support.comparison import channels_last, relative_error, run_compiled
+from support.styletts2_goldens import build
 
 MODELS = ("libritts", "ljspeech")
 QUICK = ("libritts", pytest.param("ljspeech", marks=pytest.mark.slow))
@@ -44,23 +45,6 @@ def load(folder, name: str) -> dict[str, np.ndarray]:
         return dict(arrays)
 
 
-def relative_error(actual, expected) -> float:
-    """Return the largest difference over the largest value of `expected`."""
-    actual, expected = np.asarray(actual), np.asarray(expected)
-    assert actual.shape == expected.shape, f"{actual.shape} is not {expected.shape}"
-    return float(np.abs(actual - expected).max() / np.abs(expected).max())
-
-
-def run(function, *arguments):
-    """Run a function compiled with little optimisation, and return numpy arrays."""
-    return jax.tree.map(np.asarray, jax.jit(function, compiler_options=FAST)(*arguments))
-
-
-def channels_last(x: np.ndarray) -> np.ndarray:
-    """Transpose torch's [B, C, T] to [B, T, C]."""
-    return np.moveaxis(x, 1, -1)
-
-
 # Text and audio -------------------------------------------------------------------------------------------------------
 
 
@@ -71,8 +55,8 @@ def test_symbols(folder):
 
 def test_log_mel(folder):
     golden = load(folder, "mel")
-    assert np.abs(mel.filterbank() - golden["mid_filterbank"]).max() <= 2e-6
-    assert np.abs(mel.log_mel(golden["in_wave"]) - golden["out_logmel"][0].T).max() <= 2e-5
+    assert np.abs(style.filterbank() - golden["mid_filterbank"]).max() <= 2e-6
+    assert np.abs(style.log_mel(golden["in_wave"]) - golden["out_logmel"][0].T).max() <= 2e-5
 
 
 # Encoders -------------------------------------------------------------------------------------------------------------
@@ -80,23 +64,23 @@ def test_log_mel(folder):
 
 def test_text_encoder(folder, libritts):
     golden = load(folder, "text_encoder")
-    h_text = run(libritts.text_encoder, golden["in_tokens"], golden["in_lengths"])
+    h_text = run_compiled(libritts.text_encoder, golden["in_tokens"], golden["in_lengths"])
     assert relative_error(h_text, channels_last(golden["out"])) <= 1e-5
 
 
 def test_plbert_and_its_projection(folder, libritts):
     golden = load(folder, "plbert")
     lengths = golden["in_attention_mask"].sum(axis=1)
-    hidden = run(libritts.bert, golden["in_tokens"], lengths)
+    hidden = run_compiled(libritts.bert, golden["in_tokens"], lengths)
     assert relative_error(hidden, golden["out_hidden"]) <= 1e-5
-    assert relative_error(run(libritts.bert_encoder, hidden), channels_last(golden["out_d_en"])) <= 1e-5
+    assert relative_error(run_compiled(libritts.bert_encoder, hidden), channels_last(golden["out_d_en"])) <= 1e-5
 
 
 @pytest.mark.parametrize("length", ["even", "odd"])
 def test_style_encoders(folder, libritts, length):
     golden = load(folder, "style")
     log_mel = np.swapaxes(golden[f"in_mel_{length}"][:, 0], 1, 2)
-    style = run(libritts.style, log_mel, np.array([log_mel.shape[1]]))
+    style = run_compiled(libritts.style, log_mel, np.array([log_mel.shape[1]]))
     assert relative_error(style[:, :128], golden[f"out_style_{length}"]) <= 1e-5
     assert relative_error(style[:, 128:], golden[f"out_prosody_{length}"]) <= 1e-5
 
@@ -107,10 +91,10 @@ def test_style_encoders(folder, libritts, length):
 def test_durations(folder, libritts):
     golden, predictor = load(folder, "prosody"), libritts.predictor
     lengths = golden["in_lengths"]
-    d = run(predictor.text_encoder, channels_last(golden["in_d_en"]), golden["in_style"], lengths)
+    d = run_compiled(predictor.text_encoder, channels_last(golden["in_d_en"]), golden["in_style"], lengths)
     assert relative_error(d, golden["out_d"]) <= 2e-5
-    assert relative_error(run(predictor.lstm, d, lengths), golden["out_lstm"]) <= 2e-5
-    logits = run(predictor.duration_logits, d, lengths)
+    assert relative_error(run_compiled(predictor.lstm, d, lengths), golden["out_lstm"]) <= 2e-5
+    logits = run_compiled(predictor.duration_logits, d, lengths)
     assert relative_error(logits, golden["out_logits"]) <= 2e-5
     assert relative_error(np.sum(1 / (1 + np.exp(-logits)), axis=-1), golden["out_duration"]) <= 2e-5
 
@@ -118,8 +102,8 @@ def test_durations(folder, libritts):
 def test_f0_and_energy(folder, libritts):
     golden, predictor = load(folder, "prosody"), libritts.predictor
     en, lengths = channels_last(golden["in_en"]), np.array([golden["in_en"].shape[-1]])
-    assert relative_error(run(predictor.shared, en, lengths), golden["mid_shared"]) <= 1e-5
-    f0, energy = run(predictor.F0Ntrain, en, golden["in_style_f0"], lengths)
+    assert relative_error(run_compiled(predictor.shared, en, lengths), golden["mid_shared"]) <= 1e-5
+    f0, energy = run_compiled(predictor.F0Ntrain, en, golden["in_style_f0"], lengths)
     assert relative_error(f0, golden["out_F0"]) <= 1e-5
     assert relative_error(energy, golden["out_N"]) <= 1e-5
 
@@ -135,28 +119,28 @@ def test_denoiser_and_sampler(folder, models, name):
     words, features = golden["in_embedding"], golden.get("in_features")
     lengths, x = np.array([words.shape[1]]), golden["in_x"][:, 0]
     scale = float(golden["in_embedding_scale"])
-    assert relative_error(run(denoiser.mapping, golden["in_time"], features), golden["mid_mapping"]) <= 1e-5
+    assert relative_error(run_compiled(denoiser.mapping, golden["in_time"], features), golden["mid_mapping"]) <= 1e-5
     network = functools.partial(denoiser.network, lengths=lengths)
-    output = run(network, x, golden["in_time"], words, features)
+    output = run_compiled(network, x, golden["in_time"], words, features)
     assert relative_error(output, golden["out_net"][:, 0]) <= 1e-5
     for guidance, expected in ((1.0, "out_denoised"), (scale, "out_denoised_cfg")):
 
         def step(sigma, guidance=guidance):
             return denoiser(x * sigma, sigma, words, features, lengths=lengths, embedding_scale=guidance)
 
-        denoised = run(lambda sigmas, step=step: jax.lax.map(step, sigmas), golden["in_sigma"])
+        denoised = run_compiled(lambda sigmas, step=step: jax.lax.map(step, sigmas), golden["in_sigma"])
         assert relative_error(denoised, golden[expected][:, :, 0]) <= 1e-5
     # The recorded schedule ends with a 0 that the sampler never uses.
     steps = len(golden["in_step_noise"]) + 1
-    np.testing.assert_allclose(sampler.noise_levels(steps), golden["mid_sigmas"][:steps], rtol=1e-6)
-    np.testing.assert_allclose(sampler.update_levels(steps)[:, 1:], golden["mid_sigma_up_down_mid"], rtol=1e-5)
+    np.testing.assert_allclose(diffusion.noise_levels(steps), golden["mid_sigmas"][:steps], rtol=1e-6)
+    np.testing.assert_allclose(diffusion.update_levels(steps)[:, 1:], golden["mid_sigma_up_down_mid"], rtol=1e-5)
     for guidance, expected in ((1.0, "out_s"), (scale, "out_s_cfg")):
 
         def denoise(x, sigma, guidance=guidance):
             return denoiser(x, sigma, words, features, lengths=lengths, embedding_scale=guidance)
 
-        style, path = run(
-            lambda noise, step_noise, denoise=denoise: sampler.sample(denoise, noise, step_noise),
+        style, path = run_compiled(
+            lambda noise, step_noise, denoise=denoise: diffusion.sample(denoise, noise, step_noise),
             golden["in_noise"][:, 0],
             golden["in_step_noise"][:, :, 0],
         )
@@ -170,9 +154,9 @@ def test_denoiser_and_sampler(folder, models, name):
 
 def sine_noise(golden, samples: int, kind: str = "seeded") -> np.ndarray:
     if kind == "zero":
-        return np.zeros((1, samples, source.HARMONICS), np.float32)
+        return np.zeros((1, samples, decoder.HARMONICS), np.float32)
     rng = np.random.RandomState(int(golden["in_sine_noise_seed"]))
-    return rng.standard_normal((1, samples, source.HARMONICS)).astype(np.float32)
+    return rng.standard_normal((1, samples, decoder.HARMONICS)).astype(np.float32)
 
 
 @pytest.mark.parametrize("kind", ["hifigan", "istftnet"])
@@ -182,31 +166,31 @@ def test_decoder(folder, models, kind):
     decoder, asr = model.decoder, channels_last(golden["in_asr"])
     lengths, style, f0 = np.array([asr.shape[1]]), golden["in_s"], golden["in_F0"]
     features = functools.partial(decoder.features, lengths=lengths)
-    x, encoded = run(features, asr, f0, golden["in_N"], style)
+    x, encoded = run_compiled(features, asr, f0, golden["in_N"], style)
     assert relative_error(encoded, channels_last(golden["mid_encode"])) <= 1e-5
     assert relative_error(x, channels_last(golden["mid_decode"])) <= 1e-5
     generate = jax.jit(decoder.generator, compiler_options=FAST)
     for name in (n.removeprefix("mid_source_") for n in golden if n.startswith("mid_source_")):
         recorded = golden[f"mid_source_{name}"]
         noise = sine_noise(golden, recorded.shape[1], name)
-        assert relative_error(run(decoder.source, f0, noise), recorded) <= 5e-5  # exact phase
+        assert relative_error(run_compiled(decoder.source, f0, noise), recorded) <= 5e-5  # exact phase
         assert relative_error(generate(x, style, recorded, 2 * lengths), golden[f"out_wave_{name}"][:, 0]) <= 1e-4
     if kind == "istftnet":
         recorded = golden["mid_source_seeded"]
-        harmonics = run(decoder.generator.harmonics, recorded, np.array([recorded.shape[1]]))
+        harmonics = run_compiled(decoder.generator.harmonics, recorded, np.array([recorded.shape[1]]))
         assert relative_error(harmonics[0], channels_last(golden["mid_har_mag"])) <= 1e-5
         phase = channels_last(golden["mid_har_phase"])
         difference = np.abs(np.angle(np.exp(1j * (harmonics[1] - phase))))  # on the circle
         loud = channels_last(golden["mid_har_mag"]) > 1e-3 * golden["mid_har_mag"].max()
         assert difference[loud].max() <= 1e-2
         recorded = (channels_last(golden["mid_har_mag"]), phase)
-        output, frames = run(decoder.generator.spectrum, x, style, recorded, 2 * lengths)
+        output, frames = run_compiled(decoder.generator.spectrum, x, style, recorded, 2 * lengths)
         assert int(frames[0]) == golden["mid_conv_post"].shape[-1]
         assert relative_error(output, channels_last(golden["mid_conv_post"])) <= 1e-4
     else:
         noise = sine_noise(golden, golden["mid_source_seeded"].shape[1])
         decode = functools.partial(decoder, noise=noise, lengths=lengths)
-        wave = run(decode, asr, f0, golden["in_N"], style)
+        wave = run_compiled(decode, asr, f0, golden["in_N"], style)
         assert relative_error(wave, golden["out_wave_seeded"][:, 0]) <= 1e-2
 
 
@@ -218,19 +202,19 @@ def test_end_to_end(folder, models, name):
     golden, model = load(folder, f"e2e_{name}"), models(name)[0]
     tokens = golden["in_tokens"]
     lengths = np.array([tokens.shape[1]])
-    text = run(model.text_encoder, tokens, lengths)
-    words = run(model.bert, tokens, lengths)
+    text = run_compiled(model.text_encoder, tokens, lengths)
+    words = run_compiled(model.bert, tokens, lengths)
     reference = None
     if "in_mel" in golden:
         log_mel = np.swapaxes(golden["in_mel"][:, 0], 1, 2)
-        reference = run(model.style, log_mel, np.array([log_mel.shape[1]]))
+        reference = run_compiled(model.style, log_mel, np.array([log_mel.shape[1]]))
         assert relative_error(reference, golden["mid_ref_s"]) <= 1e-5
 
     def sample(noise, step_noise):
         denoise = lambda x, sigma: model.diffusion(x, sigma, words, reference, lengths=lengths)  # noqa: E731
-        return sampler.sample(denoise, noise, step_noise)[0]
+        return diffusion.sample(denoise, noise, step_noise)[0]
 
-    style = run(sample, golden["in_noise"][:, 0], golden["in_step_noise"][:, :, 0])
+    style = run_compiled(sample, golden["in_noise"][:, 0], golden["in_step_noise"][:, :, 0])
     assert relative_error(style, golden["mid_s_pred"]) <= 1e-5
     acoustic, prosodic = style[:, :128], style[:, 128:]
     if reference is not None:
@@ -239,8 +223,8 @@ def test_end_to_end(folder, models, name):
         prosodic = beta * prosodic + (1 - beta) * reference[:, 128:]
     assert relative_error(acoustic, golden["mid_style_acoustic"]) <= 1e-5
     assert relative_error(prosodic, golden["mid_style_prosody"]) <= 1e-5
-    d = run(model.predictor.text_encoder, run(model.bert_encoder, words), prosodic, lengths)
-    logits = run(model.predictor.duration_logits, d, lengths)
+    d = run_compiled(model.predictor.text_encoder, run_compiled(model.bert_encoder, words), prosodic, lengths)
+    logits = run_compiled(model.predictor.duration_logits, d, lengths)
     durations = np.sum(1 / (1 + np.exp(-logits)), axis=-1)
     assert relative_error(durations, golden["mid_duration"]) <= 2e-4
     frames = np.maximum(np.round(durations), 1).astype(np.int32)
@@ -248,17 +232,17 @@ def test_end_to_end(folder, models, name):
         frames[:, -1] += 5  # as upstream's notebook does
     np.testing.assert_array_equal(frames[0], golden["mid_frames"])
     total = int(frames.sum())
-    expanded = [run(lambda x: prosody.expand_to_frames(x, jnp.asarray(frames), total), x) for x in (d, text)]
+    expanded = [run_compiled(lambda x: prosody.expand_to_frames(x, jnp.asarray(frames), total), x) for x in (d, text)]
     if model.config.decoder_type == "hifigan":
         expanded = [np.asarray(prosody.delay_one_frame(x)) for x in expanded]
     en, asr = expanded
-    f0, energy = run(model.predictor.F0Ntrain, en, prosodic, np.array([total]))
+    f0, energy = run_compiled(model.predictor.F0Ntrain, en, prosodic, np.array([total]))
     assert relative_error(f0, golden["mid_F0"]) <= 5e-4
     assert relative_error(energy, golden["mid_N"]) <= 5e-4
     # The waveform is chaotic in F0: from here on with the recorded curves and source.
     noise = sine_noise(golden, golden["mid_source"].shape[1])
-    assert relative_error(run(model.decoder.source, golden["mid_F0"], noise), golden["mid_source"]) <= 1e-4
+    assert relative_error(run_compiled(model.decoder.source, golden["mid_F0"], noise), golden["mid_source"]) <= 1e-4
     features = functools.partial(model.decoder.features, lengths=np.array([total]))
-    x, _ = run(features, asr, golden["mid_F0"], golden["mid_N"], acoustic)
-    wave = run(model.decoder.generator, x, acoustic, golden["mid_source"], np.array([2 * total]))[0]
+    x, _ = run_compiled(features, asr, golden["mid_F0"], golden["mid_N"], acoustic)
+    wave = run_compiled(model.decoder.generator, x, acoustic, golden["mid_source"], np.array([2 * total]))[0]
     assert relative_error(wave[: len(golden["out_wave"])], golden["out_wave"]) <= 5e-4

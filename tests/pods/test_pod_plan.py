@@ -2,14 +2,13 @@
 
 import importlib.util
 import json
-import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[2]
+from support.programs import ROOT, program_environment, program_result, start_program
+
 CONFIGS = {
     "vicuna_7b": "h100:1",
     "vicuna_7b_8_gpus": "h100:8",
@@ -18,125 +17,12 @@ CONFIGS = {
     "vicuna_7b_v5p_2048": "v5p:8x8x16",
 }
 TPU = pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="extra tpu (libtpu) is not installed")
-
-GPUS = """
-import dataclasses, json
-from small_pod import pod_config
-from small import replace_fields
-from empatheia_jax.config import ConfigError, MeshConfig
-from empatheia_jax.pods import report
-from empatheia_jax.planning.pods.changes import find_smallest_change
-from empatheia_jax.planning.pods.plan import make_plan, plan_memory
-from empatheia_jax.planning.pods.topologies import find_topology
-
-topology = find_topology("gpu:8")
-config = dataclasses.replace(pod_config(MeshConfig(2, 2, 2), attention="cudnn"), optim=dataclasses.replace(
-    pod_config(MeshConfig()).optim, accumulate=3))
-plan = make_plan(config, 4, topology)
-results = {"plan": report.facts(plan), "text": report.text(plan)}
-results["arguments"] = [plan.compiled_memory.arguments, plan.estimated_memory.arguments]
-small = dataclasses.replace(topology, chip=dataclasses.replace(topology.chip, memory=int(plan.peak * 0.8)))
-change = find_smallest_change(config, 4, small, dataclasses.replace(plan, topology=small))
-results["change"] = report.verdict(dataclasses.replace(plan, topology=small), change)
-tiny = dataclasses.replace(topology, chip=dataclasses.replace(topology.chip, memory=1000))
-results["hopeless"] = find_smallest_change(config, 4, tiny, dataclasses.replace(plan, topology=tiny)) is None
-for name, changed, stage in (("rows", replace_fields(config, "data", rows=6), 4), ("stage", config, 0),
-                             ("heads", replace_fields(config, "llm", heads=6, kv_heads=3), 4)):
-    try:
-        plan_memory(changed, stage, topology)
-    except ConfigError as error:
-        results[name] = str(error)
-print(json.dumps(results))
-"""
-
-SWEEP = """
-import dataclasses, json
-from small_pod import pod_config
-from empatheia_jax.config import MeshConfig
-from empatheia_jax.planning.pods.sweep import candidates, step_rows, sweep_text, sweep_meshes
-from empatheia_jax.planning.pods.topologies import find_topology
-
-topology = find_topology("gpu:4")
-config = pod_config(MeshConfig(1, 2, 2))
-estimated = candidates(config, 4, topology)
-compiled = sweep_meshes(config, 4, topology)
-print(json.dumps({
-    "wanted": step_rows(config, 4), "meshes": sorted({tuple(dataclasses.astuple(c.config.mesh)) for c in estimated}),
-    "fewest": min(step_rows(c.config, 4) for c in estimated), "best_estimate": max(
-        c.tokens_per_second for c in estimated if step_rows(c.config, 4) == step_rows(config, 4)),
-    "compiled": [{"rows": step_rows(c.config, 4), "flags": c.flags, "fits": c.plan.fits, "mesh": c.plan.mesh,
-                  "estimate": c.tokens_per_second, "rate": c.compiled_rate} for c in compiled],
-    "text": sweep_text(compiled, topology),
-}))
-"""
-
-TPUS = """
-import dataclasses, json
-from small_pod import pod_config
-from empatheia_jax.config import MeshConfig
-from empatheia_jax.pods import report
-from empatheia_jax.planning.pods.plan import make_plan, trace_stage
-from empatheia_jax.planning.pods.topologies import find_topology
-from empatheia_jax import sharding
-
-topology = find_topology("v5e:2x2")
-config = pod_config(MeshConfig(1, 2, 2), attention="splash", compute_dtype="bfloat16", param_dtype="bfloat16",
-                    heads=2, kv_heads=2, head_dim=128, remat="lora")
-plan = make_plan(config, 4, topology)
-mesh = sharding.make_mesh(config.mesh, list(topology.devices))
-traced, _, _ = trace_stage(config, 4, mesh)
-print(json.dumps(report.facts(plan) | {"kernels": traced.lower().as_text().count("tpu_custom_call")}))
-"""
-
-MACHINES = """
-import json
-from empatheia_jax.planning.pods.topologies import CHIPS, find_topology
-
-facts = {}
-for kind, chip in CHIPS.items():
-    if chip.links:
-        topology = find_topology(f"{kind}:" + "x".join(["4"] * (chip.links // 2)))
-        facts[kind] = [len(topology.devices), topology.devices[0].device_kind == chip.kind]
-print(json.dumps(facts))
-"""
-
-FITS = """
-import json, os
-from empatheia_jax.config.load import load_config
-from empatheia_jax.planning.pods.plan import plan_memory
-from empatheia_jax.planning.pods.topologies import find_topology
-
-config = load_config(os.environ["CONFIG"])
-topology = find_topology(os.environ["TOPOLOGY"])
-peaks = {n: plan_memory(config, n, topology).peak for n in map(int, os.environ["STAGES"])}
-print(json.dumps({"peaks": peaks, "memory": topology.memory, "name": config.name}))
-"""
-
-
-def environment(**variables: str) -> dict[str, str]:
-    env = (
-        os.environ
-        | {
-            "JAX_PLATFORMS": "cpu",
-            "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
-            "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests"), str(ROOT / "tests" / "pods")]),
-        }
-        | variables
-    )
-    env.pop("XLA_FLAGS", None)
-    return env
-
-
-def run(program: str, **variables: str) -> dict:
-    env = environment(**variables)
-    done = subprocess.run([sys.executable, "-c", program], env=env, capture_output=True, text=True, timeout=600)
-    assert done.returncode == 0, done.stderr[-3000:]
-    return json.loads(done.stdout.splitlines()[-1])
+ENVIRONMENT = {"ALLOW_MULTIPLE_LIBTPU_LOAD": "1", "XLA_FLAGS": ""}
 
 
 @pytest.fixture(scope="module")
 def gpus():
-    return run(GPUS)
+    return program_result("plan_gpus", **ENVIRONMENT)
 
 
 @pytest.mark.slow
@@ -186,7 +72,7 @@ def test_errors_name_what_does_not_divide(gpus):
 
 @pytest.mark.slow
 def test_a_sweep_keeps_the_batch_and_says_what_a_larger_one_would_give():
-    sweep = run(SWEEP)
+    sweep = program_result("sweep_gpus", **ENVIRONMENT)
     assert sweep["meshes"] == [[1, 1, 4], [1, 2, 2], [1, 4, 1], [2, 1, 2], [2, 2, 1], [4, 1, 1]]
     assert sweep["fewest"] == sweep["wanted"]
     same = [candidate for candidate in sweep["compiled"] if candidate["rows"] == sweep["wanted"]]
@@ -207,7 +93,7 @@ def test_a_sweep_keeps_the_batch_and_says_what_a_larger_one_would_give():
 @TPU
 @pytest.mark.slow
 def test_a_tpu_that_is_not_here_gets_its_own_kernel():
-    plan = run(TPUS)
+    plan = program_result("plan_tpus", **ENVIRONMENT)
     assert plan["chip"]["kind"] == "TPU v5 lite" and plan["fits"] and not plan["refused"]
     assert plan["versions"].keys() == {"jax", "libtpu"}
     assert plan["kernels"] >= 3  # forward, and two of the backward pass: lowered for TPU, not interpreted
@@ -218,15 +104,13 @@ def test_a_tpu_that_is_not_here_gets_its_own_kernel():
 
 @TPU
 def test_every_kind_of_tpu_is_a_device_a_chip_of_that_kind_and_nothing_is_said():
-    done = subprocess.run(
-        [sys.executable, "-c", MACHINES], env=environment(), capture_output=True, text=True, timeout=300
-    )
-    assert json.loads(done.stdout) == {"v4": [64, True], "v5e": [16, True], "v5p": [64, True], "v6e": [16, True]}
-    assert done.stderr == ""
+    out, err = start_program("find_tpus", **ENVIRONMENT).communicate(timeout=300)
+    assert json.loads(out) == {"v4": [64, True], "v5e": [16, True], "v5p": [64, True], "v6e": [16, True]}
+    assert err == ""
 
 
 def check_fits(name: str, stages: str) -> None:
-    results = run(FITS, CONFIG=str(ROOT / "configs" / f"{name}.py"), TOPOLOGY=CONFIGS[name], STAGES=stages)
+    results = program_result("plan_memory", ROOT / "configs" / f"{name}.py", CONFIGS[name], stages, **ENVIRONMENT)
     assert results["name"] == name
     assert max(results["peaks"].values()) <= results["memory"], results
 
@@ -265,7 +149,7 @@ def vicuna(tmp_path_factory):
             folder = tmp_path_factory.mktemp(name)
             command = [sys.executable, "-m", "empatheia_jax", "plan", f"configs/{name}.py"]
             command += ["--topology", CONFIGS[name], "--output", str(folder)]
-            env = os.environ | {"JAX_PLATFORMS": "cpu", "ALLOW_MULTIPLE_LIBTPU_LOAD": "1"}
+            env = program_environment(**ENVIRONMENT)
             done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=1800)
             assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
             assert done.stdout.splitlines()[-1].startswith("fits: ")

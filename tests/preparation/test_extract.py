@@ -2,17 +2,13 @@
 
 import dataclasses
 import json
-import os
 import random
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import numpy as np
 import pytest
-from corpus import write_corpus
 
 from empatheia_jax.config import Config, EncoderConfig
 from empatheia_jax.data.corpus.avamerg import read_examples
@@ -25,11 +21,12 @@ from empatheia_jax.generators.build import build_generators
 from empatheia_jax.generators.interfaces import video_frame_count
 from empatheia_jax.preparation import extract as module
 from empatheia_jax.preparation.extract import ExtractError, extract
+from empatheia_jax.testing.corpus import write_corpus
+from support.programs import start_program
 
 pytest.importorskip("espeakng_loader")
 
 CONFIG = Config()
-ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -136,24 +133,12 @@ def test_progress_says_rate_and_time_to_go(corpus, tmp_path, capsys):
     assert "20/20 utterances" in last and "/s" in last and "0 s to go" in last and "rejected" not in last
 
 
-SCRIPT = """
-import sys
-from empatheia_jax.config import Config
-from empatheia_jax.preparation import extract as module
-if __name__ == "__main__":
-    module.SHARD_UTTERANCES = 3
-    module.extract(Config(), sys.argv[1], sys.argv[2], workers=2, progress=False)
-"""
-
-
 def test_killed_at_a_random_moment_and_resumed(reference, corpus, tmp_path, seed):
     """SIGKILL of the main process, at any moment and then after a shard; the next run finishes and repeats no shard."""
-    output, script = tmp_path / "features", tmp_path / "run.py"
-    script.write_text(SCRIPT)
+    output = tmp_path / "features"
     rng = random.Random(seed)
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     for after_a_shard in (False, True):
-        run = subprocess.Popen([sys.executable, str(script), str(corpus), str(output)], env=environment)
+        run = start_program("extract_corpus", corpus, output)
         if after_a_shard:
             finished = len(list(output.glob("shard-*.array_record")))
             while run.poll() is None and len(list(output.glob("shard-*.array_record"))) <= finished:
@@ -168,6 +153,7 @@ def test_killed_at_a_random_moment_and_resumed(reference, corpus, tmp_path, seed
         while any(_alive(child) for child in children) and time.monotonic() < deadline:
             time.sleep(0.05)
         assert not any(_alive(child) for child in children), "workers outlive the process that was killed"
+        run.communicate()
     manifest = json.loads((output / "manifest.json").read_text())
     if not manifest["complete"]:
         with pytest.raises(StoreError, match="interrupted"):

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from empatheia_jax.profiling.intervals import clip, exclusive, subtract, total, union
+from empatheia_jax.profiling.summary import clip, exclusive, subtract, total, union
 
 SPAN = 60
 

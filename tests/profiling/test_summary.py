@@ -1,11 +1,7 @@
 """The summary of a trace: of traces small enough to count by hand, of real programs, and against the clock."""
 
-import os
 import re
-import subprocess
-import sys
 import time
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -16,8 +12,9 @@ from empatheia_jax.profiling.capture import traced
 from empatheia_jax.profiling.kinds import kind_of_name, read_program
 from empatheia_jax.profiling.summary import profile_page, summarise
 from empatheia_jax.profiling.trace import Event, Trace, newest_trace, read_trace
+from support.programs import read_hlo, run_program
 
-ROOT = Path(__file__).resolve().parents[2]
+HLO = read_hlo("other_backends")
 MS = 1e6  # nanoseconds
 
 
@@ -120,37 +117,6 @@ def test_a_programs_text_tells_what_its_operations_are(seed):
     )
 
 
-HLO = """HloModule jit_f, is_scheduled=true
-
-%async_computation (p: f32[8]) -> f32[4] {
-  %p = f32[8]{0} parameter(0)
-  ROOT %reduce-scatter.1 = f32[4]{0} reduce-scatter(%p), dimensions={0}, to_apply=%add
-}
-
-%fused_computation.1 (p: bf16[8,8], q: bf16[8,8]) -> bf16[8,8] {
-  %p = bf16[8,8]{1,0} parameter(0)
-  %q = bf16[8,8]{1,0} parameter(1)
-  ROOT %dot.9 = bf16[8,8]{1,0} dot(%p, %q), lhs_contracting_dims={1}, rhs_contracting_dims={0}
-}
-
-%fused_computation.2 (p: bf16[8,8]) -> bf16[8,8] {
-  %p = bf16[8,8]{1,0} parameter(0)
-  ROOT %transpose.9 = bf16[8,8]{1,0} transpose(%p), dimensions={1,0}
-}
-
-ENTRY %main (x: bf16[8,8]) -> bf16[8,8] {
-  %x = bf16[8,8]{1,0} parameter(0)
-  %fusion.1 = bf16[8,8]{1,0:T(8,128)(2,1)} fusion(%x, %x), kind=kCustom, calls=%fused_computation.1
-  %fusion.2 = bf16[8,8]{1,0} fusion(%x), kind=kLoop, calls=%fused_computation.2
-  %custom-call.1 = (bf16[8,8]{1,0}, u8[0]{0}) custom-call(%x, %x), custom_call_target="__cudnn$fmhaSoftmax"
-  %custom-call.2 = (bf16[8,8]{1,0}, s8[64]{0}) custom-call(%x), custom_call_target="__cublas$gemm", metadata={op_name="jit(f)/attention/dot_general"}
-  %custom-call.3 = bf16[8,8]{1,0} custom-call(%x), custom_call_target="tpu_custom_call", metadata={op_name="jit(f)/splash_attention/pallas_call"}
-  %async-start = ((f32[8]{0}), f32[4]{0}) async-start(%x), calls=%async_computation
-  ROOT %all-reduce.1 = bf16[8,8]{1,0} all-reduce(%fusion.1), to_apply=%add
-}
-"""  # noqa: E501
-
-
 def test_the_text_of_other_backends_programs():
     program = read_program(HLO)
     assert program.name == "jit_f"
@@ -190,25 +156,8 @@ def test_a_product_is_on_top_of_the_page_and_its_time_is_the_clocks(tmp_path):
     assert list(tmp_path.rglob("perfetto_trace.json.gz"))
 
 
-PROGRAM = """
-import sys
-from pathlib import Path
-import jax
-import jax.numpy as jnp
-from empatheia_jax.profiling.capture import traced
-mesh = jax.make_mesh((2,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
-sharded, replicated = (jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(*axes)) for axes in (("data",), ()))
-work = jax.jit(lambda x: jnp.sum(jnp.tanh(x), axis=0), out_shardings=replicated)
-x = jax.device_put(jnp.ones((512, 512)), sharded)
-jax.block_until_ready(work(x))
-with traced(Path(sys.argv[1]), "a sum over devices"):
-    jax.block_until_ready(work(x))
-"""
-
-
 def test_communication_between_two_devices_is_seen(tmp_path):
-    env = os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": "--xla_force_host_platform_device_count=2"}
-    subprocess.run([sys.executable, "-c", PROGRAM, str(tmp_path)], env=env, cwd=ROOT, check=True, timeout=600)
+    run_program("trace_two_devices", tmp_path, devices=2)
     programs = [read_program(path.read_text()) for path in (tmp_path / "programs").iterdir()]
     summary = summarise(read_trace(newest_trace(tmp_path)), programs)
     assert summary.devices == 2

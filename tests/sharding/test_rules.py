@@ -3,19 +3,15 @@
 import jax
 import numpy as np
 import pytest
-from jax.sharding import Mesh, PartitionSpec
+from jax.sharding import AbstractMesh, Mesh, PartitionSpec
 
 from empatheia_jax.config import MeshConfig
 from empatheia_jax.model.sharding import MESH_AXES, ShardingError, make_mesh, param, partition_spec
 
 
 def mesh(data, fsdp, tensor):
-    """Return a stand-in for a mesh of these sizes."""
-
-    class FakeMesh:
-        shape = dict(zip(MESH_AXES, (data, fsdp, tensor), strict=True))
-
-    return FakeMesh()
+    """Return a mesh of these sizes, without devices."""
+    return AbstractMesh((data, fsdp, tensor), MESH_AXES)
 
 
 def test_tensor_lands_on_heads_and_mlp():

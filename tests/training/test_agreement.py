@@ -11,10 +11,10 @@ import numpy as np
 import optax
 import pytest
 from flax import nnx
-from small import WIDTHS, make_examples, make_model, make_tokenizer, replace_fields, small_config
 
-from empatheia_jax.data.batches.rows import Rows
-from empatheia_jax.training.stages import stage
+from empatheia_jax.data.batches.builder import BatchBuilder
+from empatheia_jax.testing.tiny import WIDTHS, make_examples, make_model, make_tokenizer, replace_fields, small_config
+from empatheia_jax.training.stages import resolve_stages
 from empatheia_jax.training.step import make_step, split
 
 EXAMPLES = 4
@@ -51,8 +51,10 @@ def make_config(drawn, rows=2, accumulate=1, spare=0, **llm):
 def packed_step(drawn, seed, config):
     """Return (loss, gradient of the adapters) of one step over all Examples."""
     examples, tokenizer, _ = drawn
-    first = stage(1, config)
-    rows = Rows(examples, "text", config, tokenizer, store=None, widths=WIDTHS, train=False, seed=0, content=False)
+    first = resolve_stages(config)[1]
+    rows = BatchBuilder(
+        examples, "text", config, tokenizer, store=None, widths=WIDTHS, train=False, seed=0, content=False
+    )
     graphdef, trainable, frozen = split(make_model(config, None, seed=seed), first)
     tx = optax.sgd(1.0)  # the update is the negative gradient
     step = jax.jit(make_step(graphdef, first, tx, rows.bounds))
@@ -69,10 +71,10 @@ def plain(drawn, seed):
     """Return the same, computed one Example at a time."""
     examples, tokenizer, _ = drawn
     config = make_config(drawn, rows=1, remat="none")
-    encoded = Rows(
+    encoded = BatchBuilder(
         examples, "text", config, tokenizer, store=None, widths=WIDTHS, train=False, seed=0, content=False
     ).encoded
-    graphdef, trainable, frozen = split(make_model(config, None, seed=seed), stage(1, config))
+    graphdef, trainable, frozen = split(make_model(config, None, seed=seed), resolve_stages(config)[1])
 
     def loss(trainable, tokens, positions, loss_mask):
         llm = nnx.merge(graphdef, trainable, frozen).llm

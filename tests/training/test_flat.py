@@ -5,12 +5,12 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from small import make_model, small_config
 
 from empatheia_jax.config import OptimConfig, StageConfig
+from empatheia_jax.testing.tiny import make_model, small_config
 from empatheia_jax.training.flat import FlatLayout
 from empatheia_jax.training.optim import decay_mask, optimizer
-from empatheia_jax.training.stages import stage
+from empatheia_jax.training.stages import resolve_stages
 from empatheia_jax.training.step import split
 
 pytestmark = pytest.mark.usefixtures("compiled_quickly")
@@ -19,7 +19,7 @@ pytestmark = pytest.mark.usefixtures("compiled_quickly")
 @pytest.mark.slow
 def test_there_and_back_and_the_optimizers_state_too():
     config = small_config()
-    _, tree, _ = split(make_model(config), stage(4, config))
+    _, tree, _ = split(make_model(config), resolve_stages(config)[4])
     flat = FlatLayout(tree)
     vector = flat.ravel(tree)
     assert vector.ndim == 1 and vector.size == sum(leaf.size for leaf in jax.tree.leaves(tree))
@@ -45,7 +45,7 @@ def test_there_and_back_and_the_optimizers_state_too():
 
 def test_norms_biases_and_gains_are_not_decayed():
     config = small_config()
-    _, tree, _ = split(make_model(config), stage(4, config))
+    _, tree, _ = split(make_model(config), resolve_stages(config)[4])
     for path, decayed in jax.tree_util.tree_leaves_with_path(decay_mask(tree)):
         name = jax.tree_util.keystr(path)
         if "bias" in name or "norm" in name or "gain" in name:

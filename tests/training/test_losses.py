@@ -1,11 +1,12 @@
 """The losses of Eqs. 8-13 against loops in numpy and torch's cross-entropy."""
 
-import types
+import dataclasses
 
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from empatheia_jax.data.batches.batch import Batch
 from empatheia_jax.training import losses, target_nll
 
 RNG = np.random.default_rng(3)
@@ -85,7 +86,9 @@ def test_content_consistency_is_the_squared_error_of_valid_positions():
     speech_mask = np.arange(6) < np.array([[4], [0]])
     video_mask = np.arange(9) < np.array([[9], [2]])
     terms = losses.content_consistency(
-        speech, gold_speech, speech_mask, video=video, gold_video=gold_video, video_mask=video_mask
+        {"content_speech": speech, "content_video": video},
+        {"content_speech": gold_speech, "content_video": gold_video},
+        {"content_speech": speech_mask, "content_video": video_mask},
     )
     expected = sum(((speech[0, p] - gold_speech[0, p]) ** 2).mean() for p in range(4))
     np.testing.assert_allclose(terms["content_speech"], expected, rtol=1e-5)
@@ -95,19 +98,17 @@ def test_content_consistency_is_the_squared_error_of_valid_positions():
 
 
 def test_style_alignment_leaves_out_examples_without_gold():
-    style = types.SimpleNamespace(speech=RNG.normal(size=(3, 4)), video=RNG.normal(size=(3, 2)))
+    speech, video = RNG.normal(size=(3, 4)), RNG.normal(size=(3, 2))
     gold_speech, gold_video = RNG.normal(size=(3, 4)), np.full((3, 2), np.inf)
     gold_video[1] = 0.5
     terms = losses.style_alignment(
-        style,
-        gold_speech=gold_speech,
-        has_speech=np.array([True, False, True]),
-        gold_video=gold_video,
-        has_video=np.array([False, True, False]),
+        {"style_speech": speech, "style_video": video},
+        {"style_speech": gold_speech, "style_video": gold_video},
+        {"style_speech": np.array([True, False, True]), "style_video": np.array([False, True, False])},
     )
-    expected = ((style.speech - gold_speech) ** 2).mean(-1)
+    expected = ((speech - gold_speech) ** 2).mean(-1)
     np.testing.assert_allclose(terms["style_speech"], expected[0] + expected[2], rtol=1e-5)
-    np.testing.assert_allclose(terms["style_video"], ((style.video[1] - 0.5) ** 2).mean(), rtol=1e-5)
+    np.testing.assert_allclose(terms["style_video"], ((video[1] - 0.5) ** 2).mean(), rtol=1e-5)
 
 
 def test_classification_is_torchs_cross_entropy_over_known_labels():
@@ -148,20 +149,22 @@ def test_overall_is_the_papers_sum():
 
 
 def test_counts_say_how_many_elements_each_sum_has():
-    batch = {
-        "target_mask": np.array([[True, False, True]]),
-        "label_mask": np.array([[True, False, False]]),
-        "phonemes": np.array([[0, 5, -1], [-1, -1, -1]]),
-        "has_style_speech": np.array([True, False]),
-        "has_style_video": np.array([False, False]),
-        "response_index": np.array([[1, 2, -1], [-1, -1, -1]]),
-        "example_id": np.array([4, -1]),
-        "video_frames": np.array([6, 0]),
-        "emotion": np.array([2, -1]),
-        "age": np.array([-1, -1]),
-        "gender": np.array([1, 1]),
-        "timbre": np.array([0, -1]),
-    }
+    batch = dataclasses.replace(
+        Batch(*[np.zeros(0)] * len(dataclasses.fields(Batch))),
+        target_mask=np.array([[True, False, True]]),
+        label_mask=np.array([[True, False, False]]),
+        phonemes=np.array([[0, 5, -1], [-1, -1, -1]]),
+        gold_content_video=np.zeros((2, 8, 3)),
+        has_style_speech=np.array([True, False]),
+        has_style_video=np.array([False, False]),
+        response_index=np.array([[1, 2, -1], [-1, -1, -1]]),
+        example_id=np.array([4, -1]),
+        video_frames=np.array([6, 0]),
+        emotion=np.array([2, -1]),
+        age=np.array([-1, -1]),
+        gender=np.array([1, 1]),
+        timbre=np.array([0, -1]),
+    )
     counts = {name: float(value) for name, value in losses.counts(batch).items()}
     assert counts == {
         "emp": 2,

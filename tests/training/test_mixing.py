@@ -5,21 +5,21 @@ import dataclasses
 
 import numpy as np
 import pytest
-from small import WIDTHS, make_examples, make_store, make_tokenizer, replace_fields, small_config
-from trainer import write_corpus
 
 from empatheia_jax.config import ConfigError, MixConfig
 from empatheia_jax.config.load import config_from_json, config_to_json
-from empatheia_jax.data.batches.packing import Mixture
+from empatheia_jax.data.batches.builder import BatchBuilder
+from empatheia_jax.data.batches.packer import Mixture
 from empatheia_jax.data.batches.pipeline import training_batches
-from empatheia_jax.data.batches.rows import Rows
 from empatheia_jax.data.features.store import MixedStores
+from empatheia_jax.testing.corpus import write_text_corpus
+from empatheia_jax.testing.tiny import WIDTHS, make_examples, make_store, make_tokenizer, replace_fields, small_config
 from empatheia_jax.training.data import load_data
 
 
 def test_a_mixed_corpus_joins_training_and_not_validation(tmp_path):
-    write_corpus(tmp_path / "main")
-    write_corpus(tmp_path / "other")
+    write_text_corpus(tmp_path / "main")
+    write_text_corpus(tmp_path / "other")
     mix = (MixConfig("ed", str(tmp_path / "other"), share=0.5),)
     config = replace_fields(small_config(modalities=()), "data", path=str(tmp_path / "main"), mix=mix)
     (tmp_path / "run").mkdir()
@@ -39,7 +39,7 @@ def test_rows_read_each_corpus_from_its_own_store():
     ]
     stores = MixedStores(make_store(main, seed=1), {"b": make_store(other, seed=2), "c": None})
     examples, config = [*main, *renamed[0], *renamed[1]], small_config()
-    rows = Rows(
+    rows = BatchBuilder(
         examples,
         "all",
         config,
@@ -53,15 +53,15 @@ def test_rows_read_each_corpus_from_its_own_store():
     seen = collections.Counter()
     epoch = [rows.plan([n])[0] for n in range(rows.stream.rows_per_epoch)]
     for batch in training_batches(rows, 0, len(epoch) // config.data.rows):
-        for k, example in enumerate(batch["example_id"][0]):
+        for k, example in enumerate(batch.example_id[0]):
             if example < 0:
                 continue
             seen[examples[example].id] += 1
             key = examples[example].utterance_key(examples[example].response)
             gold = stores.get(key)
-            assert bool(batch["has_style_speech"][0, k]) == (gold is not None)
+            assert bool(batch.has_style_speech[0, k]) == (gold is not None)
             if gold is not None:
-                np.testing.assert_array_equal(batch["gold_style_speech"][0, k], gold["style_speech"])
+                np.testing.assert_array_equal(batch.gold_style_speech[0, k], gold["style_speech"])
     by_corpus = collections.Counter(name.split("/")[0] for name in seen.elements())
     assert by_corpus["train"] >= 7 and by_corpus["b"] <= 4 and by_corpus["c"] >= 10
 

@@ -3,9 +3,7 @@
 import dataclasses
 import json
 import shutil
-import subprocess
 import sys
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -13,19 +11,19 @@ import numpy as np
 import optax
 import pytest
 from flax import nnx
-from small import leaves, make_model, replace_fields, small_config
 
 from empatheia_jax.checkpoints.named_arrays import CheckpointError
 from empatheia_jax.checkpoints.runs import Checkpoints, Position, identify_base, load_base, save_base
+from empatheia_jax.checkpoints.workdir import check_workdir, save_config, saved_config
 from empatheia_jax.config import Config, ConfigError, LlamaConfig, RopeScaling
 from empatheia_jax.config.load import config_from_json, config_to_json, load_config
-from empatheia_jax.training.loop import check_workdir, save_config, saved_config
+from empatheia_jax.model.parameter_groups import ADAPTED, in_groups
+from empatheia_jax.testing.tiny import leaves, make_model, replace_fields, small_config
 from empatheia_jax.training.metrics import Metrics, check_finite, cut_back
-from empatheia_jax.training.stages import ADAPTED, stage
-from empatheia_jax.training.step import in_groups
+from empatheia_jax.training.stages import choose_stages, replace_stage, resolve_stages
+from support.programs import run_program
 
 CONFIG = small_config()
-STAGES = [stage(number, CONFIG) for number in range(5)]
 
 
 @pytest.fixture(scope="module")
@@ -154,9 +152,7 @@ def test_a_config_survives_json():
     config = replace_fields(
         replace_fields(small_config(modalities=("audio",)), "llm", rope_scaling=scaling), "lora", targets=("q_proj",)
     )
-    config = dataclasses.replace(
-        config, stages=config.stages | {"3": dataclasses.replace(config.stages["3"], weight_decay=0.25)}
-    )
+    config = replace_stage(config, 3, weight_decay=0.25)
     assert config_from_json(json.loads(json.dumps(config_to_json(config)))) == config
     assert config_from_json(json.loads(json.dumps(config_to_json(Config())))) == Config()
 
@@ -179,8 +175,7 @@ def test_overrides_from_the_command_line_reach_every_part(tmp_path):
     config = load_config(str(path), arguments.split())
     expected = replace_fields(replace_fields(Config(name="mine"), "optim", b1=0.8), "data", path="there")
     expected = replace_fields(expected, "lora", targets=("q_proj", "v_proj"))
-    stages = expected.stages | {"3": dataclasses.replace(expected.stages["3"], epochs=2.5)}
-    assert config == dataclasses.replace(expected, modalities=("audio",), stages=stages)
+    assert config == dataclasses.replace(replace_stage(expected, 3, epochs=2.5), modalities=("audio",))
     assert load_config(str(path)) == Config(name="mine")
     with pytest.raises(ConfigError, match="no such config"):
         load_config(str(tmp_path / "absent.py"))
@@ -191,46 +186,29 @@ def test_overrides_from_the_command_line_reach_every_part(tmp_path):
 
 def test_a_workdir_is_used_once_or_resumed_with_the_same_config(tmp_path):
     with pytest.raises(ConfigError, match="nothing to resume"):
-        check_workdir(tmp_path, CONFIG, resume=True, stages=STAGES)
+        check_workdir(tmp_path, CONFIG, resume=True, trains_base=True)
     with pytest.raises(ConfigError, match="not a run"):
         saved_config(tmp_path)
-    check_workdir(tmp_path, CONFIG, resume=False, stages=STAGES)
+    check_workdir(tmp_path, CONFIG, resume=False, trains_base=True)
     save_config(tmp_path, CONFIG)
     assert saved_config(tmp_path) == CONFIG
     with pytest.raises(ConfigError, match="holds a run already"):
-        check_workdir(tmp_path, CONFIG, resume=False, stages=STAGES)
-    check_workdir(tmp_path, CONFIG, resume=True, stages=STAGES)
+        check_workdir(tmp_path, CONFIG, resume=False, trains_base=True)
+    check_workdir(tmp_path, CONFIG, resume=True, trains_base=True)
     with pytest.raises(ConfigError, match=r"another config \(optim\)"):
-        check_workdir(tmp_path, replace_fields(CONFIG, "optim", b1=0.1), resume=True, stages=STAGES)
+        check_workdir(tmp_path, replace_fields(CONFIG, "optim", b1=0.1), resume=True, trains_base=True)
 
 
 def test_later_stages_of_a_scratch_base_need_a_trained_base(tmp_path):
     with pytest.raises(ConfigError, match="begin --stages with 0"):
-        check_workdir(tmp_path, CONFIG, resume=False, stages=STAGES[1:])
+        check_workdir(tmp_path, CONFIG, resume=False, trains_base=False)
     (tmp_path / "base").mkdir()
-    check_workdir(tmp_path, CONFIG, resume=False, stages=STAGES[1:])
+    check_workdir(tmp_path, CONFIG, resume=False, trains_base=False)
 
 
 def test_training_is_free_of_torch(tmp_path):
     """Also where torch is installed, and after the TensorBoard writer has been at work."""
-    program = f"""
-import sys
-import train
-from pathlib import Path
-from empatheia_jax.training.metrics import Metrics
-metrics = Metrics(Path({str(tmp_path)!r}), None)
-metrics.log(1, 0, {{"loss": 1.0}})
-metrics.close()
-imported = [name for name in ("torch", "tensorflow", "av", "cv2") if name in sys.modules]
-assert not imported, imported
-import importlib.util
-if importlib.util.find_spec("torch"):
-    import torch
-    torch.zeros(1)
-"""
-    root = Path(__file__).resolve().parents[2]
-    done = subprocess.run([sys.executable, "-c", program], cwd=root, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-1500:]
+    run_program("log_metrics", tmp_path)
     assert any((tmp_path / "events").iterdir())
 
 
@@ -241,9 +219,35 @@ def test_stage_0_trains_no_quantised_base_and_quantising_needs_qwix(tmp_path, mo
     pytest.importorskip("qwix")
     quantized = replace_fields(CONFIG, "llm", quantization="nf4", quantization_tile=16)
     with pytest.raises(ConfigError, match="stage 0 trains the base.*copy its DIR/base.*--stages 1,2,3,4"):
-        check_workdir(tmp_path / "run", quantized, resume=False, stages=STAGES)
+        check_workdir(tmp_path / "run", quantized, resume=False, trains_base=True)
     (tmp_path / "run" / "base").mkdir(parents=True)
-    check_workdir(tmp_path / "run", quantized, resume=False, stages=STAGES[1:])
+    check_workdir(tmp_path / "run", quantized, resume=False, trains_base=False)
     monkeypatch.setitem(sys.modules, "qwix", None)
     with pytest.raises(ConfigError, match="qwix"):
-        check_workdir(tmp_path / "run", quantized, resume=False, stages=STAGES[1:])
+        check_workdir(tmp_path / "run", quantized, resume=False, trains_base=False)
+
+
+# Stages ---------------------------------------------------------------------------------------------------------------
+
+
+def test_a_stage_has_the_settings_and_shapes_that_hold_in_it():
+    config = replace_stage(CONFIG, 3, rows=8, epochs=2.5)
+    stages = resolve_stages(config)
+    assert [stage.number for stage in stages] == list(range(5))
+    assert stages[3].settings.epochs == 2.5 and stages[3].data == dataclasses.replace(config.data, rows=8)
+    assert all(stage.data == config.data for stage in stages if stage.number != 3)
+    assert [stage.backprops_through_llm for stage in stages] == [True, True, False, True, True]
+    assert [stage.trains_base for stage in stages] == [True, False, False, False, False]
+
+
+def test_stages_are_chosen_by_what_there_is_to_train():
+    def numbers(config, *wanted):
+        return [stage.number for stage in choose_stages(config, *wanted)]
+
+    assert numbers(CONFIG) == [0, 1, 2, 3, 4] and numbers(CONFIG, [3, 1]) == [3, 1]
+    assert numbers(dataclasses.replace(CONFIG, base="converted")) == [1, 2, 3, 4]
+    assert numbers(dataclasses.replace(CONFIG, modalities=())) == [0, 1]
+    with pytest.raises(ConfigError, match="there is no stage 7: choose from 0 to 4"):
+        choose_stages(CONFIG, [1, 7])
+    with pytest.raises(ConfigError, match=r"has no stage 0: choose from \[1, 2, 3, 4\]"):
+        choose_stages(dataclasses.replace(CONFIG, base="converted"), [0])

@@ -5,29 +5,23 @@ import shutil
 
 import numpy as np
 import pytest
-from trainer import ALL_STAGES, Trainer
 
 from empatheia_jax.training import state_cache
+from support.trainer import Trainer
 
 pytestmark = pytest.mark.slow
-
-
-def run(trainer: Trainer, workdir: str, *flags: str) -> str:
-    code, out, err = trainer.finish(trainer.start(workdir, *flags))
-    assert code == 0, err[-2000:]
-    return out
 
 
 @pytest.fixture(scope="module")
 def trainer(tmp_path_factory):
     """Train stages 0 and 1 once, and stage 2 from there with and without the cache."""
-    trainer = Trainer(tmp_path_factory.mktemp("cache"), ALL_STAGES)
-    run(trainer, "cached", "--stages", "0,1")
+    trainer = Trainer(tmp_path_factory.mktemp("cache"), config="all_stages")
+    trainer.run("cached", "--stages", "0,1")
     shutil.copytree(trainer.folder / "cached", trainer.folder / "computed")
     settings = trainer.folder / "computed" / "config.json"
     settings.write_text(json.dumps(json.loads(settings.read_text()) | {"cache_states": False}))
-    run(trainer, "cached", "--stages", "2", "--resume")
-    run(trainer, "computed", "--stages", "2", "--resume", "--cache-states", "False")
+    trainer.run("cached", "--stages", "2", "--resume")
+    trainer.run("computed", "--stages", "2", "--resume", "--cache-states", "False")
     return trainer
 
 
@@ -56,7 +50,7 @@ def test_states_of_another_adapter_are_made_anew(trainer):
         (folder / name).write_text("")
     saved = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(saved | {"seed": 5}))
-    run(trainer, "other", "--resume", "--stages", "1,2", "--seed", "5")
+    trainer.run("other", "--resume", "--stages", "1,2", "--seed", "5")
     new = json.loads((folder / state_cache.FOLDER / "manifest.json").read_text())
     assert new["complete"] and new["source_hash"] == old["source_hash"]
     changed = {name for name, value in new["settings"].items() if old["settings"][name] != value}

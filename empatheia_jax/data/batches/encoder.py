@@ -124,6 +124,32 @@ def encode_example(
     return encoded
 
 
+@dataclasses.dataclass(frozen=True)
+class ExampleEncoder:
+    """`encode_example` with the settings of a stage."""
+
+    prompt_kind: PromptKind
+    config: Config
+    tokenizer: Tokenizer
+    learn_profile: bool = False
+
+    def __call__(self, example: Example, with_profile: bool = True) -> EncodedExample:
+        """Encode an Example, with the listener's profile in the prompt where the config lets it have one.
+
+        Raises:
+          RecordError: as `prompt_profile`.
+        """
+        profile = prompt_profile(example, self.config) if with_profile else None
+        return encode_example(
+            example,
+            self.prompt_kind,
+            self.config,
+            self.tokenizer,
+            profile=profile,
+            learn_profile=self.learn_profile,
+        )
+
+
 def _mask_words(ids: np.ndarray, words: list[list[int]]) -> np.ndarray:
     """Return bool, shaped as `ids`: true on each word's ids, searched for in order from the end of the word before."""
     mask, start = np.zeros(len(ids), bool), 0

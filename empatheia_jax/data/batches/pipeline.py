@@ -9,8 +9,9 @@ from collections.abc import Iterator
 import grain
 import numpy as np
 
-from empatheia_jax.data.batches.packing import plan_epoch
-from empatheia_jax.data.batches.rows import Rows
+from empatheia_jax.data.batches.batch import Batch
+from empatheia_jax.data.batches.builder import BatchBuilder
+from empatheia_jax.data.batches.packer import plan_epoch
 from empatheia_jax.data.schema import SYMBOL_COUNT, Example, Widths
 
 
@@ -53,13 +54,13 @@ def feature_statistics(
 class _Steps:
     """Random access for Grain: element e is this process's part of step `first_step` + e."""
 
-    def __init__(self, rows: Rows, first_step: int, steps: int, local_rows: range):
+    def __init__(self, rows: BatchBuilder, first_step: int, steps: int, local_rows: range):
         self._rows, self._first, self._steps, self._local_rows = rows, first_step, steps, local_rows
 
     def __len__(self) -> int:
         return self._steps
 
-    def __getitem__(self, element: int) -> dict[str, np.ndarray]:
+    def __getitem__(self, element: int) -> Batch[np.ndarray]:
         rows, local_rows = self._rows, self._local_rows
         accumulate, size = rows.config.optim.accumulate, rows.config.data.rows
         first = (self._first + int(element)) * accumulate * size
@@ -68,8 +69,8 @@ class _Steps:
 
 
 def training_batches(
-    rows: Rows, first_step: int, steps: int, *, local_rows: range | None = None, threads: int = 1
-) -> Iterator[dict[str, np.ndarray]]:
+    rows: BatchBuilder, first_step: int, steps: int, *, local_rows: range | None = None, threads: int = 1
+) -> Iterator[Batch[np.ndarray]]:
     """Iterate over steps first_step .. first_step + steps - 1: arrays [A, ...] of the rows of this process.
 
     Args:
@@ -85,29 +86,29 @@ def training_batches(
     return iter(dataset.to_iter_dataset(grain.ReadOptions(num_threads=threads, prefetch_buffer_size=2 * threads)))
 
 
-def step_example_ids(rows: Rows, step: int) -> list[str]:
+def step_example_ids(rows: BatchBuilder, step: int) -> list[str]:
     """Return the ids of the Examples that all processes together learn from in a step of a stage."""
     per_step = rows.config.optim.accumulate * rows.config.data.rows
     plan = rows.plan(range(step * per_step, (step + 1) * per_step))
     return [rows.examples[i].id for _, members in plan for i in members]
 
 
-def evaluation_plan(rows: Rows) -> list[list[tuple[int, list[int]]]]:
-    """Return all Examples once, as micro-batches that `Rows.batch` takes; the last is filled with empty rows."""
+def evaluation_plan(rows: BatchBuilder) -> list[list[tuple[int, list[int]]]]:
+    """Return all Examples once, as micro-batches for `BatchBuilder.batch`; the last is filled with empty rows."""
     plan = [(0, members) for members in plan_epoch(rows.sizes, rows.limits, rows.seed, 0)]
     size = rows.config.data.rows
     plan += [(0, [])] * (-len(plan) % size)
     return [plan[start : start + size] for start in range(0, len(plan), size)]
 
 
-def evaluation_batches(rows: Rows, local_rows: range | None = None) -> Iterator[dict[str, np.ndarray]]:
+def evaluation_batches(rows: BatchBuilder, local_rows: range | None = None) -> Iterator[Batch[np.ndarray]]:
     """Iterate over the micro-batches of `evaluation_plan`; `local_rows` as for `training_batches`."""
     local_rows = range(rows.config.data.rows) if local_rows is None else local_rows
     for plan in evaluation_plan(rows):
         yield rows.batch([plan[row] for row in local_rows], local_rows[0])
 
 
-def count_steps(rows: Rows, epochs: float) -> int:
+def count_steps(rows: BatchBuilder, epochs: float) -> int:
     """Return the number of steps that `epochs` over the Examples take."""
     per_step = rows.config.optim.accumulate * rows.config.data.rows
     return max(1, round(epochs * rows.stream.rows_per_epoch / per_step))

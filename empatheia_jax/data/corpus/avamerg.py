@@ -11,9 +11,10 @@ JSON file: they are read in place. Conversation ids start again in each split, s
 
 import collections
 import dataclasses
+import functools
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Literal
 
@@ -125,6 +126,7 @@ def read_examples(
     validation_share: float = 0.2,
     max_turns: int = 16,
     recover_responses: bool = False,
+    allow_empty: bool = False,
 ) -> tuple[list[Example], Report]:
     """Read the Examples of one split, and count what was read and dropped.
 
@@ -139,6 +141,7 @@ def read_examples(
       max_turns: largest number of turns of a dialogue.
       recover_responses: take the missing response of a turn from the history of a later turn of its dialogue (the
         released test file gives no responses; this recovers those of all turns but the last).
+      allow_empty: return the report even where no turn is usable.
 
     Returns:
       The Examples in the order of the file and of the turns, and the Report.
@@ -148,56 +151,51 @@ def read_examples(
     """
     if on_error not in ("stop", "skip"):
         raise ValueError(f'on_error is {on_error!r}: use "stop" or "skip"')
-    examples, report = read_split(
-        path,
-        split,
-        on_error=on_error,
-        validation_share=validation_share,
-        max_turns=max_turns,
-        recover_responses=recover_responses,
-    )
-    if report.dialogues and not examples:
+    dataset = dataset_folder(Path(path))
+    if dataset is not None:
+        examples, report = _read_dataset(dataset, split, max_turns)
+    else:
+        file, divided = locate(Path(path), split)
+        dialogues, report = load_dialogues(file), Report(split, str(file))
+        if divided:
+            dialogues = _divide(dialogues, split, validation_share, report.file)
+
+        def drop(kind: Literal["dialogue", "turn"], error: BadRecord) -> None:
+            if on_error == "stop" and error.reason not in records.KNOWN_GAPS:
+                raise error
+            item = DroppedItem(kind, error.conversation, error.turn, error.field, error.reason, str(error))
+            report.dropped.append(item)
+
+        source = Source(
+            file=report.file,
+            split=split,
+            needs_response=split != "test",
+            max_turns=max_turns,
+            on_turn_error=functools.partial(drop, "turn"),
+            media=MediaFiles(media_folders(file, "train" if divided else split)),
+            recover_responses=recover_responses,
+            notes=report.notes,
+            places=report.places,
+            media_counts=report.media,
+        )
+        examples = _parse_dialogues(dialogues, source, report, on_dialogue_error=functools.partial(drop, "dialogue"))
+    if report.dialogues and not examples and not allow_empty:
         first = report.dropped[0].message if report.dropped else "no turns"
         raise RecordError(f"none of {report.dialogues} dialogues is usable; the first: {first}", file=report.file)
     return examples, report
 
 
-def read_split(
-    path: Path | str,
-    split: Split,
-    *,
-    on_error: str,
-    validation_share: float,
-    max_turns: int,
-    recover_responses: bool = False,
-) -> tuple[list[Example], Report]:
-    """Do what `read_examples` does, but return the report even where no turn is usable."""
-    dataset = dataset_folder(Path(path))
-    if dataset is not None:
-        return _read_dataset(dataset, split, max_turns)
-    file, divided = locate(Path(path), split)
-    report = Report(split, str(file))
-    dialogues = load_dialogues(file)
-    if divided:
-        dialogues = _divide(dialogues, split, validation_share, report.file)
+def _parse_dialogues(
+    dialogues: list, source: Source, report: Report, *, on_dialogue_error: Callable[[BadRecord], None]
+) -> list[Example]:
+    """Make the Examples of all dialogue objects, and count them in the report.
 
-    def drop_turn(error: BadRecord) -> None:
-        if on_error == "stop" and error.reason not in records.KNOWN_GAPS:
-            raise error
-        report.dropped.append(_dropped_item("turn", error))
-
-    source = Source(
-        file=report.file,
-        split=split,
-        needs_response=split != "test",
-        max_turns=max_turns,
-        on_turn_error=drop_turn,
-        media=MediaFiles(media_folders(file, "train" if divided else split)),
-        recover_responses=recover_responses,
-        notes=report.notes,
-        places=report.places,
-        media_counts=report.media,
-    )
+    Args:
+      dialogues: objects of the JSON file.
+      source: of the file.
+      report: its `dropped` receives what is dropped.
+      on_dialogue_error: called with the error of each dialogue that cannot be used; it may raise.
+    """
     examples: list[Example] = []
     seen: set[str] = set()
     for raw in dialogues:
@@ -208,23 +206,16 @@ def read_split(
         try:
             conversation = records.conversation_id(raw, report.file)
             if conversation in seen:
-                raise BadRecord(
-                    "conversation_id occurs twice",
-                    "the first one is used",
-                    file=report.file,
-                    conversation=conversation,
-                    field="conversation_id",
-                )
+                where = {"file": report.file, "conversation": conversation, "field": "conversation_id"}
+                raise BadRecord("conversation_id occurs twice", "the first one is used", **where)
             seen.add(conversation)
             examples += records.parse_dialogue(raw, source)
         except BadRecord as error:
-            if on_error == "stop" and error.reason not in records.KNOWN_GAPS:
-                raise
             del report.dropped[drops_before:]
-            report.dropped.append(_dropped_item("dialogue", error))
+            on_dialogue_error(error)
             report.turns_of_dropped_dialogues += turns
     report.examples, report.utterances = len(examples), source.utterances
-    return examples, report
+    return examples
 
 
 def _read_dataset(folder: Path, split: Split, max_turns: int) -> tuple[list[Example], Report]:
@@ -247,10 +238,6 @@ def _read_dataset(folder: Path, split: Split, max_turns: int) -> tuple[list[Exam
             report.media[f"{modality} found"] += recorded
     report.examples = len(examples)
     return examples, report
-
-
-def _dropped_item(kind: Literal["dialogue", "turn"], error: BadRecord) -> DroppedItem:
-    return DroppedItem(kind, error.conversation, error.turn, error.field, error.reason, str(error))
 
 
 def read_dialogue(dialogue: dict | Path | str, *, max_turns: int = 16) -> Example:
@@ -310,23 +297,33 @@ def load_dialogues(file: Path) -> list:
 
 
 def available_splits(path: Path) -> list[Split]:
-    """List the splits of `path`; a single file is test data if its name has "test", else divided like train.json.
+    """List the splits of `path`.
+
+    A single file is test data if its name has "test" or it gives no response; else it is divided like train.json.
 
     Raises:
       RecordError: there are none.
     """
-    if path.is_file() and "test" in path.stem.lower():
+    if path.is_file() and ("test" in path.stem.lower() or not _has_responses(path)):
         return ["test"]
-    splits, first_error = [], None
+    splits: list[Split] = []
+    errors: list[RecordError] = []
     for split in SPLITS[:2] if path.is_file() else SPLITS:
         try:
             locate(path, split)
             splits.append(split)
         except RecordError as error:
-            first_error = first_error or error
+            errors.append(error)
     if not splits:
-        raise first_error
+        raise errors[0]
     return splits
+
+
+def _has_responses(file: Path) -> bool:
+    """Return whether any turn of a JSON file has a gold response."""
+    entries = (raw.get("turns") for raw in load_dialogues(file) if isinstance(raw, dict))
+    turns = (turn for entry in entries if isinstance(entry, list) for turn in entry)
+    return any(isinstance(turn, dict) and turn.get("response") for turn in turns)
 
 
 def locate(path: Path, split: Split) -> tuple[Path, bool]:

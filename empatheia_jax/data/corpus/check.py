@@ -4,8 +4,9 @@ import collections
 import concurrent.futures
 import dataclasses
 import statistics
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -82,10 +83,17 @@ def check_data(
     splits = [
         _LoadedSplit(
             split,
-            *avamerg.read_split(path, split, on_error="skip", validation_share=validation_share, max_turns=max_turns),
+            *avamerg.read_examples(
+                path,
+                split,
+                on_error="skip",
+                validation_share=validation_share,
+                max_turns=max_turns,
+                allow_empty=True,
+            ),
             _media_folders(path, split),
         )
-        for split in _find_splits(path)
+        for split in avamerg.available_splits(path)
     ]
     groups: dict[tuple[Path, ...], list[_LoadedSplit]] = collections.defaultdict(list)
     for loaded in splits:
@@ -102,30 +110,6 @@ def check_data(
         "across": _compare_with_train(splits),
     }
     return _format_report(splits, result), result
-
-
-def _find_splits(path: Path) -> list[Split]:
-    """List the splits that can be read at `path`; a file without any response is taken as test data.
-
-    Raises:
-      RecordError: there are none.
-    """
-    if path.is_file():
-        stem = path.stem.lower()
-        if stem.startswith("val"):
-            return ["validation"]
-        if stem.startswith("v_test") or not _has_responses(path):
-            return ["test"]
-    return avamerg.available_splits(path)
-
-
-def _has_responses(file: Path) -> bool:
-    """Return whether any turn of a JSON file has a gold response."""
-    for raw in avamerg.load_dialogues(file):
-        turns = raw.get("turns") if isinstance(raw, dict) else None
-        if any(isinstance(turn, dict) and turn.get("response") for turn in turns or ()):
-            return True
-    return False
 
 
 def _media_folders(path: Path, split: Split) -> tuple[Path, ...]:
@@ -262,7 +246,7 @@ def _measure(path: Recording, is_video: bool, max_seconds: float, max_megabytes:
     return length, f"over {max_seconds:g} s" if length > max_seconds else "", str(path)
 
 
-def _describe_durations(values: list[float]) -> dict[str, float]:
+def _describe_durations(values: list[float]) -> dict[str, Any]:
     if not values:
         return {"files": 0}
     exact = {
@@ -275,7 +259,7 @@ def _describe_durations(values: list[float]) -> dict[str, float]:
     return {"files": len(values)} | rounded | {"histogram": _histogram(values, SECONDS_BINS)}
 
 
-def _histogram(values: list[float], edges: tuple[float, ...]) -> list[int]:
+def _histogram(values: Sequence[float], edges: tuple[float, ...]) -> list[int]:
     """Count the values in each bin; those beyond the ends count in the outermost bins."""
     return np.histogram(np.clip(values, edges[0], edges[-1]), edges)[0].tolist()
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from empatheia_jax.data.corpus.text import clean_text, text_problem
 from empatheia_jax.data.emotions import AGES, FINE_EMOTIONS, GENDERS, TIMBRES
+from empatheia_jax.data.media.containers import Recording
 from empatheia_jax.data.media.files import MediaFiles
 from empatheia_jax.data.schema import ChainOfEmpathy, Example, Profile, RecordError, Role, Utterance
 
@@ -20,9 +21,8 @@ KNOWN_GAPS = (EMPTY_TURNS, ENDS_WITH_LISTENER)
 class BadRecord(RecordError):
     """A `RecordError` with a short `reason` under which it is counted."""
 
-    def __init__(self, reason: str, detail: str = "", *, file="", conversation="", turn="", field=""):
-        message = f"{reason}: {detail}" if detail else reason
-        super().__init__(message, file=file, conversation=conversation, turn=turn, field=field)
+    def __init__(self, reason: str, detail: str = "", **location):
+        super().__init__(f"{reason}: {detail}" if detail else reason, **location)
         self.reason = reason
 
 
@@ -104,14 +104,12 @@ def conversation_id(raw: object, file: str) -> str:
     """
     if not isinstance(raw, dict):
         raise BadRecord("dialogue is not an object", f"found {type(raw).__name__}", file=file)
-    value = raw.get("conversation_id")
+    value, location = raw.get("conversation_id"), {"file": file, "field": "conversation_id"}
     text = str(value).strip() if isinstance(value, str | int) and not isinstance(value, bool) else ""
     if not text:
-        raise BadRecord("conversation_id is missing", f"found {value!r}", file=file, field="conversation_id")
+        raise BadRecord("conversation_id is missing", f"found {value!r}", **location)
     if not re.fullmatch(r"[\w.-]+", text):
-        raise BadRecord(
-            "conversation_id is odd", f"{text!r} is used in keys and names", file=file, field="conversation_id"
-        )
+        raise BadRecord("conversation_id is odd", f"{text!r} is used in keys and names", **location)
     return text.zfill(5) if text.isdecimal() else text
 
 
@@ -180,7 +178,7 @@ def _read_turn(dialogue: _Dialogue, raw: object, position: int) -> _Turn:
         raise dialogue.error(
             "turn_id is not a number", f"{raw.get('turn_id')!r}", turn=f"at position {position}", field="turn_id"
         )
-    number = int(number)
+    number = int(str(number))
     if not isinstance(history, list) or not history:
         raise dialogue.error("dialogue_history is missing or empty", turn=number, field="dialogue_history")
     utterances = _read_history(dialogue, history, number)
@@ -233,11 +231,11 @@ def _read_history(dialogue: _Dialogue, history: list, turn: int) -> tuple[Uttera
     return tuple(utterances)
 
 
-def _entry_files(dialogue: _Dialogue, raw: dict, turn: int, field: str) -> dict[str, Path]:
+def _entry_files(dialogue: _Dialogue, raw: dict, turn: int, field: str) -> dict[str, Recording]:
     """Return the paths of the media that a history entry names (`read_dialogue` only), by modality."""
     if dialogue.source.entry_media is None:
         return {}
-    files = {}
+    files: dict[str, Recording] = {}
     for key, modality in (("speech", "audio"), ("video", "video")):
         if not raw.get(key):
             continue
@@ -248,7 +246,9 @@ def _entry_files(dialogue: _Dialogue, raw: dict, turn: int, field: str) -> dict[
     return files
 
 
-def _get_utterance(dialogue: _Dialogue, key: tuple[int, Role, str], turn: int, files: dict[str, Path]) -> Utterance:
+def _get_utterance(
+    dialogue: _Dialogue, key: tuple[int, Role, str], turn: int, files: dict[str, Recording]
+) -> Utterance:
     """Return the Utterance of `key` (index, role, text) with its media, the same object in every turn that repeats it.
 
     Args:

@@ -7,6 +7,7 @@ Read it with `tfds.data_source("avamerg", data_dir=DIR)` once this module is imp
 
 import itertools
 from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 import tensorflow_datasets as tfds
@@ -35,7 +36,7 @@ _CITATION = """@inproceedings{zhang2025avamerg,
 
 
 class Avamerg(tfds.core.GeneratorBasedBuilder):
-    """The builder: one record for each dialogue, in the order of the released JSON; fields as in `data.tfds_records`.
+    """The builder: one record for each dialogue, in the order of the released JSON; fields as in `tfds_records`.
 
     Args:
       source: folder of the released layout; empty for TFDS's `manual_dir`.
@@ -59,13 +60,17 @@ class Avamerg(tfds.core.GeneratorBasedBuilder):
         *,
         source: Path | str = "",
         embed_media: bool = False,
-        on_error: str = "stop",
+        on_error: Literal["stop", "skip"] = "stop",
         validation_share: float = 0.2,
         max_turns: int = 16,
         **kwargs,
     ):
-        self._source, self._embed, self._on_error = str(source), embed_media, on_error
-        self._read_options = {"validation_share": validation_share, "max_turns": max_turns}
+        self._source, self._embed = str(source), embed_media
+        self._read_options: dict[str, Any] = {
+            "on_error": on_error,
+            "validation_share": validation_share,
+            "max_turns": max_turns,
+        }
         self.reports: list[Report] = []
         self.not_embedded: list[dict] = []
         super().__init__(**{"file_format": "array_record"} | kwargs)
@@ -99,10 +104,10 @@ class Avamerg(tfds.core.GeneratorBasedBuilder):
 
     def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict:
         root = Path(self._source or dl_manager.manual_dir).absolute()
-        self.info.metadata["root"] = str(root)
+        _metadata(self)["root"] = str(root)
         splits = {}
         for split in avamerg.available_splits(root):
-            examples, report = avamerg.read_examples(root, split, on_error=self._on_error, **self._read_options)
+            examples, report = avamerg.read_examples(root, split, **self._read_options)
             self.reports.append(report)
             if examples:
                 splits[split] = self._generate_examples(examples, root)
@@ -121,7 +126,7 @@ class Avamerg(tfds.core.GeneratorBasedBuilder):
             try:
                 duration(recording)
             except MediaError as error:
-                if self._on_error == "stop":
+                if self._read_options["on_error"] == "stop":
                     raise RecordError(f"{error} (go on without it: --on-error skip)") from error
                 self.not_embedded.append({"recording": str(recording), "error": str(error)})
                 return False
@@ -139,7 +144,7 @@ def build(
     output: Path | str,
     *,
     embed_media: bool = False,
-    on_error: str = "stop",
+    on_error: Literal["stop", "skip"] = "stop",
     validation_share: float = 0.2,
 ) -> tuple[Path, str]:
     """Build the dataset below `output` and write its card.
@@ -178,14 +183,19 @@ def build(
     return folder, statistics
 
 
+def _metadata(builder: Avamerg) -> dict:
+    assert builder.info.metadata is not None  # `_info` gives it
+    return builder.info.metadata
+
+
 def _format_card(builder: Avamerg, statistics: str) -> str:
-    media = "their bytes are in the records" if builder.info.metadata["embed_media"] else "by reference"
+    media = "their bytes are in the records" if _metadata(builder)["embed_media"] else "by reference"
     splits = "\n".join(f"| {name} | {split.num_examples} |" for name, split in builder.info.splits.items())
     return f"""# AvaMERG {builder.version}
 
 {_DESCRIPTION}
 
-Built from `{builder.info.metadata["root"]}`. Recordings: {media}.
+Built from `{_metadata(builder)["root"]}`. Recordings: {media}.
 
 | split | dialogues |
 |---|---|

@@ -6,19 +6,45 @@ with the number of its turn; what a dialogue does not have is an empty text or -
 `content` holds its bytes where they were embedded.
 """
 
+import dataclasses
 import functools
+import io
 import json
 from collections.abc import Iterator, Set
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 
-from empatheia_jax.data.media.containers import Embedded, Member, Recording, readable_input
-from empatheia_jax.data.schema import ChainOfEmpathy, Example, Profile, RecordError, Utterance
+from empatheia_jax.data.media.containers import Recording, ZipMember, readable_input
+from empatheia_jax.data.schema import ChainOfEmpathy, Example, Profile, RecordError, Role, Utterance
 
 NAME = "avamerg"
 INFO = "dataset_info.json"
 CHAIN = ("event_scenario", "speaker_emotion", "emotion_cause", "goal_to_response")
+
+
+@dataclasses.dataclass(frozen=True, order=True)
+class RecordMedia:
+    """A recording whose bytes are in a record of a dataset that `empatheia build-data --embed-media` wrote."""
+
+    dataset: Path
+    split: str
+    record: int
+    place: int  # among the record's media
+    size: int
+    name: str  # of the file it was built from
+
+    def __str__(self) -> str:
+        return f"{self.dataset}!{self.split}/{self.record}/{self.name}"
+
+    def read(self) -> bytes:
+        """Read the bytes, as they were in the file."""
+        return bytes(_record(self.dataset, self.split, self.record)["media"]["content"][self.place])
+
+    def portable_name(self, root: Path) -> str:
+        """Return the split and the name of the file it was built from, whatever `root`."""
+        return f"{self.split}/{self.name}"
 
 
 def dataset_folder(path: Path) -> Path | None:
@@ -92,18 +118,16 @@ def _profile_record(profile: Profile | None) -> dict:
 
 
 def _media_record(recording: Recording, root: Path, embed: bool) -> dict:
-    if isinstance(recording, Embedded):
+    if not isinstance(recording, Path | ZipMember):
         raise RecordError(f"{recording}: a built dataset cannot be built from again; use the released files")
     path = recording if isinstance(recording, Path) else recording.archive
-    relative = path.relative_to(root) if path.is_relative_to(root) else path
+    relative = str(path.relative_to(root) if path.is_relative_to(root) else path)
+    archive, file = ("", relative) if isinstance(recording, Path) else (relative, recording.name)
     content = b""
     if embed:
-        content = recording.read_bytes() if isinstance(recording, Path) else readable_input(recording).getvalue()
-    return {
-        "archive": "" if isinstance(recording, Path) else str(relative),
-        "file": str(relative) if isinstance(recording, Path) else recording.name,
-        "content": content,
-    }
+        source = readable_input(recording)
+        content = source.getvalue() if isinstance(source, io.BytesIO) else Path(source).read_bytes()
+    return {"archive": archive, "file": file, "content": content}
 
 
 # Record -> Examples -------------------------------------------------------------------------------------------------
@@ -134,16 +158,16 @@ def to_examples(record: dict, split: str, root: Path, *, folder: Path, number: i
     media: dict[int, dict[str, Recording]] = {}
     for place, entry in enumerate(_entries(record["media"])):
         media.setdefault(int(entry["index"]), {})[_text(entry["modality"])] = _recording(
-            entry, root, Embedded(folder, split, number, place, len(entry["content"]), _text(entry["file"]))
+            entry, root, RecordMedia(folder, split, number, place, len(entry["content"]), _text(entry["file"]))
         )
     histories: dict[int, list[Utterance]] = {}
     utterances: dict[tuple, Utterance] = {}
 
-    def get_utterance(index: int, role: str, text: str) -> Utterance:
+    def get_utterance(index: int, role: Role, text: str) -> Utterance:
         return utterances.setdefault((index, role, text), Utterance(index, role, text, **media.get(index, {})))
 
     for entry in _entries(record["history"]):
-        utterance = get_utterance(int(entry["index"]), _text(entry["role"]), _text(entry["utterance"]))
+        utterance = get_utterance(int(entry["index"]), cast(Role, _text(entry["role"])), _text(entry["utterance"]))
         histories.setdefault(int(entry["turn_id"]), []).append(utterance)
     profiles = {role: _profile(record[f"{role}_profile"]) for role in ("speaker", "listener")}
     examples = []
@@ -168,12 +192,12 @@ def to_examples(record: dict, split: str, root: Path, *, folder: Path, number: i
     return examples
 
 
-def _recording(entry: dict, root: Path, embedded: Embedded) -> Recording:
+def _recording(entry: dict, root: Path, embedded: RecordMedia) -> Recording:
     """Return where the recording of a media entry is: `embedded` where its bytes are in the record."""
     if embedded.size:
         return embedded
     archive, file = _text(entry["archive"]), _text(entry["file"])
-    return Member(root / archive, file) if archive else root / file
+    return ZipMember(root / archive, file) if archive else root / file
 
 
 def _profile(record: dict) -> Profile | None:
@@ -196,7 +220,7 @@ def _text(value: bytes | str | np.ndarray) -> str:
 def _records(folder: Path, split: str):
     import tensorflow_datasets as tfds
 
-    builder = tfds.builder_from_directory(str(folder))
+    builder: Any = tfds.builder_from_directory(str(folder))
     if split not in builder.info.splits:
         raise RecordError(f"has no split {split!r}, only {', '.join(builder.info.splits)}", file=str(folder))
     return builder.as_data_source(split)
@@ -205,8 +229,3 @@ def _records(folder: Path, split: str):
 @functools.lru_cache(maxsize=4)
 def _record(folder: Path, split: str, number: int) -> dict:
     return _records(folder, split)[number]
-
-
-def media_bytes(folder: Path, split: str, number: int, place: int) -> bytes:
-    """Read the bytes of one embedded recording: `place` among the media of record `number`."""
-    return bytes(_record(folder, split, number)["media"]["content"][place])

@@ -12,7 +12,7 @@ import time
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import ml_dtypes
 import numpy as np
@@ -117,7 +117,7 @@ class Journal:
             return False
         return True
 
-    def _read(self) -> list[tuple[object, list[bytes]]]:
+    def _read(self) -> list[tuple[Any, list[bytes]]]:
         self._file.seek(0)
         content, entries, offset = self._file.read(), [], 0
         while offset + 8 <= len(content):
@@ -145,7 +145,7 @@ class Journal:
         self._file.close()
 
 
-def _parse_entry(body: bytes) -> tuple[object, list[bytes]]:
+def _parse_entry(body: bytes) -> tuple[Any, list[bytes]]:
     (length,) = struct.unpack_from("<I", body)
     value, sizes = json.loads(body[4 : 4 + length])
     records, offset = [], 4 + length

@@ -22,6 +22,7 @@ import json
 import threading
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -156,7 +157,7 @@ class FeatureStore:
             self._locations.update({key: (shard, record) for key, record in zip(keys, first, strict=False)})
         self.keys: tuple[str, ...] = tuple(self._locations)
         self._gold_sizes = dict(zip(self.keys, itertools.chain.from_iterable(index["sizes"]), strict=True))
-        self._readers: dict[int, object] = {}
+        self._readers: dict[int, Any] = {}
         self._lock = threading.Lock()
 
     @property

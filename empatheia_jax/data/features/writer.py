@@ -1,52 +1,22 @@
 """The writing of a feature store (`data.features`): complete shards only, by any number of processes, resumable."""
 
 import contextlib
-import fcntl
 import json
-import os
-import platform
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from empatheia_jax.data.features.records import CONTENT_PREFIX, Journal, StoreError, gold_size, pack_record
-from empatheia_jax.data.features.store import FORMAT, check_settings, content_hash, read_manifest, shard_name
-
-
-def _write_json(path: Path, value) -> None:
-    """Write JSON so that `path` is at every moment either the old file or the complete new one."""
-    with _atomic(path) as temporary:
-        temporary.write_text(json.dumps(value, indent=1, ensure_ascii=False), encoding="utf-8")
+from empatheia_jax.data.features.store import FORMAT, check_settings, read_manifest, shard_name
+from empatheia_jax.runtime.atomic import TEMPORARY_SUFFIX, remove_abandoned, replacing, write_json
 
 
 def write_json_lines(path: Path, values: Iterable) -> None:
     """Write one JSON value a line, atomically."""
-    with _atomic(path) as temporary:
+    with replacing(path, durable=True) as temporary:
         lines = [json.dumps(value, ensure_ascii=False) + "\n" for value in values]
         temporary.write_text("".join(lines), encoding="utf-8")
-
-
-@contextlib.contextmanager
-def _atomic(path: Path) -> Iterator[Path]:
-    """Give a temporary path that replaces `path` if the block succeeds. It is locked as long as its writer lives."""
-    temporary = path.with_name(f"{path.name}.{platform.node()}.{os.getpid()}.part")
-    with open(temporary, "wb") as locked:
-        fcntl.flock(locked, fcntl.LOCK_EX)
-        try:
-            yield temporary
-            os.fsync(locked.fileno())
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
-
-
-def _remove_abandoned(directory: Path) -> None:
-    """Remove the temporary files of killed processes; those of running ones are locked."""
-    for path in directory.glob("*.part"):
-        with contextlib.suppress(OSError), open(path, "rb") as file:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            path.unlink()
 
 
 def write_shard(directory: Path, index: int, utterances: Iterable[tuple[str, Sequence[bytes], object]], notes: dict):
@@ -61,7 +31,7 @@ def write_shard(directory: Path, index: int, utterances: Iterable[tuple[str, Seq
     from array_record.python.array_record_module import ArrayRecordWriter
 
     path, keys, sizes = directory / shard_name(index), [], []
-    with _atomic(path) as temporary:
+    with replacing(path, durable=True) as temporary:
         # Groups of one record: reading is random access. zstd gains nothing on noise-like float16.
         writer = ArrayRecordWriter(str(temporary), "group_size:1,uncompressed")
         try:
@@ -73,7 +43,7 @@ def write_shard(directory: Path, index: int, utterances: Iterable[tuple[str, Seq
         finally:
             writer.close()
         entry = {"keys": keys, "sizes": sizes, "bytes": temporary.stat().st_size}
-        _write_json(path.with_suffix(".json"), entry | notes)
+        write_json(path.with_suffix(".json"), entry | notes, durable=True)
 
 
 def pack_utterance(
@@ -109,7 +79,6 @@ class FeatureWriter:
             "format": FORMAT,
             "complete": False,
             "settings": settings,
-            "settings_hash": content_hash(settings),
             "source_hash": source_hash,
             "shards": shards,
         }
@@ -122,12 +91,12 @@ class FeatureWriter:
                     "changed): delete the folder or choose another"
                 )
         else:
-            # A run killed while it wrote the manifest leaves a .part file.
-            if self.directory.exists() and any(path.suffix != ".part" for path in self.directory.iterdir()):
+            # A run killed while it wrote the manifest leaves a temporary file.
+            if self.directory.exists() and any(path.suffix != TEMPORARY_SUFFIX for path in self.directory.iterdir()):
                 raise StoreError(f"{self.directory}: not empty and no feature store: choose another folder")
             self.directory.mkdir(parents=True, exist_ok=True)
             self.manifest = manifest
-            _write_json(self.directory / "manifest.json", manifest)
+            write_json(self.directory / "manifest.json", manifest, durable=True)
 
     @classmethod
     def open_existing(cls, directory: Path) -> "FeatureWriter":
@@ -188,7 +157,7 @@ class FeatureWriter:
             raise StoreError(f"{self.directory}: {len(missing)} of {self.manifest['shards']} shards are missing")
         shards = [self.read_sidecar(index) for index in range(self.manifest["shards"])]
         index = {field: [shard[field] for shard in shards] for field in ("keys", "sizes", "bytes")}
-        _write_json(self.directory / "index.json", index)
+        write_json(self.directory / "index.json", index, durable=True)
         self.manifest = self.manifest | {"complete": True, "counts": counts}
-        _write_json(self.directory / "manifest.json", self.manifest)
-        _remove_abandoned(self.directory)
+        write_json(self.directory / "manifest.json", self.manifest, durable=True)
+        remove_abandoned(self.directory)

@@ -1,6 +1,7 @@
-"""The three places a recording may be in: a file, a member of a zip, or a record of a built dataset.
+"""Where a recording is: in a file of its own, in a zip, or in another container, such as a record of a built dataset.
 
-Each has a name for messages (`str`) and a size that is known without reading it; `readable_input` gives its content.
+A recording has a name for messages (`str`) and a size that is known without reading it; `readable_input` gives its
+content.
 """
 
 import dataclasses
@@ -9,10 +10,36 @@ import io
 import zipfile
 import zlib
 from pathlib import Path, PurePosixPath
+from typing import Protocol
+
+
+class ContainedRecording(Protocol):
+    """A recording inside a container; `str` names both for messages."""
+
+    @property
+    def name(self) -> str:
+        """Name of the recording's file, with its folders."""
+        ...
+
+    @property
+    def size(self) -> int:
+        """Bytes, unpacked; known without reading them."""
+        ...
+
+    def read(self) -> bytes:
+        """Read the bytes, as they were in the file."""
+        ...
+
+    def portable_name(self, root: Path) -> str:
+        """Return a name that stays the same when `root`, the folder of the data, is moved."""
+        ...
+
+
+Recording = Path | ContainedRecording
 
 
 @dataclasses.dataclass(frozen=True, order=True)
-class Member:
+class ZipMember:
     """A file in a zip, read in place, so that archives need not be unpacked."""
 
     archive: Path
@@ -30,29 +57,9 @@ class Member:
         """Read the whole file; its checksum is verified."""
         return open_archive(self.archive).read(self.name)
 
-
-@dataclasses.dataclass(frozen=True, order=True)
-class Embedded:
-    """A recording whose bytes are in a dataset that `empatheia build-data --embed-media` wrote."""
-
-    dataset: Path
-    split: str
-    record: int
-    place: int  # among the record's media
-    size: int
-    name: str  # of the file it was built from
-
-    def __str__(self) -> str:
-        return f"{self.dataset}!{self.split}/{self.record}/{self.name}"
-
-    def read(self) -> bytes:
-        """Read the bytes, as they were in the file."""
-        from empatheia_jax.data.corpus.tfds_records import media_bytes
-
-        return media_bytes(self.dataset, self.split, self.record, self.place)
-
-
-Recording = Path | Member | Embedded
+    def portable_name(self, root: Path) -> str:
+        """Return the archive's name relative to `root`, and the file's within it."""
+        return f"{portable_name(self.archive, root)}!{self.name}"
 
 
 class UnreadableError(ValueError):
@@ -106,13 +113,11 @@ def readable_input(recording: Recording) -> str | io.BytesIO:
 
 def portable_name(recording: Recording, root: Path) -> str:
     """Return a name that stays the same when `root`, the folder of the data, is moved."""
-    if isinstance(recording, Embedded):
-        return f"{recording.split}/{recording.name}"
-    path = recording if isinstance(recording, Path) else recording.archive
-    relative = str(path.relative_to(root)) if path.is_relative_to(root) else path.name
-    return relative if isinstance(recording, Path) else f"{relative}!{recording.name}"
+    if not isinstance(recording, Path):
+        return recording.portable_name(root)
+    return str(recording.relative_to(root)) if recording.is_relative_to(root) else recording.name
 
 
 def file_name(recording: Recording) -> PurePosixPath:
     """Return the name of a recording's file, without folders."""
-    return PurePosixPath(recording.name if isinstance(recording, Path) else PurePosixPath(recording.name).name)
+    return PurePosixPath(PurePosixPath(recording.name).name)

@@ -16,11 +16,11 @@ from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 from typing import Literal
 
-from empatheia_jax.data.media.containers import Member, Recording, UnreadableError, file_name, open_archive
+from empatheia_jax.data.media.containers import Recording, UnreadableError, ZipMember, file_name, open_archive
 from empatheia_jax.data.schema import RecordError
 
 Modality = Literal["audio", "video"]
-MODALITY_OF = {".wav": "audio", ".mp4": "video"}
+MODALITY_OF: dict[str, Modality] = {".wav": "audio", ".mp4": "video"}
 _NAME = re.compile(r"dia(?P<conversation>\d+)utt(?P<index>\d+)(?:_(?P<avatar>\d+))?", re.IGNORECASE)
 _MAC_PREFIX = "._"  # resource forks that macOS puts into zip files
 _MAC_FOLDER = "__MACOSX"
@@ -57,7 +57,7 @@ class MediaFiles:
         self.strays: list[Recording] = []
         self.ignored = 0
         self._files: dict[tuple[str, int, int], dict[int | None, Recording]] = collections.defaultdict(dict)
-        self.modalities: set[str] = set()
+        self.modalities: set[Modality] = set()
         for folder in self.folders:
             self._read(folder)
 
@@ -73,7 +73,7 @@ class MediaFiles:
         members_by_folder: dict[PurePosixPath, list[Recording]] = collections.defaultdict(list)
         for name in sorted(names):
             if not name.endswith("/") and _MAC_FOLDER not in PurePosixPath(name).parts:
-                members_by_folder[PurePosixPath(name).parent].append(Member(folder, name))
+                members_by_folder[PurePosixPath(name).parent].append(ZipMember(folder, name))
             elif name.startswith(_MAC_FOLDER) and not name.endswith("/"):
                 self.ignored += 1
         for parent, members in members_by_folder.items():
@@ -100,7 +100,7 @@ class MediaFiles:
             modality = MODALITY_OF[file_name(entry).suffix.lower()]
             self._add((modality, int(conversation), index - offset), None, entry)
 
-    def _add(self, key: tuple[str, int, int], avatar: int | None, path: Recording) -> None:
+    def _add(self, key: tuple[Modality, int, int], avatar: int | None, path: Recording) -> None:
         """Index a file under (modality, conversation number, utterance index), unless there is one of this avatar."""
         self.modalities.add(key[0])
         self._files[key].setdefault(avatar, path)

@@ -1,4 +1,4 @@
-"""Reads audio and video files; no other module opens one (`data.media_writing` writes them).
+"""Reads audio and video files; no other module opens one (`writing` writes them).
 
 Reading is strict: a bad file is one `MediaError` that names it. Audio becomes mono float32 at the requested rate, video
 becomes RGB frames at 25 fps (AvaMERG's rate, section 3.3). What libsndfile can read goes through soundfile, everything
@@ -11,6 +11,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import av
+import av.container
+import av.error
 import numpy as np
 import soundfile
 import soxr
@@ -99,6 +101,7 @@ def read_video(
         if not container.streams.video:
             raise MediaError(path, "has no video stream; give a file with pictures")
         stream = container.streams.video[0]
+        assert stream.time_base is not None  # FFmpeg gives every stream of a file one
         stamps, seconds = _packet_times(path, container, stream)
         _check_seconds(path, seconds, max_seconds)
         if not stamps:
@@ -149,7 +152,8 @@ def duration(path) -> tuple[float, float]:
         # AAC priming lies before time 0 and is never played.
         lengths = {index: max(0.0, end - max(start, 0.0)) for index, (start, end) in spans.items()}
         # Still inside the `with`: streams cannot be used once the container is closed.
-        return tuple(lengths[stream.index] if stream is not None else 0.0 for stream in (audio, video))
+        seconds = [lengths[stream.index] if stream is not None else 0.0 for stream in (audio, video)]
+        return seconds[0], seconds[1]
 
 
 def read_metadata(path) -> dict[str, str]:
@@ -214,14 +218,14 @@ def _media_errors(path):
         yield
     except UnreadableError as error:
         raise MediaError(path, str(error).removeprefix(f"{path}: ")) from error
-    except (av.FFmpegError, UnicodeDecodeError) as error:
+    except (av.error.FFmpegError, UnicodeDecodeError) as error:
         raise MediaError(path, f"cannot be read as media ({error}); is it a whole audio or video file?") from error
 
 
 @contextlib.contextmanager
 def _open(path) -> Iterator[av.container.InputContainer]:
     with _media_errors(path):
-        container = av.open(_input(path), metadata_errors="ignore")
+        container = av.open(_input(path), "r", metadata_errors="ignore")
     with container:
         yield container
 
@@ -299,7 +303,7 @@ def _decode(path, stream, wanted: set[int], max_side: int | None) -> dict[int, n
                 frames[stamp] = np.rot90(pixels, round(frame.rotation / 90)) if frame.rotation else pixels
                 if len(frames) == len(wanted):
                     break
-    except av.FFmpegError as error:
+    except av.error.FFmpegError as error:
         if not frames:
             raise MediaError(path, f"its frames cannot be decoded ({error})") from error
     return frames

@@ -6,6 +6,7 @@ from fractions import Fraction
 from pathlib import Path
 
 import av
+import av.error
 import numpy as np
 import soundfile
 
@@ -64,17 +65,18 @@ def write_video(
     Raises:
       MediaError: no frames, odd or changing sizes, sound without a rate or with values that are not finite.
     """
+    track: tuple[np.ndarray, int] | None = None  # sound and its rate
     if audio is not None:
         if not sample_rate:
             raise MediaError(path, "sound needs its sample_rate")
-        audio = _checked_audio(path, audio)
+        track = _checked_audio(path, audio), sample_rate
     with _atomic(path) as temporary, av.open(str(temporary), "w", format="mp4", options=_MOVFLAGS) as container:
         container.metadata.update(_tags(metadata))
         video = container.add_stream("libx264", rate=fps, options={"preset": preset, "crf": str(crf), "threads": "1"})
         video.pix_fmt = "yuv420p"
         sound = None
-        if audio is not None:  # the fast coder takes half the time and, on speech, loses less
-            sound = container.add_stream("aac", _aac_rate(sample_rate), layout="mono", options={"aac_coder": "fast"})
+        if track is not None:  # the fast coder takes half the time and, on speech, loses less
+            sound = container.add_stream("aac", _aac_rate(track[1]), layout="mono", options={"aac_coder": "fast"})
         written, last = 0, None
         for frame in frames:
             frame = _checked_frame(path, frame, last)
@@ -84,13 +86,13 @@ def write_video(
             written, last = written + 1, frame
         if last is None:
             raise MediaError(path, "there are no frames to write")
-        while sound is not None and written * sample_rate < len(audio) * fps:
+        while track is not None and written * track[1] < len(track[0]) * fps:
             _encode_frame(container, video, last, written)
             written += 1
         container.mux(video.encode())
-        if sound is not None:
-            samples = -(-written * sample_rate // fps)
-            _encode_sound(container, sound, np.pad(audio, (0, max(0, samples - len(audio))))[:samples], sample_rate)
+        if track is not None:
+            (waveform, rate), samples = track, -(-written * track[1] // fps)
+            _encode_sound(container, sound, np.pad(waveform, (0, max(0, samples - len(waveform))))[:samples], rate)
 
 
 _MOVFLAGS = {"movflags": "faststart"}
@@ -132,7 +134,7 @@ def _atomic(path) -> Iterator[Path]:
     try:
         with replacing(path) as temporary:
             yield temporary
-    except av.FFmpegError as error:
+    except av.error.FFmpegError as error:
         raise MediaError(path, f"cannot be encoded ({error})") from error
 
 

@@ -12,8 +12,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from empatheia_jax.data import emotions
-from empatheia_jax.data.emotions import avatar_emotion
-from empatheia_jax.data.prompts.emotion_words import normalise_emotion
+from empatheia_jax.data.emotions import avatar_emotion, normalise_emotion
 from empatheia_jax.data.prompts.tokenizer import AUDIO_SLOT, NEW_TOKENS, VIDEO_SLOT, Tokenizer
 from empatheia_jax.data.schema import ChainOfEmpathy, Example, Profile, Utterance
 
@@ -108,7 +107,7 @@ def profile_line(profile: Profile) -> str:
 
 
 def _render_utterance(utterance: Utterance, prompt_kind: PromptKind, modalities: Sequence[Modality]) -> list[Piece]:
-    slots = [m for m in MODALITIES if prompt_kind != "text" and m in modalities]
+    slots: list[Modality] = [m for m in MODALITIES if prompt_kind != "text" and m in modalities]
     pieces: list[Piece] = [Text(f"{utterance.role.capitalize()}:" + (utterance.text if prompt_kind != "slots" else ""))]
     for number, modality in enumerate(slots):
         pieces += [Text(" ")] if number else []

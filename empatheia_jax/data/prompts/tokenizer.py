@@ -8,13 +8,15 @@ of the pieces of a prompt can be joined as lists. `data/prompts/dialogue.py` add
 """
 
 import json
-import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import sentencepiece
 import tokenizers
 from tokenizers import decoders, models, pre_tokenizers, trainers
+
+from empatheia_jax.runtime.atomic import replacing, write_json
 
 SIGNALS = 16  # generation signals of a modality
 AUDIO_SLOT, VIDEO_SLOT = "<Aud>", "<Vid>"
@@ -89,9 +91,11 @@ class Tokenizer:
         folder.mkdir(parents=True, exist_ok=True)
         special = {"pad_token": self.pad_id, "bos_token": self.bos_id, "eos_token": self.eos_id}
         names = {name: self._backend.token(index) for name, index in special.items()}
-        config = json.dumps({"vocab_size": self.vocab_size, **names}, indent=1)
-        _write_atomically(folder / "tokenizer_config.json", config.encode())
-        return self._backend.save(folder)
+        write_json(folder / "tokenizer_config.json", {"vocab_size": self.vocab_size, **names})
+        file_name, content = self._backend.file
+        with replacing(folder / file_name) as temporary:
+            temporary.write_bytes(content)
+        return folder / file_name
 
 
 class _Fast:
@@ -116,11 +120,12 @@ class _Fast:
     def id_of(self, token: str) -> int | None:
         return self._tokenizer.token_to_id(token)
 
-    def token(self, index: int) -> str:
+    def token(self, index: int) -> str | None:
         return self._tokenizer.id_to_token(index)
 
-    def save(self, folder: Path) -> Path:
-        return _write_atomically(folder / "tokenizer.json", self._spec.encode())
+    @property
+    def file(self) -> tuple[str, bytes]:
+        return "tokenizer.json", self._spec.encode()
 
 
 def _drop_dummy_prefix(spec: dict) -> bool:
@@ -156,8 +161,9 @@ class _SentencePiece:
     def __init__(self, model: bytes):
         from sentencepiece import sentencepiece_model_pb2  # needs protobuf: only where such a file is read
 
+        messages: Any = sentencepiece_model_pb2  # its classes are made at run time
         self._model = model
-        proto = sentencepiece_model_pb2.ModelProto.FromString(model)
+        proto = messages.ModelProto.FromString(model)
         self.dummy_prefix = proto.normalizer_spec.add_dummy_prefix
         proto.normalizer_spec.add_dummy_prefix = False
         proto.normalizer_spec.remove_extra_whitespaces = False  # a leading space belongs to the next word
@@ -177,15 +183,9 @@ class _SentencePiece:
     def token(self, index: int) -> str:
         return self._processor.id_to_piece(index)
 
-    def save(self, folder: Path) -> Path:
-        return _write_atomically(folder / "tokenizer.model", self._model)
-
-
-def _write_atomically(path: Path, content: bytes) -> Path:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_bytes(content)
-    temporary.replace(path)
-    return path
+    @property
+    def file(self) -> tuple[str, bytes]:
+        return "tokenizer.model", self._model
 
 
 def train_bpe(texts: Iterable[str], vocab_size: int) -> Tokenizer:
@@ -219,8 +219,8 @@ def train_bpe(texts: Iterable[str], vocab_size: int) -> Tokenizer:
         ),
     )
     backend = _Fast(tokenizer.to_str())
-    ids = [backend.id_of(token) for token in (_PAD, _BOS, _EOS)]
-    return Tokenizer(backend, vocab_size=vocab_size, pad_id=ids[0], bos_id=ids[1], eos_id=ids[2])
+    ids = {token: index for token in (_PAD, _BOS, _EOS) if (index := backend.id_of(token)) is not None}
+    return Tokenizer(backend, vocab_size=vocab_size, pad_id=ids[_PAD], bos_id=ids[_BOS], eos_id=ids[_EOS])
 
 
 def load(path: Path | str, *, vocab_size: int | None = None) -> Tokenizer:
@@ -245,15 +245,15 @@ def load(path: Path | str, *, vocab_size: int | None = None) -> Tokenizer:
         raise TokenizerError(f"{file}: not a tokenizer that can be read ({error})") from error
     settings = _read_json(file.parent / "special_tokens_map.json") | _read_json(file.parent / "tokenizer_config.json")
     model = _read_json(file.parent / "config.json")
-    bos = _special_token_id(backend, settings, "bos_token", (_BOS, "<|begin_of_text|>"), required_by=file)
-    eos = _special_token_id(backend, settings, "eos_token", (_EOS, "<|end_of_text|>", "<|eot_id|>"), required_by=file)
-    pad = _special_token_id(backend, settings, "pad_token", (_PAD, "<unk>"))
+    bos = _special_token_id(backend, settings, "bos_token", (_BOS, "<|begin_of_text|>"), file=file)
+    eos = _special_token_id(backend, settings, "eos_token", (_EOS, "<|end_of_text|>", "<|eot_id|>"), file=file)
+    pad = _special_token_id(backend, settings, "pad_token", (_PAD, "<unk>"), file=file, default=eos)
     if vocab_size is None:
         vocab_size = max(backend.size, settings.get("vocab_size") or 0, model.get("vocab_size") or 0)
     return Tokenizer(
         backend,
         vocab_size=vocab_size,
-        pad_id=eos if pad is None else pad,
+        pad_id=pad,
         bos_id=bos,
         eos_id=eos,
         dummy_prefix=backend.dummy_prefix,
@@ -270,12 +270,26 @@ def _read_json(path: Path) -> dict:
 
 
 def _special_token_id(
-    backend, settings: dict, name: str, usual: tuple[str, ...], *, required_by: Path | None = None
-) -> int | None:
-    """Return the id of a special token: as configured, else under one of its usual names.
+    backend: _Fast | _SentencePiece,
+    settings: dict,
+    name: str,
+    usual: tuple[str, ...],
+    *,
+    file: Path,
+    default: int | None = None,
+) -> int:
+    """Return the id of a special token.
+
+    Args:
+      backend: the tokenizer.
+      settings: of the tokenizer, which may name the token.
+      name: of its setting.
+      usual: what it is called where it is not configured.
+      file: of the tokenizer, for the error.
+      default: its id where there is no such token.
 
     Raises:
-      TokenizerError: there is none, and the file `required_by` needs it.
+      TokenizerError: there is neither a token nor a default.
     """
     configured = settings.get(name)
     if isinstance(configured, dict):  # transformers writes an AddedToken as an object
@@ -284,8 +298,6 @@ def _special_token_id(
         index = backend.id_of(token)
         if index is not None:
             return index
-    if required_by is not None:
-        raise TokenizerError(
-            f"{required_by}: no {name} (looked for {', '.join(usual)}); name it in tokenizer_config.json"
-        )
-    return None
+    if default is None:
+        raise TokenizerError(f"{file}: no {name} (looked for {', '.join(usual)}); name it in tokenizer_config.json")
+    return default

@@ -54,6 +54,11 @@ def _count_copy(direction: str, size: int) -> None:
         _copies.bytes += size
 
 
+def is_x64_enabled() -> bool:
+    """Whether jax_enable_x64 is set in this thread."""
+    return jax.dtypes.canonicalize_dtype(np.float64) == np.float64
+
+
 # JAX -> torch ---------------------------------------------------------------------------------------------------------
 
 
@@ -254,7 +259,7 @@ def as_array(tensor: torch.Tensor, take_ownership: bool = False) -> jax.Array:
       take_ownership: share the memory only if no other tensor references it, else copy. Without it the memory is
         shared in any case, and the caller must make sure that nothing writes to it.
     """
-    tensor, enable_x64 = tensor.detach(), jax.config.jax_enable_x64
+    tensor, enable_x64 = tensor.detach(), is_x64_enabled()
     shared = not take_ownership or (_reference_count(tensor) == _SINGLE_OWNER and tensor.untyped_storage().resizable())
     converted = _canonical(tensor, enable_x64)
     if converted is tensor and not shared:

@@ -46,13 +46,13 @@ class JaxModule(torch.nn.Module):
             raise BridgeError("two parameters have the same name")
         for name, (_, leaf) in zip(self._names, leaves, strict=True):
             *branches, last = name.split(".")
-            owner = self
+            owner: torch.nn.Module = self
             for branch in branches:
                 if branch not in owner._modules and hasattr(owner, branch):
                     raise BridgeError(f"parameter {name!r}: a torch module has a {branch!r} of its own; rename it")
                 if branch not in owner._modules:
                     owner.add_module(branch, torch.nn.Module())
-                owner = owner._modules[branch]
+                owner = owner.get_submodule(branch)
             if hasattr(owner, last):
                 raise BridgeError(f"parameter {name!r}: a torch module has something of that name; rename it")
             tensor = as_tensor(jnp.asarray(leaf), copy=True)

@@ -13,7 +13,7 @@ from empatheia_jax.generators.bridge.errors import BridgeError
 class Signature:
     """A tree of arguments without its arrays; hashable if all other leaves are."""
 
-    structure: jax.tree_util.PyTreeDef
+    structure: Any  # a jax.tree_util.PyTreeDef
     static_leaves: tuple[tuple[Hashable] | None, ...]  # None in the place of an array
 
     @classmethod

@@ -7,9 +7,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import torch
+from jax.core import Tracer
 
 from empatheia_jax.generators.bridge.errors import BridgeError, record_error
-from empatheia_jax.generators.bridge.exchange import as_arrays, as_numpy, as_tensor, conjugate, lend
+from empatheia_jax.generators.bridge.exchange import as_arrays, as_numpy, as_tensor, conjugate, is_x64_enabled, lend
 from empatheia_jax.generators.bridge.randomness import random_state, restored_generators
 from empatheia_jax.generators.bridge.signature import Signature
 
@@ -70,7 +71,7 @@ class TorchFunction:
                 state = random_state(self.device)
                 return self._call_eagerly(signature, arrays), (arrays, state)
             structure, shapes = self._find_shapes(signature, arrays)
-            enable_x64 = jax.config.jax_enable_x64
+            enable_x64 = is_x64_enabled()
             state = jax.ShapeDtypeStruct(random_state(self.device).shape, np.uint8)
             *leaves, state = _callback(
                 lambda *arrays: record_error(self._call_on_host, signature, enable_x64, shapes, arrays),
@@ -171,7 +172,7 @@ class TorchFunction:
     def _find_shapes(self, signature: Signature, arrays: Sequence) -> tuple[Any, Sequence]:
         """Return the structure of the results for such arrays, and the shapes and dtypes of its leaves."""
         abstract = tuple(jax.ShapeDtypeStruct(array.shape, array.dtype) for array in arrays)
-        key = signature, abstract, jax.config.jax_enable_x64
+        key = signature, abstract, is_x64_enabled()
         if key not in self._result_shapes:
             if self.shapes is not None:
                 args, kwargs = signature.merge(abstract)
@@ -194,7 +195,7 @@ class TorchFunction:
                 f"{self.__name__} was run on zeros, to find the shapes of its results, and failed "
                 f"({type(error).__name__}: {error}): pass shapes= to from_torch"
             ) from error
-        results = [as_numpy(leaf, jax.config.jax_enable_x64) for leaf in leaves]
+        results = [as_numpy(leaf, is_x64_enabled()) for leaf in leaves]
         return [jax.ShapeDtypeStruct(array.shape, array.dtype) for array in results], structure
 
     def _tensors(self, arrays: Sequence) -> list[torch.Tensor]:
@@ -238,8 +239,8 @@ def _vjp(results: list, weights: list, inputs: list) -> list[torch.Tensor]:
     pairs = [(result, weight) for result, weight in zip(results, weights, strict=True) if result.requires_grad]
     gradients: Sequence = [None] * len(inputs)
     if pairs and inputs:
-        results, weights = zip(*pairs, strict=True)
-        gradients = torch.autograd.grad(results, inputs, weights, allow_unused=True)
+        outputs, output_weights = zip(*pairs, strict=True)
+        gradients = torch.autograd.grad(outputs, inputs, output_weights, allow_unused=True)
     return [torch.zeros_like(x) if g is None else conjugate(g) for x, g in zip(inputs, gradients, strict=True)]
 
 
@@ -267,20 +268,20 @@ def _is_watched(array) -> bool:
 
 
 def _is_traced(arrays: Sequence) -> bool:
-    return any(isinstance(array, jax.core.Tracer) for array in arrays)
+    return any(isinstance(array, Tracer) for array in arrays)
 
 
 def _is_float(dtype) -> bool:
     return jnp.issubdtype(dtype, jnp.inexact)
 
 
-def _first_device(arrays: Sequence) -> jax.Device | None:
-    """Return the device of the first JAX array; None if there is none, or if it is on several devices."""
+def _first_device(arrays: Sequence) -> Any:
+    """Return the `jax.Device` of the first JAX array; None if there is none, or if it is on several devices."""
     device = next((array.device for array in arrays if isinstance(array, jax.Array)), None)
     return device if isinstance(device, jax.Device) else None
 
 
-def _put_on(device: jax.Device | None, arrays: Sequence[jax.Array]) -> list[jax.Array]:
+def _put_on(device: Any, arrays: Sequence[jax.Array]) -> list[jax.Array]:
     return [a if device is None or a.device == device else jax.device_put(a, device) for a in arrays]
 
 

@@ -7,6 +7,8 @@ Coordinates are shares of the picture's side, y downwards. Shapes are given in h
 import cv2
 import numpy as np
 
+from empatheia_jax.generators.classical.appearance import Colour
+
 FRAMING = 1.09  # zoom about FRAMING_CENTRE
 FRAMING_CENTRE = np.array([0.5, 0.70])
 SHIFT = 4  # fractional bits of cv2's coordinates
@@ -66,12 +68,12 @@ def to_pixels(points: np.ndarray, size: int) -> np.ndarray:
     return np.ascontiguousarray(np.round((points * size - 0.5) * (1 << SHIFT)), dtype=np.int32)
 
 
-def mix(first, second, share: float) -> tuple[int, int, int]:
+def mix(first: Colour, second: Colour, share: float) -> Colour:
     """Return a colour between two, with `share` (0..1) of the second."""
     return tuple(int(round(a + (b - a) * share)) for a, b in zip(first, second, strict=True))
 
 
-def darken(colour, factor: float) -> tuple[int, int, int]:
+def darken(colour: Colour, factor: float) -> Colour:
     """Return a colour times `factor`, a little warmer as it darkens: skin in shade is redder."""
     warm = np.array([1.0, 0.97, 0.95]) if factor < 1 else np.ones(3)
     return tuple(int(v) for v in np.clip(np.array(colour) * factor * warm, 0, 255))
@@ -88,8 +90,8 @@ class Layer:
 
     def __init__(self, side: int, background=None):
         self.side = side
-        self.rgb = np.zeros((side, side, 3), np.uint8)
-        self.alpha = np.zeros((side, side), np.uint8)
+        self.rgb: np.ndarray = np.zeros((side, side, 3), np.uint8)
+        self.alpha: np.ndarray = np.zeros((side, side), np.uint8)
         if background is not None:
             self.rgb[:] = background
             self.alpha[:] = 255
@@ -138,4 +140,5 @@ class Layer:
         """Return RGB uint8 [size, size, 3] (premultiplied) and alpha uint8 [size, size]."""
         if size == self.side:
             return self.rgb, self.alpha
-        return tuple(cv2.resize(x, (size, size), interpolation=cv2.INTER_AREA) for x in (self.rgb, self.alpha))
+        rgb, alpha = (cv2.resize(x, (size, size), interpolation=cv2.INTER_AREA) for x in (self.rgb, self.alpha))
+        return rgb, alpha

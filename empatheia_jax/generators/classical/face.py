@@ -80,9 +80,9 @@ class ClassicalFace:
 
 
 def _appearance(portrait: Portrait) -> Appearance:
-    appearance = portrait.appearance
+    appearance = portrait.appearance if isinstance(portrait.appearance, Appearance) else None
     if portrait.image is not None:
         return appearance_from_portrait(portrait.image, appearance)[0]
-    if not isinstance(appearance, Appearance):
+    if appearance is None:
         raise ValueError("the classical face needs a portrait with an appearance or an image")
     return appearance

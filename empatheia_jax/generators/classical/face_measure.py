@@ -111,7 +111,7 @@ def _contrast_maps(frames: np.ndarray, box) -> np.ndarray:
     for patch, frame in zip(patches, frames, strict=True):
         soft = cv2.GaussianBlur(crop_region(frame, box), (0, 0), 0.75)
         patch[:] = cv2.resize(soft, (width, height), interpolation=cv2.INTER_AREA).reshape(-1, 3)
-    grey = patches @ np.float32([0.299, 0.587, 0.114])
+    grey = patches @ np.array([0.299, 0.587, 0.114], np.float32)
     redness = patches[..., 0] - patches[..., 1]
     skin = np.maximum(_quantile(grey, 0.65), 20.0)  # most of a region is skin, lit
     darker, brighter = np.maximum(skin - grey, 0) / skin, np.maximum(grey - skin, 0) / skin

@@ -5,11 +5,12 @@ They measure the style of speech and, independently of any style vector, serve t
 
 import dataclasses
 import functools
+from typing import cast
 
 import numpy as np
 import scipy.fft
 
-from empatheia_jax.generators.classical.mnemonics import VOWELS
+from empatheia_jax.generators.classical.timing import VOWELS
 from empatheia_jax.generators.phonemes import decode
 
 FRAME_SECONDS, HOP_SECONDS = 0.04, 0.02
@@ -61,8 +62,8 @@ def analyse(audio: np.ndarray, sample_rate: int) -> Analysis:
     plan = _plan(sample_rate)
     frames = _to_frames(audio - audio.mean(), plan)
     energy, active = _active_frames(frames)
-    transform = scipy.fft.rfft(frames[active] * plan.window, plan.fft)[:, : plan.bands.shape[0]]
-    power = transform.real**2 + transform.imag**2
+    transform = np.asarray(scipy.fft.rfft(frames[active] * plan.window, plan.fft))[:, : plan.bands.shape[0]]
+    power = np.real(transform) ** 2 + np.imag(transform) ** 2
     f0 = np.full(len(frames), np.nan, np.float32)
     f0[active] = _track_f0(power, plan)
     start, end = _sounding_span(audio, sample_rate)
@@ -146,7 +147,7 @@ def _plan(sample_rate: int) -> _Plan:
     if sample_rate < 4000:
         raise MeasureError(f"a sample rate of {sample_rate} Hz is too low for speech: 4000 at least")
     length, hop = round(FRAME_SECONDS * sample_rate), round(HOP_SECONDS * sample_rate)
-    fft = 2 * scipy.fft.next_fast_len((length + round(sample_rate / MIN_F0)) // 2 + 1, real=True)
+    fft = 2 * cast(int, scipy.fft.next_fast_len((length + round(sample_rate / MIN_F0)) // 2 + 1, real=True))
     frequency = np.arange(min(fft // 2 + 1, int(BAND_EDGES[-1] * fft / sample_rate) + 2)) * sample_rate / fft
     window = np.hanning(length + 2)[1:-1].astype(np.float32)
     bands = np.stack(
@@ -192,7 +193,7 @@ def _track_f0(power: np.ndarray, plan: _Plan) -> np.ndarray:
     A first pass gives a median; in the second only peaks near it count, which removes octave errors.
     """
     # half the transform's length is enough for a band this narrow: lags come in steps of 2 samples
-    correlation = scipy.fft.irfft(power[:, : len(plan.taper)] * plan.taper, plan.fft // 2)
+    correlation = np.asarray(scipy.fft.irfft(power[:, : len(plan.taper)] * plan.taper, plan.fft // 2))
     lags = slice(plan.first_lag, plan.first_lag + len(plan.shape))
     correlation = correlation[:, lags] / np.maximum(correlation[:, :1], 1e-12) / plan.shape
     inner = correlation[:, 1:-1]

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+from cv2.data import haarcascades
 
 from empatheia_jax.generators.classical.appearance import Appearance, Colour
 
@@ -51,7 +52,7 @@ def read_portrait(path) -> np.ndarray:
     if image.dtype == np.uint16:
         image = np.round(image / 257).astype(np.uint8)
     elif image.dtype != np.uint8:
-        image = cv2.normalize(image, None, 0, 255, cv2.NORM_MINMAX, cv2.CV_8U)
+        image = cv2.normalize(image, np.empty_like(image, np.uint8), 0, 255, cv2.NORM_MINMAX, cv2.CV_8U)
     if image.ndim == 2:
         return cv2.cvtColor(image, cv2.COLOR_GRAY2RGB)
     if image.shape[2] == 4:
@@ -108,7 +109,7 @@ def appearance_from_portrait(image: np.ndarray, default: Appearance | None = Non
 
 @functools.cache
 def _cascade() -> cv2.CascadeClassifier:
-    cascade = cv2.CascadeClassifier(str(Path(cv2.data.haarcascades) / "haarcascade_frontalface_default.xml"))
+    cascade = cv2.CascadeClassifier(str(Path(haarcascades) / "haarcascade_frontalface_default.xml"))
     if cascade.empty():
         raise PortraitError("OpenCV's face detector is missing: install opencv-python-headless>=4.11,<5")
     return cascade

@@ -8,9 +8,15 @@ import numpy as np
 
 from empatheia_jax.generators.classical.appearance import Appearance, proportions
 from empatheia_jax.generators.classical.drawing import SHIFT, to_picture, to_pixels
-from empatheia_jax.generators.classical.expression import Shape, head_pose, jaw_opening, style_by_name, upper_shapes
+from empatheia_jax.generators.classical.expression import (
+    Shape,
+    head_pose,
+    jaw_opening,
+    mouth_shapes,
+    style_by_name,
+    upper_shapes,
+)
 from empatheia_jax.generators.classical.head import StaticFace, static_face
-from empatheia_jax.generators.classical.mouth import mouth_shapes
 
 NECK = np.array([0.5, 0.86])  # the head rolls about it
 FAINTEST = 0.04  # wrinkles weaker than this are not drawn

@@ -20,10 +20,10 @@ import functools
 import numpy as np
 import soxr
 
-from empatheia_jax.generators.classical import measure, voices
-from empatheia_jax.generators.classical.espeak import Rendering, espeak
+from empatheia_jax.generators.classical import measure
+from empatheia_jax.generators.classical.espeak import Rendering, VoiceSpec, espeak
 from empatheia_jax.generators.classical.measure import BAND_EDGES, Analysis, analyse
-from empatheia_jax.generators.classical.mnemonics import Script, write_script
+from empatheia_jax.generators.classical.timing import Script, write_script
 from empatheia_jax.generators.phonemes import decode
 
 SAMPLE_RATE = 24000
@@ -47,6 +47,7 @@ UNITS = np.array([6.0, 0.4, 0.2, 5.0, 2.0, 2.0, 2.0, 2.0, 2.0])
 STYLE_LIMIT = 4.0
 """Styles are clipped to -4..4: real recordings may lie far outside the voices this generator has."""
 
+REFERENCE_VOICE = VoiceSpec("reference", (104,) * 9, (100,) * 9)
 REFERENCE_LOW, REFERENCE_HIGH, REFERENCE_RATE = 135.0, 200.0, 175.0  # Hz, Hz, words a minute
 _REFERENCE_GAIN_DB = -8.0  # espeak is loud; this leaves room for speech that is louder than the reference
 _RIPPLES = (2, 3, 4, 5)
@@ -104,9 +105,7 @@ def _speak_reference(ipa: str) -> Reference:
     script = write_script(ipa)
     if not script.units:
         raise VoiceError(f"no phoneme of {ipa[:40]!r} has a sound: give phonemes of an English text")
-    rendering = espeak().synth(
-        script.markup, voices.REFERENCE_VOICE, REFERENCE_LOW, REFERENCE_HIGH, rate=REFERENCE_RATE
-    )
+    rendering = espeak().synth(script.markup, REFERENCE_VOICE, REFERENCE_LOW, REFERENCE_HIGH, rate=REFERENCE_RATE)
     measures = measures_from(analyse(to_24k(rendering.audio, rendering.sample_rate), SAMPLE_RATE))
     measures = dataclasses.replace(measures, level=measures.level + _REFERENCE_GAIN_DB)
     return Reference(ipa, script, rendering, measures)

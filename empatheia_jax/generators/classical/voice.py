@@ -116,7 +116,7 @@ def _synthesize(reference: Reference, style: np.ndarray) -> tuple[Rendering, np.
     age, gender = voices.nearest_voice(style[speech_style.VOICE])
     requested = style[:3] * UNITS[:3]
     request = _first_request(reference.measures, requested)
-    best, least_excess = None, np.inf
+    attempts = []
     for _ in range(_RENDERINGS):
         rendering = request.render(reference, age, gender)
         audio = speech_style.to_24k(rendering.audio, rendering.sample_rate)
@@ -124,12 +124,11 @@ def _synthesize(reference: Reference, style: np.ndarray) -> tuple[Rendering, np.
         measures = speech_style.measures_from(analysis)
         error = requested - speech_style.compare(measures, reference.measures)[:3] * UNITS[:3]
         excess = float(np.abs(error / _TOLERANCE).max())
-        if excess < least_excess:
-            best, least_excess = (rendering, audio, analysis), excess
+        attempts.append((excess, rendering, audio, analysis))
         if excess < 1.0:
             break
         request = _correct_request(request, error, measures, reference.measures)
-    return best
+    return min(attempts, key=lambda attempt: attempt[0])[1:]
 
 
 _REFERENCE_FOOT = 12 * np.log2(speech_style.REFERENCE_LOW / 100.0)
@@ -185,7 +184,8 @@ def _filter(audio: np.ndarray, shape: np.ndarray) -> np.ndarray:
     size = scipy.fft.next_fast_len(len(audio) + 2400, real=True)
     frequency = scipy.fft.rfftfreq(size, 1 / SAMPLE_RATE)
     gain = 10 ** (np.interp(frequency, bin_frequencies(SAMPLE_RATE), speech_style.shape_gain(shape)) / 20)
-    return scipy.fft.irfft(scipy.fft.rfft(audio, size) * gain.astype(np.float32), size)[: len(audio)]
+    spectrum = np.asarray(scipy.fft.rfft(audio, size)) * gain.astype(np.float32)
+    return np.asarray(scipy.fft.irfft(spectrum, size))[: len(audio)]
 
 
 def _place_frames(frames: np.ndarray, ids: np.ndarray) -> np.ndarray:

@@ -1,7 +1,8 @@
-"""Alignment of a face in a frame to the 224 x 224 image that `face3d` reads, as in Deep3DFaceRecon."""
+"""Faces cut out of pictures: aligned to the 224 x 224 that `face3d` reads, or cropped to the portrait to render."""
 
 import dataclasses
 
+import cv2
 import numpy as np
 from PIL import Image
 
@@ -17,6 +18,10 @@ STANDARD_FACE = np.array(
     ]
 )
 """Eye centres, nose tip and mouth corners of the mean face; x right, y up, z towards the viewer."""
+SHIFT_UP, MARGIN = 0.1, 0.4  # of a crop, as shares of the face's height and of each side's length
+
+
+# Aligned for the regressor, as in Deep3DFaceRecon ---------------------------------------------------------------------
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,8 +72,38 @@ def align(frame: np.ndarray, points: np.ndarray) -> Aligned:
     middle = np.array([width, height]) / 2
     left = int(size[0] / 2 - SIZE / 2 + (translation[0] - middle[0]) * scale)
     top = int(size[1] / 2 - SIZE / 2 + (middle[1] - translation[1]) * scale)
-    picture = Image.fromarray(frame).resize(tuple(int(n) for n in size), Image.Resampling.BICUBIC)
+    picture = Image.fromarray(frame).resize((int(size[0]), int(size[1])), Image.Resampling.BICUBIC)
     picture = picture.crop((left, top, left + SIZE, top + SIZE))
     inside = (points - translation + middle) * scale - (size / 2 - SIZE / 2)
     transform = np.array([width, height, scale, *translation], np.float32)
     return Aligned(np.asarray(picture), transform, inside.astype(np.float32))
+
+
+# Cropped for the renderer, by DreamTalk's rule ------------------------------------------------------------------------
+
+
+def crop_box(face: tuple[int, int, int, int], height: int, width: int) -> tuple[int, int, int, int]:
+    """Return the box (left, top, right, bottom) of the portrait around a face.
+
+    It may end beyond the right or the bottom edge; the picture is then cropped there and scaled to a square.
+
+    Args:
+      face: box (left, top, right, bottom) of the face.
+      height: the picture's height.
+      width: the picture's width.
+    """
+    left, top, right, bottom = face
+    shift = SHIFT_UP * (bottom - top)
+    top, bottom = max(0.0, top - shift), min(float(height), bottom - shift)
+    face_width, face_height = right - left, bottom - top
+    side = (1 + 2 * MARGIN) * max(face_width, face_height)
+    margin_x, margin_y = (max(MARGIN * length, (side - length) / 2) for length in (face_width, face_height))
+    box = [int(left - margin_x), int(top - margin_y), int(right + margin_x), int(bottom + margin_y)]
+    excess = max(0, -box[0], -box[1], right - width)
+    return box[0] + excess, box[1] + excess, box[2] - excess, box[3] - excess
+
+
+def crop_face(picture: np.ndarray, face: tuple[int, int, int, int], size: int = 256) -> np.ndarray:
+    """Return the portrait uint8 [size, size, 3] of the face with box `face` in a picture uint8 [h, w, 3]."""
+    left, top, right, bottom = crop_box(face, *picture.shape[:2])
+    return cv2.resize(picture[top:bottom, left:right], (size, size), interpolation=cv2.INTER_LINEAR)

@@ -3,6 +3,10 @@
 import dataclasses
 
 
+class DreamTalkError(ValueError):
+    """Weights, a clip, a recording or a setting cannot be used; the message says which and why."""
+
+
 @dataclasses.dataclass(frozen=True)
 class DreamTalkConfig:
     """The denoising network with its content and style encoders."""

@@ -8,9 +8,9 @@ import librosa
 import numpy as np
 
 from empatheia_jax.generators.classical.portrait import find_faces, select_largest
-from empatheia_jax.generators.dreamtalk import alignment, crop
-from empatheia_jax.generators.dreamtalk.content_encoder import FEATURES_PER_FRAME
-from empatheia_jax.generators.dreamtalk.errors import DreamTalkError
+from empatheia_jax.generators.dreamtalk import alignment
+from empatheia_jax.generators.dreamtalk.config import DreamTalkError
+from empatheia_jax.generators.dreamtalk.encoders import FEATURES_PER_FRAME
 from empatheia_jax.generators.dreamtalk.motion import EXPRESSION, build_motion
 from empatheia_jax.generators.dreamtalk.networks import AUDIO_SAMPLE_RATE, Networks
 from empatheia_jax.generators.interfaces import VIDEO_FPS, Portrait, video_frame_count
@@ -241,7 +241,7 @@ class DreamTalkFace:
             )
         face, notes = select_largest(faces)
         box = face.left, face.top, face.left + face.side, face.top + face.side
-        return crop.crop_face(image, box, self.size), notes
+        return alignment.crop_face(image, box, self.size), notes
 
     def _render_avatar(self, portrait: Portrait) -> np.ndarray:
         from empatheia_jax.generators.classical.face import ClassicalFace

@@ -4,6 +4,8 @@ parameters).
 It is a ResNet-50; the morphable model itself is only needed to render coefficients, not to read them.
 """
 
+import itertools
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -46,21 +48,25 @@ class Bottleneck(nnx.Module):
         return jax.nn.relu(self.bn3(self.conv3(x)) + shortcut)
 
 
+def bottlenecks(width_in: int, width: int, count: int, stride: int) -> nnx.List:
+    """Return `count` blocks in a row, the first of which widens and strides."""
+    return nnx.List(
+        [Bottleneck(width_in, width, stride), *(Bottleneck(EXPANSION * width, width, 1) for _ in range(count - 1))]
+    )
+
+
 class Backbone(nnx.Module):
     """ResNet-50 without its classifier."""
 
     def __init__(self, config: Face3DConfig):
         self.conv1 = Conv(3, config.width, (7, 7), stride=2, padding=3, bias=False)
         self.bn1 = BatchNorm(config.width)
-        width_in = config.width
-        for number, count in enumerate(config.blocks):
-            width = config.width * 2**number
-            blocks = nnx.List([])
-            for block in range(count):
-                blocks.append(Bottleneck(width_in, width, 2 if number and not block else 1))
-                width_in = EXPANSION * width
-            setattr(self, f"layer{number + 1}", blocks)
-        self.stages = len(config.blocks)
+        widths = [config.width * 2**number for number in range(4)]
+        widths_in = (config.width, *(EXPANSION * width for width in widths[:-1]))
+        self.layer1, self.layer2, self.layer3, self.layer4 = (
+            bottlenecks(width_in, width, count, stride)
+            for width_in, width, count, stride in zip(widths_in, widths, config.blocks, (1, 2, 2, 2), strict=True)
+        )
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """Return features [B, 2048] of images [B, 224, 224, 3], 0..1."""
@@ -68,9 +74,8 @@ class Backbone(nnx.Module):
         x = jax.lax.reduce_window(
             x, -jnp.inf, jax.lax.max, (1, 3, 3, 1), (1, 2, 2, 1), ((0, 0), (1, 1), (1, 1), (0, 0))
         )
-        for number in range(self.stages):
-            for block in getattr(self, f"layer{number + 1}"):
-                x = block(x)
+        for block in itertools.chain(self.layer1, self.layer2, self.layer3, self.layer4):
+            x = block(x)
         return x.mean(axis=(1, 2))
 
 

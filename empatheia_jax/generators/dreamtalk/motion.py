@@ -1,10 +1,14 @@
-"""Motion, the renderer's input: expression coefficients and head pose at 25 frames per second."""
+"""Motion, the renderer's input: expression coefficients and head pose at 25 frames per second, and their files."""
+
+from pathlib import Path
 
 import numpy as np
 
+from empatheia_jax.generators.dreamtalk.config import DreamTalkError
+
+COEFFICIENTS = 257  # of Deep3DFaceRecon: identity 80, expression 64, texture 80, angles 3, light 27, translation 3
 RADIUS = 13  # frames that the renderer sees on either side
-EXPRESSION = slice(80, 144)  # of Deep3DFaceRecon's 257 coefficients: identity 80, expression 64, texture 80,
-ANGLES, TRANSLATION = slice(224, 227), slice(254, 257)  # angles 3, light 27, translation 3
+EXPRESSION, ANGLES, TRANSLATION = slice(80, 144), slice(224, 227), slice(254, 257)
 STILL_POSE = np.array([0, 0, 0, 0, 0, 0, 0.9370641, 126.84911, 129.03864], np.float32)  # a head at rest
 
 
@@ -40,3 +44,52 @@ def window_index(frames: int) -> np.ndarray:
     """Return the frame at every position of every frame's window, int32 [F, 27], repeating the first and the last."""
     index = np.arange(frames)[:, None] + np.arange(-RADIUS, RADIUS + 1)
     return np.clip(index, 0, frames - 1).astype(np.int32)
+
+
+# Files ----------------------------------------------------------------------------------------------------------------
+
+
+def _read(path: Path) -> dict[str, np.ndarray]:
+    if not path.is_file():
+        raise DreamTalkError(f"{path}: there is no such file")
+    from scipy.io.matlab import MatReadError, loadmat
+
+    try:
+        if path.suffix == ".mat":
+            return loadmat(path)
+        with np.load(path, allow_pickle=False) as arrays:
+            return dict(arrays)
+    except (OSError, ValueError, NotImplementedError, TypeError, MatReadError) as error:
+        raise DreamTalkError(f"{path}: not a .mat or .npz of coefficients ({error})") from error
+
+
+def _coefficients(path: Path, arrays: dict[str, np.ndarray]) -> np.ndarray:
+    coefficients = np.asarray(arrays.get("coeff", ()), np.float32)
+    if coefficients.ndim != 2 or coefficients.shape[1] != COEFFICIENTS or not len(coefficients):
+        raise DreamTalkError(f"{path}: no `coeff` [n, {COEFFICIENTS}] of at least one frame in it")
+    if not np.isfinite(coefficients).all():
+        raise DreamTalkError(f"{path}: coefficients that are not numbers")
+    return coefficients
+
+
+def read_expression(path: Path) -> np.ndarray:
+    """Read the expression coefficients float32 [n, 64] of a clip.
+
+    Raises:
+      DreamTalkError: no such file, or no coefficients in it.
+    """
+    return _coefficients(path, _read(path))[:, EXPRESSION]
+
+
+def read_pose(path: Path) -> np.ndarray:
+    """Read the head poses float32 [n, 9] of a clip: angles, translation, crop.
+
+    Raises:
+      DreamTalkError: no such file, no coefficients, or no `transform_params` for each frame.
+    """
+    arrays = _read(path)
+    coefficients = _coefficients(path, arrays)
+    transform = np.asarray(arrays.get("transform_params", ()), np.float32)
+    if transform.shape != (len(coefficients), 5) or not np.isfinite(transform).all():
+        raise DreamTalkError(f"{path}: no `transform_params` [{len(coefficients)}, 5] beside its coefficients")
+    return head_pose(coefficients, transform)

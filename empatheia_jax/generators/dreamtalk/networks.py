@@ -13,17 +13,14 @@ import numpy as np
 
 from empatheia_jax.checkpoints.frozen_network import FrozenNetwork
 from empatheia_jax.checkpoints.weights import is_weights, read_architecture, read_metadata
-from empatheia_jax.encoders.hubert import Hubert, HubertConfig
-from empatheia_jax.encoders.hubert_audio import SAMPLE_RATE as AUDIO_SAMPLE_RATE
-from empatheia_jax.encoders.hubert_audio import normalise_waveform, padded_samples
-from empatheia_jax.generators.dreamtalk.config import DreamTalkConfig, Face3DConfig, RendererConfig
-from empatheia_jax.generators.dreamtalk.content_encoder import audio_window_index
-from empatheia_jax.generators.dreamtalk.denoiser import Denoiser
-from empatheia_jax.generators.dreamtalk.errors import DreamTalkError
+from empatheia_jax.encoders.hubert import SAMPLE_RATE as AUDIO_SAMPLE_RATE
+from empatheia_jax.encoders.hubert import Hubert, HubertConfig, normalise_waveform, padded_samples
+from empatheia_jax.generators.dreamtalk.config import DreamTalkConfig, DreamTalkError, Face3DConfig, RendererConfig
+from empatheia_jax.generators.dreamtalk.diffusion import Denoiser, ddim, ddim_steps, ddpm, guided_denoiser
+from empatheia_jax.generators.dreamtalk.encoders import audio_window_index
 from empatheia_jax.generators.dreamtalk.face3d import Face3D
 from empatheia_jax.generators.dreamtalk.motion import window_index
 from empatheia_jax.generators.dreamtalk.renderer import Renderer
-from empatheia_jax.generators.dreamtalk.sampler import ddim, ddim_steps, ddpm, guided_denoiser
 from empatheia_jax.runtime.buckets import next_power_of_two
 
 PARTS = {

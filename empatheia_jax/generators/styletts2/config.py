@@ -1,9 +1,17 @@
-"""Sizes of StyleTTS 2's networks, as in the `config.yml` that is published with the weights."""
+"""Settings of StyleTTS 2: the networks' sizes, as in the `config.yml` published with the weights, and synthesis."""
 
 import dataclasses
 from typing import Literal
 
 from empatheia_jax.checkpoints.weights import to_tuples
+
+SAMPLE_RATE = 24_000
+HOP = 300  # samples in 12.5 ms, a frame of log-mels, F0 and energy
+SAMPLES_PER_FRAME = 2 * HOP  # 25 ms, a frame of durations and of the decoder
+
+
+class StyleTTS2Error(ValueError):
+    """Weights, a recording or a setting that cannot be spoken with: says which and why."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,3 +92,43 @@ class StyleTTS2Config:
             )
         except (KeyError, TypeError) as error:
             raise ValueError(f"no {error} in its model_params") from error
+
+
+@dataclasses.dataclass(frozen=True)
+class SynthesisOptions:
+    """Options of synthesis; the defaults are upstream's.
+
+    Attributes:
+      alpha: share of the sampled acoustic style in its mixture with the reference's (0: the reference alone).
+      beta: the same for the prosodic style.
+      steps: steps of style diffusion.
+      embedding_scale: strength of guidance by the text; 1 is none.
+      speed: speaking rate relative to the predicted durations; 1.2 is a fifth faster.
+      carry: weight of the previous sentence's style in the next sentence's.
+      seed: seed of the style's and the source's noise.
+
+    Raises:
+      StyleTTS2Error: a value out of range.
+    """
+
+    alpha: float = 0.3
+    beta: float = 0.7
+    steps: int = 5
+    embedding_scale: float = 1.0
+    speed: float = 1.0
+    carry: float = 0.7
+    seed: int = 0
+
+    def __post_init__(self):
+        for name in ("alpha", "beta", "carry"):
+            if not 0.0 <= getattr(self, name) <= 1.0:
+                raise StyleTTS2Error(f"{name} {getattr(self, name)} is not in 0..1")
+        if not 0.25 <= self.speed <= 4.0:
+            raise StyleTTS2Error(f"speed {self.speed} is not in 0.25..4")
+        if not 2 <= self.steps <= 1000:
+            raise StyleTTS2Error(f"{self.steps} steps of diffusion: give 2 to 1000")
+        if not 0 <= self.seed < 2**31:
+            raise StyleTTS2Error(f"seed {self.seed} is not in 0..2^31")
+
+
+DEFAULT_OPTIONS = SynthesisOptions()

@@ -5,14 +5,13 @@ import jax.numpy as jnp
 from flax import nnx
 
 from empatheia_jax.generators.layers import Linear
-from empatheia_jax.generators.styletts2.config import StyleTTS2Config
+from empatheia_jax.generators.styletts2.config import SAMPLES_PER_FRAME, StyleTTS2Config
 from empatheia_jax.generators.styletts2.decoder import Decoder
-from empatheia_jax.generators.styletts2.denoiser import Denoiser
+from empatheia_jax.generators.styletts2.diffusion import Denoiser
 from empatheia_jax.generators.styletts2.layers import length_mask
-from empatheia_jax.generators.styletts2.plbert import PLBert
 from empatheia_jax.generators.styletts2.prosody import ProsodyPredictor, delay_one_frame, expand_to_frames
-from empatheia_jax.generators.styletts2.style_encoder import StyleEncoder
-from empatheia_jax.generators.styletts2.text_encoder import TextEncoder
+from empatheia_jax.generators.styletts2.style import StyleEncoder
+from empatheia_jax.generators.styletts2.text import PLBert, TextEncoder
 
 
 class StyleTTS2(nnx.Module):
@@ -67,7 +66,7 @@ class StyleTTS2(nnx.Module):
           noise: normal [B, 600 L, 9]; L is at least the frames of each utterance.
           lengths: true phonemes of each utterance, int [B].
         """
-        frames, size = jnp.sum(phoneme_frames, axis=1), noise.shape[1] // 600
+        frames, size = jnp.sum(phoneme_frames, axis=1), noise.shape[1] // SAMPLES_PER_FRAME
         text = content[..., : self.config.hidden_dim]
         asr, en = (expand_to_frames(x, phoneme_frames, size) for x in (text, self._prosodic(content, style, lengths)))
         if self.config.decoder_type == "hifigan":

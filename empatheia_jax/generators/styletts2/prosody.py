@@ -5,9 +5,8 @@ import jax.numpy as jnp
 from flax import nnx
 
 from empatheia_jax.generators.layers import Conv, Linear
-from empatheia_jax.generators.styletts2.adain import AdainResBlk1d
 from empatheia_jax.generators.styletts2.config import StyleTTS2Config
-from empatheia_jax.generators.styletts2.layers import AdaLayerNorm, BiLSTM, length_mask
+from empatheia_jax.generators.styletts2.layers import AdainResBlk1d, AdaLayerNorm, BiLSTM, length_mask
 
 
 class DurationEncoder(nnx.Module):

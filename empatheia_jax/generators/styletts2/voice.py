@@ -8,12 +8,10 @@ import numpy as np
 
 from empatheia_jax.generators import phonemes as symbols
 from empatheia_jax.generators.interfaces import PHONEME_FRAME_SECONDS, Speech
-from empatheia_jax.generators.styletts2 import mel
-from empatheia_jax.generators.styletts2.errors import StyleTTS2Error
-from empatheia_jax.generators.styletts2.options import SynthesisOptions
-from empatheia_jax.generators.styletts2.recording import reference_mel
-from empatheia_jax.generators.styletts2.script import PhonemizedText, phonemize_text
-from empatheia_jax.generators.styletts2.stages import Networks
+from empatheia_jax.generators.styletts2.config import DEFAULT_OPTIONS, SAMPLE_RATE, StyleTTS2Error, SynthesisOptions
+from empatheia_jax.generators.styletts2.networks import Networks
+from empatheia_jax.generators.styletts2.style import reference_mel
+from empatheia_jax.generators.styletts2.text import PhonemizedText, phonemize_text
 
 END_FRAMES = 5  # added to the last phoneme by the model of one speaker, as upstream does, so that its sound is not cut
 
@@ -27,7 +25,7 @@ class StyleTTS2Speech:
 
     name = "styletts2"
     version = 1
-    sample_rate = mel.SAMPLE_RATE
+    sample_rate = SAMPLE_RATE
     on_device = True
 
     def __init__(self, weights: Path | str, compute_dtype: str = "float32", refine: bool = False):
@@ -150,7 +148,7 @@ class StyleTTS2Speech:
         contents: Sequence[np.ndarray],
         styles: Sequence[np.ndarray],
         phonemes: Sequence[np.ndarray],
-        options: SynthesisOptions | None = None,
+        options: SynthesisOptions = DEFAULT_OPTIONS,
     ) -> list[Speech]:
         """Synthesize many utterances, each as `speak`.
 
@@ -163,7 +161,6 @@ class StyleTTS2Speech:
         Raises:
           StyleTTS2Error: as `speak`.
         """
-        options = options or SynthesisOptions()
         for latents in zip(contents, styles, phonemes, strict=True):
             self._check_latents(*latents)
         masks = [np.asarray(ids) >= 0 for ids in phonemes]
@@ -184,7 +181,7 @@ class StyleTTS2Speech:
         self,
         texts: Sequence[str | PhonemizedText],
         references: Sequence[np.ndarray] | None = None,
-        options: SynthesisOptions | None = None,
+        options: SynthesisOptions = DEFAULT_OPTIONS,
     ) -> list[Speech]:
         """Speak many texts in batches, each as `synthesize`.
 
@@ -197,7 +194,7 @@ class StyleTTS2Speech:
           PhonemeError: a text without anything to pronounce.
           StyleTTS2Error: references are missing, or not wanted.
         """
-        options, phonemized = options or SynthesisOptions(), [_phonemized(text) for text in texts]
+        phonemized = [_phonemized(text) for text in texts]
         self._check_reference(references)
         ids = [sentence for text in phonemized for sentence in text.sentences]
         owners = [number for number, text in enumerate(phonemized) for _ in text.sentences]
@@ -223,7 +220,7 @@ class StyleTTS2Speech:
         self,
         text: str | PhonemizedText,
         reference: np.ndarray | None = None,
-        options: SynthesisOptions | None = None,
+        options: SynthesisOptions = DEFAULT_OPTIONS,
     ) -> Iterator[Speech]:
         """Yield a text's speech by sentences, computing the next while the caller plays one.
 
@@ -238,7 +235,6 @@ class StyleTTS2Speech:
           PhonemeError: nothing to pronounce.
           StyleTTS2Error: the reference is missing, or not wanted.
         """
-        options = options or SynthesisOptions()
         self._check_reference(reference)
         parts = self._sentences(_phonemized(text), reference, options)
         with concurrent.futures.ThreadPoolExecutor(1, "styletts2") as pool:
@@ -251,7 +247,7 @@ class StyleTTS2Speech:
         self,
         text: str | PhonemizedText,
         reference: np.ndarray | None = None,
-        options: SynthesisOptions | None = None,
+        options: SynthesisOptions = DEFAULT_OPTIONS,
     ) -> Speech:
         """Speak a text; arguments and errors as of `stream`."""
         return concatenate(list(self.stream(text, reference, options)))
@@ -278,7 +274,7 @@ class StyleTTS2Speech:
         return sampled if reference is None else self._mix_styles(sampled, reference, options)
 
     def _mix_styles(self, sampled, reference, options: SynthesisOptions) -> np.ndarray:
-        share = np.repeat(np.float32([options.alpha, options.beta]), self.config.style_dim)
+        share = np.repeat(np.array([options.alpha, options.beta], np.float32), self.config.style_dim)
         return share * sampled + (1 - share) * reference
 
     def _synthesize(self, contents, styles, seeds, speed: float) -> list[Speech]:

@@ -29,7 +29,7 @@ class Checkout:
     packages: dict[str, str]  # module that its code imports -> package to install
     files: dict[str, str]  # path -> git's blob hash at that commit
 
-    def check(self, repo: Path, any_commit: bool = False) -> Path:
+    def check(self, repo: Path | str, any_commit: bool = False) -> Path:
         """Return the checkout's absolute path.
 
         Args:
@@ -107,7 +107,11 @@ def read_checkpoint_entry(path: Path, entry: str) -> dict:
     """
     if not Path(path).is_file():
         raise TorchBackendError(f"{path}: no such checkpoint")
-    scalars = [np._core.multiarray.scalar, np.dtype, *(type(np.dtype(n)) for n in ("float32", "float64", "int64"))]
+    scalars = [
+        importlib.import_module("numpy._core.multiarray").scalar,
+        np.dtype,
+        *(type(np.dtype(n)) for n in ("float32", "float64", "int64")),
+    ]
     try:
         with torch.serialization.safe_globals(scalars):
             checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)

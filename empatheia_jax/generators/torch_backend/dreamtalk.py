@@ -4,6 +4,7 @@ import copy
 import functools
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -15,9 +16,9 @@ from empatheia_jax.checkpoints.weights import is_weights, read_architecture
 from empatheia_jax.config import GeneratorConfig, TorchConfig
 from empatheia_jax.generators.bridge import from_torch
 from empatheia_jax.generators.dreamtalk.config import DreamTalkConfig, RendererConfig
+from empatheia_jax.generators.dreamtalk.diffusion import STEPS, ddim_steps
 from empatheia_jax.generators.dreamtalk.face import DreamTalkFace, points_from_box
 from empatheia_jax.generators.dreamtalk.networks import Networks, chunk_noise
-from empatheia_jax.generators.dreamtalk.sampler import STEPS, ddim_steps
 from empatheia_jax.generators.torch_backend.checkout import (
     Checkout,
     TorchBackendError,
@@ -72,7 +73,7 @@ def build(repo: Path, any_commit: bool = False) -> tuple[torch.nn.Module, torch.
       TorchBackendError: no checkout, another commit, or a missing package.
     """
     repo = DREAMTALK.check(repo, any_commit)
-    stub_modules("dlib")  # used for cropping portraits, which happens in `dreamtalk.crop`
+    stub_modules("dlib")  # used for cropping portraits, which happens in `dreamtalk.alignment`
     with DREAMTALK.importing(repo):
         from configs.default import get_cfg_defaults
         from core.networks.diffusion_net import DiffusionNet
@@ -113,10 +114,8 @@ def load_published(
 class Original:
     """The original's networks and how they are used: float32 tensors, channels last, one clip at a time."""
 
-    def __init__(
-        self, diffusion: torch.nn.Module, renderer: torch.nn.Module, audio_encoder: torch.nn.Module | None = None
-    ):
-        """Take the networks; `audio_encoder` is transformers' Wav2Vec2Model."""
+    def __init__(self, diffusion: Any, renderer: torch.nn.Module, audio_encoder: Any = None):
+        """Take the networks: modules of the checkout, and transformers' Wav2Vec2Model if there is one."""
         self.diffusion, self.renderer, self.audio_encoder = diffusion, renderer, audio_encoder
 
     def to(self, device: torch.device) -> "Original":
@@ -191,7 +190,7 @@ class _EncodedStyle(torch.nn.Module):
         return clip[:, 0]
 
 
-def replace_submodules(module: torch.nn.Module, **submodules: torch.nn.Module) -> torch.nn.Module:
+def replace_submodules(module: Any, **submodules: torch.nn.Module) -> Any:
     """Return a shallow copy of a module with some submodules replaced."""
     replaced = copy.copy(module)
     replaced._modules = module._modules | submodules

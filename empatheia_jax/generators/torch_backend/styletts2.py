@@ -1,9 +1,10 @@
-"""The original StyleTTS 2 as a speech generator: `styletts2.stages` computed by torch."""
+"""The original StyleTTS 2 as a speech generator: `styletts2.networks` computed by torch."""
 
 import dataclasses
 import functools
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,8 +12,8 @@ import yaml
 
 from empatheia_jax.config import TorchConfig
 from empatheia_jax.generators.bridge import from_torch
-from empatheia_jax.generators.styletts2.config import StyleTTS2Config
-from empatheia_jax.generators.styletts2.stages import SAMPLES_PER_FRAME, Networks, source_noise, style_noise
+from empatheia_jax.generators.styletts2.config import SAMPLES_PER_FRAME, StyleTTS2Config
+from empatheia_jax.generators.styletts2.networks import Networks, source_noise, style_noise
 from empatheia_jax.generators.styletts2.voice import StyleTTS2Speech
 from empatheia_jax.generators.torch_backend.checkout import (
     Checkout,
@@ -115,8 +116,8 @@ def _plbert_sizes(repo: Path) -> dict:
 class Original:
     """The original's networks and how they are used: float32 tensors, channels last, one utterance at a time."""
 
-    def __init__(self, nets: dict[str, torch.nn.Module], sampler: Callable, config: StyleTTS2Config):
-        """Take the networks; `sampler` is called as upstream's DiffusionSampler."""
+    def __init__(self, nets: dict[str, Any], sampler: Callable, config: StyleTTS2Config):
+        """Take the networks (modules of the checkout); `sampler` is called as upstream's DiffusionSampler."""
         self.nets, self.sampler, self.config = nets, sampler, config
 
     def encode_text(self, tokens: torch.Tensor) -> torch.Tensor:
@@ -205,12 +206,12 @@ class TorchNetworks(Networks):
         )
 
         def sample_styles(words, lengths, references, seeds, *options):
-            steps, scale = (*options, 1.0)[:2]
+            steps, *scale = options
             references = [None] * len(words) if references is None else references
             width = 2 * config.style_dim
             return np.stack(
                 [
-                    sample_style(w[:n], r, style_noise(seed, len(steps) + 1, width), float(scale))
+                    sample_style(w[:n], r, style_noise(seed, len(steps) + 1, width), float(*scale or (1.0,)))
                     for w, n, r, seed in zip(words, lengths, references, seeds, strict=True)
                 ]
             )

@@ -7,6 +7,7 @@ from empatheia_jax.config import Config, ConfigError, MeshConfig
 from empatheia_jax.model import sharding
 from empatheia_jax.planning.pods.plan import Plan, make_plan, plan_memory, refused_bytes
 from empatheia_jax.planning.pods.topologies import Topology
+from empatheia_jax.training.stages import replace_stage
 
 MOST_COMPILED = 2  # changes that are compiled at most
 
@@ -37,11 +38,11 @@ def find_smallest_change(
     # The model's temporaries are scaled by how much the compiler's exceeded them in the plan that does not fit.
     correction = max(1.0, (temporaries or 0) / plan.estimated_memory.temporaries) if not topology.simulated else 1.0
     tried = 0
-    for flags, changed in candidates(config, number, plan):
+    for flags, changed in candidates(config, plan):
         try:
             memory = plan_memory(changed, number, topology, plan.abstract_model)
         except ConfigError:
-            continue  # a dimension that this mesh does not divide
+            continue  # rows or a dimension that this mesh does not divide
         if memory.arguments + correction * memory.temporaries > topology.memory:
             continue
         log(f"trying {' '.join(flags)}")
@@ -54,12 +55,12 @@ def find_smallest_change(
     return None
 
 
-def candidates(config: Config, number: int, plan: Plan) -> Iterator[tuple[list[str], Config]]:
+def candidates(config: Config, plan: Plan) -> Iterator[tuple[list[str], Config]]:
     """Yield (flags, changed config): smaller micro-batches, full remat, another mesh; single changes, then pairs."""
     single = [
         candidate
         for candidate in (
-            _halve_rows(config, number, plan),
+            _halve_rows(config, plan),
             _use_full_remat(config),
             _double_axis(plan, "fsdp"),
             _double_axis(plan, "tensor"),
@@ -74,20 +75,19 @@ def candidates(config: Config, number: int, plan: Plan) -> Iterator[tuple[list[s
                 yield flags + other_flags, other_change(change(config))
 
 
-def _halve_rows(config: Config, number: int, plan: Plan):
-    """Return (flags, change) for half the rows and twice the accumulation; None where the mesh does not divide them."""
-    rows, shares = plan.config.data.rows // 2, plan.mesh["data"] * plan.mesh["fsdp"]
-    if rows == 0 or plan.config.data.rows % 2 or rows % shares:
+def _halve_rows(config: Config, plan: Plan):
+    """Return (flags, change) for half the rows and twice the accumulation; None where their number is odd."""
+    stage, (rows, odd) = plan.stage, divmod(plan.stage.data.rows, 2)
+    if odd:
         return None
-    settings = config.stages[str(number)]
-    name = f"--stages.{number}.rows" if settings.rows is not None else "--data.rows"
+    name = f"--stages.{stage.number}.rows" if stage.settings.rows is not None else "--data.rows"
 
     def change(config: Config) -> Config:
         optim = dataclasses.replace(config.optim, accumulate=2 * config.optim.accumulate)
-        if settings.rows is not None:
-            stages = config.stages | {str(number): dataclasses.replace(settings, rows=rows)}
-            return dataclasses.replace(config, optim=optim, stages=stages)
-        return dataclasses.replace(config, optim=optim, data=dataclasses.replace(config.data, rows=rows))
+        config = dataclasses.replace(config, optim=optim)
+        if stage.settings.rows is not None:
+            return replace_stage(config, stage.number, rows=rows)
+        return dataclasses.replace(config, data=dataclasses.replace(config.data, rows=rows))
 
     return [name, str(rows), "--optim.accumulate", str(2 * config.optim.accumulate)], change
 

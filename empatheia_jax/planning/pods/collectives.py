@@ -12,8 +12,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from empatheia_jax.planning.pods.hlo import Computations, HloError, Instruction, read_computations
-from empatheia_jax.planning.pods.loops import trip_count
+from empatheia_jax.planning.pods.hlo import Computations, HloError, Instruction, read_computations, trip_count
 
 KINDS = (
     "all-gather",

@@ -8,12 +8,13 @@ the LLM's forward pass, and the backward pass either of the latents, which comes
 import dataclasses
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from empatheia_jax.config import Config
 from empatheia_jax.llm.block_attention import BLOCK, MAX_BLOCKS
 from empatheia_jax.llm.remat import residual_bytes
-from empatheia_jax.model.sharding import BATCH_AXES
+from empatheia_jax.model.sharding import rows_per_shard
 from empatheia_jax.planning.flops import projections
 from empatheia_jax.training.stages import Stage
 from empatheia_jax.training.target_nll import CHUNK
@@ -37,7 +38,7 @@ def shard_bytes(leaf) -> int:
     """Return the bytes of an abstract array on one device."""
     placement = getattr(leaf, "sharding", None)
     shape = placement.shard_shape(leaf.shape) if placement is not None else leaf.shape
-    itemsize = 16 if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.extended) else leaf.dtype.itemsize  # of a random key
+    itemsize = 16 if jnp.issubdtype(leaf.dtype, jax.dtypes.extended) else leaf.dtype.itemsize  # of a random key
     return int(np.prod(shape)) * itemsize
 
 
@@ -45,9 +46,9 @@ def estimate_memory(config: Config, stage: Stage, trainable, frozen, *, batch, m
     """Estimate the memory of a stage's step.
 
     Args:
-      config: settings of the run, with the shapes of the stage.
+      config: settings of the run.
       stage: the stage.
-      trainable: abstract parameters that are trained, placed on the mesh (`training.prepare`).
+      trainable: abstract parameters that are trained, placed on the mesh.
       frozen: abstract parameters that are not trained, placed on the mesh.
       batch: abstract arrays of a step, placed on the mesh.
       mesh: mesh of the run.
@@ -57,7 +58,7 @@ def estimate_memory(config: Config, stage: Stage, trainable, frozen, *, batch, m
     arrays = sum(map(shard_bytes, jax.tree.leaves(batch)))
     # Each trained parameter has two moments of AdamW.
     arguments = 3 * learned + fixed + arrays
-    rows = config.data.rows // int(np.prod([mesh.shape[axis] for axis in BATCH_AXES]))
+    rows = rows_per_shard(stage.data.rows, mesh)
     # With accumulation, gradients of a micro-batch and the accumulated ones.
     parts = {"gradients": learned * (2 if config.optim.accumulate > 1 else 1)}
     if not stage.cached:
@@ -80,11 +81,12 @@ def layer_residuals(config: Config, tensor: int = 1) -> int:
 
 def llm_parts(config: Config, stage: Stage, rows: int, mesh) -> dict[str, int]:
     """Return the bytes of the temporaries of the LLM and its head, for `rows` rows on a device."""
-    llm, data, tensor = config.llm, config.data, mesh.shape["tensor"]
+    llm, data, tensor = config.llm, stage.data, mesh.shape["tensor"]
     itemsize, stored_itemsize = np.dtype(llm.compute_dtype).itemsize, np.dtype(llm.param_dtype).itemsize
-    tokens, has_gradient = rows * data.row_tokens, stage.number != 2
+    tokens = rows * data.row_tokens
     weights = sum(width_in * width_out for width_in, width_out in projections(llm).values()) // tensor
-    parts = {"residuals": tokens * llm.layers * layer_residuals(config, tensor) if has_gradient else 0}
+    kept = layer_residuals(config, tensor) if stage.backprops_through_llm else 0
+    parts = {"residuals": tokens * llm.layers * kept}
     if mesh.shape["fsdp"] > 1:  # the gathered weights of a layer, and of the next one
         parts["gathered weights"] = 2 * weights * stored_itemsize
         parts["gathered vocabulary"] = 2 * llm.vocab_size * llm.width // tensor * stored_itemsize
@@ -102,7 +104,7 @@ def _latents(config: Config, stage: Stage, rows: int, tensor: int) -> int:
     """Return the bytes of the VAEs' float32 residuals: per position and layer ten widths, two FFNs, and attention."""
     if not stage.has_content:
         return 0  # the style disentangler has only 16 positions per Example
-    latents, data = config.latents, config.data
+    latents, data = config.latents, stage.data
     examples, layers = rows * data.row_examples, latents.encoder_layers + 2 * latents.decoder_layers
     positions = 2 * data.response_tokens + data.phonemes + data.frames
     square = (data.phonemes**2 + data.frames**2) + (data.phonemes + data.frames) * data.response_tokens

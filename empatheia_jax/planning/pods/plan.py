@@ -16,31 +16,26 @@ import numpy as np
 from flax import nnx
 from jax.sharding import Mesh
 
-from empatheia_jax.config import Config, ConfigError
-from empatheia_jax.data.batches.arrays import batch_shapes
-from empatheia_jax.data.batches.packing import Bounds
-from empatheia_jax.data.batches.rows import replace_data_fields, response_states_spec, zero_unread_sizes
+from empatheia_jax.config import Config
+from empatheia_jax.data.batches.batch import Batch, BatchSpec
+from empatheia_jax.data.batches.packer import Bounds
 from empatheia_jax.data.features.records import FLOAT_DTYPES
-from empatheia_jax.data.schema import Widths
 from empatheia_jax.model import sharding
+from empatheia_jax.model.construct import abstract_model
 from empatheia_jax.planning import flops
 from empatheia_jax.planning.local import config_widths
 from empatheia_jax.planning.pods.collectives import Collective, find_collectives
 from empatheia_jax.planning.pods.memory_model import Memory, estimate_memory
 from empatheia_jax.planning.pods.roofline import Estimate, estimate_time
 from empatheia_jax.planning.pods.topologies import Topology
-from empatheia_jax.runtime import processes
 from empatheia_jax.training.compilation import TracedStep, abstract_batch, state_after, trace_step
-from empatheia_jax.training.loop import abstract_model
-from empatheia_jax.training.stages import Stage, stage
+from empatheia_jax.training.context import TEXT_ONLY_WIDTHS
+from empatheia_jax.training.stages import Stage, choose_stages
 from empatheia_jax.training.step import split
 
 STEPS = 1000  # steps of a stage; only constants of the learning rate depend on it
 SIMULATED = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}  # these programs never run
 REPLICATED = 2**20  # bytes of a parameter above which a warning is given where it is not sharded
-_WIDTHS = Widths((1, 1), (1, 1), 1, 1, 1, 1, 1)  # for a text-only model, as in `Run.rows`
-
-
 Model = tuple[nnx.GraphDef, nnx.State]
 
 
@@ -93,12 +88,7 @@ class Plan:
         return int(np.prod(list(self.mesh.values())))
 
 
-def stage_config(config: Config, number: int) -> Config:
-    """Return the config with the shapes of a stage."""
-    return replace_data_fields(config, **config.stages[str(number)].shape())
-
-
-def trace_stage(config: Config, number: int, mesh: Mesh) -> tuple[TracedStep, Model, dict[str, jax.ShapeDtypeStruct]]:
+def trace_stage(config: Config, number: int, mesh: Mesh) -> tuple[TracedStep, Model, Batch[jax.ShapeDtypeStruct]]:
     """Trace the step of a stage for a mesh.
 
     Returns:
@@ -107,9 +97,9 @@ def trace_stage(config: Config, number: int, mesh: Mesh) -> tuple[TracedStep, Mo
       ConfigError: the mesh does not divide rows or parameters, or the config has no such stage.
     """
     model = model_before_stage(config, number, mesh)
-    config, current, batch = abstract_inputs(config, number, mesh)
-    bounds = Bounds(config.data.row_targets)
-    return trace_step(config, current, *model, batch=batch, steps=STEPS, bounds=bounds, mesh=mesh), model, batch
+    stage, batch = abstract_inputs(config, number, mesh)
+    bounds = Bounds(stage.data.row_targets)
+    return trace_step(config, stage, *model, batch=batch, steps=STEPS, bounds=bounds, mesh=mesh), model, batch
 
 
 def model_before_stage(config: Config, number: int, mesh: Mesh) -> Model:
@@ -118,16 +108,15 @@ def model_before_stage(config: Config, number: int, mesh: Mesh) -> Model:
     Raises:
       ConfigError: the mesh does not divide the parameters, or the config has no such stage.
     """
-    if number not in stage_numbers(config):
-        raise ConfigError(f"{config.name} has no stage {number}: choose from {stage_numbers(config)}")
+    (stage,) = choose_stages(config, [number])
     graphdef, abstract = abstract_model(config, config_widths(config), mesh)
-    for earlier in stage_numbers(config):
-        if earlier < number:
-            abstract = state_after(stage(earlier, config), graphdef, abstract)
+    for earlier in choose_stages(config):
+        if earlier.number < stage.number:
+            abstract = state_after(earlier, graphdef, abstract)
     return graphdef, abstract
 
 
-def place_model(model: Model, current: Stage, mesh: Mesh) -> tuple[nnx.State, nnx.State]:
+def place_model(model: Model, stage: Stage, mesh: Mesh) -> tuple[nnx.State, nnx.State]:
     """Place the model of `model_before_stage` on another mesh, without tracing again.
 
     Returns:
@@ -137,41 +126,28 @@ def place_model(model: Model, current: Stage, mesh: Mesh) -> tuple[nnx.State, nn
     """
     graphdef, abstract = model
     abstract = sharding.with_shardings(abstract, sharding.shardings(abstract, mesh))
-    return split(nnx.merge(graphdef, abstract), current)[1:]
+    return split(nnx.merge(graphdef, abstract), stage)[1:]
 
 
-def abstract_inputs(config: Config, number: int, mesh: Mesh) -> tuple[Config, Stage, dict[str, jax.ShapeDtypeStruct]]:
+def abstract_inputs(config: Config, number: int, mesh: Mesh) -> tuple[Stage, Batch[jax.ShapeDtypeStruct]]:
     """Return what the step of a stage is traced for.
 
     Returns:
-      (config with the stage's shapes, the stage, the abstract batch placed on the mesh).
+      (the stage, the abstract batch placed on the mesh).
     Raises:
-      ConfigError: the mesh does not divide the rows.
+      ConfigError: the mesh does not divide the rows, or the config has no such stage.
     """
-    current, config = stage(number, config), stage_config(config, number)
-    processes.check_rows(mesh, config.data.rows)
-    batch = abstract_batch(step_shapes(config, current, config_widths(config) or _WIDTHS), mesh)
-    return config, current, batch
-
-
-def step_shapes(config: Config, current: Stage, widths: Widths) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
-    """Return {name: (shape, dtype)} of a step's arrays [A, ...], as `training.run.Run.rows` reads them."""
-    has_features = bool(config.modalities)
-    shaped = zero_unread_sizes(
-        config, current.prompt_kind, content=current.has_content, stored=has_features, cached=current.cached
+    (stage,) = choose_stages(config, [number])
+    sharding.rows_per_shard(stage.data.rows, mesh)
+    spec = BatchSpec.for_stage(
+        dataclasses.replace(config, data=stage.data),
+        stage.prompt_kind,
+        config_widths(config) or TEXT_ONLY_WIDTHS,
+        float_dtype=np.dtype(FLOAT_DTYPES[config.data.feature_dtype]) if config.modalities else None,
+        content=stage.has_content,
+        cached=stage.cached,
     )
-    floats = np.dtype(FLOAT_DTYPES[config.data.feature_dtype] if has_features else np.float16)
-    states = response_states_spec(config, floats, current.cached)
-    return batch_shapes(
-        shaped, widths, config.data.rows, float_dtype=floats, states_spec=states, leading=(config.optim.accumulate,)
-    )
-
-
-def stage_numbers(config: Config) -> list[int]:
-    """Return the numbers of the config's stages."""
-    return [
-        number for number in range(5) if (number > 0 or config.base == "scratch") and (number <= 1 or config.modalities)
-    ]
+    return stage, abstract_batch(spec, mesh, config.optim.accumulate)
 
 
 def make_plan(config: Config, number: int, topology: Topology, log: Callable[[str], None] = lambda text: None) -> Plan:
@@ -206,15 +182,15 @@ def make_plan(config: Config, number: int, topology: Topology, log: Callable[[st
     log(f"compiled in {time.perf_counter() - lowered_at:.0f} s" if compiled else f"refused: {refused}")
     seconds = {"lower": lowered_at - started, "compile": time.perf_counter() - lowered_at}
     collectives = find_collectives(hlo, dict(mesh.shape)) if compiled else []
-    shaped, current, widths = stage_config(config, number), stage(number, config), config_widths(config)
-    load = full_load(shaped, current)
-    model_flops = flops.training_step(shaped, current, widths, load)
-    recomputed = flops.recomputed(shaped, current, load)
-    memory = estimate_memory(shaped, current, traced.trainable, traced.frozen, batch=batch, mesh=mesh)
+    (stage,) = choose_stages(config, [number])
+    load = full_load(config, stage)
+    model_flops = flops.training_step(config, stage, config_widths(config), load)
+    recomputed = flops.recomputed(config, stage, load)
+    memory = estimate_memory(config, stage, traced.trainable, traced.frozen, batch=batch, mesh=mesh)
     parameters = model[1]
     return Plan(
-        config=shaped,
-        stage=current,
+        config=config,
+        stage=stage,
         topology=topology,
         mesh=dict(mesh.shape),
         parameters=sum(leaf.size for leaf in jax.tree.leaves(parameters)),
@@ -228,8 +204,8 @@ def make_plan(config: Config, number: int, topology: Topology, log: Callable[[st
         compiler_flops=(compiled.cost_analysis() or {}).get("flops") if compiled else None,
         collectives=collectives,
         estimate=estimate_time(
-            shaped,
-            current,
+            config,
+            stage,
             model_flops=model_flops,
             recomputed=recomputed,
             collectives=collectives,
@@ -237,7 +213,7 @@ def make_plan(config: Config, number: int, topology: Topology, log: Callable[[st
             topology=topology,
             mesh=mesh,
         ),
-        tokens=int(load.examples * load.response) if current.cached else int(load.tokens),
+        tokens=int(load.examples * load.response) if stage.cached else int(load.tokens),
         replicated=find_replicated(parameters, mesh),
         abstract_model=model,
     )
@@ -255,17 +231,17 @@ def plan_memory(config: Config, number: int, topology: Topology, model: Model | 
       ConfigError: as `trace_stage`.
     """
     mesh = sharding.make_mesh(config.mesh, list(topology.devices))
-    shaped, current, batch = abstract_inputs(config, number, mesh)
-    trainable, frozen = place_model(model or model_before_stage(config, number, mesh), current, mesh)
-    return estimate_memory(shaped, current, trainable, frozen, batch=batch, mesh=mesh)
+    stage, batch = abstract_inputs(config, number, mesh)
+    trainable, frozen = place_model(model or model_before_stage(config, number, mesh), stage, mesh)
+    return estimate_memory(config, stage, trainable, frozen, batch=batch, mesh=mesh)
 
 
-def full_load(config: Config, current: Stage) -> flops.Load:
+def full_load(config: Config, stage: Stage) -> flops.Load:
     """Return the load of a step without padding, whose rows have `row_examples` Examples of equal length."""
-    data, rows = config.data, config.data.rows * config.optim.accumulate
+    data, rows = stage.data, stage.data.rows * config.optim.accumulate
     examples = rows * data.row_examples
     tokens = float(rows * data.row_tokens)
-    slots = 0 if current.prompt_kind == "text" else rows * data.row_utterances
+    slots = 0 if stage.prompt_kind == "text" else rows * data.row_utterances
     return flops.Load(
         tokens=tokens,
         context=(data.row_tokens / data.row_examples + 1) / 2,
@@ -306,11 +282,13 @@ def _compile(program: jax.stages.Lowered, topology: Topology) -> tuple[jax.stage
     """
     if topology.simulated:
         compiled = program.compile(SIMULATED)
-        return compiled, compiled.as_text()
+        return compiled, compiled.as_text() or ""
     with tempfile.TemporaryDirectory(prefix="empatheia-plan-") as folder:
         compiled = program.compile({"xla_dump_to": folder, "xla_dump_hlo_as_text": True})
         texts = list(Path(folder).glob("*.after_optimizations.txt"))
-        return compiled, max(texts, key=lambda path: path.stat().st_size).read_text() if texts else compiled.as_text()
+        return compiled, max(
+            texts, key=lambda path: path.stat().st_size
+        ).read_text() if texts else compiled.as_text() or ""
 
 
 def _compiled_memory(compiled, estimated: Memory) -> Memory | None:
@@ -328,7 +306,7 @@ def _compiled_memory(compiled, estimated: Memory) -> Memory | None:
 @contextlib.contextmanager
 def _no_compilation_cache():
     """Turn the persistent compilation cache off: it cannot hold programs for other machines, and warns."""
-    before = jax.config.jax_enable_compilation_cache
+    before = jax.config.values["jax_enable_compilation_cache"]
     jax.config.update("jax_enable_compilation_cache", False)
     try:
         yield

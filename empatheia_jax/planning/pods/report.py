@@ -1,13 +1,52 @@
-"""A plan as text and as JSON."""
+"""`empatheia plan --topology`: find the machine, plan, search for a change where the plan does not fit, and report.
+
+A plan is reported as text, for people, and as JSON.
+"""
 
 import dataclasses
+import sys
 from importlib import metadata
+from pathlib import Path
 
-from empatheia_jax.planning.pods.changes import Change
+from empatheia_jax.config import Config
+from empatheia_jax.planning.pods.changes import Change, find_smallest_change
 from empatheia_jax.planning.pods.memory_model import Memory
-from empatheia_jax.planning.pods.plan import Plan
+from empatheia_jax.planning.pods.plan import Plan, make_plan
+from empatheia_jax.planning.pods.sweep import sweep_meshes, sweep_text
+from empatheia_jax.planning.pods.topologies import find_topology
+from empatheia_jax.runtime.atomic import write_json
 
 GIB = 2**30
+
+
+def plan_topology(config: Config, name: str, number: int, *, sweep: bool, output: Path | None) -> int:
+    """Print the plan of a stage's step.
+
+    Args:
+      config: settings of the run.
+      name: name of the machine, as v5e:4x4.
+      number: number of the stage.
+      sweep: compare meshes and batch sizes instead of planning the config's own.
+      output: folder for plan.json and plan.txt; None: nothing is written.
+    Returns:
+      The exit code: 0 where the step fits, else 1.
+    """
+    topology = find_topology(name)  # before anything else starts JAX
+    if sweep:
+        best = sweep_meshes(config, number, topology, _log)
+        printed = sweep_text(best, topology)
+        saved = [{"flags": c.flags, "predicted_s": c.seconds, **facts(c.plan)} for c in best]
+        fits = any(candidate.plan.fits for candidate in best)
+    else:
+        plan = make_plan(config, number, topology, _log)
+        change = None if plan.fits else find_smallest_change(config, number, topology, plan, log=_log)
+        printed, saved, fits = text(plan, change), facts(plan, change), plan.fits
+    if output is not None:
+        output.mkdir(parents=True, exist_ok=True)
+        write_json(output / "plan.json", saved)
+        (output / "plan.txt").write_text(printed + "\n")
+    print(printed)
+    return 0 if fits else 1
 
 
 def verdict(plan: Plan, change: Change | None = None) -> str:
@@ -37,8 +76,8 @@ def facts(plan: Plan, change: Change | None = None) -> dict:
         "simulated": plan.topology.simulated,
         "chips": plan.chips,
         "mesh": plan.mesh,
-        "rows": plan.config.data.rows,
-        "row_tokens": plan.config.data.row_tokens,
+        "rows": plan.stage.data.rows,
+        "row_tokens": plan.stage.data.row_tokens,
         "accumulate": plan.config.optim.accumulate,
         "attention": plan.config.llm.attention,
         "remat": plan.config.llm.remat,
@@ -90,8 +129,8 @@ def text(plan: Plan, change: Change | None = None) -> str:
     lines = [
         f"{config.name}, stage {plan.stage.number} ({plan.stage.title}) on {plan.topology.name}",
         f"  {plan.chips} x {chip.kind}: {mesh}",
-        f"  a step: {config.optim.accumulate} x {config.data.rows} rows of {config.data.row_tokens} tokens; attention "
-        f"{config.llm.attention}, remat {config.llm.remat}",
+        f"  a step: {config.optim.accumulate} x {plan.stage.data.rows} rows of {plan.stage.data.row_tokens} tokens; "
+        f"attention {config.llm.attention}, remat {config.llm.remat}",
         f"  {plan.parameters:,} parameters, {plan.trained:,} trained",
         f"  traced in {plan.seconds['lower']:.0f} s, compiled in {plan.seconds['compile']:.0f} s by "
         + ", ".join(f"{name} {version}" for name, version in versions(plan).items()),
@@ -160,3 +199,7 @@ def _notes(plan: Plan) -> list[str]:
         "simulated on CPU devices: collectives are those of XLA's CPU compiler; its memory, with bfloat16 products in "
         "float32 and attention by xla, is not that of a GPU: the verdict goes by the numbers by hand",
     ]
+
+
+def _log(line: str) -> None:
+    print(f"plan  {line}", file=sys.stderr, flush=True)

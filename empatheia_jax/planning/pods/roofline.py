@@ -10,7 +10,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from empatheia_jax.config import Config
-from empatheia_jax.model.sharding import BATCH_AXES
+from empatheia_jax.model.sharding import rows_per_shard
 from empatheia_jax.planning.flops import projections
 from empatheia_jax.planning.pods.collectives import Collective
 from empatheia_jax.planning.pods.memory_model import Memory
@@ -54,7 +54,7 @@ def estimate_time(
     """Estimate the bounds of a step's time.
 
     Args:
-      config: settings of the run, with the shapes of the stage.
+      config: settings of the run.
       stage: the stage.
       model_flops: model FLOPs of a step, all devices together.
       recomputed: FLOPs that the backward pass recomputes, all devices together.
@@ -86,9 +86,9 @@ def memory_traffic(config: Config, stage: Stage, memory: Memory, mesh: Mesh) -> 
         return arguments
     llm, tensor = config.llm, mesh.shape["tensor"]
     itemsize = np.dtype(llm.compute_dtype).itemsize
-    rows = config.data.rows / np.prod([mesh.shape[axis] for axis in BATCH_AXES])
-    tokens, shapes = rows * config.data.row_tokens, list(projections(llm).values())
-    passes = (1 if stage.number == 2 else 2) + (llm.remat == "full")
+    tokens = rows_per_shard(stage.data.rows, mesh) * stage.data.row_tokens
+    shapes = list(projections(llm).values())
+    passes = (2 if stage.backprops_through_llm else 1) + (llm.remat == "full")
     weights = llm.layers * sum(a * b for a, b in shapes) / tensor * itemsize * (3 if mesh.shape["fsdp"] > 1 else 1)
     activations = llm.layers * tokens * sum(a + b for a, b in shapes) / tensor * itemsize
     micro = passes * (weights + activations) + 2 * memory.parts.get("residuals", 0)

@@ -5,7 +5,6 @@ The compiled plans decide.
 """
 
 import dataclasses
-import math
 import time
 from collections.abc import Callable
 
@@ -25,11 +24,10 @@ from empatheia_jax.planning.pods.plan import (
     make_plan,
     model_before_stage,
     place_model,
-    stage_config,
 )
 from empatheia_jax.planning.pods.roofline import estimate_time
 from empatheia_jax.planning.pods.topologies import Topology
-from empatheia_jax.training.stages import Stage, stage
+from empatheia_jax.training.stages import Stage, choose_stages, replace_stage
 
 MARGIN = 0.87  # share of a chip's memory that an estimate may fill: compilers take more
 COMPILED = 3  # candidates with the config's batch that are compiled
@@ -39,28 +37,36 @@ ROWS = (1, 2, 4, 8, 16)  # rows of a micro-batch on each device along data x fsd
 
 @dataclasses.dataclass(frozen=True)
 class Candidate:
-    """A mesh and a batch; `compiled_rate` is tokens per second and chip by the compiled plan, at the vendor's peaks."""
+    """A mesh and a batch."""
 
     flags: list[str]  # command-line flags that set them
     config: Config
     seconds: float  # estimated time of a step
     tokens_per_second: float  # estimated, per chip
     peak: int  # estimated bytes of a device
-    plan: Plan | None = None  # once it is compiled
+
+
+@dataclasses.dataclass(frozen=True)
+class CompiledCandidate(Candidate):
+    """A candidate with its plan."""
+
+    plan: Plan
 
     @property
     def compiled_rate(self) -> float:
+        """Tokens per second and chip by the plan, at the vendor's peaks."""
         return self.plan.tokens / self.plan.chips / self.plan.estimate.overlapped
 
 
 def step_rows(config: Config, number: int) -> int:
     """Return the rows of one update of the optimizer."""
-    return stage_config(config, number).data.rows * config.optim.accumulate
+    (stage,) = choose_stages(config, [number])
+    return stage.data.rows * config.optim.accumulate
 
 
 def sweep_meshes(
     config: Config, number: int, topology: Topology, log: Callable[[str], None] = lambda text: None
-) -> list[Candidate]:
+) -> list[CompiledCandidate]:
     """Compile the best few of `candidates` whose step has as many rows as the config's.
 
     Args:
@@ -84,13 +90,14 @@ def sweep_meshes(
     total, started = len(same) + len(larger), time.monotonic()
     log(f"{len(fitting)} fit, {total} are compiled")
 
-    def compile_all(chosen: list[Candidate], before: int) -> list[Candidate]:
+    def compile_all(chosen: list[Candidate], before: int) -> list[CompiledCandidate]:
         compiled = []
         for candidate in chosen:
             done = before + len(compiled)
             remaining = f", {(total - done) * (time.monotonic() - started) / done:.0f} s to go" if done else ""
             log(f"{done + 1} of {total}{remaining}: {' '.join(candidate.flags)}")
-            compiled.append(dataclasses.replace(candidate, plan=make_plan(candidate.config, number, topology, log)))
+            plan = make_plan(candidate.config, number, topology, log)
+            compiled.append(CompiledCandidate(**vars(candidate), plan=plan))
         return sorted(compiled, key=lambda candidate: (not candidate.plan.fits, -candidate.compiled_rate))
 
     return compile_all(same, 0) + compile_all(larger, len(same))
@@ -99,20 +106,23 @@ def sweep_meshes(
 def candidates(config: Config, number: int, topology: Topology) -> list[Candidate]:
     """Return every mesh of powers of two, rows and remat that fits by the estimate, with no fewer rows a step."""
     count, fitting, least_rows = len(topology.devices), [], step_rows(config, number)
-    model, current = None, stage(number, config)
+    model, (stage,) = None, choose_stages(config, [number])
     for mesh_config in _meshes(count):
         try:
             mesh = sharding.make_mesh(mesh_config, list(topology.devices))
             shares = mesh_config.data * mesh_config.fsdp
             model = model or model_before_stage(config, number, mesh)
-            trainable, frozen = place_model(model, current, mesh)
+            trainable, frozen = place_model(model, stage, mesh)
         except ConfigError:
             continue  # a dimension that this mesh does not divide
         for remat in ("lora", "full"):
             for rows in ROWS:
                 accumulate = -(-least_rows // (rows * shares))
-                changed = _replace_batch(
-                    config, number, mesh_config, rows=rows * shares, accumulate=accumulate, remat=remat
+                changed = dataclasses.replace(
+                    replace_stage(config, number, rows=rows * shares),
+                    mesh=mesh_config,
+                    llm=dataclasses.replace(config.llm, remat=remat),
+                    optim=dataclasses.replace(config.optim, accumulate=accumulate),
                 )
                 candidate = _estimate(changed, number, topology, mesh, trainable=trainable, frozen=frozen)
                 if candidate is not None:
@@ -131,30 +141,19 @@ def _meshes(count: int) -> list[MeshConfig]:
     ]
 
 
-def _replace_batch(config: Config, number: int, mesh: MeshConfig, *, rows: int, accumulate: int, remat: str) -> Config:
-    settings = dataclasses.replace(config.stages[str(number)], rows=rows)
-    return dataclasses.replace(
-        config,
-        mesh=mesh,
-        llm=dataclasses.replace(config.llm, remat=remat),
-        stages=config.stages | {str(number): settings},
-        optim=dataclasses.replace(config.optim, accumulate=accumulate),
-    )
-
-
 def _estimate(config: Config, number: int, topology: Topology, mesh, *, trainable, frozen) -> Candidate | None:
     """Estimate a step's memory and time; None where it does not fit."""
-    shaped, current, batch = abstract_inputs(config, number, mesh)
-    memory = estimate_memory(shaped, current, trainable, frozen, batch=batch, mesh=mesh)
+    stage, batch = abstract_inputs(config, number, mesh)
+    memory = estimate_memory(config, stage, trainable, frozen, batch=batch, mesh=mesh)
     if memory.peak > MARGIN * topology.memory:
         return None
-    load, widths = full_load(shaped, current), config_widths(config)
+    load, widths = full_load(config, stage), config_widths(config)
     seconds = estimate_time(
-        shaped,
-        current,
-        model_flops=flops.training_step(shaped, current, widths, load),
-        recomputed=flops.recomputed(shaped, current, load),
-        collectives=estimate_collectives(shaped, current, trainable, frozen, mesh=mesh),
+        config,
+        stage,
+        model_flops=flops.training_step(config, stage, widths, load),
+        recomputed=flops.recomputed(config, stage, load),
+        collectives=estimate_collectives(config, stage, trainable, frozen, mesh=mesh),
         memory=memory,
         topology=topology,
         mesh=mesh,
@@ -168,7 +167,7 @@ def _estimate(config: Config, number: int, topology: Topology, mesh, *, trainabl
         "--mesh.tensor",
         sizes.tensor,
         f"--stages.{number}.rows",
-        shaped.data.rows,
+        stage.data.rows,
         "--optim.accumulate",
         optim.accumulate,
         "--llm.remat",
@@ -178,13 +177,13 @@ def _estimate(config: Config, number: int, topology: Topology, mesh, *, trainabl
     return Candidate([str(flag) for flag in flags], config, seconds, rate, memory.peak)
 
 
-def estimate_collectives(config: Config, current: Stage, trainable, frozen, *, mesh) -> list[Collective]:
+def estimate_collectives(config: Config, stage: Stage, trainable, frozen, *, mesh) -> list[Collective]:
     """Return the collectives that a step needs at least: gathers of weights, sums of gradients, sums over `tensor`."""
     data, fsdp, tensor = (mesh.shape[axis] for axis in sharding.MESH_AXES)
     micro_batches, llm = config.optim.accumulate, config.llm
     collectives = []
-    passes = (1 if current.number == 2 else 2) + (llm.remat == "full")
-    if fsdp > 1 and not current.cached:
+    passes = (2 if stage.backprops_through_llm else 1) + (llm.remat == "full")
+    if fsdp > 1 and not stage.cached:
         frozen_bytes = sum(map(shard_bytes, jax.tree.leaves(frozen)))
         collectives.append(Collective("all-gather", ("fsdp",), fsdp, micro_batches * passes, frozen_bytes * fsdp))
     gradient_bytes = sum(map(shard_bytes, jax.tree.leaves(trainable)))
@@ -192,15 +191,15 @@ def estimate_collectives(config: Config, current: Stage, trainable, frozen, *, m
         collectives.append(Collective("all-reduce", ("data",), data, micro_batches, gradient_bytes))
     if fsdp > 1:
         collectives.append(Collective("reduce-scatter", ("fsdp",), fsdp, micro_batches, gradient_bytes * fsdp))
-    if tensor > 1 and not current.cached:
-        rows = config.data.rows // math.prod((data, fsdp))
-        size = rows * config.data.row_tokens * llm.width * np.dtype(llm.compute_dtype).itemsize
+    if tensor > 1 and not stage.cached:
+        rows = sharding.rows_per_shard(stage.data.rows, mesh)
+        size = rows * stage.data.row_tokens * llm.width * np.dtype(llm.compute_dtype).itemsize
         count = micro_batches * passes * 2 * llm.layers
         collectives.append(Collective("all-reduce", ("tensor",), tensor, count, size))
     return collectives
 
 
-def sweep_text(compiled: list[Candidate], topology: Topology) -> str:
+def sweep_text(compiled: list[CompiledCandidate], topology: Topology) -> str:
     """Return a table of compiled candidates; its last line has the flags of the best."""
     lines = [f"the best of a sweep on {topology.name}, by tokens/s a chip at the vendor's peaks, all overlapped", ""]
     lines.append(
@@ -210,7 +209,7 @@ def sweep_text(compiled: list[Candidate], topology: Topology) -> str:
     for candidate in compiled:
         mesh, plan = candidate.plan.mesh, candidate.plan
         lines.append(
-            f"  {mesh['data']:5d} {mesh['fsdp']:5d} {mesh['tensor']:6d} {plan.config.data.rows:6d} "
+            f"  {mesh['data']:5d} {mesh['fsdp']:5d} {mesh['tensor']:6d} {plan.stage.data.rows:6d} "
             f"{plan.config.optim.accumulate:6d} {plan.config.llm.remat:>6s} {plan.peak / 2**30:7.2f} "
             f"{candidate.compiled_rate:16,.0f} {plan.estimate.mfu(plan.estimate.overlapped):6.1%} "
             f"{'yes' if plan.fits else 'no':>5s}"

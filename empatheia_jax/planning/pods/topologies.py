@@ -14,7 +14,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from empatheia_jax.config import ConfigError
-from empatheia_jax.planning.flops import peak_flops
+from empatheia_jax.planning.flops import PEAKS
 
 GB = 10**9
 GIB = 2**30
@@ -36,7 +36,7 @@ class Chip:
     @property
     def peak(self) -> float:
         """Dense bfloat16 FLOP/s."""
-        return peak_flops(self.kind)
+        return PEAKS[self.kind]
 
 
 CHIPS = {

@@ -1,0 +1,90 @@
+"""The folder of a run: its config, what it may be used for, and its feature store."""
+
+import json
+from pathlib import Path
+
+from empatheia_jax.checkpoints.restore import check_base
+from empatheia_jax.checkpoints.weights import is_weights, read_metadata
+from empatheia_jax.config import Config, ConfigError
+from empatheia_jax.config.load import config_from_json, config_to_json
+from empatheia_jax.data.features.store import FeatureStore, expected_settings
+from empatheia_jax.encoders import build_encoders
+from empatheia_jax.llm.quantized import require_qwix
+from empatheia_jax.runtime import processes
+from empatheia_jax.runtime.atomic import write_json
+
+FACE_PARTS = ("denoiser", "wav2vec", "face3d")  # parts of DreamTalk's folder that its golds depend on
+
+
+def check_workdir(folder: Path, config: Config, *, resume: bool, trains_base: bool) -> None:
+    """Check that the run's folder is unused, or that a resumed run keeps its config, and that there is a base to tune.
+
+    Args:
+      folder: the run's.
+      config: settings of the run.
+      resume: whether a run in the folder is to be continued.
+      trains_base: whether the first stage to be trained is the one that trains the base.
+
+    Raises:
+      ConfigError: a used folder without `resume`, nothing to resume, another config, later stages of a scratch base
+        that stage 0 has not trained, or a base or an adapter of another architecture; a quantised base that stage 0 is
+        to train, or that cannot be quantised here.
+    """
+    saved = folder / "config.json"
+    check_base(config)
+    if config.llm.quantization != "none":
+        require_qwix()
+        if trains_base:
+            raise ConfigError(
+                f"llm.quantization {config.llm.quantization}: stage 0 trains the base, and a quantised one is frozen; "
+                "train stage 0 without, copy its DIR/base into a new --workdir, and begin there with --stages 1,2,3,4"
+            )
+    if config.base == "scratch" and not trains_base and not (folder / "base").exists():
+        raise ConfigError(f"{folder}: no base there, and a scratch base is trained in stage 0: begin --stages with 0")
+    if resume:
+        if not saved.exists():
+            raise ConfigError(f"{folder}: nothing to resume here (no config.json)")
+        # An older run lacks later fields: they are read as their defaults.
+        saved_fields, fields = config_to_json(saved_config(folder)), config_to_json(config)
+        changed = sorted(name for name in fields if saved_fields.get(name) != fields[name])
+        if changed:
+            raise ConfigError(f"{folder} was trained with another config ({', '.join(changed)}): resume with that one")
+        return
+    if saved.exists():
+        raise ConfigError(f"{folder} holds a run already: pass --resume to continue it, or choose another --workdir")
+
+
+def save_config(folder: Path, config: Config) -> None:
+    """Save the resolved config, which makes the folder a run."""
+    if processes.is_first():
+        folder.mkdir(parents=True, exist_ok=True)
+        write_json(folder / "config.json", config_to_json(config))
+
+
+def saved_config(folder: Path) -> Config:
+    """Read the config of a finished or running run.
+
+    Raises:
+      ConfigError: `folder` is no run, or was written by another version.
+    """
+    path = Path(folder) / "config.json"
+    if not path.exists():
+        raise ConfigError(f"{folder}: not a run (no config.json); train one with train.py")
+    return config_from_json(json.loads(path.read_text()), str(path))
+
+
+def open_store(folder: Path, config: Config, features: str = "") -> FeatureStore:
+    """Open the run's feature store: `features`, else `config.data.features`, else `folder`/features.
+
+    Raises:
+      StoreError: none there, incomplete, damaged, or made by other encoders or generators than the config's.
+    """
+    generators = config.generators
+    speech, face = ({"name": generators.target_backend[kind]} for kind in ("speech", "face"))
+    if generators.speech_weights and is_weights(generators.speech_weights):
+        speech["weights"] = read_metadata(generators.speech_weights)["sha256"]
+    for part in FACE_PARTS if generators.face_weights else ():
+        if is_weights(part_folder := Path(generators.face_weights) / part):
+            face[f"weights_{part}"] = read_metadata(part_folder)["sha256"]
+    expected = expected_settings(build_encoders(config.encoders), speech, face)
+    return FeatureStore(Path(features or config.data.features or folder / "features"), expected)

@@ -1,0 +1,81 @@
+"""Loads a trained run from its folder: the model, its tokenizer and its config."""
+
+import dataclasses
+from pathlib import Path
+
+import jax
+from flax import nnx
+
+from empatheia_jax.checkpoints.restore import has_latents, is_complete, restore
+from empatheia_jax.checkpoints.runs import Checkpoints, Position
+from empatheia_jax.checkpoints.workdir import open_store, saved_config
+from empatheia_jax.config import Config, ConfigError, GeneratorConfig, MeshConfig
+from empatheia_jax.data.batches.pipeline import store_widths
+from empatheia_jax.data.prompts import tokenizer as tokenizers
+from empatheia_jax.data.prompts.tokenizer import Tokenizer
+from empatheia_jax.inference.engine import Engine
+from empatheia_jax.model import sharding
+from empatheia_jax.model.construct import abstract_model
+from empatheia_jax.model.empatheia import Empatheia
+
+
+@dataclasses.dataclass(frozen=True)
+class LoadedRun:
+    """A trained run in memory."""
+
+    model: Empatheia
+    tokenizer: Tokenizer
+    config: Config  # with the generators and the quantization that were asked for
+    position: Position  # of the checkpoint that was read
+
+
+def load_run(
+    folder: Path | str, *, generators: GeneratorConfig | None = None, quantization: str | None = None
+) -> LoadedRun:
+    """Load a trained run onto the first device.
+
+    Args:
+      folder: workdir of the run.
+      generators: those that will speak and animate, where they differ from the run's own setting.
+      quantization: of the base, as `LlamaConfig.quantization`; None: the run's own.
+
+    Raises:
+      ConfigError: `folder` is no run, or has no checkpoint yet, or none with trained latents; or the base cannot be
+        quantised as asked, or qwix is not installed.
+      CheckpointError: its checkpoint does not belong to its config.
+      StoreError: its feature store, which holds the widths, is missing, or was made with other generators' weights.
+    """
+    folder = Path(folder)
+    config = saved_config(folder)
+    if generators is not None:
+        config = dataclasses.replace(config, generators=generators)
+    if quantization is not None:
+        config = dataclasses.replace(config, llm=dataclasses.replace(config.llm, quantization=quantization))
+    widths = store_widths(open_store(folder, config)) if config.modalities else None
+    tokenizer = tokenizers.load(folder / "tokenizer")
+    checkpoints = Checkpoints(folder / "checkpoints")
+    position = checkpoints.latest()
+    if position is None or not is_complete(position):
+        raise ConfigError(f"{folder}: no checkpoint after stage 0 yet: train it first, or wait for one")
+    if widths is not None and not has_latents(position):
+        raise ConfigError(
+            f"{folder}: stopped before stage 4 (at stage {position.stage}), its latents are not trained yet: finish it "
+            "with train.py --resume"
+        )
+    graphdef, abstract = abstract_model(config, widths, sharding.make_mesh(MeshConfig(data=1), jax.devices()[:1]))
+    state = restore(folder, config, checkpoints, position, state=abstract)
+    checkpoints.close()
+    return LoadedRun(nnx.merge(graphdef, state), tokenizer, config, position)
+
+
+def load_engine(
+    folder: Path | str,
+    *,
+    batch: int = 1,
+    max_new_tokens: int = 160,
+    generators: GeneratorConfig | None = None,
+    quantization: str | None = None,
+) -> Engine:
+    """Load a trained run as an engine; arguments and errors are those of `load_run` and `Engine`."""
+    run = load_run(folder, generators=generators, quantization=quantization)
+    return Engine(run.model, run.tokenizer, run.config, batch=batch, max_new_tokens=max_new_tokens)

@@ -1,0 +1,3 @@
+from support.dreamtalk_torch import DiffusionNet
+
+__all__ = ["DiffusionNet"]

@@ -1,0 +1,6 @@
+def VarianceSchedule(**arguments):
+    return arguments
+
+
+def NoisePredictor(cfg):
+    return None

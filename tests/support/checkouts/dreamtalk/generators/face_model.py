@@ -1,0 +1,3 @@
+from support.dreamtalk_torch import FaceGenerator
+
+__all__ = ["FaceGenerator"]
