@@ -1,8 +1,8 @@
-"""What was made before issue 23 is still read: a run stopped in stage 4, its feature store, converted weights.
+"""What was made before the renovation is still read: a run stopped in stage 4, its feature store, converted weights.
 
-`before_renovation.tar.xz` was written by the last version before that issue. It has a run stopped at step 107 (`half`,
-with the metrics of the same run that was never stopped), its corpus and features (`data`), its config, and converted
-weights of a Llama and of HuBERT (`weights`).
+`before_renovation.tar.xz` was written by the last version before names, files and config fields moved. It has a run
+stopped at step 107 (`half`, with the metrics of the same run that was never stopped), its corpus and features (`data`),
+its config, and converted weights of a Llama and of HuBERT (`weights`).
 """
 
 import json
@@ -26,7 +26,7 @@ from empatheia_jax.llm.llama import Llama
 from empatheia_jax.testing.tiny import leaves
 from support.programs import ROOT, program_environment
 
-WRITTEN_IN = "/tmp/w/fix/run"  # absolute paths of the archive, in config.json and config.py
+WRITTEN_IN = "/before"  # absolute paths of the archive, in config.json and config.py
 STOPPED_AT = 107
 
 
