@@ -22,11 +22,12 @@ from flax import nnx
 from empatheia_jax.config import LoraConfig
 from empatheia_jax.llm.quantized import QuantizedKernel
 from empatheia_jax.model.initial_values import draw_stacked
+from empatheia_jax.model.shapes import Array, Float, PRNGKeyArray
 
 
 @jax.custom_vjp
-def lora_down(x: jax.Array, a: jax.Array) -> jax.Array:
-    """Multiply x [..., *in] by A float32 [*in, r]: -> [..., r] in x's dtype."""
+def lora_down(x: Float[Array, "..."], a: Float[Array, "*in r"]) -> Float[Array, "... r"]:
+    """Multiply x [..., *in] by A, in x's dtype."""
     return jnp.tensordot(x, a.astype(x.dtype), axes=a.ndim - 1)
 
 
@@ -45,8 +46,8 @@ lora_down.defvjp(_lora_down_forward, _lora_down_backward)
 
 
 @jax.custom_vjp
-def lora_up(low: jax.Array, b: jax.Array) -> jax.Array:
-    """Multiply low [..., r] by B float32 [r, *out]: -> [..., *out] in low's dtype."""
+def lora_up(low: Float[Array, "*tokens r"], b: Float[Array, " r *out"]) -> Float[Array, "..."]:
+    """Multiply low by B: [*tokens, *out] in low's dtype."""
     return jnp.tensordot(low, b.astype(low.dtype), axes=1)
 
 
@@ -63,8 +64,8 @@ def _lora_up_backward(residuals, d_y):
 lora_up.defvjp(_lora_up_forward, _lora_up_backward)
 
 
-def _sum_over_tokens(thin: jax.Array, wide: jax.Array) -> jax.Array:
-    """Return thin [..., r] times wide [..., *shape], summed over the leading axes: float32 [r, *shape]."""
+def _sum_over_tokens(thin: Float[Array, "*tokens r"], wide: Float[Array, "..."]) -> Float[Array, "r ..."]:
+    """Return thin times wide [*tokens, *shape], summed over the tokens: float32 [r, *shape]."""
     transposed = jax.lax.optimization_barrier(jnp.moveaxis(thin, -1, 0))  # [r, ...]
     leading = thin.ndim - 1
     axes = (tuple(range(1, leading + 1)), tuple(range(leading)))
@@ -85,12 +86,12 @@ class Projection(nnx.Module):
 
     def __init__(
         self,
-        kernel: jax.Array | QuantizedKernel,
+        kernel: Float[Array, "L ..."] | QuantizedKernel,
         axes_in: tuple[str, ...],
         axes_out: tuple[str, ...],
         *,
         lora: LoraConfig | None = None,
-        lora_a: jax.Array | None = None,
+        lora_a: Float[Array, "L ... r"] | None = None,
     ):
         """Wrap a kernel.
 
@@ -116,7 +117,7 @@ class Projection(nnx.Module):
             eager_sharding=False,
         )
 
-    def _param(self, kernel: jax.Array) -> nnx.Param:
+    def _param(self, kernel: Float[Array, "L ..."]) -> nnx.Param:
         return nnx.Param(kernel, out_sharding=self.axes, eager_sharding=False)
 
     @property
@@ -124,7 +125,7 @@ class Projection(nnx.Module):
         """Whether this projection carries an adapter."""
         return self.lora_a is not None
 
-    def __call__(self, x: jax.Array, low: jax.Array | None) -> jax.Array:
+    def __call__(self, x: Float[Array, "..."], low: Float[Array, "... r"] | None) -> Float[Array, "..."]:
         """Apply the projection of one layer.
 
         Args:
@@ -157,7 +158,7 @@ class Projection(nnx.Module):
         self.lora_a = self.lora_b = nnx.data(None)
 
 
-def down_project(x: jax.Array, projections: Sequence[Projection]) -> list[jax.Array | None]:
+def down_project(x: Float[Array, "..."], projections: Sequence[Projection]) -> list[Float[Array, "... r"] | None]:
     """Return x A for the adapters of all projections of one input, by a single matmul.
 
     With q, k and v adapted, x is read once, not three times, and the matmul is 3 r wide.
@@ -191,7 +192,9 @@ def check_targets(lora: LoraConfig | None, projections: tuple[str, ...]) -> None
         raise LoraError(f"lora.targets {problem}; this LLM has {', '.join(projections)}")
 
 
-def draw_lora_a(key: jax.Array, layers: int, shapes_in: dict[str, tuple[int, ...]], rank: int) -> dict[str, jax.Array]:
+def draw_lora_a(
+    key: PRNGKeyArray, layers: int, shapes_in: dict[str, tuple[int, ...]], rank: int
+) -> dict[str, Float[Array, "L ... {rank}"]]:
     """Draw the initial A of each adapted projection as PEFT does: uniform in +-1/sqrt(fan_in).
 
     Args:
@@ -209,7 +212,7 @@ def draw_lora_a(key: jax.Array, layers: int, shapes_in: dict[str, tuple[int, ...
     return draw_stacked(draw, key, shapes, bounds, layers=layers)
 
 
-def adapter_dropout(x: jax.Array, rate: float, key: jax.Array | None) -> jax.Array:
+def adapter_dropout(x: Float[Array, "*shape"], rate: float, key: PRNGKeyArray | None) -> Float[Array, "*shape"]:
     """Apply inverted dropout to an adapter's input; without a key or a rate, return x.
 
     Projections of the same tensor (q, k and v; gate and up) share one mask, where PEFT draws one for each:

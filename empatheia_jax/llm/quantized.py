@@ -21,6 +21,7 @@ from flax import nnx
 
 from empatheia_jax.checkpoints.named_arrays import named_arrays, with_arrays
 from empatheia_jax.config import ConfigError, LlamaConfig
+from empatheia_jax.model.shapes import Array, Float
 
 # The 16 values of nf4: QLoRA, appendix E.
 NF4 = np.array(
@@ -129,7 +130,7 @@ def kernel_format(name: str, shape_in: tuple[int, ...], config: LlamaConfig) -> 
     return Format("nf4", tuple(tile), config.param_dtype)
 
 
-def quantize(kernel: jax.Array, form: Format) -> tuple[jax.Array, jax.Array]:
+def quantize(kernel: Array, form: Format) -> tuple[Array, Array]:
     """Quantise one layer's kernel, computing in float32.
 
     Args:
@@ -156,7 +157,7 @@ def quantize(kernel: jax.Array, form: Format) -> tuple[jax.Array, jax.Array]:
     return low | (high << 4), quantised.scale
 
 
-def dequantize(codes: jax.Array, scales: jax.Array, form: Format, dtype) -> jax.Array:
+def dequantize(codes: Array, scales: Array, form: Format, dtype) -> Array:
     """Return one layer's kernel [*shape_in, *shape_out], computed in float32 and rounded once to `dtype`."""
     shape = form.kernel_shape(codes.shape)
     if form.kind == "int8":
@@ -186,7 +187,7 @@ def _fake_quantize(kernel, form):
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
-def quantized_matmul(x: jax.Array, codes: jax.Array, scales: jax.Array, form: Format) -> jax.Array:
+def quantized_matmul(x: Float[Array, "..."], codes: Array, scales: Array, form: Format) -> Array:
     """Multiply x [..., *shape_in] by one layer's quantised kernel; only x has a gradient.
 
     Codes and scales are the only residuals, whatever the remat policy: the backward pass dequantises the kernel again.
@@ -249,11 +250,11 @@ class QuantizedKernel(nnx.Module):
             scales, out_sharding=("layers", *scale_axes_in, *axes_out), eager_sharding=False, kernel_scales=True
         )
 
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: Float[Array, "..."]) -> Float[Array, "..."]:
         """Apply `quantized_matmul`, inside the scan over layers."""
         return quantized_matmul(x, self.codes[...], self.scales[...], self.form)
 
-    def dequantized(self) -> jax.Array:
+    def dequantized(self) -> Array:
         """Return the kernels [L, *shape_in, *shape_out], float32."""
         dequantize_layer = functools.partial(dequantize, form=self.form, dtype=jnp.float32)
         return jax.vmap(dequantize_layer)(self.codes[...], self.scales[...])
@@ -283,14 +284,14 @@ def unquantized(state: nnx.State) -> nnx.State:
     return nnx.from_flat_state(flat)
 
 
-def make_quantizer(state: nnx.State) -> Callable[[str, jax.Array], dict[str, jax.Array]]:
+def make_quantizer(state: nnx.State) -> Callable[[str, Array], dict[str, Array]]:
     """Return a function that turns one layer's arrays into those of `state`.
 
     It maps (flat name, array) to {name: array}: the array itself, or a quantised kernel's codes and scales.
     """
     formats = kernel_formats(state)
 
-    def quantize_layer(name: str, array: jax.Array) -> dict[str, jax.Array]:
+    def quantize_layer(name: str, array: Array) -> dict[str, Array]:
         if name not in formats:
             return {name: array}
         codes, scales = _quantize(array, formats[name])
@@ -302,7 +303,7 @@ def make_quantizer(state: nnx.State) -> Callable[[str, jax.Array], dict[str, jax
 _quantize = jax.jit(quantize, static_argnums=1)
 
 
-def quantize_arrays(arrays: dict[str, jax.Array], like: nnx.State) -> nnx.State:
+def quantize_arrays(arrays: dict[str, Array], like: nnx.State) -> nnx.State:
     """Return a state like `like` from plain arrays, its kernels quantised one projection at a time.
 
     Args:

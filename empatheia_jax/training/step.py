@@ -143,7 +143,7 @@ def make_step(
         updates, opt_state = tx.update(grads, opt_state, trainable)
         metrics = {name: value * scale[name] for name, value in sums.items()}
         metrics["loss"] = sum(weight * metrics[name] for name, weight in stage.weights.items())
-        metrics["grad_norm"] = optax.global_norm(grads)
+        metrics["grad_norm"] = optax.tree.norm(grads)
         metrics["tokens"] = jnp.sum(batch.response_index >= 0 if stage.cached else batch.segment_ids > 0)
         return optax.apply_updates(trainable, updates), opt_state, metrics
 

@@ -9,6 +9,7 @@ import sys
 import time
 from pathlib import Path
 
+import jax
 import numpy as np
 from orbax.checkpoint import v1 as ocp
 
@@ -38,6 +39,12 @@ def write_features(folder: Path) -> None:
     utterances = [pack_utterance(key, arrays, writer.float_dtype) for key, arrays in stored]
     write_shard(folder / "features", 0, utterances, {"rejected": [], "counts": {}})
     writer.finish({})
+
+
+def _on_this_device(described: dict) -> dict[str, jax.ShapeDtypeStruct]:
+    """Return the abstract arrays of a checkpoint's metadata, to be loaded on one device whatever held them."""
+    device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    return {name: jax.ShapeDtypeStruct(array.shape, array.dtype, sharding=device) for name, array in described.items()}
 
 
 class Trainer:
@@ -112,8 +119,11 @@ class Trainer:
         """Return all arrays of a finished run: its base, and the newest checkpoint's parameters and optimizer."""
         folder = self.folder / workdir
         newest = max((folder / "checkpoints").iterdir(), key=lambda path: int(path.name))
-        checkpoint = ocp.load_checkpointables(str(newest), {"params": None, "optimizer": None})
-        parts = {"base": ocp.load(str(folder / "base")), **checkpoint}
+        described = ocp.checkpointables_metadata(str(newest)).metadata
+        abstract = {part: _on_this_device(described[part]) for part in ("params", "optimizer")}
+        base = str(folder / "base")
+        parts = {"base": ocp.load(base, _on_this_device(ocp.metadata(base).metadata))}
+        parts |= ocp.load_checkpointables(str(newest), abstract)
         return {f"{part}/{name}": np.asarray(array) for part, arrays in parts.items() for name, array in arrays.items()}
 
     def kill_at(self, workdir: str, step: int, *flags: str) -> bool:
