@@ -67,7 +67,7 @@ def stage_terms(
                 batch.target_mask,
                 label_mask=batch.label_mask,
                 row_targets=bounds.targets,
-                frozen_head="base" not in stage.trains and not model.signal_loss,
+                frozen_head=not stage.trains_base and not model.signal_loss,
             )
     latents = model.latents(
         signals,

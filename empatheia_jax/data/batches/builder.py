@@ -31,11 +31,6 @@ class DroppedCounts:
         return ", ".join(f"{count} {name.replace('_', ' ')}" for name, count in counts.items()) or "nothing dropped"
 
 
-def replace_data_fields(config: Config, **fields) -> Config:
-    """Return the config with fields of `data` replaced."""
-    return dataclasses.replace(config, data=dataclasses.replace(config.data, **fields))
-
-
 class BatchBuilder:
     """Examples of one split under one kind of prompt: encoded, planned into batch rows, and written into numpy arrays.
 
