@@ -68,7 +68,7 @@ def published_store(folder: Path, examples: list[Example]) -> FeatureStore:
     def utterances():
         written: set[str] = set()
         for example in examples:
-            for utterance in (*example.history, example.response):
+            for utterance in example.utterances:
                 key = example.utterance_key(utterance)
                 if key in written:
                     continue

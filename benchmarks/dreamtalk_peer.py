@@ -43,8 +43,8 @@ class Original:
         """wav2vec 2.0 as the published script loads it, with random weights."""
         import transformers
 
-        config = transformers.Wav2Vec2Config(**read_manifest("wav2vec2_xlsr53")["config"])
-        return transformers.Wav2Vec2Model(config).eval().requires_grad_(False).to(self.device)
+        model = transformers.Wav2Vec2Model(transformers.Wav2Vec2Config(**read_manifest("wav2vec2_xlsr53")["config"]))
+        return model.eval().requires_grad_(False).to(self.device)  # pyright: ignore[reportArgumentType]: taken for self
 
     @torch.no_grad()
     def audio_features(self, waveform: np.ndarray) -> np.ndarray:
@@ -66,12 +66,12 @@ class Original:
         padded = np.zeros((256, style_clip.shape[1]), np.float32)
         padded[: len(style_clip)] = style_clip[:256]
         mask = torch.arange(256)[None] >= len(style_clip)
-        expression = self.net.sample(
+        expression = self.net.sample(  # pyright: ignore[reportCallIssue]: torch types it as Tensor | Module
             torch.from_numpy(windows)[None].to(self.device),
             torch.from_numpy(padded)[None].to(self.device),
             mask.to(self.device),
             output_dim=style_clip.shape[1],
-            use_cf_guidance=self.net.cfg.CF_GUIDANCE.INFERENCE,
+            use_cf_guidance=self.net.cfg.CF_GUIDANCE.INFERENCE,  # pyright: ignore[reportAttributeAccessIssue]: as above
             cfg_scale=1.0,
             sample_method="ddim",
             ddim_num_step=steps,

@@ -43,7 +43,7 @@ class Subject:
 
     name: str
     network: type
-    config: object
+    config: HubertConfig | ClipVisionConfig
     unit: str
     shape: tuple[int, ...]  # of one input
     flops: float  # of one
@@ -130,7 +130,7 @@ def best_batch_size(side: Encoder | Peer, sizes: tuple[int, ...]) -> int:
         seconds[size] = (time.perf_counter() - start) / size
         if seconds[size] > 1.1 * min(seconds.values()):
             break
-    return min(seconds, key=seconds.get)
+    return min(seconds, key=lambda size: seconds[size])
 
 
 def measure_subject(subject: Subject, peak: float, args) -> list[dict]:

@@ -180,9 +180,9 @@ def _measure(args, weights: Path) -> list[dict]:
 
     for name, scale in (("motion", 1.0), ("motion_guided", 2.0)):
         networks = Networks(weights, steps=STEPS, scale=scale)
-        programs = {"ours": lambda networks=networks: sample_expression(networks)}
-        if peer is not None:
-            programs["peer"] = lambda: peer.sample_expression(windows, clip)
+        programs = {"ours": lambda networks=networks: sample_expression(networks)} | (
+            {"peer": lambda: peer.sample_expression(windows, clip)} if peer is not None else {}
+        )
         print(f"{name} ...", file=sys.stderr, flush=True)
         seconds = measure.time_in_turn(programs, repetitions)
         row = measure.rate_row(name, frames, "frames/s", seconds, frames=frames, steps=STEPS, scale=scale)

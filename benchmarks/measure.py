@@ -8,8 +8,9 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import results
 
@@ -58,9 +59,9 @@ def stay_on_one_core(core: int | None) -> None:
     os.environ |= {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 
 
-def time_in_turn(programs: dict[str, Callable[[], None]], repetitions: int) -> dict[str, list[float]]:
+def time_in_turn(programs: Mapping[Any, Callable[[], object]], repetitions: int) -> dict[Any, list[float]]:
     """Run programs in turn, `repetitions` times, after one untimed run each; returns their seconds by name."""
-    seconds: dict[str, list[float]] = {name: [] for name in programs}
+    seconds = {name: [] for name in programs}
     for program in programs.values():
         program()
     for _ in range(repetitions):
@@ -116,7 +117,7 @@ def utilisation(model_flops: float, recomputed: float, seconds: float) -> dict[s
 
     kind = jax.devices()[0].device_kind
     mfu, hfu = flops.mfu(model_flops, seconds, kind), flops.hfu(model_flops, recomputed, seconds, kind)
-    return {} if mfu is None else {"mfu": round(mfu, 3), "hfu": round(hfu, 3)}
+    return {} if mfu is None or hfu is None else {"mfu": round(mfu, 3), "hfu": round(hfu, 3)}
 
 
 def memory_bound(bytes_read: float, seconds: float, copy: float) -> dict[str, float]:
@@ -161,10 +162,10 @@ class Compiling:
 
         jax.monitoring.unregister_event_duration_listener(self._on_event)
 
-    def _on_event(self, event: str, seconds: float, **_) -> None:
+    def _on_event(self, event: str, duration_secs: float, **_) -> None:
         if event.rsplit("/", 1)[-1] in self.EVENTS:
             now = time.perf_counter()
-            self._spans.append((now - seconds, now))
+            self._spans.append((now - duration_secs, now))
 
     @property
     def seconds(self) -> float:
@@ -185,7 +186,7 @@ def print_peak(program: str) -> None:
         peak = sys.modules["torch"].cuda.max_memory_allocated()
     else:
         status = Path("/proc/self/status").read_text()  # getrusage's would be the parent's
-        peak = int(re.search(r"VmHWM:\s*(\d+) kB", status)[1]) * 1024
+        peak = int(re.findall(r"VmHWM:\s*(\d+) kB", status)[0]) * 1024
     print(json.dumps({"peak_gb": round(peak / 1e9, 2)}))
 
 

@@ -12,6 +12,8 @@ from converters import vicuna
 from converters.rules import Rule, TransformersFamily, find_prefix, inverse_rules
 from empatheia_jax.checkpoints.weights import stored_arrays, unstack_layers
 from empatheia_jax.config import LlamaConfig, LoraConfig
+from empatheia_jax.encoders.clip import ClipVision
+from empatheia_jax.encoders.hubert import Hubert
 from empatheia_jax.llm.llama import Llama
 
 DEVICE = "cuda" if torch.cuda.is_available() and jax.devices()[0].platform != "cpu" else "cpu"
@@ -40,7 +42,10 @@ def transformers_llama(llm: Llama) -> transformers.LlamaForCausalLM:
     """Return a LlamaForCausalLM with the base weights of `llm`, in its compute dtype, attention by torch's sdpa."""
     config: LlamaConfig = llm.config
     tokens = {"bos_token_id": None, "eos_token_id": None, "pad_token_id": 0}
-    settings = transformers.LlamaConfig(**vicuna.export_settings(config, tokens), attn_implementation="sdpa")
+    settings = transformers.LlamaConfig(
+        **vicuna.export_settings(config, tokens),
+        attn_implementation="sdpa",  # pyright: ignore[reportCallIssue]: taken, but not declared
+    )
     with torch.device("meta"):
         model = transformers.LlamaForCausalLM(settings)
     rotary = type(model.model.rotary_emb)(settings)  # its buffers are computed, not loaded
@@ -53,7 +58,7 @@ def transformers_llama(llm: Llama) -> transformers.LlamaForCausalLM:
     return model
 
 
-def transformers_encoder(encoder: nnx.Module, family: TransformersFamily):
+def transformers_encoder(encoder: Hubert | ClipVision, family: TransformersFamily):
     """Return a HubertModel or CLIPVisionModel with the weights of `encoder`; `family` is the converter's."""
     config = encoder.config
     settings = family.export_settings(config) | ({"mask_time_prob": 0.0} if family.model_class == "HubertModel" else {})
@@ -68,7 +73,11 @@ def transformers_encoder(encoder: nnx.Module, family: TransformersFamily):
 def with_lora(model, llm: Llama, lora: LoraConfig):
     """Return `model` with peft's adapters, whose weights are those of `llm`'s."""
     settings = peft.LoraConfig(
-        r=lora.rank, lora_alpha=lora.alpha, lora_dropout=lora.dropout, target_modules=list(lora.targets), bias="none"
+        r=lora.rank,
+        lora_alpha=lora.alpha,  # pyright: ignore[reportArgumentType]: peft only divides it
+        lora_dropout=lora.dropout,
+        target_modules=list(lora.targets),
+        bias="none",
     )
     adapted = peft.get_peft_model(model, settings).train()
     weights = {name: weight for name, weight in adapted.named_parameters() if "lora_" in name}

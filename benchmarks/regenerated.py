@@ -22,6 +22,7 @@ def make_tensors(part: str) -> dict[str, np.ndarray]:
       part: "denoising_network", "renderer" or "deep3dfacerecon".
     """
     spec = importlib.util.spec_from_file_location("golden_weights", GOLDENS / "weights.py")
+    assert spec is not None and spec.loader is not None
     weights = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(weights)
     manifest = read_manifest(part)

@@ -82,7 +82,7 @@ def write_weights(folder: Path, kind: str, peer) -> None:
         save_weights(folder, config, with_arrays(shapes, convert_arrays(peer.state_dict(), config)))
         return
     state = draw_parameters(shapes)
-    bias = state["predictor"]["duration_proj"]["linear_layer"]["bias"]
+    bias = dict(nnx.to_flat_state(state))["predictor", "duration_proj", "linear_layer", "bias"]
     bias.set_value(np.full(bias.shape, np.log(3 / (config.max_dur - 3)), np.float32))  # 3 frames a phoneme
     save_weights(folder, config, state)
 
@@ -121,9 +121,7 @@ def main(args) -> list[dict]:
 
 
 def _measure(args, scratch: Path) -> list[dict]:
-    peer = None
-    if args.peer:
-        peer = _load_peer(args, "cpu" if jax.devices()[0].platform == "cpu" else "cuda")
+    peer = _load_peer(args, "cpu" if jax.devices()[0].platform == "cpu" else "cuda") if args.peer else None
     write_weights(scratch / "weights", args.model, peer)
     generator = StyleTTS2Speech(scratch / "weights", args.dtype)
     count = 2 if args.smoke else len(SENTENCES)
@@ -168,7 +166,7 @@ def _measure(args, scratch: Path) -> list[dict]:
             log.setdefault("ours", []).append(seconds)
             log.setdefault("flops", []).append(flops)
 
-        def run_peer():
+        def run_peer(peer):
             start, seconds = time.perf_counter(), 0.0
             for number, sentence in enumerate(sentences):
                 seconds += len(peer.speak(sentence, peer_reference, STEPS)) / generator.sample_rate
@@ -176,7 +174,7 @@ def _measure(args, scratch: Path) -> list[dict]:
                     log.setdefault("peer_first", []).append(time.perf_counter() - start)
             log.setdefault("peer", []).append(seconds)
 
-        return {"ours": run} | ({"peer": run_peer} if peer is not None else {})
+        return {"ours": run} | ({"peer": lambda: run_peer(peer)} if peer is not None else {})
 
     def measure_row(name: str, sentences, batched=False, **facts) -> dict:
         print(f"{name} ...", file=sys.stderr, flush=True)
@@ -222,7 +220,7 @@ def profile_parts(generator: StyleTTS2Speech, ids, reference, *, peak: float, sm
     """Return our time and FLOPs by part, and the decoder's FLOP/s relative to `peak`, those of a matrix product."""
     networks, width = generator.networks, generator.config.hidden_dim
 
-    def measure_seconds(function) -> tuple[float, object]:
+    def measure_seconds(function) -> tuple[float, list[np.ndarray]]:
         function()
         times = []
         for _ in range(1 if smoke else 3):

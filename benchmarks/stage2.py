@@ -13,13 +13,14 @@ import dataclasses
 import os
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import measure
 
 ARGS = measure.build_parser(__doc__).parse_args()
 os.environ.setdefault("JAX_PLATFORMS", "cpu")  # all cores: the reading threads are part of the measurement
 
-import absl  # noqa: E402
+import absl.flags  # noqa: E402
 import jax  # noqa: E402
 import numpy as np  # noqa: E402
 from shapes import write_text_corpus  # noqa: E402
@@ -143,7 +144,8 @@ def main(args) -> None:
         examples = read_examples(Path(folder) / "words", "train", validation_share=0.0)[0]
         examples = examples[: 4 * steps]
         bpe = tokenizer.train_bpe(list(training_texts(examples, config)), min(config.llm.vocab_size, 4096))
-        data = Data(examples, [], bpe, Golds(examples), WIDTHS, {})
+        store: Any = Golds(examples)  # what a step asks a FeatureStore for, in memory
+        data = Data(examples, [], bpe, store, WIDTHS, {})
         context = TrainingContext(Path(folder), config, mesh, data, Clock())
         graphdef, abstract = abstract_model(config, WIDTHS, mesh)
         state = initialise(config, WIDTHS, abstract)
@@ -152,6 +154,7 @@ def main(args) -> None:
             name: compile_stage(context, dataclasses.replace(stage, cached=name == "cached"), graphdef, abstract)
             for name in ("cached", "computed")
         }
+        assert prepared["cached"].compute_states is not None
         with context.clock("fill"):
             prepared["cached"].rows.states = cache_states(
                 context, [prepared["cached"].rows], prepared["cached"].compute_states, state, base=Base()

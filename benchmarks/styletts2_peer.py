@@ -6,6 +6,7 @@ torchaudio may be missing: only the aligner, which is not built here, needs it.
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,7 +22,7 @@ FRAMES_A_PHONEME = 3.0  # about as in speech; untrained durations would be 25
 class Peer:
     """StyleTTS 2's networks in torch, with the inference of the demo notebook."""
 
-    nets: dict[str, torch.nn.Module]
+    nets: dict[str, Any]  # of torch.nn.Module, which types every attribute as Tensor | Module
     sampler: Callable  # (noise=, embedding=, embedding_scale=, num_steps=, features=) -> style [1, 1, 256]
 
     def __init__(self, kind: str, style_dim: int, device: str):
@@ -83,7 +84,7 @@ class Peer:
             prosodic = 0.7 * prosodic + 0.3 * reference[:, width:]
         d = nets["predictor"].text_encoder(nets["bert_encoder"](bert_states).transpose(-1, -2), prosodic, lengths, mask)
         x, _ = nets["predictor"].lstm(d)
-        duration = torch.sigmoid(nets["predictor"].duration_proj(x)).sum(axis=-1)
+        duration = torch.sigmoid(nets["predictor"].duration_proj(x)).sum(dim=-1)
         num_frames = torch.round(duration[0]).clamp(min=1).long()
         if self.kind == "ljspeech":
             num_frames[-1] += 5

@@ -5,6 +5,7 @@ outputs are the original's (`tests/benchmarks/test_styletts2_torch.py`).
 """
 
 import math
+from typing import Any
 
 import torch
 from torch import nn
@@ -218,7 +219,7 @@ class Vocoder(nn.Module):
             widths = [first // 2**i for i in range(len(rates) + 1)]
             self.alphas = nn.ParameterList(nn.Parameter(torch.ones(1, width, 1)) for width in widths)
 
-    def forward(self, x, style, f0):
+    def forward(self, x: Any, style, f0):
         source = self.m_source(f0[..., None])
         size, hop = self.config.gen_istft_n_fft, self.config.gen_istft_hop_size
         window = torch.hann_window(size, device=x.device, dtype=x.dtype)
@@ -271,8 +272,7 @@ class Attention(nn.Module):
             AdaLayerNorm(2 * config.style_dim, width) if self.multispeaker else nn.LayerNorm(width) for _ in range(2)
         )
         self.to_q, self.to_kv = nn.Linear(width, middle, bias=False), nn.Linear(width, 2 * middle, bias=False)
-        self.attention = nn.Module()
-        self.attention.to_out = nn.Linear(middle, width)
+        self.attention = nn.ModuleDict({"to_out": nn.Linear(middle, width)})
 
     def forward(self, x, features):
         condition = (features,) if self.multispeaker else ()
@@ -280,7 +280,7 @@ class Attention(nn.Module):
         key, value = self.to_kv(self.norm_context(x, *condition)).chunk(2, dim=-1)
         query, key, value = (p.unflatten(-1, (self.heads, -1)).transpose(1, 2) for p in (query, key, value))
         mixed = F.scaled_dot_product_attention(query, key, value)
-        return self.attention.to_out(mixed.transpose(1, 2).flatten(-2))
+        return self.attention["to_out"](mixed.transpose(1, 2).flatten(-2))
 
 
 class Fourier(nn.Module):
@@ -306,15 +306,14 @@ class Denoiser(nn.Module):
         super().__init__()
         style, words = 2 * config.style_dim, config.plbert_hidden
         width = style + words
-        self.blocks = nn.ModuleList(Block(config, width) for _ in range(config.diffusion_layers))
+        self.blocks: Any = nn.ModuleList(Block(config, width) for _ in range(config.diffusion_layers))
         fourier = nn.Sequential(Fourier(config.style_dim), nn.Linear(1 + 2 * config.style_dim, width))
         self.to_time = nn.Sequential(fourier, nn.GELU())
         if config.multispeaker:
             self.to_features = nn.Sequential(nn.Linear(style, width), nn.GELU())
         self.to_mapping = nn.Sequential(nn.Linear(width, width), nn.GELU(), nn.Linear(width, width), nn.GELU())
         self.to_out = nn.Sequential(nn.Identity(), nn.Conv1d(width, style, 1))
-        self.fixed_embedding = nn.Module()
-        self.fixed_embedding.embedding = nn.Embedding(config.plbert_positions, words)
+        self.fixed_embedding = nn.ModuleDict({"embedding": nn.Embedding(config.plbert_positions, words)})
 
     def forward(self, x, time, words, features):
         mapped = self.to_time(time)

@@ -71,7 +71,7 @@ class Trainer:
         flat = dict(nnx.to_flat_state(self.state))
         for path, variable in flat.items():
             if path[-1] == "lora_b":  # zeros would hide a peer with broken adapters
-                noise = 0.02 * jax.random.normal(jax.random.key(len(path[-2])), variable.shape, variable.dtype)
+                noise = 0.02 * jax.random.normal(jax.random.key(len(str(path[-2]))), variable.shape, variable.dtype)
                 flat[path] = variable.replace(noise)
         self.state = nnx.from_flat_state(list(flat.items()))
         self.model = nnx.merge(graphdef, self.state)
@@ -80,9 +80,7 @@ class Trainer:
         self.compile_s = round(clock.seconds, 2)
         whole_rows = WholeRowContext(folder, config, self.mesh, data, Clock())
         self.prepared_whole_rows = compile_stage(whole_rows, stage, graphdef, abstract)
-        rows = self.prepared.rows
-        steps = self.prepared.steps
-        self.batches = list(training_batches(rows, 0, steps, threads=1))
+        self.batches = list(training_batches(self.prepared.rows, 0, self.prepared.steps, threads=1))
         self.ids = [[int(i) for i in batch.example_id.ravel() if i >= 0] for batch in self.batches]
 
     def program(self, batches: list[Batch], losses: list[float], whole_rows: bool = False):
@@ -94,6 +92,7 @@ class Trainer:
           whole_rows: the batches' Examples may be as long as a batch row.
         """
         prepared = self.prepared_whole_rows if whole_rows else self.prepared
+        assert prepared.flat is not None  # on one device
         trainable, frozen = prepared.split(self.state)
         with jax.set_mesh(self.mesh):
             start = jax.jit(prepared.flat.ravel)(trainable)
@@ -177,10 +176,10 @@ class Peer:
                 return self.model(
                     input_ids=tokens, attention_mask=mask, labels=labels, num_items_in_batch=count, use_cache=False
                 ).loss
-            inner = self.model.base_model.model
-            hidden = inner.model(input_ids=tokens, attention_mask=mask, use_cache=False).last_hidden_state[:, :-1]
+            inner = self.model.get_submodule("base_model.model")
+            outputs = inner.get_submodule("model")(input_ids=tokens, attention_mask=mask, use_cache=False)
             has_target = labels[:, 1:] != -100
-            logits = inner.lm_head(hidden[has_target]).float()
+            logits = inner.get_submodule("lm_head")(outputs.last_hidden_state[:, :-1][has_target]).float()
             return torch.nn.functional.cross_entropy(logits, labels[:, 1:][has_target], reduction="sum") / count
 
         def run():
@@ -192,7 +191,7 @@ class Peer:
             )
             for number, batches in enumerate(steps):
                 for group in optimizer.param_groups:
-                    group["lr"] = float(self.rates(number))
+                    group["lr"] = float(np.asarray(self.rates(number)))
                 count, total = sum((labels[:, 1:] != -100).sum() for *_, labels in batches), 0.0
                 for tokens, mask, labels in batches:
                     loss = compute_loss(tokens, mask, labels, count)
@@ -223,7 +222,7 @@ class Peer:
                     self.torch.cuda.empty_cache()
                     break  # larger ones do not fit either
                 seconds[size, checkpointing] = time.perf_counter() - start
-        size, checkpointing = min(seconds, key=seconds.get)
+        size, checkpointing = min(seconds, key=lambda choice: seconds[choice])
         self.set_checkpointing(checkpointing)
         return {"peer_batch": size, "peer_checkpointing": checkpointing}
 

@@ -15,7 +15,7 @@ def main(argv: list[str] | None = None) -> int:
     commands: dict[str, Callable[[list[str]], int]] = cli.COMMANDS
     if not argv or argv[0] in ("-h", "--help") or argv[0] not in commands:
         command = argv[0] if argv else None
-        print(__doc__ + "\nusage: empatheia COMMAND --help", file=sys.stderr if command else sys.stdout)
+        print(f"{__doc__}\nusage: empatheia COMMAND --help", file=sys.stderr if command else sys.stdout)
         if command and command not in ("-h", "--help"):
             print(f"empatheia: there is no command {command!r}", file=sys.stderr)
             return 2

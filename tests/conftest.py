@@ -10,11 +10,10 @@ import jaxtyping
 import pytest
 
 # Shapes in annotations of these modules are checked at every call (under jit at every trace).
-if os.environ.get("EMPATHEIA_CHECK_SHAPES"):  # not yet tried with the whole suite
-    jaxtyping.install_import_hook(
-        [f"empatheia_jax.{name}" for name in ("model", "llm", "latents", "training.losses", "training.target_nll")],
-        "beartype.beartype",
-    )
+jaxtyping.install_import_hook(
+    [f"empatheia_jax.{name}" for name in ("model", "llm", "latents", "training.losses", "training.target_nll")],
+    "beartype.beartype",
+)
 
 ROOT = Path(__file__).resolve().parent.parent
 

@@ -1,6 +1,9 @@
 """Parameters by flat names, as checkpoints and weights hold them on disk, and the errors of both."""
 
+from collections.abc import Mapping
+
 import jax
+import numpy as np
 from flax import nnx
 
 
@@ -17,7 +20,7 @@ def named_arrays(state: nnx.State) -> dict[str, jax.Array]:
     return {"/".join(map(str, path)): variable.get_value() for path, variable in nnx.to_flat_state(state)}
 
 
-def with_arrays(state: nnx.State, arrays: dict[str, jax.Array]) -> nnx.State:
+def with_arrays(state: nnx.State, arrays: Mapping[str, jax.Array | np.ndarray]) -> nnx.State:
     """Return a state like `state`, which may be abstract, with the arrays of these names (`named_arrays`)."""
     flat = [(path, variable.replace(arrays["/".join(map(str, path))])) for path, variable in nnx.to_flat_state(state)]
     return nnx.from_flat_state(flat)

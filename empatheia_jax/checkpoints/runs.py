@@ -167,8 +167,8 @@ class Checkpoints:
     def _open(self) -> ocp.training.Checkpointer:
         return ocp.training.Checkpointer(
             str(self._folder.absolute()),
-            preservation_policy=self._preserved,
-            save_decision_policy=ocp.training.save_decision_policies.FixedIntervalPolicy(1),
+            preservation_policy=self._preserved,  # pyright: ignore[reportArgumentType]: Orbax types its policies as protocols
+            save_decision_policy=ocp.training.save_decision_policies.FixedIntervalPolicy(1),  # pyright: ignore[reportArgumentType]
         )
 
     def latest(self) -> Position | None:
@@ -248,7 +248,7 @@ class Checkpoints:
             (step, _), self._pending = self._pending, None
             self._handle_failure(step, error)
 
-    def _handle_failure(self, step: int, error: Exception) -> None:
+    def _handle_failure(self, step: int, error: BaseException) -> None:
         """Report a save that the disk refused, and prepare for the next one; raise any other error."""
         if not _is_disk_error(error):
             raise error

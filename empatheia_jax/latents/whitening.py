@@ -37,7 +37,7 @@ class Whitening(nnx.Module):
         return whiten(r_s, self.shift[0]), whiten(r_v, self.shift[1])
 
 
-def fit(speech: Float[Array, "n 16 D"], video: Float[Array, "n 16 D"]) -> dict[str, np.ndarray]:
+def fit(speech: Float[np.ndarray, "n 16 D"], video: Float[np.ndarray, "n 16 D"]) -> dict[str, np.ndarray]:
     """Compute the whitening (ZCA) of the states of n Examples.
 
     Args:

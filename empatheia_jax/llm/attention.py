@@ -4,8 +4,11 @@ Queries [B, T, H, d], keys and values [B, S, K, d] with H a multiple of K (group
 h // (H / K)). Logits and softmax are float32.
 """
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.sharding import PartitionSpec
 
 from empatheia_jax.llm.block_attention import MASKED, RESIDUAL, block_attention, group, ungroup
@@ -22,7 +25,7 @@ class AttentionError(ValueError):
 Angles = tuple[Float[Array, "B T 1 half"], Float[Array, "B T 1 half"]]  # cosine and sine, float32
 
 
-def rotary_angles(positions: Int[Array, "B T"], frequencies: Float[Array, " half"]) -> Angles:
+def rotary_angles(positions: Int[Array, "B T"], frequencies: Float[np.ndarray | jax.Array, " half"]) -> Angles:
     """Return the rotary angles of positions; `frequencies` are radians a position."""
     angles = positions[..., None].astype(jnp.float32) * frequencies
     return jnp.cos(angles)[:, :, None, :], jnp.sin(angles)[:, :, None, :]
@@ -165,7 +168,7 @@ def _splash(query, key, value, segment_ids: Int[Array, "B T"] | None, *, max_seg
         )
     interpret = lowering_platform() != "tpu"  # slow, for tests: the kernel is compiled on TPU only
 
-    def run_kernel(query, key, value, ids=None):
+    def run_kernel(query, key, value, ids=None) -> Any:
         kernel = _splash_kernel(query.shape[1], length, max_segment_length, interpret)
         if ids is None:
             return jax.vmap(kernel)(query, key, value)

@@ -43,9 +43,11 @@ class DecodeState(NamedTuple):
 
 def empty_decode_state(config: LlamaConfig, batch: int, capacity: int, max_new_tokens: int) -> DecodeState:
     """Return `batch` empty sequences, each with room for `capacity` positions and `max_new_tokens` new tokens."""
-    counters = [jnp.zeros(batch, jnp.int32) for _ in range(4)]  # separate buffers, so that all can be donated
+    next_token, prompt_length, written, budget = (
+        jnp.zeros(batch, jnp.int32) for _ in range(4)
+    )  # separate buffers, so that all can be donated
     cache, tokens = empty_cache(config, batch, capacity), jnp.zeros((batch, max_new_tokens), jnp.int32)
-    return DecodeState(cache, *counters, jnp.zeros(batch, bool), tokens)
+    return DecodeState(cache, next_token, prompt_length, written, budget, jnp.zeros(batch, bool), tokens)
 
 
 def shared_prefix_length(prompts: Sequence[list[int]]) -> int:

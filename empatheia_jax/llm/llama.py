@@ -5,6 +5,7 @@ Pre-norm RMSNorm (float32), rotary positions, grouped-query attention, SwiGLU; n
 """
 
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -75,7 +76,9 @@ class Layers(nnx.Module):
         shapes = {name: (*x.values(), *y.values()) for name, (x, y) in axes.items()}
         scales = dict.fromkeys(axes, config.init_std)
         if config.quantization == "none":
-            kernels = draw_stacked(jax.random.normal, base_key, shapes, scales, layers=layers, dtype=config.param_dtype)
+            kernels: dict[str, Any] = draw_stacked(
+                jax.random.normal, base_key, shapes, scales, layers=layers, dtype=config.param_dtype
+            )
         else:  # zeros: a quantised base is always loaded
             kernels = {name: QuantizedKernel(name, layers, x, y, config=config) for name, (x, y) in axes.items()}
         if config.init_match and config.quantization == "none":
@@ -151,7 +154,7 @@ class Llama(nnx.Module):
         max_segment_length: int | None = None,
         cache: Cache | None = None,
         dropout_key: PRNGKeyArray | None = None,
-    ) -> tuple[Float[Array, "B T D"], Cache | None]:
+    ) -> tuple[Float[Array, "B T D"], Any]:
         """Run all layers over whole batch rows, or over a chunk that is appended to a cache.
 
         Args:

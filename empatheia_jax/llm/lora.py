@@ -14,6 +14,7 @@ float32, whatever x's dtype.
 import functools
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -105,7 +106,8 @@ class Projection(nnx.Module):
         self.axes = ("layers", *axes_in, *axes_out)
         self.kernel = kernel if isinstance(kernel, QuantizedKernel) else self._param(kernel)
         self.inputs = len(axes_in)
-        self.lora_a = self.lora_b = nnx.data(None)
+        self.lora_a: nnx.LoRAParam | Any = nnx.data(None)
+        self.lora_b: nnx.LoRAParam | Any = nnx.data(None)
         self.scale = lora.alpha / lora.rank if lora else 0.0
         if lora is None:
             return
@@ -150,9 +152,10 @@ class Projection(nnx.Module):
             return
         multiply = jax.vmap(lambda a, b: jnp.tensordot(a, b, axes=1))  # over layers
         delta = self.scale * multiply(self.lora_a[...], self.lora_b[...])
-        quantized = isinstance(self.kernel, QuantizedKernel)
-        kernel = self.kernel.dequantized() if quantized else self.kernel[...]
-        dtype = self.kernel.form.dtype if quantized else kernel.dtype
+        if isinstance(self.kernel, QuantizedKernel):
+            kernel, dtype = self.kernel.dequantized(), self.kernel.form.dtype
+        else:
+            kernel, dtype = self.kernel[...], self.kernel.dtype
         # A new Param: the old one may be shared with the unmerged model.
         self.kernel = self._param((kernel.astype(jnp.float32) + delta).astype(dtype))
         self.lora_a = self.lora_b = nnx.data(None)

@@ -11,7 +11,7 @@ from empatheia_jax.model.shapes import Array, Bool, Float
 from empatheia_jax.model.sharding import gather_weight, param
 
 
-def draw_kernel(rngs: NormalSource, shape: tuple[int, int], axes: tuple[str, str], scale: float = 1.0) -> nnx.Param:
+def draw_kernel(rngs: NormalSource, shape: tuple[int, int], axes: tuple[str, ...], scale: float = 1.0) -> nnx.Param:
     """Draw a matrix [in, out] with LeCun's variance times scale^2."""
     value = rngs.normal(shape) * scale / math.sqrt(shape[0])
     return param(value, *axes)

@@ -83,7 +83,9 @@ def make_examples(count: int, seed: int = 0, turns: int = 2) -> list[Example]:
     rng = np.random.default_rng(seed)
     examples = []
     for dialogue in range(count):
-        profile = Profile(*(str(rng.choice(table)) for table in (emotions.AGES, emotions.GENDERS, emotions.TIMBRES)))
+        profile = Profile(
+            str(rng.choice(emotions.AGES)), str(rng.choice(emotions.GENDERS)), str(rng.choice(emotions.TIMBRES))
+        )
         history = []
         for turn in range(turns):
             thing, feeling = str(rng.choice(THINGS)), str(rng.choice(FEELINGS))
@@ -142,7 +144,7 @@ def make_store(examples: list[Example], seed: int = 1, widths: Widths = WIDTHS) 
         return rng.normal(size=shape).astype(np.float32)
 
     for example in examples:
-        for utterance in (*example.history, example.response):
+        for utterance in example.utterances:
             key = example.utterance_key(utterance)
             if key in store:
                 continue
@@ -210,7 +212,7 @@ def compilations(*words: str) -> Iterator[list[str]]:
     """
     events = []
 
-    def listen(event, seconds, **_):
+    def listen(event, duration_secs, **_):
         if any(word in event for word in words or ("backend_compile",)):
             events.append(event)
 

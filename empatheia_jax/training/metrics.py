@@ -16,7 +16,7 @@ def _summary_writer():
     """
     blocked = "torch" not in sys.modules
     if blocked:
-        sys.modules["torch"] = None  # makes `import torch` fail, as where it is not installed
+        sys.modules["torch"] = None  # pyright: ignore[reportArgumentType]: makes `import torch` fail, as where it is not installed
     try:
         from tensorboardX import SummaryWriter
     finally:

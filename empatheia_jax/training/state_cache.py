@@ -11,6 +11,7 @@ import hashlib
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -36,9 +37,10 @@ STATES = "response_states"
 def make_states(graphdef: nnx.GraphDef) -> Callable:
     """Return a function (state, batch) -> r^t [K, R, D] of a micro-batch without slots, in the LLM's compute dtype."""
 
-    def compute_states(state: nnx.State, batch: Batch[jax.Array]) -> jax.Array:
+    def compute_states(state: nnx.State, batch: Batch[jax.Array]):
         hidden = nnx.merge(graphdef, state).hidden(batch, slots=False)
-        return read_signals(hidden, batch.response_index).response.astype(hidden.dtype)
+        response: Any = read_signals(hidden, batch.response_index).response
+        return response.astype(hidden.dtype)
 
     return compute_states
 

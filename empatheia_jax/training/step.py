@@ -81,7 +81,7 @@ def stage_terms(
     golds, masks = batch.golds, batch.gold_masks
     if latents.content_kl is not None:
         terms |= losses.content_consistency(latents.contents, golds, masks)
-        terms["kl_content"] = jnp.sum(jnp.where(signals.response_mask, latents.content_kl, 0.0))
+        terms["kl_content"] = jnp.sum(jnp.where(batch.response_index >= 0, latents.content_kl, 0.0))
     if latents.style is not None:
         terms |= losses.style_alignment(latents.styles, golds, masks)
         terms |= losses.classification(latents.style.logits, batch.labels)
@@ -113,7 +113,7 @@ def make_step(
       flat: where given, `trainable` and the optimizer's moments are single vectors of this layout.
     """
 
-    def step(trainable: nnx.State, opt_state, frozen: nnx.State, batch: Batch[jax.Array], key: jax.Array):
+    def step(trainable, opt_state, frozen: nnx.State, batch: Batch[jax.Array], key: jax.Array):
         totals = jax.tree.map(lambda count: jnp.sum(count), jax.vmap(losses.counts)(batch))
         scale = {name: 1.0 / jnp.maximum(total, 1.0) for name, total in totals.items()}
 

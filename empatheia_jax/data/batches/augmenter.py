@@ -25,7 +25,7 @@ import numpy as np
 
 from empatheia_jax.data import emotions
 from empatheia_jax.data.batches.encoder import EncodedExample, ExampleEncoder
-from empatheia_jax.data.schema import ChainOfEmpathy, Example, Profile
+from empatheia_jax.data.schema import Example, Profile
 
 SPARE_TOKENS = 8  # by which swapped words and another profile may be longer than what they replace
 COMMON_SHARE = 0.15  # a word of more dialogues than this is a function word, not a topic
@@ -65,11 +65,11 @@ class WordSwap:
 
         history = tuple(dataclasses.replace(u, text=swap(u.text)) for u in example.history)
         response = example.response and dataclasses.replace(example.response, text=swap(example.response.text))
-        chain = ChainOfEmpathy(
-            swap(example.chain.event_scenario),
-            example.chain.speaker_emotion,
-            swap(example.chain.emotion_cause),
-            swap(example.chain.goal_to_response),
+        chain = example.chain and dataclasses.replace(
+            example.chain,
+            event_scenario=swap(example.chain.event_scenario),
+            emotion_cause=swap(example.chain.emotion_cause),
+            goal_to_response=swap(example.chain.goal_to_response),
         )
         return dataclasses.replace(example, history=history, response=response, chain=chain)
 

@@ -4,7 +4,7 @@ Axis letters are those of `data.schema`.
 """
 
 import dataclasses
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 import jax
 import numpy as np
@@ -15,7 +15,7 @@ from empatheia_jax.data.prompts.dialogue import PromptKind
 from empatheia_jax.data.prompts.tokenizer import SIGNALS
 from empatheia_jax.data.schema import UNKNOWN, Widths
 
-ArrayT_co = TypeVar("ArrayT_co", covariant=True)
+ArrayT_co = TypeVar("ArrayT_co", covariant=True, bound=Any)
 """np.ndarray on the host, jax.Array in a step, jax.ShapeDtypeStruct before it is compiled."""
 
 TOKEN_GRID = ("tokens", "segment_ids", "positions", "targets", "target_mask", "label_mask")

@@ -4,6 +4,7 @@ import copy
 import dataclasses
 import threading
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import jax
 import numpy as np
@@ -96,7 +97,8 @@ class BatchBuilder:
             content=content,
             cached=cached,
         )
-        self.cached, self.states = cached, None
+        self.cached = cached
+        self.states: Any = None  # a FeatureStore, once there is one
         self.content = content and prompt_kind != "slots" and store is not None
         self._augmenter = Augmenter(
             examples,

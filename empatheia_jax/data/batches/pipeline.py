@@ -5,6 +5,7 @@ so resuming means starting at a step, on any number of processes.
 """
 
 from collections.abc import Iterator
+from typing import SupportsIndex
 
 import grain
 import numpy as np
@@ -51,7 +52,7 @@ def feature_statistics(
     return statistics
 
 
-class _Steps:
+class _Steps(grain.sources.RandomAccessDataSource):
     """Random access for Grain: element e is this process's part of step `first_step` + e."""
 
     def __init__(self, rows: BatchBuilder, first_step: int, steps: int, local_rows: range):
@@ -60,10 +61,10 @@ class _Steps:
     def __len__(self) -> int:
         return self._steps
 
-    def __getitem__(self, element: int) -> Batch[np.ndarray]:
+    def __getitem__(self, record_key: SupportsIndex) -> Batch[np.ndarray]:
         rows, local_rows = self._rows, self._local_rows
         accumulate, size = rows.config.optim.accumulate, rows.config.data.rows
-        first = (self._first + int(element)) * accumulate * size
+        first = (self._first + int(record_key)) * accumulate * size
         plan = rows.plan(first + micro * size + row for micro in range(accumulate) for row in local_rows)
         return rows.batch(plan, local_rows[0], accumulate)
 

@@ -79,7 +79,7 @@ def render_prompt(
     *,
     profile: Profile | None = None,
     instruction: Literal["coe", "short"] = "coe",
-    modalities: Sequence[Modality] = MODALITIES,
+    modalities: Sequence[str] = MODALITIES,
 ) -> list[Piece]:
     """Return the input of appendix D.1 for an Example.
 
@@ -106,7 +106,7 @@ def profile_line(profile: Profile) -> str:
     return f"Listener profile: age {profile.age}, gender {profile.gender}, timbre {profile.timbre}."
 
 
-def _render_utterance(utterance: Utterance, prompt_kind: PromptKind, modalities: Sequence[Modality]) -> list[Piece]:
+def _render_utterance(utterance: Utterance, prompt_kind: PromptKind, modalities: Sequence[str]) -> list[Piece]:
     slots: list[Modality] = [m for m in MODALITIES if prompt_kind != "text" and m in modalities]
     pieces: list[Piece] = [Text(f"{utterance.role.capitalize()}:" + (utterance.text if prompt_kind != "slots" else ""))]
     for number, modality in enumerate(slots):

@@ -1,5 +1,8 @@
 """The original DreamTalk as a face generator: `dreamtalk.networks` computed by torch."""
 
+# pyright: reportMissingImports=false
+# The original's modules are found in its checkout, at run time.
+
 import copy
 import functools
 from collections.abc import Callable

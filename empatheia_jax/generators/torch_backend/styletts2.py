@@ -1,5 +1,8 @@
 """The original StyleTTS 2 as a speech generator: `styletts2.networks` computed by torch."""
 
+# pyright: reportMissingImports=false
+# The original's modules are found in its checkout, at run time.
+
 import dataclasses
 import functools
 from collections.abc import Callable
