@@ -68,7 +68,15 @@ def projection_axes(config: LlamaConfig) -> dict[str, tuple[dict[str, int], dict
 
 
 class Layers(nnx.Module):
-    """All decoder layers, every Param with a leading axis L; scanned, it is one layer (see `Llama.__call__`)."""
+    """All decoder layers, every Param with a leading axis L; scanned, it is one layer (see `Llama.__call__`).
+
+    Kernels by their logical axes, and the mesh axis that `model.sharding.RULES` gives each:
+      q_proj: [layers, embed/fsdp, heads/tensor, head_dim]
+      k_proj, v_proj: [layers, embed/fsdp, kv_heads/tensor, head_dim]
+      o_proj: [layers, heads/tensor, head_dim, embed/fsdp]
+      gate_proj, up_proj: [layers, embed/fsdp, mlp/tensor]
+      down_proj: [layers, mlp/tensor, embed/fsdp]
+    """
 
     def __init__(self, config: LlamaConfig, lora: LoraConfig | None, key: PRNGKeyArray):
         base_key, lora_key = jax.random.split(key)  # the base is the same with and without adapters
@@ -222,11 +230,13 @@ class _LayerScan:
         x = shard_rows(x + self._mlp(weights, rms_norm(x, weights.mlp_norm[...], epsilon), keys[2:]))
         return (x, cache), None
 
-    def _attention(self, weights, x, *, cache, index, keys):
-        low_q, low_k, low_v = self._down_project(x, keys[0], weights.q_proj, weights.k_proj, weights.v_proj)
-        query = checkpoint_name(attention.rotate(weights.q_proj(x, low_q), self.angles), "q")
-        key = checkpoint_name(attention.rotate(weights.k_proj(x, low_k), self.angles), "k")
-        value = checkpoint_name(weights.v_proj(x, low_v), "v")
+    def _attention(self, weights: Layers, x: Float[Array, "B T D"], *, cache: Cache | None, index, keys):
+        low_q, low_k, low_v = self._down_project(
+            x, keys[0], weights.q_proj, weights.k_proj, weights.v_proj
+        )  # [B, T, r]
+        query = checkpoint_name(attention.rotate(weights.q_proj(x, low_q), self.angles), "q")  # [B, T, H, d]
+        key = checkpoint_name(attention.rotate(weights.k_proj(x, low_k), self.angles), "k")  # [B, T, K, d]
+        value = checkpoint_name(weights.v_proj(x, low_v), "v")  # [B, T, K, d]
         if cache is None:
             out = attention.attend(
                 query,
@@ -237,13 +247,14 @@ class _LayerScan:
                 max_segment_length=self.max_segment_length,
             )
         else:
+            # Of all S positions that the cache holds: [B, S, K, d].
             cache, key, value = write_layer(cache, index, key, value, positions=self.positions)
             out = attention.attend_cached(query, key, value, self.positions)
         return weights.o_proj(out, *self._down_project(out, keys[1], weights.o_proj)), cache
 
-    def _mlp(self, weights, x, keys):
+    def _mlp(self, weights: Layers, x: Float[Array, "B T D"], keys) -> Float[Array, "B T D"]:
         low_gate, low_up = self._down_project(x, keys[0], weights.gate_proj, weights.up_proj)
-        gate = checkpoint_name(weights.gate_proj(x, low_gate), "gate")
+        gate = checkpoint_name(weights.gate_proj(x, low_gate), "gate")  # [B, T, mlp]
         up = checkpoint_name(weights.up_proj(x, low_up), "up")
         product = jax.nn.silu(gate) * up
         return weights.down_proj(product, *self._down_project(product, keys[1], weights.down_proj))
