@@ -41,7 +41,7 @@ from empatheia_jax.training.context import TrainingContext
 from empatheia_jax.training.data import load_data
 from empatheia_jax.training.loop import StepLog, as_trees, begin_stage, device_batches, evaluate, use_cached_states
 from empatheia_jax.training.metrics import Metrics, NoMetrics
-from empatheia_jax.training.stages import choose_stages
+from empatheia_jax.training.stages import choose_stages, left_out
 from empatheia_jax.training.whiten import whiten
 
 DISK_FULL = 74  # EX_IOERR of sysexits.h: to be started again once there is space
@@ -144,6 +144,9 @@ def main(argv: list[str]) -> int:
     goodput = Goodput(workdir, clock, resume_step or 0, writes=processes.is_first())
     stop = Stop()
     position = position or Position(0, stages[0].number, 0)
+    skipped = [number for number in left_out(config, stages) if number >= position.stage]
+    if skipped:
+        processes.log_on_first(f"stages   {skipped} are left out: what they train stays as it is")
     stages = [stage for stage in stages if stage.number >= position.stage]  # the others are finished
 
     # ── Stages ────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -164,7 +164,7 @@ def measure_subject(subject: Subject, peak: float, args) -> list[dict]:
 def measure_classical(smoke: bool) -> list[dict]:
     """Return the rows of the demo's encoders, from media in memory."""
     rng, rows = np.random.default_rng(0), []
-    for modality, encoder in build_encoders(EncoderConfig(kind="classical")).items():
+    for modality, encoder in build_encoders(EncoderConfig()).items():
         if modality == "audio":
             media = (0.1 * rng.standard_normal(int(SECONDS * encoder.sample_rate))).astype(np.float32)
         else:

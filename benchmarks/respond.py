@@ -76,7 +76,7 @@ def make_config(shape: str, generators: str, folder: Path) -> Config:
     if generators == "neural":
         hubert, clip = ("small", "small") if shape == "tiny" else ("large", "vit_l_14_336")
         encoders = EncoderConfig(
-            kind="hubert_clip", hubert=hubert, hubert_weights="random", clip=clip, clip_weights="random"
+            audio="hubert", video="clip", hubert=hubert, hubert_weights="random", clip=clip, clip_weights="random"
         )
         generator_config = GeneratorConfig(
             speech="styletts2",

@@ -14,7 +14,7 @@ from empatheia_jax.config.load import load_config
 
 def get_config() -> Config:
     encoders = EncoderConfig(
-        kind="hubert_clip", hubert="small", hubert_weights="random", clip="small", clip_weights="random"
+        audio="hubert", video="clip", hubert="small", hubert_weights="random", clip="small", clip_weights="random"
     )
     tiny = load_config(str(Path(__file__).with_name("tiny.py")))
     return dataclasses.replace(tiny, name="hubert_clip_tiny", encoders=encoders)

@@ -27,7 +27,8 @@ def get_config() -> Config:
         llm=LlamaConfig.vicuna_7b(),
         lora=LoraConfig(rank=16, alpha=32.0, dropout=0.1),
         encoders=EncoderConfig(
-            kind="hubert_clip",
+            audio="hubert",
+            video="clip",
             hubert="large",
             hubert_weights="checkpoints/hubert-large-ll60k",
             clip="vit_l_14_336",

@@ -75,7 +75,7 @@ def verify(family: str, source: Path, output: Path, seed: int = 0) -> Report:
     graphdef, parameters = abstract_network(FAMILIES[family].network, config)
     model = nnx.merge(graphdef, load_weights(output, parameters))
     with torch.no_grad():
-        actual, expected = _COMPARISONS[family](model, original, np.random.default_rng(seed), torch)
+        actual, expected = COMPARISONS[family](model, original, np.random.default_rng(seed), torch)
     (outputs, states), (expected_outputs, expected_states) = actual, expected
     names = ["embedding", *(f"layer {index}" for index in range(len(states) - 1))]
     # torch's last state may be before or after the final norm, so the output is compared in its place.
@@ -136,7 +136,7 @@ def _compare_clip(model, original, rng, torch):
     return jax.jit(run)(pixels.transpose(0, 2, 3, 1)), (outputs, [state.numpy() for state in result.hidden_states])
 
 
-_COMPARISONS: dict[str, Callable] = {  # each returns (outputs, states) of the model and of the original
+COMPARISONS: dict[str, Callable] = {  # each returns (outputs, states) of the model and of the original
     "vicuna": _compare_llama,
     "hubert": _compare_speech,
     "wav2vec2": _compare_speech,

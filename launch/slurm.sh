@@ -1,11 +1,13 @@
 #!/bin/bash
-# Train on the nodes of a SLURM job: sbatch launch/slurm.sh configs/vicuna_7b.py /shared/runs/7b
+# Train on the nodes of a SLURM job: sbatch launch/slurm.sh configs/vicuna_7b_8_gpus.py /shared/runs/7b
+# On two nodes: sbatch --nodes=2 launch/slurm.sh configs/vicuna_7b_8_gpus.py /shared/runs/7b --mesh.data 2 --data.rows 16
+# Arguments of train.py may follow; data.rows must be a multiple of the mesh's data x fsdp.
 #
 # There is one process for each GPU: under SLURM, JAX gives each process the GPU of its local rank, and finds the others
 # by SLURM's variables. The workdir and the data must be in folders that all nodes share. After exit code 75 (a lost
 # peer) or a preemption the job is requeued, and continues from its newest checkpoint.
 #SBATCH --job-name=empatheia
-#SBATCH --nodes=2
+#SBATCH --nodes=1
 #SBATCH --ntasks-per-node=8
 #SBATCH --gpus-per-node=8
 #SBATCH --cpus-per-task=8

@@ -1,4 +1,4 @@
-"""Fixtures of all tests: the folder of the goldens and the random seed (DESIGN "Verification interface")."""
+"""Fixtures of all tests: the folder of the goldens and the random seed, and checks of shapes."""
 
 import os
 from pathlib import Path

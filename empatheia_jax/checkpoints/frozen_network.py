@@ -1,7 +1,7 @@
 """A frozen network of an encoder or a generator: its weights, loaded when first used, and its compiled functions.
 
 Weights are a folder that converters write (`checkpoints/weights.py`), or `RANDOM`: drawn from a fixed seed, for tests
-and dry runs, because random encoders carry almost no emotion (DESIGN decision 4).
+and dry runs, because random encoders carry almost no emotion.
 """
 
 import dataclasses

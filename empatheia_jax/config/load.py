@@ -23,6 +23,13 @@ MOVED = {
     "optim.label_weight": "loss.label_weight",
     "latents.kl_weight": "loss.kl_weight",
 }
+# A field that became two: each of its values -> the values of the two.
+SPLIT = {
+    "encoders.kind": {
+        "classical": {"encoders.audio": "classical", "encoders.video": "classical"},
+        "hubert_clip": {"encoders.audio": "hubert", "encoders.video": "clip"},
+    }
+}
 
 
 def load_config(path: str, overrides: list[str] | None = None) -> Config:
@@ -47,29 +54,41 @@ def load_config(path: str, overrides: list[str] | None = None) -> Config:
     return tyro.cli(
         Config,
         default=config,
-        args=list(map(_moved_flag, overrides)),
+        args=_moved_flags(overrides),
         config=(tyro.conf.CascadeSubcommandArgs, tyro.conf.FlagConversionOff),
     )
 
 
-def _moved_flag(argument: str) -> str:
-    """Return a command-line argument with the new name of its field, if that has moved, and print a note."""
-    flag, equals, value = argument.partition("=")
-    path = MOVED.get(flag.removeprefix("--").replace("-", "_")) if flag.startswith("--") else None
-    if path is None:
-        return argument
-    moved = f"--{path.replace('_', '-')}"
-    print(f"note: {flag} is {moved} now; the old name goes with the next release", file=sys.stderr)
-    return f"{moved}{equals}{value}"
+def _moved_flags(arguments: list[str]) -> list[str]:
+    """Return command-line arguments with the new names of fields that have moved, and print a note for each."""
+    moved, rest = [], iter(arguments)
+    for argument in rest:
+        flag, equals, value = argument.partition("=")
+        field = flag.removeprefix("--").replace("-", "_") if flag.startswith("--") else ""
+        if field not in MOVED and field not in SPLIT:
+            moved.append(argument)
+            continue
+        value = value if equals else next(rest, "")
+        new = {MOVED[field]: value} if field in MOVED else SPLIT[field].get(value)
+        if new is None:
+            raise ConfigError(f"{flag} {value!r} is unknown: choose from {', '.join(SPLIT[field])}")
+        flags = [f"--{path.replace('_', '-')}" for path in new]
+        print(f"note: {flag} is {' and '.join(flags)} now; the old name goes with the next release", file=sys.stderr)
+        moved += [part for pair in zip(flags, new.values(), strict=True) for part in pair]
+    return moved
 
 
 def _moved_fields(value: dict) -> dict:
     """Return the JSON values of a config with fields that have moved since it was written in their new places."""
     moved = {name: dict(item) if isinstance(item, dict) else item for name, item in value.items()}
-    for old, new in MOVED.items():
-        (part, name), (new_part, new_name) = old.split("."), new.split(".")
-        if name in moved.get(part, {}):
-            moved.setdefault(new_part, {}).setdefault(new_name, moved[part].pop(name))
+    for old in (*MOVED, *SPLIT):
+        part, name = old.split(".")
+        if name not in moved.get(part, {}):
+            continue
+        old_value = moved[part].pop(name)
+        for path, new_value in ({MOVED[old]: old_value} if old in MOVED else SPLIT[old].get(old_value, {})).items():
+            new_part, new_name = path.split(".")
+            moved.setdefault(new_part, {}).setdefault(new_name, new_value)
     return moved
 
 

@@ -5,6 +5,7 @@ A config file in `configs/` has `get_config() -> Config`; any field can be overr
 """
 
 import dataclasses
+import typing
 from typing import Literal
 
 
@@ -15,6 +16,21 @@ class ConfigError(ValueError):
 def _require(condition: bool, message: str) -> None:
     if not condition:
         raise ConfigError(message)
+
+
+def _check_choices(settings, where: str = "") -> None:
+    """Check every field of a config that has a list of choices: Python itself does not.
+
+    Raises:
+      ConfigError: a value that is none of them; names the field and the choices.
+    """
+    for name, annotation in typing.get_type_hints(type(settings)).items():
+        value, field = getattr(settings, name), f"{where}{name}"
+        if typing.get_origin(annotation) is Literal:
+            choices = typing.get_args(annotation)
+            _require(value in choices, f"{field} {value!r} is unknown: choose from {', '.join(map(str, choices))}")
+        elif dataclasses.is_dataclass(value):
+            _check_choices(value, f"{field}.")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,7 +118,8 @@ class LoraConfig:
 class EncoderConfig:
     """The audio and video encoders (section 4.1). Their features are stored: other settings need another store."""
 
-    kind: Literal["classical", "hubert_clip"] = "classical"  # signal processing, or the paper's networks
+    audio: Literal["classical", "hubert"] = "classical"  # signal processing, or the paper's network
+    video: Literal["classical", "clip"] = "classical"  # likewise
     audio_segments: int = 32  # N of audio: an utterance's features are averaged over so many segments
     video_frames: int = 8  # N of video: so many frames are picked evenly from an utterance
     hubert: Literal["small", "base", "large"] = "large"  # preset of `encoders/hubert.py`
@@ -333,6 +350,7 @@ class Config:
     compile_ahead: bool = False  # compile later stages while one trains; off where the device's memory is nearly full
 
     def __post_init__(self):
+        _check_choices(self)
         unknown = set(self.modalities) - {"audio", "video"}
         _require(not unknown, f"modalities {sorted(unknown)} unknown: choose from audio, video")
         _require(self.checkpoints_kept > 0, f"checkpoints_kept must be 1 or more, not {self.checkpoints_kept}")

@@ -1,4 +1,4 @@
-"""The speech encoder without weights: acoustic measures of an utterance (DESIGN decision 4).
+"""The speech encoder without weights: acoustic measures of an utterance.
 
 `ClassicalAudio`: F0, voicing, energy, tilt, flux and log-mel shape in Na equal segments, and statistics of the whole
 utterance repeated in every segment, all from the frames every 10 ms of `voice_frames`. Scales are fixed round numbers
@@ -46,6 +46,7 @@ class ClassicalAudio:
     modality: Literal["audio"] = "audio"
     sample_rate: int = SAMPLE_RATE
     on_device: bool = False
+    network: None = None
     faces_missed: int = 0
 
     @property

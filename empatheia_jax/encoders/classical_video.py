@@ -1,4 +1,4 @@
-"""The face encoder without weights: edges and colours of face crops (DESIGN decision 4).
+"""The face encoder without weights: edges and colours of face crops.
 
 `ClassicalVideo`: histograms of oriented gradients (Dalal and Triggs, 2005) and a colour grid of the face in Nv frames,
 scaled to order 1 by constants that were chosen once for faces in general; nothing is fitted to data.
@@ -42,6 +42,7 @@ class ClassicalVideo:
     modality: Literal["video"] = "video"
     sample_rate: int = 0
     on_device: bool = False
+    network: None = None
     faces_missed: int = 0  # clips without a detected face since this object was made
 
     @property

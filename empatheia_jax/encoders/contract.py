@@ -5,6 +5,8 @@ from typing import Literal, Protocol
 
 import numpy as np
 
+from empatheia_jax.checkpoints.frozen_network import FrozenNetwork
+
 
 class ModalityEncoder(Protocol):
     """A frozen network (or fixed computation) that turns one utterance's speech or video into N vectors.
@@ -47,6 +49,11 @@ class ModalityEncoder(Protocol):
     @property
     def on_device(self) -> bool:
         """Whether `encode` runs a network on the accelerator, so that one process should call it."""
+        ...
+
+    @property
+    def network(self) -> FrozenNetwork | None:
+        """The network, whose size `plan` reports; None where there is none."""
         ...
 
     def preprocess(self, media: np.ndarray) -> np.ndarray:

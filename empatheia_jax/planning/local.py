@@ -81,7 +81,7 @@ def encoder_parts(config: Config) -> list[Part]:
     """Return the encoders that `extract` runs, where they are networks."""
     parts = []
     for encoder in build_encoders(config.encoders).values() if config.modalities else ():
-        if (network := getattr(encoder, "network", None)) is not None:
+        if (network := encoder.network) is not None:
             leaves = jax.tree.leaves(network.abstract())
             count, weights = sum(leaf.size for leaf in leaves), sum(leaf.size * leaf.dtype.itemsize for leaf in leaves)
             parts.append(Part(encoder.name.replace("_", " "), count, weights, 0))

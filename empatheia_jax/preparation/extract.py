@@ -1,4 +1,4 @@
-"""`empatheia extract`: runs the frozen networks once over every utterance and stores their outputs (DESIGN decision 4).
+"""`empatheia extract`: runs the frozen networks once over every utterance and stores their outputs.
 
 The work is divided into shards, each a pure function of the data and the settings, so any number of workers and
 processes may do them in any order. The finished utterances of an unfinished shard are in its journal, so a run that was
@@ -103,7 +103,7 @@ class Extractor:
         return prepared if encoder.on_device else encoder.encode([prepared])[0]
 
     def _extract_golds(self, path: Recording, text: str) -> dict[str, np.ndarray]:
-        """Compute the gold targets of a recording whose text is known, by the generators (DESIGN decisions 7, 8)."""
+        """Compute the gold targets of a recording whose text is known, by the generators."""
         rate = self.speech.sample_rate
         audio = read_audio(path, rate, **self.limits)
         phonemes = self.speech.phonemes(text)

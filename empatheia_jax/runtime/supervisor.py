@@ -1,6 +1,6 @@
 """Supervise a run on this machine: start its processes, and start all of them again when one is lost.
 
-python -m empatheia_jax.runtime.supervisor --processes 2 --restarts 5 -- configs/tiny.py --workdir runs/tiny
+python -m empatheia_jax.runtime.supervisor --processes 2 -- configs/tiny.py --workdir runs/tiny --data.rows 4
 
 The arguments after `--` are those of `train.py`.
 """

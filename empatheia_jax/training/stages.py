@@ -99,6 +99,14 @@ def choose_stages(config: Config, numbers: Sequence[int] = range(5)) -> tuple[St
     return chosen
 
 
+def left_out(config: Config, stages: Sequence[Stage]) -> list[int]:
+    """Return the numbers of the stages that a run has before the last of `stages`, and that are not among them."""
+    numbers = {stage.number for stage in stages}
+    return [
+        stage.number for stage in choose_stages(config) if stage.number < max(numbers) and stage.number not in numbers
+    ]
+
+
 def replace_stage(config: Config, number: int, **fields) -> Config:
     """Return the config with fields of the settings of stage `number` replaced."""
     settings = dataclasses.replace(config.stages[str(number)], **fields)

@@ -1,4 +1,4 @@
-"""Stage 2's states: r^t of every Example, computed once and kept in DIR/states (DESIGN decision 4).
+"""Stage 2's states: r^t of every Example, computed once and kept in DIR/states.
 
 In stage 2 the LLM is frozen, its dropout off and its inputs fixed, so the states that the content synchronizer reads
 are the same in every epoch. They are stored in the dtype they are computed in, so nothing is lost. What they depend on

@@ -62,6 +62,27 @@ def test_a_flag_with_the_old_name_works_with_a_note(path, capsys, old, separator
     assert old.replace("_", underscore) in note and f"--{new.replace('_', '-')} now" in note and note.count("\n") == 1
 
 
+@pytest.mark.parametrize("separator", [" ", "="])
+def test_a_field_that_became_two_is_read_as_both(path, capsys, separator):
+    encoders = load_config(path, f"--encoders.kind{separator}hubert_clip --optim.b1 0.8".split()).encoders
+    assert (encoders.audio, encoders.video) == ("hubert", "clip")
+    assert "--encoders.audio and --encoders.video now" in capsys.readouterr().err
+    with pytest.raises(ConfigError, match="encoders.kind 'ears' is unknown: choose from classical, hubert_clip"):
+        load_config(path, ["--encoders.kind", "ears"])
+    old = config_to_json(Config(name="mine", encoders=encoders))
+    del old["encoders"]["audio"], old["encoders"]["video"]
+    assert config_from_json(old | {"encoders": old["encoders"] | {"kind": "hubert_clip"}}).encoders == encoders
+    classical = config_from_json(old | {"encoders": old["encoders"] | {"kind": "classical"}}).encoders
+    assert (classical.audio, classical.video) == ("classical", "classical")
+
+
+def test_a_value_that_is_none_of_the_choices_is_refused_wherever_it_comes_from():
+    value = config_to_json(Config(name="mine"))
+    for part, name in (("encoders", "audio"), ("prompt", "instruction"), ("generators", "speech")):
+        with pytest.raises(ConfigError, match=f"{part}.{name} 'ears' is unknown: choose from "):
+            config_from_json(value | {part: value[part] | {name: "ears"}})
+
+
 def test_other_flags_come_without_a_note_and_a_value_is_no_flag(path, capsys):
     config = load_config(path, ["--loss.alpha", "0.5", "--data.path", "optim.alpha"])
     assert (config.loss.alpha, config.data.path) == (0.5, "optim.alpha")

@@ -42,7 +42,7 @@ def test_built_from_config():
 
 
 @pytest.mark.parametrize("encoder", [ClassicalAudio(), ClassicalVideo(), ClassicalAudio(5), ClassicalVideo(3)])
-def test_contract(encoder):
+def test_classical_features_are_finite_small_and_alike_alone_and_in_a_batch(encoder):
     rng = np.random.default_rng(0)
     for length in (1, 7, 40000) if encoder.modality == "audio" else (1, 7, 30):
         if encoder.modality == "audio":

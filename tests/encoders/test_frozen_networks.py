@@ -18,7 +18,9 @@ pytestmark = pytest.mark.usefixtures("compiled_quickly")
 
 HUBERT = HubertConfig.tiny()
 CLIP = ClipVisionConfig.tiny()
-RANDOM = EncoderConfig(kind="hubert_clip", hubert="small", hubert_weights="random", clip="small", clip_weights="random")
+RANDOM = EncoderConfig(
+    audio="hubert", video="clip", hubert="small", hubert_weights="random", clip="small", clip_weights="random"
+)
 
 
 @pytest.fixture(scope="module")
@@ -138,5 +140,5 @@ def test_both_presets_of_a_config_are_what_they_say():
     assert encoders["audio"].feature_shape == (32, 128) and encoders["video"].feature_shape == (8, 128)
     assert encoders["audio"].config.frame_count(16_000) == 49
     assert encoders["audio"].config.compute_dtype == encoders["audio"].config.param_dtype == "bfloat16"
-    published = build_encoders(EncoderConfig(kind="hubert_clip"))
+    published = build_encoders(EncoderConfig(audio="hubert", video="clip"))
     assert published["audio"].feature_shape == (32, 1024) and published["video"].feature_shape == (8, 1024)

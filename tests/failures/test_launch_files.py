@@ -1,11 +1,13 @@
 """The files in launch/, as far as they can be tested without a cluster, and processes joined by SLURM's variables."""
 
 import os
+import re
 import subprocess
 
 import pytest
 import yaml
 
+from empatheia_jax.config.load import load_config
 from support.programs import ROOT, start_program
 
 
@@ -28,6 +30,22 @@ def test_the_jobset_starts_as_many_processes_as_it_has_pods():
     assert int(port) == container["ports"][0]["containerPort"]
     shell = container["args"][0]
     assert subprocess.run(["bash", "-n", "-c", shell], capture_output=True).returncode == 0
+
+
+def rows_fit(line: str, devices: int) -> bool:
+    """Whether the config and flags of a command line fill a mesh over so many devices with rows."""
+    config_path, *flags = re.search(r"(configs/\w+\.py) \S+( --\S+ \d+)*", line)[0].split()
+    config = load_config(str(ROOT / config_path), [flag for flag in flags if not flag.startswith("/")])
+    mesh = config.mesh
+    return mesh.data * mesh.fsdp * mesh.tensor == devices and config.data.rows % (mesh.data * mesh.fsdp) == 0
+
+
+def test_the_commands_in_the_launch_files_fit_their_machines():
+    slurm = re.findall(r".*sbatch .*configs/.*", (ROOT / "launch" / "slurm.sh").read_text())
+    assert [rows_fit(line, devices) for line, devices in zip(slurm, (8, 16), strict=True)] == [True, True]
+    jobset = " ".join((ROOT / "launch" / "jobset.yaml").read_text().replace("\\\n", " ").split())
+    command = re.search(r"configs/\S+ --workdir .*? \$resume", jobset)[0].replace('--workdir "$WORKDIR"', "/runs")
+    assert rows_fit(command, 16)
 
 
 # Stand-ins for the cluster's commands: they log their arguments, and the step ends with the code it is given.

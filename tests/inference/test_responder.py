@@ -59,6 +59,6 @@ def test_a_request_for_another_size_is_refused(tmp_path):
 
 def test_the_published_system_has_its_encoders_and_generators(tmp_path):
     tiny = benchmark.make_config("tiny", "classical", tmp_path)
-    assert tiny.generators.speech == "classical" and tiny.encoders.kind == "classical"
+    assert tiny.generators.speech == "classical" and tiny.encoders.audio == "classical"
     neural = benchmark.make_config("1b", "neural", tmp_path)
     assert neural.llm.width == 2048 and neural.encoders.hubert == "large" and neural.generators.face == "dreamtalk"

@@ -239,7 +239,7 @@ def test_nothing_to_extract(corpus, tmp_path):
 def test_encoders_on_the_device_see_what_workers_prepared(corpus, reference, tmp_path, compiled_quickly):
     """HuBERT and CLIP run in the main process with any number of workers; the golds are those of other encoders."""
     encoder_config = EncoderConfig(
-        kind="hubert_clip", hubert="small", hubert_weights="random", clip="small", clip_weights="random"
+        audio="hubert", video="clip", hubert="small", hubert_weights="random", clip="small", clip_weights="random"
     )
     config = dataclasses.replace(CONFIG, encoders=encoder_config)
     alone, shared = tmp_path / "alone", tmp_path / "shared"
@@ -308,7 +308,7 @@ def test_chunks_for_the_device_are_the_same_after_a_stop(corpus, tmp_path, monke
     monkeypatch.setattr(module, "CHUNK", 4)
     monkeypatch.setattr(module, "SHARD_UTTERANCES", 12)
     encoder_config = EncoderConfig(
-        kind="hubert_clip", hubert="small", hubert_weights="random", clip="small", clip_weights="random"
+        audio="hubert", video="clip", hubert="small", hubert_weights="random", clip="small", clip_weights="random"
     )
     config = dataclasses.replace(CONFIG, encoders=encoder_config)
     extract(config, corpus, tmp_path / "whole", workers=1, progress=False)

@@ -1,4 +1,4 @@
-"""The feature store: the frozen networks' outputs for each utterance, computed once (DESIGN decision 4).
+"""The feature store: the frozen networks' outputs for each utterance, computed once.
 
 A store is a folder:
 

@@ -11,7 +11,9 @@ from empatheia_jax.encoders import build_encoders
 
 devices = int(sys.argv[2])
 assert len(jax.local_devices()) == devices
-config = EncoderConfig(kind="hubert_clip", hubert="small", hubert_weights="random", clip="small", clip_weights="random")
+config = EncoderConfig(
+    audio="hubert", video="clip", hubert="small", hubert_weights="random", clip="small", clip_weights="random"
+)
 rng = np.random.default_rng(0)
 encoders = build_encoders(config)
 audio = [(0.1 * rng.standard_normal(int(n))).astype(np.float32) for n in rng.integers(4000, 30000, 9)]
