@@ -325,13 +325,24 @@ def evaluate(argv: list[str]) -> int:
     parser.add_argument("--run", type=Path, required=True)
     parser.add_argument("--split", choices=("validation", "test"), default="test")
     parser.add_argument("--output", type=Path, required=True)
+    parser.add_argument("--data", type=Path, help="another corpus, or a file of dialogues: its words alone are used")
+    parser.add_argument(
+        "--recover-responses", action="store_true", help="take missing responses from the histories of later turns"
+    )
     _add_quantization(parser)
     args = parser.parse_args(argv)
     from empatheia_jax.evaluation.evaluate import evaluate as run
     from empatheia_jax.runtime.compile_cache import use_cache
 
     use_cache()
-    report = run(args.run, args.split, args.output, args.quantization)
+    report = run(
+        args.run,
+        args.split,
+        args.output,
+        quantization=args.quantization,
+        data=args.data,
+        recover_responses=args.recover_responses,
+    )
     print(f"report    {report}")
     return 0
 

@@ -250,9 +250,11 @@ def _sample(sample: dict) -> str:
         f"<li><b>{page.escape(str(role).capitalize())}:</b> {page.text_html(text)}</li>"
         for role, text in sample.get("history") or []
     )
-    is_right = sample.get("emotion") == sample.get("predicted")
-    verdict = f'<span class="{"met" if is_right else "missed"}">{"right" if is_right else "wrong"}</span>'
-    gold, predicted = page.text_html(sample.get("emotion")), page.text_html(sample.get("predicted"))
+    predicted, verdict = page.text_html(sample.get("predicted")), "no gold emotion is known"
+    if sample.get("emotion"):
+        is_right = sample["emotion"] == sample.get("predicted")
+        verdict = f"gold {page.text_html(sample['emotion'])}: "
+        verdict += f'<span class="{"met" if is_right else "missed"}">{"right" if is_right else "wrong"}</span>'
     answers = (
         f"<div><b>The model</b>{page.text_html(sample.get('response'))}</div>"
         f"<div><b>The corpus</b>{page.text_html(sample.get('gold_response'))}</div>"
@@ -264,5 +266,5 @@ def _sample(sample: dict) -> str:
     return (
         f'<article><h3>{page.text_html(sample.get("id"))}</h3><ol class="turns">{turns}</ol>'
         f'<div class="pair">{answers}</div>'
-        f'<p class="muted">Emotion: gold {gold}, predicted {predicted}: {verdict}</p>{chain}</article>'
+        f'<p class="muted">Emotion: predicted {predicted}, {verdict}</p>{chain}</article>'
     )

@@ -81,7 +81,12 @@ class OnDeviceSpeechGenerator(SpeechGenerator, Protocol):
     """A speech generator that computes the gold targets of many recordings at once.
 
     It also has `identity`, the values that its gold targets depend on (the weights' hash), as JSON values.
+
+    Attributes:
+      references_padded: recordings so far that were shorter than the network needs, and were padded.
     """
+
+    references_padded: int
 
     def prepare(self, audio: np.ndarray, sample_rate: int) -> np.ndarray:
         """Return the input of `golds` for a recording [samples]; runs in a worker, without weights or a device."""

@@ -53,6 +53,7 @@ def speak(
     style = None
     if reference is not None:
         style = voice.style(read_audio(reference, voice.sample_rate), voice.sample_rate)
+    notes = ["the reference has less than 0.8 s of sound and was padded with silence"] * voice.references_padded
     start, first_audio_s, parts = time.perf_counter(), 0.0, []
     for part in voice.stream(script, style, options):
         first_audio_s = first_audio_s or time.perf_counter() - start
@@ -63,7 +64,7 @@ def speak(
         "weights": voice.networks.sha256[:16],
         "text": text,
         "sentences": len(parts),
-        "notes": script.notes,
+        "notes": [*script.notes, *notes],
         "seconds": len(audio) / voice.sample_rate,
         "first_audio_s": first_audio_s,
         "took_s": time.perf_counter() - start,

@@ -31,7 +31,7 @@ from empatheia_jax.data.media.reading import read_audio, read_video
 from empatheia_jax.encoders import build_encoders
 from empatheia_jax.generators.build import build_generators
 from empatheia_jax.generators.interfaces import OnDeviceFaceGenerator, OnDeviceSpeechGenerator
-from empatheia_jax.preparation.jobs import ExtractError, Job, collect_jobs, source_hash
+from empatheia_jax.preparation.jobs import ExtractError, Job, check_recordings, collect_jobs, source_hash
 from empatheia_jax.preparation.on_device import PREPARED_CLIP, PREPARED_SPEECH, SAMPLES, add_golds, encode_records
 from empatheia_jax.runtime.progress import Progress
 
@@ -93,6 +93,11 @@ class Extractor:
                 arrays |= self._extract_golds(job.audio, job.text)
         return arrays, rejected
 
+    def repairs(self) -> dict[str, int]:
+        """Return how often so far something was used that is not as it should be, by what was done about it."""
+        padded = self.speech.references_padded if isinstance(self.speech, OnDeviceSpeechGenerator) else 0
+        return {"faces_missed": self.encoders["video"].faces_missed, "references_padded": padded}
+
     def _audio_features(self, path: Recording) -> np.ndarray:
         return self._encode("audio", read_audio(path, self.encoders["audio"].sample_rate, **self.limits))
 
@@ -142,11 +147,10 @@ def _start_worker(config: Config) -> None:
 def _extract_records(jobs: list[Job], on_error: str, notes: dict) -> Iterator[tuple[str, dict]]:
     """Yield (key, arrays) of every job that gives any array; each job is added to `notes` {rejected, counts}."""
     counts: Counter = notes["counts"]
-    video = _extractor.encoders["video"]
     for job in jobs:
-        missed_before = video.faces_missed
+        before = _extractor.repairs()
         arrays, rejected = _extractor(job)
-        counts["faces_missed"] += video.faces_missed - missed_before
+        counts.update({name: count - before[name] for name, count in _extractor.repairs().items()})
         _raise_if_rejected(rejected, on_error)
         notes["rejected"].extend(rejected)
         counts.update({"utterances": 1, "records": bool(arrays), "gold": "phonemes" in arrays})
@@ -241,7 +245,8 @@ def extract(
 
     Returns:
       Counts: utterances, records, audio, video, gold (listener utterances with all golds), rejected, faces_missed
-      (clips used uncropped because no face was found), without_media. A process that is not the last to finish counts
+      (clips used uncropped because no face was found), references_padded (recordings too short for the voice's style
+      encoder), without_media. A process that is not the last to finish counts
       its own shards only.
 
     Raises:
@@ -253,6 +258,8 @@ def extract(
         raise ExtractError(f"process {process} of {processes}: processes count from 0")
     directory = Path(output)
     jobs, without_media = collect_jobs(config, Path(data_path), on_error)
+    if on_error == "stop":
+        check_recordings(jobs)
     size = SHARD_UTTERANCES if len(jobs) < LARGE_DATA else LARGE_SHARD_UTTERANCES
     shards = [jobs[start : start + size] for start in range(0, len(jobs), size)]
     networks = build_encoders(config.encoders), *build_generators(config.generators)
@@ -272,7 +279,7 @@ def extract(
     notes = [writer.read_sidecar(index) for index in counted]
     counts = sum((Counter(note["counts"]) for note in notes), Counter())
     rejected = [entry for note in notes for entry in note["rejected"]]
-    names = ("utterances", "records", "audio", "video", "gold", "faces_missed")
+    names = ("utterances", "records", "audio", "video", "gold", "faces_missed", "references_padded")
     result = {name: counts[name] for name in names} | {"rejected": len(rejected), "without_media": without_media}
     if not writer.unfinished_shards():
         write_json_lines(directory / "rejected.jsonl", rejected)

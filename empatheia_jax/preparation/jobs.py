@@ -9,6 +9,8 @@ from empatheia_jax.data.corpus.avamerg import available_splits, read_examples
 from empatheia_jax.data.features.store import content_hash
 from empatheia_jax.data.media.containers import Recording, UnreadableError, portable_name, size_of
 
+MOST_NAMED = 20  # absent recordings that an error names
+
 
 class ExtractError(ValueError):
     """An extraction that cannot go on: names the utterance, its file and the reason."""
@@ -69,6 +71,27 @@ def collect_jobs(config: Config, path: Path, on_error: Literal["stop", "skip"]) 
             f"{path}: none of {len(without_media)} utterances has a recording: there is nothing to extract"
         )
     return list(jobs.values()), len(without_media - jobs.keys())
+
+
+def check_recordings(jobs: list[Job]) -> None:
+    """Check that every recording is there and not empty, before days of work begin.
+
+    Raises:
+      ExtractError: some are not; names them all, up to `MOST_NAMED`.
+    """
+    absent = []
+    for recording in (recording for job in jobs for recording in (job.audio, job.video) if recording is not None):
+        try:
+            if not size_of(recording):
+                absent.append(f"{recording} (empty)")
+        except (OSError, UnreadableError):
+            absent.append(f"{recording} (not there)")
+    if absent:
+        more = f" and {len(absent) - MOST_NAMED} more" if len(absent) > MOST_NAMED else ""
+        raise ExtractError(
+            f"{len(absent)} recordings cannot be used: {', '.join(absent[:MOST_NAMED])}{more} "
+            "(go on without them: --on-error skip)"
+        )
 
 
 def source_hash(jobs: list[Job], root: Path) -> str:

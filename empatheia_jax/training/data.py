@@ -9,6 +9,7 @@ from empatheia_jax.config import Config, DataConfig, MixConfig
 from empatheia_jax.data.batches.encoder import prompt_profile
 from empatheia_jax.data.batches.pipeline import feature_statistics, store_widths
 from empatheia_jax.data.corpus import avamerg
+from empatheia_jax.data.features.records import StoreError
 from empatheia_jax.data.features.store import FeatureStore, MixedStores
 from empatheia_jax.data.prompts import tokenizer
 from empatheia_jax.data.prompts.dialogue import Text, render_prompt, render_target
@@ -36,7 +37,7 @@ def load_data(folder: Path, config: Config) -> Data:
 
     Raises:
       RecordError: nothing to read, or a bad record.
-      StoreError: no complete feature store of these settings.
+      StoreError: no complete feature store of these settings, or of another division into splits.
       TokenizerError: the tokenizer cannot be trained or loaded.
     """
     data = config.data
@@ -53,6 +54,7 @@ def load_data(folder: Path, config: Config) -> Data:
     store = None
     if config.modalities:
         store = open_store(folder, config)
+        check_division(store, splits["train"], splits["validation"])
     statistics = feature_statistics(store, splits["train"]) if store else {}
     corpora = [(len(splits["train"]), 1.0)]
     for mix in data.mix:
@@ -73,6 +75,33 @@ def load_data(folder: Path, config: Config) -> Data:
         statistics,
         tuple(corpora) if data.mix else (),
     )
+
+
+def check_division(store: FeatureStore, train: list[Example], validation: list[Example]) -> None:
+    """Check that the store was made with the present division of train.json into training and validation dialogues.
+
+    The keys of a store begin with the split, so features of dialogues that have changed sides would not be read.
+
+    Raises:
+      StoreError: it was made with another `data.validation_share`, or from a corpus with another validation split.
+    """
+    for examples, split, others in ((train, "train", validation), (validation, "validation", train)):
+        other = "validation" if split == "train" else "train"
+        present = {example.conversation_id for example in others}
+        moved = {
+            example.conversation_id
+            for example in examples
+            if example.conversation_id not in present
+            for utterance in example.utterances
+            if f"{other}/{example.conversation_id}/{utterance.index}" in store
+            and example.utterance_key(utterance) not in store
+        }
+        if moved:
+            raise StoreError(
+                f"{store.directory}: {len(moved)} dialogues of the {split} split were extracted as {other} data, "
+                f"dialogue {min(moved)} among them: set data.validation_share as it was for `empatheia extract`, or "
+                "extract again"
+            )
 
 
 def _read_mixed(mix: MixConfig, data: DataConfig) -> list[Example]:

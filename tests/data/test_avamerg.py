@@ -6,6 +6,7 @@ import random
 import pytest
 
 from empatheia_jax.data.corpus.avamerg import read_dialogue, read_examples
+from empatheia_jax.data.corpus.json_file import load_dialogues
 from empatheia_jax.data.schema import Profile, RecordError
 
 
@@ -291,12 +292,22 @@ class TestBadRecords:
             (b"\xff\xfe[", "not UTF-8"),
             (b"[]", "holds no dialogue"),
             (b"3", "expected a list"),
+            (b'[{"turns": [],\n "turns": []}]', "'turns' stands twice in one object, again at line 2"),
+            (
+                b'{"turns": [{"turn_id": "0", "x": "{\\"x\\": 1}",\n\n"turn\\u005fid": "1"}]}',
+                "'turn_id' .* line 3",
+            ),
         ],
     )
     def test_bad_file(self, tmp_path, content, message):
         (tmp_path / "test.json").write_bytes(content)
         with pytest.raises(RecordError, match=message):
             read(tmp_path)
+
+    def test_a_key_may_stand_in_every_object(self, tmp_path):
+        path = tmp_path / "test.json"
+        path.write_text('[{"turns": [{"turns": "\\"turns\\": 1, \\"turns\\": 2"}, {"turns": []}]}]')
+        assert load_dialogues(path) == json.loads(path.read_text())
 
     def test_nothing_there(self, tmp_path):
         with pytest.raises(RecordError, match="no such file or folder"):

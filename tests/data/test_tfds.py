@@ -18,7 +18,7 @@ from empatheia_jax.data.corpus import avamerg
 from empatheia_jax.data.corpus.avamerg import read_examples
 from empatheia_jax.data.corpus.check import check_data
 from empatheia_jax.data.corpus.tfds_builder import CARD, build
-from empatheia_jax.data.media.containers import ZipMember, portable_name
+from empatheia_jax.data.media.containers import ZipMember, file_name, portable_name, size_of
 from empatheia_jax.data.media.files import MediaFiles
 from empatheia_jax.data.media.reading import MediaError, duration, read_audio, read_video
 from empatheia_jax.data.schema import RecordError
@@ -72,7 +72,27 @@ def without_locations(example):
 
 
 def _name(recording):
-    return None if recording is None else Path(recording.name).name
+    return None if recording is None else file_name(recording).name
+
+
+def test_zips_made_on_windows_are_the_folders_too(released, zipped, tmp_path):
+    """Their names have backslashes, also for the folders themselves."""
+    for path in zipped.iterdir():
+        if path.suffix == ".json":
+            shutil.copy(path, tmp_path / path.name)
+        if path.suffix != ".zip":
+            continue
+        with zipfile.ZipFile(path) as source, zipfile.ZipFile(tmp_path / path.name, "w") as archive:
+            archive.writestr("all\\", "")
+            for name in source.namelist():
+                if not name.endswith("/"):
+                    archive.writestr("all\\" + name.replace("/", "\\"), source.read(name))
+    from_zips, report = read_examples(tmp_path, "train")
+    from_folders, expected = read_examples(released, "train")
+    assert list(map(without_locations, from_zips)) == list(map(without_locations, from_folders))
+    assert report.media == expected.media
+    audio = next(u.audio for e in from_zips for u in e.history if u.audio is not None)
+    assert size_of(audio) == len(audio.read()) > 0
 
 
 @pytest.mark.parametrize("split", avamerg.SPLITS)

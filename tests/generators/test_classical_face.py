@@ -1,11 +1,14 @@
 """The parametric face: the requested style can be measured in encoded video, age and gender too."""
 
 import os
+import struct
+import zlib
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
+from PIL import Image
 
 from empatheia_jax.data.emotions import AGES, AVATAR_EMOTIONS, GENDERS
 from empatheia_jax.data.media.reading import read_video
@@ -303,6 +306,61 @@ def test_transparent_and_grey_pictures_are_read(tmp_path):
     cv2.imwrite(str(tmp_path / "grey.png"), np.full((8, 8), 90, np.uint8))
     assert np.all(read_portrait(tmp_path / "clear.png") == 255)
     assert read_portrait(tmp_path / "grey.png").shape == (8, 8, 3)
+
+
+KINDS = {
+    "png": "L,LA,P,P clear,RGB,RGBA,1,I;16,RGB;16,RGBA;16",
+    "jpg": "L,RGB,CMYK",
+    "tiff": "L,LA,RGB,RGBA,CMYK,1,I;16,F",
+    "webp": "RGB,RGBA",
+}
+"""Pillow's modes that a format has, with 16 bits a channel where that is said."""
+
+
+@pytest.mark.parametrize("orientation", [1, 3, 5, 6, 8])
+@pytest.mark.parametrize("suffix, kind", [(suffix, kind) for suffix in KINDS for kind in KINDS[suffix].split(",")])
+def test_pictures_of_every_depth_and_channel_count_are_upright(tmp_path, suffix, kind, orientation):
+    """A picture with a bright upper left quarter comes back with it there, whatever the camera wrote."""
+    upright = np.zeros((40, 60), np.uint8)
+    upright[:20, :30] = 255
+    undo = {1: lambda x: x, 3: lambda x: np.rot90(x, 2), 6: np.rot90, 8: lambda x: np.rot90(x, -1), 5: np.transpose}
+    stored = np.ascontiguousarray(undo[orientation](upright))
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    path = tmp_path / f"picture.{suffix}"
+    mode, _, depth = kind.partition(";")
+    if depth and mode != "I":  # Pillow writes colour of 8 bits only
+        channels = [stored.astype(np.uint16) * 257] * 3 + [np.full_like(stored, 65535, np.uint16)] * (mode == "RGBA")
+        _, content = cv2.imencode(".png", np.stack(channels, axis=-1))
+        path.write_bytes(with_exif_chunk(content.tobytes(), exif.tobytes().removeprefix(b"Exif\0\0")))
+    else:
+        picture = Image.fromarray(stored.astype(np.uint16) * 257 if depth else stored)
+        clear = {"transparency": 0} if kind == "P clear" else {}
+        picture = picture if depth else picture.convert(mode.split()[0])
+        picture.save(path, exif=exif, **clear)
+    image = read_portrait(path)
+    assert image.shape == (40, 60, 3) and image.dtype == np.uint8
+    bright = image[4:16, 4:26].mean(), image[24:, :].mean(), image[:, 34:].mean()
+    assert bright[0] > 247 and (kind == "P clear" or max(bright[1:]) < 8)
+
+
+def with_exif_chunk(png: bytes, exif: bytes) -> bytes:
+    """Put an eXIf chunk before the pixels of a png."""
+    place = png.index(b"IDAT") - 4
+    body = b"eXIf" + exif
+    return png[:place] + struct.pack(">I", len(exif)) + body + struct.pack(">I", zlib.crc32(body)) + png[place:]
+
+
+@pytest.mark.parametrize("suffix", ["png", "jpg", "webp", "tiff", "gif"])
+def test_damaged_pictures_are_one_error_with_their_name(tmp_path, suffix):
+    rng = np.random.default_rng(0)
+    path = tmp_path / f"picture.{suffix}"
+    Image.fromarray(rng.integers(0, 255, (64, 64, 3)).astype(np.uint8)).save(path)
+    whole = path.read_bytes()
+    for spoilt in (whole[: len(whole) // 2], whole[:20], bytes(len(whole))):
+        path.write_bytes(spoilt)
+        with pytest.raises(PortraitError, match=f"picture.{suffix}: not a picture"):
+            read_portrait(path)
 
 
 def real_portraits():

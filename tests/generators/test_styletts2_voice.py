@@ -314,7 +314,6 @@ def test_what_cannot_be_spoken_with_is_refused(voice, folders, style, recording)
         StyleTTS2Speech(folders["istftnet"]).synthesize("Hello.", style)
     for audio, message in (
         (np.zeros(40_000, np.float32), "silent"),
-        (recording[:9000], "needs at least"),
         (np.full(40_000, np.nan, np.float32), "finite"),
         (recording[None], "mono"),
     ):
@@ -325,6 +324,16 @@ def test_what_cannot_be_spoken_with_is_refused(voice, folders, style, recording)
     for options in ({"alpha": 1.5}, {"speed": 0.0}, {"steps": 1}):
         with pytest.raises(StyleTTS2Error):
             SynthesisOptions(**options)
+
+
+@pytest.mark.parametrize("samples", [700, 9000, 19_199])
+def test_a_recording_shorter_than_the_style_encoder_needs_is_padded_and_counted(folders, recording, samples):
+    voice = StyleTTS2Speech(folders["hifigan"])
+    loudest = int(np.argmax(np.abs(recording[10_000:60_000]))) + 10_000
+    style = voice.style(recording[loudest - samples // 2 :][:samples], 24_000)
+    assert style.shape == (voice.style_dim,) and np.isfinite(style).all() and voice.references_padded == 1
+    voice.style(recording, 24_000)
+    assert voice.references_padded == 1
 
 
 @pytest.mark.slow

@@ -127,6 +127,19 @@ def test_two_processes_share_the_work(reference, corpus, tmp_path):
     assert_same(output, reference[0])
 
 
+def test_absent_recordings_are_named_all_at_once_before_any_work(tmp_path):
+    corpus = write_corpus(tmp_path / "corpus", dialogues=2)
+    recordings = sorted((corpus / "audio_v5_0").iterdir())
+    recordings[0].write_bytes(b"")
+    recordings[5].write_bytes(b"")
+    output = tmp_path / "features"
+    with pytest.raises(ExtractError, match=rf"2 recordings .*{recordings[0].name}.*{recordings[5].name}.*skip"):
+        extract(CONFIG, corpus, output, workers=1, progress=False)
+    assert not output.exists()
+    counts = extract(CONFIG, corpus, output, workers=1, progress=False, on_error="skip")
+    assert counts["rejected"] == 2 and counts["audio"] == 6 and counts["references_padded"] == 0
+
+
 def test_progress_says_rate_and_time_to_go(corpus, tmp_path, capsys):
     extract(CONFIG, corpus, tmp_path / "features", workers=1)
     last = capsys.readouterr().err.strip().splitlines()[-1]

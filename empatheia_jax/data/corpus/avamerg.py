@@ -13,12 +13,12 @@ import collections
 import dataclasses
 import functools
 import hashlib
-import json
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Literal
 
 from empatheia_jax.data.corpus import records, tfds_records
+from empatheia_jax.data.corpus.json_file import load_dialogues
 from empatheia_jax.data.corpus.records import BadRecord, Source
 from empatheia_jax.data.corpus.tfds_records import dataset_folder
 from empatheia_jax.data.media.files import MediaFiles
@@ -269,31 +269,6 @@ def read_dialogue(dialogue: dict | Path | str, *, max_turns: int = 16) -> Exampl
         file=file, split="dialogue", needs_response=False, max_turns=max_turns, on_turn_error=stop, entry_media=folder
     )
     return records.parse_dialogue({"conversation_id": "dialogue", **dialogue}, source)[-1]
-
-
-def load_dialogues(file: Path) -> list:
-    """Load the dialogue objects of a JSON file; a single object counts as a list of one.
-
-    Raises:
-      RecordError: the file is missing, not UTF-8, not JSON (with the line), or holds no list of dialogues.
-    """
-    try:
-        content = json.loads(file.read_text("utf-8-sig"))
-    except FileNotFoundError as error:
-        raise RecordError("no such file", file=str(file)) from error
-    except UnicodeDecodeError as error:
-        raise RecordError(f"not UTF-8 at byte {error.start}: save it again as UTF-8", file=str(file)) from error
-    except json.JSONDecodeError as error:
-        raise RecordError(f"not JSON at line {error.lineno}: {error.msg}", file=str(file)) from error
-    except (RecursionError, ValueError) as error:  # nested too deeply, or a number of thousands of digits
-        raise RecordError(f"not JSON of dialogues ({error})", file=str(file)) from error
-    if isinstance(content, dict) and "turns" in content:
-        content = [content]
-    if not isinstance(content, list):
-        raise RecordError(f"expected a list of dialogues, found {type(content).__name__}", file=str(file))
-    if not content:
-        raise RecordError("holds no dialogue", file=str(file))
-    return content
 
 
 def available_splits(path: Path) -> list[Split]:

@@ -118,6 +118,11 @@ def portable_name(recording: Recording, root: Path) -> str:
     return str(recording.relative_to(root)) if recording.is_relative_to(root) else recording.name
 
 
+def posix_path(name: str) -> PurePosixPath:
+    """Return the path of a name in an archive; archives made on Windows may have backslashes between folders."""
+    return PurePosixPath(name.replace("\\", "/"))
+
+
 def file_name(recording: Recording) -> PurePosixPath:
     """Return the name of a recording's file, without folders."""
-    return PurePosixPath(PurePosixPath(recording.name).name)
+    return PurePosixPath(posix_path(recording.name).name)

@@ -16,7 +16,14 @@ from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 from typing import Literal
 
-from empatheia_jax.data.media.containers import Recording, UnreadableError, ZipMember, file_name, open_archive
+from empatheia_jax.data.media.containers import (
+    Recording,
+    UnreadableError,
+    ZipMember,
+    file_name,
+    open_archive,
+    posix_path,
+)
 from empatheia_jax.data.schema import RecordError
 
 Modality = Literal["audio", "video"]
@@ -72,10 +79,13 @@ class MediaFiles:
             raise RecordError(str(error).removeprefix(f"{folder}: "), file=str(folder)) from error
         members_by_folder: dict[PurePosixPath, list[Recording]] = collections.defaultdict(list)
         for name in sorted(names):
-            if not name.endswith("/") and _MAC_FOLDER not in PurePosixPath(name).parts:
-                members_by_folder[PurePosixPath(name).parent].append(ZipMember(folder, name))
-            elif name.startswith(_MAC_FOLDER) and not name.endswith("/"):
+            path = posix_path(name)
+            if name.endswith(("/", "\\")):
+                continue
+            if _MAC_FOLDER in path.parts:
                 self.ignored += 1
+            else:
+                members_by_folder[path.parent].append(ZipMember(folder, name))
         for parent, members in members_by_folder.items():
             self._index(folder / parent, members)
 

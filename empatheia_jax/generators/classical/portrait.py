@@ -2,11 +2,13 @@
 
 import dataclasses
 import functools
+import io
 from pathlib import Path
 
 import cv2
 import numpy as np
 from cv2.data import haarcascades
+from PIL import Image, ImageOps
 
 from empatheia_jax.generators.classical.appearance import Appearance, Colour
 
@@ -40,25 +42,23 @@ def read_portrait(path) -> np.ndarray:
         raise PortraitError(f"{path}: there is no such picture")
     if path.stat().st_size > MAX_MEGABYTES * 1e6:
         raise PortraitError(f"{path}: larger than {MAX_MEGABYTES:g} MB; scale the picture down")
-    data = np.frombuffer(path.read_bytes(), np.uint8)
     try:
-        image = cv2.imdecode(data, cv2.IMREAD_UNCHANGED) if data.size else None
-        if image is not None and image.ndim == 3 and image.shape[2] == 3 and image.dtype == np.uint8:
-            image = cv2.imdecode(data, cv2.IMREAD_COLOR)  # IMREAD_UNCHANGED ignores the camera's rotation
-    except cv2.error:
-        image = None
-    if image is None:
-        raise PortraitError(f"{path}: not a picture that can be read; give a png or jpg")
-    if image.dtype == np.uint16:
-        image = np.round(image / 257).astype(np.uint8)
-    elif image.dtype != np.uint8:
-        image = cv2.normalize(image, np.empty_like(image, np.uint8), 0, 255, cv2.NORM_MINMAX, cv2.CV_8U)
-    if image.ndim == 2:
-        return cv2.cvtColor(image, cv2.COLOR_GRAY2RGB)
-    if image.shape[2] == 4:
-        share = image[..., 3:].astype(np.float32) / 255
-        image = np.round(image[..., :3] * share + 255 * (1 - share)).astype(np.uint8)
-    return cv2.cvtColor(image[..., :3], cv2.COLOR_BGR2RGB)
+        # From memory: of a file, Pillow maps grey TIFFs into memory with the sides exchanged before it turns them.
+        with Image.open(io.BytesIO(path.read_bytes())) as file:
+            image = ImageOps.exif_transpose(file)
+            if image.mode.startswith(("I", "F")):  # grey of more than 8 bits
+                image = Image.fromarray(_to_8_bits(np.asarray(image, np.float64), 65535 if "I" in image.mode else 0))
+            if image.has_transparency_data:
+                image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA"))
+            return np.array(image.convert("RGB"))
+    except Exception as error:  # what Pillow raises on a damaged file depends on the format
+        raise PortraitError(f"{path}: not a picture that can be read ({error}); give a png or jpg") from error
+
+
+def _to_8_bits(grey: np.ndarray, top: float) -> np.ndarray:
+    """Scale grey values 0..`top` to 0..255; values beyond `top`, or `top` 0, have no known scale: theirs is taken."""
+    low, high = (0.0, top) if 0 <= grey.min() and grey.max() <= top else (grey.min(), grey.max())
+    return np.round((grey - low) * (255 / max(high - low, 1e-9))).astype(np.uint8)
 
 
 def find_faces(image: np.ndarray) -> list[FaceBox]:

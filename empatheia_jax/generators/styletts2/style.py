@@ -53,15 +53,15 @@ def log_mel(audio: np.ndarray) -> np.ndarray:
     return ((np.log(1e-5 + power @ filterbank().astype(np.float64)) - MEAN) / DEVIATION).astype(np.float32)
 
 
-def reference_mel(audio: np.ndarray, sample_rate: int) -> np.ndarray:
-    """Return the log-mel float32 [T, 80] of a recording, trimmed and resampled to 24 kHz.
+def trim_reference(audio: np.ndarray, sample_rate: int) -> np.ndarray:
+    """Return a recording without the silence around it, float32 [samples] at 24 kHz.
 
     Args:
       audio: mono float [samples].
       sample_rate: its rate in Hz.
 
     Raises:
-      StyleTTS2Error: not mono, not finite, silent, or shorter than the encoder needs (0.8 s).
+      StyleTTS2Error: not mono, not finite, or silent.
     """
     audio = np.asarray(audio, np.float32)
     if audio.ndim != 1 or not np.isfinite(audio).all():
@@ -70,13 +70,16 @@ def reference_mel(audio: np.ndarray, sample_rate: int) -> np.ndarray:
         audio = librosa.resample(audio, orig_sr=sample_rate, target_sr=SAMPLE_RATE)
     if not audio.size or not np.abs(audio).max() > 0:
         raise StyleTTS2Error("the reference is silent")
-    audio, _ = librosa.effects.trim(audio, top_db=TRIM_DB)
-    if 1 + len(audio) // HOP < MIN_FRAMES:
-        raise StyleTTS2Error(
-            f"the reference has {len(audio) / SAMPLE_RATE:.2f} s of sound; a style needs at least "
-            f"{(MIN_FRAMES - 1) * HOP / SAMPLE_RATE:.2f}"
-        )
-    return log_mel(audio)
+    return librosa.effects.trim(audio, top_db=TRIM_DB)[0]
+
+
+def pad_reference(audio: np.ndarray) -> np.ndarray:
+    """Return sound [samples] at 24 kHz with silence at both ends where it is shorter than the encoder needs, 0.8 s.
+
+    Upstream puts silence around every recording in training, so the encoder knows it.
+    """
+    lacking = max(0, (MIN_FRAMES - 1) * HOP - len(audio))
+    return np.pad(audio, (lacking // 2, lacking - lacking // 2))
 
 
 # Log-mel -> style -----------------------------------------------------------------------------------------------------

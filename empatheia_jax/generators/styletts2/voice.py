@@ -10,7 +10,7 @@ from empatheia_jax.generators import phonemes as symbols
 from empatheia_jax.generators.interfaces import PHONEME_FRAME_SECONDS, Speech
 from empatheia_jax.generators.styletts2.config import DEFAULT_OPTIONS, SAMPLE_RATE, StyleTTS2Error, SynthesisOptions
 from empatheia_jax.generators.styletts2.networks import Networks
-from empatheia_jax.generators.styletts2.style import reference_mel
+from empatheia_jax.generators.styletts2.style import log_mel, pad_reference, trim_reference
 from empatheia_jax.generators.styletts2.text import PhonemizedText, phonemize_text
 
 END_FRAMES = 5  # added to the last phoneme by the model of one speaker, as upstream does, so that its sound is not cut
@@ -27,6 +27,7 @@ class StyleTTS2Speech:
     version = 1
     sample_rate = SAMPLE_RATE
     on_device = True
+    references_padded = 0
 
     def __init__(self, weights: Path | str, compute_dtype: str = "float32", refine: bool = False):
         """Read the architecture of the weights; they are loaded when first used.
@@ -85,7 +86,7 @@ class StyleTTS2Speech:
           phonemes: not used; part of the interface.
 
         Raises:
-          StyleTTS2Error: not mono, not finite, silent, or shorter than the encoder needs (0.8 s).
+          StyleTTS2Error: not mono, not finite, or silent.
         """
         return self.networks.style([self.prepare(audio, sample_rate)])[0]
 
@@ -97,10 +98,15 @@ class StyleTTS2Speech:
     def prepare(self, audio: np.ndarray, sample_rate: int) -> np.ndarray:
         """Return a recording's log-mel [T, 80], the input of `golds`; needs no weights and no device.
 
+        One shorter than the encoder needs is padded, and counted in `references_padded`.
+
         Raises:
           StyleTTS2Error: as `style`.
         """
-        return reference_mel(audio, sample_rate)
+        trimmed = trim_reference(audio, sample_rate)
+        padded = pad_reference(trimmed)
+        self.references_padded += len(padded) > len(trimmed)
+        return log_mel(padded)
 
     def golds(
         self, prepared: Sequence[np.ndarray], phonemes: Sequence[np.ndarray], seconds: Sequence[float]
