@@ -111,7 +111,7 @@ class Responder:
         if _loaded_settings(request) != self.loaded_settings:
             raise RespondError("another run, generators or size than this responder's: make one for them")
         config = self.config
-        example = read_request(request, config)
+        example = read_request(request, config, notes)
         if request.profile is not None:
             example = dataclasses.replace(example, listener_profile=request.profile)
         features = encode_media(example, config, self.encoders, notes)
