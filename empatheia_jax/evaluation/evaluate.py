@@ -11,7 +11,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from empatheia_jax.checkpoints.workdir import open_store
+from empatheia_jax.checkpoints.answer_lengths import answer_limit
+from empatheia_jax.checkpoints.workdir import open_store, saved_config
 from empatheia_jax.config import ConfigError
 from empatheia_jax.data import emotions
 from empatheia_jax.data.batches.builder import BatchBuilder
@@ -40,7 +41,9 @@ from empatheia_jax.runtime.atomic import write_json
 BATCH = 24
 
 
-def evaluate(run: Path, split: Split, output: Path, quantization: str | None = None) -> Path:
+def evaluate(
+    run: Path, split: Split, output: Path, quantization: str | None = None, *, max_new_tokens: int | None = None
+) -> Path:
     """Evaluate a run on a split: write report.json and report.html.
 
     Args:
@@ -48,6 +51,7 @@ def evaluate(run: Path, split: Split, output: Path, quantization: str | None = N
       split: "validation" or "test".
       output: folder of the report, made if it does not exist.
       quantization: of the base, "none", "int8" or "nf4"; None: as in training.
+      max_new_tokens: most tokens of an answer; None: the run's own limit.
 
     Returns:
       Path of report.html.
@@ -58,8 +62,10 @@ def evaluate(run: Path, split: Split, output: Path, quantization: str | None = N
       StoreError: its feature store is missing or was made with other settings.
     """
     started = time.monotonic()
+    limit = answer_limit(run, saved_config(run), max_new_tokens)
     loaded = load_run(run, quantization=quantization)
-    config, engine = loaded.config, Engine(loaded.model, loaded.tokenizer, loaded.config, batch=BATCH)
+    config = loaded.config
+    engine = Engine(loaded.model, loaded.tokenizer, config, batch=BATCH, max_new_tokens=limit)
     store = open_store(run, config) if config.modalities else None
     examples = _examples(engine, split)
     labelled = [example for example in examples if example.chain is not None]
@@ -71,7 +77,8 @@ def evaluate(run: Path, split: Split, output: Path, quantization: str | None = N
         "split": split,
         "date": datetime.date.today().isoformat(),
         "command": f"empatheia evaluate --run {run} --split {split} --output {output}"
-        + (f" --quantization {quantization}" if quantization else ""),
+        + (f" --quantization {quantization}" if quantization else "")
+        + (f" --max-new-tokens {max_new_tokens}" if max_new_tokens else ""),
         "device": jax.devices()[0].device_kind,
         "versions": {name: _version(name) for name in ("empatheia_jax", "jax", "flax", "numpy")},
         "settings": {
@@ -79,6 +86,7 @@ def evaluate(run: Path, split: Split, output: Path, quantization: str | None = N
             "examples": len(labelled),
             "batch": BATCH,
             "quantization": config.llm.quantization,
+            "max_new_tokens": limit,
         },
     }
     seconds: dict[str, float] = {}
@@ -97,6 +105,9 @@ def evaluate(run: Path, split: Split, output: Path, quantization: str | None = N
         "tokens_per_second": round(stats.tokens_per_second, 1),
         "occupancy": round(stats.occupancy, 3),
     }
+    for name, entry in report["emotion"]["conditions"].items():
+        if entry["truncated"]:
+            print(f"  note: {name}: {entry['truncated']} of {entry['n']} answers were cut at {limit} tokens")
     report["aims"] = aims(report)
     report["seconds"] = {name: round(value, 1) for name, value in seconds.items()}
     report["seconds"]["total"] = round(time.monotonic() - started, 1)
@@ -198,7 +209,8 @@ def _accuracies(examples: list[Example], answers: list[Answer], neutral: set[str
         "n": len(examples),
         "acc7": _interval(examples, correct7),
         "acc32": _interval(examples, correct32),
-        "complete_chains": float(np.mean([not a.parsed.missing for a in answers])),
+        "complete_chains": float(np.mean([not a.parsed.missing and not a.truncated for a in answers])),
+        "truncated": sum(a.truncated for a in answers),
     }
     is_neutral = [e.conversation_id in neutral for e in examples]
     if any(is_neutral):

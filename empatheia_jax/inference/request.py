@@ -46,6 +46,7 @@ class Request:
     face_size: int = 256
     trace: Path | None = None  # folder for the trace of a second, warm answer
     quantization: str | None = None  # of the base; None: as it was trained
+    max_new_tokens: int | None = None  # most tokens of the answer; None: the run's own limit
 
 
 def parse_profile(value: str) -> Profile:
