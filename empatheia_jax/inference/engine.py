@@ -138,9 +138,9 @@ class Engine:
         truncated = jnp.take(truncated, sequences, mode="clip")
         style = model.latents(Signals(speech=signals[:, :SIGNALS], video=signals[:, SIGNALS:])).style
         if style is None:  # text-only
-            return hidden, truncated, None
+            return hidden, None, truncated
         labels = {name: jax.nn.softmax(logits) for name, logits in style.logits.items()}
-        return hidden.astype(jnp.float32), truncated, (style.speech, style.video, labels)
+        return hidden.astype(jnp.float32), (style.speech, style.video, labels), truncated
 
     def _speech_traced(self, state, r_t, mask, phonemes):
         return self._model(state).latents(Signals(r_t, mask), phonemes=phonemes).content_speech
@@ -299,10 +299,14 @@ class Engine:
         outputs = self._read(
             self.state, decode_state, sequences, chunk, start=start, lengths=lengths, signal_start=signal_start
         )
-        names = ("hidden", "truncated", "style")
-        return lambda: self._collect(texts, spans, **dict(zip(names, jax.device_get(outputs), strict=True)))
 
-    def _collect(self, texts, spans, *, hidden, truncated, style) -> list[Answer]:
+        def collect() -> list[Answer]:
+            hidden, style, truncated = jax.device_get(outputs)
+            return self._collect(texts, spans, hidden, style, truncated=truncated)
+
+        return collect
+
+    def _collect(self, texts, spans, hidden, style, *, truncated) -> list[Answer]:
         answers = []
         for member, (ids, span) in enumerate(zip(texts, spans, strict=True)):
             text = self.tokenizer.decode(ids)
