@@ -33,7 +33,7 @@ _RANGE = re.compile(
 _DECADE = re.compile(r"(?<![\w.,$£€])(?:(mid|early|late|pre|post)-)?'?(1[1-9]\d0|20\d0|[1-9]0)'?s\b", re.IGNORECASE)
 _HUNDREDS = re.compile(r"(?<![\w.,$£€])(10+)s\b")
 _SHORT_YEAR = re.compile(r"(?<!\S)'(\d\d)\b(?!')")
-_YEAR = re.compile(r"(?<![\w.,$£€-])(1[1-9]\d\d|20[1-9]\d)(?![\w]|[,.:/]?\d)(?:(?= (\w+))|)")
+_YEAR = re.compile(r"(?<![\w.,$£€-])(1[1-9]\d\d|20[1-9]\d)(?!\w|[,.:]?\d)(?:(?= (\w+))|)")
 _BEFORE_YEAR = re.compile(
     rf"(?:\b(?:in|since|of|from|to|by|until|till|before|after|during|year|early|late|mid|{'|'.join(_MONTHS)})) $",
     re.IGNORECASE,

@@ -114,6 +114,7 @@ _PREPOSITION = "in"  # is a unit only where it is glued to its number
 _LOWER = {name.lower(): unit for name, unit in _UNITS.items() if len(name) > 1 and name not in ("MW", "mA")}
 _PER = {"h": "hour", "hr": "hour", "s": "second", "sec": "second", "min": "minute", "mo": "month", "yr": "year"}
 _PER |= {"wk": "week", "kg": "kilogram", "lb": "pound", "l": "liter", "dl": "deciliter", "mi": "mile", "gal": "gallon"}
+_PER |= {"ml": "milliliter", "s²": "second squared"}
 _PER |= {name: name for name in ("hour", "day", "night", "week", "month", "year", "person", "minute", "second", "mile")}
 _POWERS = {"²": "square", "^2": "square", "2": "square", "³": "cubic", "^3": "cubic", "3": "cubic"}
 _BASES = ("mm", "cm", "km", "m", "in", "ft", "mi")
@@ -136,7 +137,9 @@ _NO_NOUN = {"for", "and", "but", "every", "per", "each", "more", "less", "from",
 _NAMES = rf"(?:(?:{_any(_BASES)})(?:[²³]|\^?[23])|{_any(_UNITS)}|(?i:{_any(_LOWER)}))"
 _UNIT = re.compile(rf"(?<![\w.,/])({NUMBER})(\s|-)?({_NAMES})(?![\w'²³]){_RATE}")
 _UNIT_RANGE = re.compile(rf"(\d\s?(?:{_NAMES}))\s?[-\u2013\u2014]\s?(?=\d)")
-_FRACTION = re.compile(rf"(?<![\d/.,])(?:(\d{{1,3}})[\s-])?(\d{{1,2}})/(\d{{1,4}})(?![\d/])(\s?(?:{_NAMES})(?![\w']))?")
+_FRACTION = re.compile(
+    rf"(?<![\d/.,])(?:(\d{{1,3}})[\s-])?(\d{{1,2}})/(\d{{1,4}})(?:(?<=3)rds|ths|th)?(?![\d/])(\s?(?:{_NAMES})(?![\w']))?"
+)
 
 
 def money_as_words(text: str) -> str:

@@ -62,6 +62,7 @@ _SIGNS = {
     r"(?<=\d)\s?[x\u00d7]\s?(?=\d)": " by ",
     r"(?<=\d)x(?!\w)": " times",
     r"\u00d7": " times ",
+    r"(?<=\d)\s?\*\s?(?=\d)": " times ",
     r"(?<=\d)\s?\u00f7\s?(?=\d)": " divided by ",
     r"\u00b1\s?(?=\d)": " plus or minus ",
     r"[~\u2248]\s?(?=\d)": "about ",
@@ -90,11 +91,11 @@ _ADDRESS = re.compile(
 _ADDRESS_SIGNS = {".": "dot", "/": "slash", "@": "at", "-": "dash", "_": "underscore", "+": "plus", ":": "colon"}
 _PHONE = re.compile(
     r"(?<![\w.,/$£€-])(?:(?:\+?\d{1,3}[\s.-])?(?:\(\d{3}\)\s?|\d{3}[\s.-])\d{3}[.\s-]\d{4}|\+\d{1,3}(?:[\s-]\d{2,5}){2,5}"
-    r"|\d{3}-\d{2}-\d{4}|(\d{3})-(\d{4}))(?![\w%-])"
+    r"|\d{4}(?:[ -]\d{4}){3}|\d{3}-\d{2}-\d{4}|(\d{3})-(\d{4}))(?![\w%-])"
 )
 _EMERGENCY = re.compile(r"(?<=\b(?:call|dial) )([149]1[0-2])\b", re.IGNORECASE)
 _LONG = re.compile(r"\d{16,}")
-_HEIGHT = re.compile(r"(?<![\w.])(\d)'\s?(1[01]|\d)(?:\"|'')")
+_HEIGHT = re.compile(r"(?<![\w.])([2-8])'\s?(1[01]|\d)(?:\"|''|(?!\w))")
 _MINUS = re.compile(r"(?:(?<=^)|(?<=[\s(]))-(?=[$£€¥]?\.?\d)")
 _ORDINAL = re.compile(rf"(?<![\w.,])({INTEGER})(?:st|nd|rd|th)\b", re.IGNORECASE)
 _VERSION = re.compile(r"(?<![\w.])(?:[vV](?=\d+\.))?(\d+(?:\.\d+){2,})(?![\w.]*\w)")
@@ -114,6 +115,7 @@ def normalise_text(text: str) -> str:
     text = _ADDRESS.sub(_address, text)
     text = _LONG.sub(lambda match: " ".join(match[0]), text)  # not a quantity: read digit by digit
     text = _EMERGENCY.sub(lambda match: digits(match[1]), _PHONE.sub(_phone, text))
+    text = re.sub(r"\b24[-x](?=7\b)", "24/", text)
     text = re.sub(r"(?<=\d)(?=[AaPp]\.[Mm]\.)", " ", text)
     text = re.sub(r"\b(No\.)(?=\d)", r"\1 ", text)
     text = _ABBREVIATION.sub(_abbreviation, text)

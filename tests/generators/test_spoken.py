@@ -100,6 +100,8 @@ def test_as_a_person_would_say_it(written, expected):
         ("the U.S. Army, R&D", "the U-S Army, R and D"),
         ("5'10\" or 5′10″", "five foot ten or five foot ten"),
         ("3x, 12x12, 3 × 4 = 12", "3 times, 12 by 12, 3 times 4 equals 12"),
+        ("2/3rds, 24-7, 24x7, 2019/20", "two thirds, 24 7, 24 7, twenty nineteen 20"),
+        ("5'4 tall, 5 µg/ml", "five foot four tall, five micrograms per milliliter"),
         ("10Ω and π", "ten ohms and pi"),
     ],
 )
