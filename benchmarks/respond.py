@@ -196,7 +196,7 @@ def _measure(args, folder: Path) -> list[dict]:
     request = write_media(folder)
     responder, written_lengths = make_responder(request, tokenizer, answer)
     one_token_engine = Engine(responder.run.model, tokenizer, responder.config, max_new_tokens=1)
-    example = dataclasses.replace(read_request(request, config), listener_profile=PROFILE)
+    example = dataclasses.replace(read_request(request, config, []), listener_profile=PROFILE)
     prompt_ids = encode_prompt(example, responder.engine.prompt_kind, config, tokenizer, profile=PROFILE)[0]
 
     def first_token() -> float:

@@ -11,11 +11,14 @@ def _parser(name: str, description: str | None) -> argparse.ArgumentParser:
     return argparse.ArgumentParser(prog=f"empatheia {name}", description=description)
 
 
-def _add_quantization(parser: argparse.ArgumentParser) -> None:
+def _add_decoding(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--quantization",
         choices=("none", "int8", "nf4"),
         help="format of the LLM's frozen base; default: the run's own",
+    )
+    parser.add_argument(
+        "--max-new-tokens", type=int, metavar="N", help="most tokens of an answer; default: see docs/inference.md"
     )
 
 
@@ -170,7 +173,7 @@ def respond(argv: list[str]) -> int:
     parser.add_argument(
         "--trace", nargs="?", const="", metavar="DIR", help="answer twice and profile the second, warm answer"
     )
-    _add_quantization(parser)
+    _add_decoding(parser)
     parser.add_argument("--output", type=Path, required=True, help="OUT.mp4; OUT.json is written to the same folder")
     args = parser.parse_args(argv)
     from empatheia_jax.inference.request import Request, parse_profile
@@ -198,6 +201,7 @@ def respond(argv: list[str]) -> int:
         },
         face_size=args.size,
         quantization=args.quantization,
+        max_new_tokens=args.max_new_tokens,
         trace=None if args.trace is None else Path(args.trace or args.output.with_suffix(".profile")),
     )
     use_cache()
@@ -329,7 +333,7 @@ def evaluate(argv: list[str]) -> int:
     parser.add_argument(
         "--recover-responses", action="store_true", help="take missing responses from the histories of later turns"
     )
-    _add_quantization(parser)
+    _add_decoding(parser)
     args = parser.parse_args(argv)
     from empatheia_jax.evaluation.evaluate import evaluate as run
     from empatheia_jax.runtime.compile_cache import use_cache
@@ -342,6 +346,7 @@ def evaluate(argv: list[str]) -> int:
         quantization=args.quantization,
         data=args.data,
         recover_responses=args.recover_responses,
+        max_new_tokens=args.max_new_tokens,
     )
     print(f"report    {report}")
     return 0

@@ -326,6 +326,7 @@ class Config:
     base: str = "scratch"  # "scratch": stage 0 trains the LLM; else the folder of a converted LLM
     adapter: str = ""  # folder of a converted PEFT adapter that LoRA starts from; empty: LoRA starts from zero
     seed: int = 0  # of initial parameters, dropout, and the order of the Examples
+    max_new_tokens: int = 0  # most tokens of an answer; 0: as many as 99.9 % of the training answers have
     llm: LlamaConfig = dataclasses.field(default_factory=LlamaConfig)
     lora: LoraConfig = dataclasses.field(default_factory=LoraConfig)
     encoders: EncoderConfig = dataclasses.field(default_factory=EncoderConfig)
@@ -353,5 +354,6 @@ class Config:
         _check_choices(self)
         unknown = set(self.modalities) - {"audio", "video"}
         _require(not unknown, f"modalities {sorted(unknown)} unknown: choose from audio, video")
+        _require(self.max_new_tokens >= 0, f"max_new_tokens must be 0 or more, not {self.max_new_tokens}")
         _require(self.checkpoints_kept > 0, f"checkpoints_kept must be 1 or more, not {self.checkpoints_kept}")
         _require(set(self.stages) == set("01234"), f"stages must be 0 to 4, not {sorted(self.stages)}")

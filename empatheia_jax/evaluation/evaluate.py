@@ -11,7 +11,8 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from empatheia_jax.checkpoints.workdir import open_store
+from empatheia_jax.checkpoints.answer_lengths import answer_limit
+from empatheia_jax.checkpoints.workdir import open_store, saved_config
 from empatheia_jax.data import emotions
 from empatheia_jax.data.batches.builder import BatchBuilder
 from empatheia_jax.data.batches.encoder import class_labels
@@ -48,6 +49,7 @@ def evaluate(
     quantization: str | None = None,
     data: Path | None = None,
     recover_responses: bool = False,
+    max_new_tokens: int | None = None,
 ) -> Path:
     """Evaluate a run on a split: write report.json and report.html.
 
@@ -61,6 +63,7 @@ def evaluate(
       data: another corpus than the run's, or a file of dialogues; only its words are used, as its media have no
         features. None: the run's.
       recover_responses: take missing responses from the histories of later turns.
+      max_new_tokens: most tokens of an answer; None: the run's own limit.
 
     Returns:
       Path of report.html.
@@ -71,8 +74,10 @@ def evaluate(
       StoreError: its feature store is missing or was made with other settings.
     """
     started = time.monotonic()
+    limit = answer_limit(run, saved_config(run), max_new_tokens)
     loaded = load_run(run, quantization=quantization)
-    config, engine = loaded.config, Engine(loaded.model, loaded.tokenizer, loaded.config, batch=BATCH)
+    config = loaded.config
+    engine = Engine(loaded.model, loaded.tokenizer, config, batch=BATCH, max_new_tokens=limit)
     store = open_store(run, config) if config.modalities and data is None else None
     path = data or Path(config.data.path)
     examples = _examples(engine, split, path, recover_responses)
@@ -85,7 +90,8 @@ def evaluate(
         "command": f"empatheia evaluate --run {run} --split {split} --output {output}"
         + (f" --quantization {quantization}" if quantization else "")
         + (f" --data {data}" if data else "")
-        + (" --recover-responses" if recover_responses else ""),
+        + (" --recover-responses" if recover_responses else "")
+        + (f" --max-new-tokens {max_new_tokens}" if max_new_tokens else ""),
         "device": jax.devices()[0].device_kind,
         "versions": {name: _version(name) for name in ("empatheia_jax", "jax", "flax", "numpy")},
         "settings": {
@@ -94,6 +100,7 @@ def evaluate(
             "labelled": len(labelled),
             "batch": BATCH,
             "quantization": config.llm.quantization,
+            "max_new_tokens": limit,
         },
     }
     seconds: dict[str, float] = {}
@@ -113,6 +120,9 @@ def evaluate(
         "tokens_per_second": round(stats.tokens_per_second, 1),
         "occupancy": round(stats.occupancy, 3),
     }
+    for name, entry in report["emotion"]["conditions"].items():
+        if entry["truncated"]:
+            print(f"  note: {name}: {entry['truncated']} of {entry['n']} answers were cut at {limit} tokens")
     report["aims"] = aims(report)
     report["seconds"] = {name: round(value, 1) for name, value in seconds.items()}
     report["seconds"]["total"] = round(time.monotonic() - started, 1)
@@ -236,7 +246,8 @@ def _accuracies(examples: list[Example], answers: list[Answer], neutral: set[str
         "n": len(examples),
         "acc7": _interval(examples, correct7),
         "acc32": _interval(examples, correct32),
-        "complete_chains": float(np.mean([not a.parsed.missing for a in answers])),
+        "complete_chains": float(np.mean([not a.parsed.missing and not a.truncated for a in answers])),
+        "truncated": sum(a.truncated for a in answers),
     }
     is_neutral = [e.conversation_id in neutral for e in examples]
     if any(is_neutral):

@@ -38,7 +38,7 @@ def write_report(
         "run", "split", "date", "command", "device": text; "versions": {package: version}; "settings": {name: value};
         "seconds": {part: seconds};
         "emotion": {"conditions": {name: {"n", "acc7", "acc32", "neutral7", "emotional7", "follows_media7",
-        "neutral_follows_media7", "complete_chains"}}, "gain7",
+        "neutral_follows_media7", "complete_chains", "truncated" (a count)}}, "gain7",
         "labels": [7 names], "confusion": 7 x 7 counts, rows gold};
         "text": {name: {"n", "dist1", "dist2", "sentence_dist1", "sentence_dist2" and, of each, "..._interval"}};
         "latents": {split: {"content_speech", "content_video", "style_speech", "style_video", "nearest_phoneme"}};

@@ -63,6 +63,10 @@ def _accuracy_figure(emotion: dict) -> str:
     chains = {name: conditions[name].get("complete_chains") for name in names}
     written = [f"{page.escape(name)} {page.percent(value)}" for name, value in chains.items() if page.interval(value)]
     notes += [f"Complete chains of empathy: {', '.join(written)}."] if written else []
+    cut = [
+        f"{page.escape(name)} {conditions[name]['truncated']}" for name in names if conditions[name].get("truncated")
+    ]
+    notes += [f"Answers cut at the limit of tokens, counted as incomplete: {', '.join(cut)}."] if cut else []
     return page.figure(page.dots(groups), f"{caption} {' '.join(notes)}")
 
 

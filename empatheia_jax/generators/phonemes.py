@@ -12,7 +12,8 @@ import unicodedata
 
 import numpy as np
 
-from empatheia_jax.generators.spoken import ends_in_abbreviation, normalise_text
+from empatheia_jax.data.corpus.text import clean_text
+from empatheia_jax.generators.spoken import ends_in_abbreviation, normalise_text, spell_integers
 
 PAD_ID = 0
 MAX_PHONEMES = 512
@@ -111,7 +112,7 @@ def split_sentences(text: str, max_characters: int = 320) -> list[str]:
     `MAX_PHONEMES` symbols.
     """
     sentences, pieces = [""], []
-    for sentence in _SENTENCE_END.split(text.strip()):
+    for sentence in _SENTENCE_END.split(clean_text(text)):
         if ends_in_abbreviation(sentences[-1]):
             sentences[-1] += f" {sentence}"
         else:
@@ -138,9 +139,8 @@ def _shorten(sentence: str, limit: int) -> list[str]:
 
 def _clean(text: str) -> str:
     """Normalise quotes and numbers, drop characters that espeak would misread, and refuse other scripts."""
-    text = unicodedata.normalize("NFC", text).translate(str.maketrans({"’": "'", "‘": "'", "\n": " "}))
     try:
-        text = normalise_text(text).replace("–", "—")
+        text = spell_integers(normalise_text(text)).replace("–", "—")
     except ImportError as error:
         raise PhonemeError(_missing_message(error)) from error
     foreign = [c for c in text if c.isalpha() and "LATIN" not in unicodedata.name(c, "")]

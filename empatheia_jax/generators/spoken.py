@@ -1,10 +1,16 @@
-"""English text normalisation before grapheme-to-phoneme conversion: amounts, dates, units, abbreviations as words.
+"""English text normalisation before grapheme-to-phoneme conversion: what is written, as a person would say it.
 
 espeak-ng reads integer numbers well but other numeric text literally ("dollar twenty", "three dot five"); such text is
-written out here, numbers by num2words.
+written out here, and so are abbreviations, addresses and signs. `quantities`, `dates` and `numerals` have the rest.
 """
 
 import re
+import unicodedata
+
+from empatheia_jax.data.corpus.text import clean_text
+from empatheia_jax.generators.dates import dates_as_words, ranges_as_words, times_as_words, years_as_words
+from empatheia_jax.generators.numerals import INTEGER, amount, digits, words
+from empatheia_jax.generators.quantities import fractions_as_words, money_as_words, units_as_words
 
 ABBREVIATIONS = {
     "Dr.": "Doctor",
@@ -17,8 +23,11 @@ ABBREVIATIONS = {
     "Sr.": "Senior",
     "Lt.": "Lieutenant",
     "Capt.": "Captain",
+    "Sgt.": "Sergeant",
     "Gen.": "General",
     "Mt.": "Mount",
+    "Ave.": "Avenue",
+    "Ph.D.": "P-H-D",
     "vs.": "versus",
     "e.g.": "for example",
     "i.e.": "that is",
@@ -26,116 +35,123 @@ ABBREVIATIONS = {
     "approx.": "approximately",
     "dept.": "department",
     "No.": "number",
+    "Nos.": "numbers",
+    "p.": "page",
+    "pp.": "pages",
+    "vol.": "volume",
+    "ch.": "chapter",
     "a.m.": "AM",
     "p.m.": "PM",
+    "A.M.": "AM",
+    "P.M.": "PM",
     "w/o": "without",
     "w/": "with",
 }
-"""Those that may end a sentence ("etc.", "a.m.") keep its full stop where a capital follows; "No." is an abbreviation
-before a digit only."""
+"""Those that may end a sentence ("etc.", "a.m.") keep its full stop where a capital follows; "No." and others are
+abbreviations before a digit only."""
 
-_MAY_END_SENTENCE = {"etc.", "a.m.", "p.m."}
-_CURRENCIES = {"$": ("dollar", "cent"), "£": ("pound", "penny"), "€": ("euro", "cent")}
-_PLURALS = {"penny": "pence", "foot": "feet", "inch": "inches"}
-_UNITS = {
-    "km/h": "kilometer per hour",
-    "mph": "mile per hour",
-    "km": "kilometer",
-    "cm": "centimeter",
-    "mm": "millimeter",
-    "kg": "kilogram",
-    "mg": "milligram",
-    "lbs": "pound",
-    "lb": "pound",
-    "oz": "ounce",
-    "ml": "milliliter",
-    "ft": "foot",
-    "hrs": "hour",
-    "hr": "hour",
-    "mins": "minute",
-    "min": "minute",
-    "secs": "second",
-    "sec": "second",
-    "GB": "gigabyte",
-    "MB": "megabyte",
-    "Hz": "hertz",
-    "°C": "degree Celsius",
-    "°F": "degree Fahrenheit",
-    "°": "degree",
+_MAY_END_SENTENCE = {"etc.", "a.m.", "p.m.", "A.M.", "P.M.", "Ph.D.", "Ave."}
+_BEFORE_DIGIT = {"No.", "Nos.", "p.", "pp.", "vol.", "ch."}
+_DIGIT_WORDS = (
+    "one|two|three|four|five|six|seven|eight|nine|ten|eleven|twelve|thirteen|fifteen|twenty|thirty|forty|fifty"
+)
+_SIGNS = {
+    r"(?<=\d)\s?\+\s?(?=\d)": " plus ",
+    r"(?:(?<=\d)\s?=\s?|(?<=[\w)])\s=\s)(?=[\w(-])": " equals ",
+    r"(?<=\d)\s?[x\u00d7]\s?(?=\d+(?: equals|\s?=))": " times ",
+    r"(?<=\d)\s?[x\u00d7]\s?(?=\d)": " by ",
+    r"(?<=\d)x(?!\w)": " times",
+    r"\u00d7": " times ",
+    r"(?<=\d)\s?\*\s?(?=\d)": " times ",
+    r"(?<=\d)\s?\u00f7\s?(?=\d)": " divided by ",
+    r"\u00b1\s?(?=\d)": " plus or minus ",
+    r"[~\u2248]\s?(?=\d)": "about ",
+    r"\u2264\s?(?=\d)": "at most ",
+    r"\u2265\s?(?=\d)": "at least ",
+    r"\u00a7\s?(?=\d)": "section ",
+    r"\s?%": " percent",
+    r"#\s?(?=\d)|\u2116\s?": "number ",
+    r"(?<=\b[CF])#": " sharp",
+    r"#(?=[A-Za-z])": "hashtag ",
+    r"\s?&\s?": " and ",
+    r"(?<=[\d\w])\u00b2": " squared",
+    r"(?<=[\d\w])\u00b3": " cubed",
+    r"(?<=\d)-(?=\d)": " ",  # espeak says "dash"
+    r"(?<=\w)/(?=\w)": " ",
 }
-_FRACTIONS = {"½": "1/2", "¼": "1/4", "¾": "3/4", "⅓": "1/3", "⅔": "2/3"}
-_DIGITS = r"\d{1,3}(?:,\d{3})+|\d+"
 
 _ABBREVIATION = re.compile(
-    r"(?<![\w.])(" + "|".join(re.escape(a) for a in sorted(ABBREVIATIONS, key=len, reverse=True)) + r")(?=(\W|$)(.?))"
+    r"(?<![\w.])(" + "|".join(re.escape(a) for a in sorted(ABBREVIATIONS, key=len, reverse=True)) + r")(?=(\W?)(.?))"
 )
-_MONEY = re.compile(rf"([$£€])\s?({_DIGITS})(\.\d+)?(\s?(?:thousand|million|billion|trillion))?\b")
-_TIME = re.compile(r"\b([01]?\d|2[0-3]):([0-5]\d)\b")
-_ORDINAL = re.compile(r"\b(\d+)(?:st|nd|rd|th)\b")
-_UNIT = re.compile(rf"(?<![\w.])(-?)({_DIGITS})(\.\d+)?\s?({'|'.join(map(re.escape, _UNITS))})(?![\w/])")
-_FRACTION = re.compile(r"(?<![\d/.])(\d{1,2})/([2-9]|1\d)(?![\d/])")
-_RANGE = re.compile(r"(?<![\w.-])(\d+)\s?[-\N{EN DASH}]\s?(\d+)(?![\w-])")
-_YEAR = re.compile(r"(?<![\w.,-])(1[1-9]\d\d|20[1-9]\d)(?=(?:s\b|\b(?![,.:]?\d)))(s?)")
-_DECIMAL = re.compile(rf"(?<![\w.])({_DIGITS})?\.(\d+)\b(?!\.\d)")
-_THOUSANDS = re.compile(r"(?<![\w,.])\d{1,3}(?:,\d{3})+(?![\w,])")
+_ACRONYM = re.compile(r"(?<![\w.])((?:[A-Z]\.){2,})(?=(\s*$)?)")
+_ADDRESS = re.compile(
+    r"(?:\bhttps?://|\bwww\.)[^\s<>\"]+|(?<![\w.@-])[\w.+-]+@[\w-]+(?:\.[\w-]+)+"
+    r"|(?<![\w.@-])(?:[A-Za-z0-9-]+\.)+(?:com|org|net|edu|gov|info|io|co\.uk|de|fr|eu)\b(?!\.\w)(?:/[^\s<>\"]*)?"
+)
+_ADDRESS_SIGNS = {".": "dot", "/": "slash", "@": "at", "-": "dash", "_": "underscore", "+": "plus", ":": "colon"}
+_PHONE = re.compile(
+    r"(?<![\w.,/$£€-])(?:(?:\+?\d{1,3}[\s.-])?(?:\(\d{3}\)\s?|\d{3}[\s.-])\d{3}[.\s-]\d{4}|\+\d{1,3}(?:[\s-]\d{2,5}){2,5}"
+    r"|\d{4}(?:[ -]\d{4}){3}|\d{3}-\d{2}-\d{4}|(\d{3})-(\d{4}))(?![\w%-])"
+)
+_EMERGENCY = re.compile(r"(?<=\b(?:call|dial) )([149]1[0-2])\b", re.IGNORECASE)
 _LONG = re.compile(r"\d{16,}")
+_HEIGHT = re.compile(r"(?<![\w.])([2-8])'\s?(1[01]|\d)(?:\"|''|(?!\w))")
+_MINUS = re.compile(r"(?:(?<=^)|(?<=[\s(]))-(?=[$£€¥]?\.?\d)")
+_ORDINAL = re.compile(rf"(?<![\w.,])({INTEGER})(?:st|nd|rd|th)\b", re.IGNORECASE)
+_VERSION = re.compile(r"(?<![\w.])(?:[vV](?=\d+\.))?(\d+(?:\.\d+){2,})(?![\w.]*\w)")
+_DECIMAL = re.compile(rf"(?<![\w.])({INTEGER})?\.(\d+)(?![\w]|\.\d)")
+_THOUSANDS = re.compile(r"(?<![\w,.])\d{1,3}(?:,\d{3})+(?!\w|,\d)")
+_PLAIN_INTEGER = re.compile(r"(?<![\w.,-])(?:0|[1-9]\d{0,14})(?![\w-]|[.,]\d)")
+_SCALED = re.compile(r"(?<![\w.,])(\d+(?:\.\d+)?)(k|M|bn)\b(?! (?:run|race)\b)")
+_GREEK = re.compile(r"(?<![^\W_])[\u0391-\u03a1\u03a3-\u03c9](?![^\W_])")
 
 
 def normalise_text(text: str) -> str:
-    """Write amounts, times, years, fractions, units, signs and abbreviations as words; plain integers stay.
+    """Clean a text, and write amounts, times, dates, fractions, signs and abbreviations as words; plain integers stay.
 
     The function is idempotent.
     """
-    for sign, written in _FRACTIONS.items():
-        text = re.sub(rf"(?<=\d){sign}", f" and {written}", text).replace(sign, written)
+    text = clean_text(text).replace("\u2212", "-")
+    text = _ADDRESS.sub(_address, text)
     text = _LONG.sub(lambda match: " ".join(match[0]), text)  # not a quantity: read digit by digit
+    text = _EMERGENCY.sub(lambda match: digits(match[1]), _PHONE.sub(_phone, text))
+    text = re.sub(r"\b24[-x](?=7\b)", "24/", text)
+    text = re.sub(r"(?<=\d)(?=[AaPp]\.[Mm]\.)", " ", text)
+    text = re.sub(r"\b(No\.)(?=\d)", r"\1 ", text)
     text = _ABBREVIATION.sub(_abbreviation, text)
-    text = _MONEY.sub(_money, text)
-    text = _TIME.sub(_time, text)
-    text = _ORDINAL.sub(lambda match: _words(match[1], "ordinal"), text)
-    text = _UNIT.sub(_unit, text)
-    text = _FRACTION.sub(_fraction, text)
-    text = _RANGE.sub(_range, text)
-    text = _YEAR.sub(_year, text)
-    text = _DECIMAL.sub(lambda match: _amount(match[1] or "0", f".{match[2]}"), text)
-    text = _THOUSANDS.sub(lambda match: _words(match[0]), text)
-    text = re.sub(r"\s?%", " percent", text)
-    text = re.sub(r"#(?=\d)", "number ", text)
-    text = re.sub(r"\s?&\s?", " and ", text)
-    text = re.sub(r"(?<=\d)\s?\+\s?(?=\d)", " plus ", text)
-    text = re.sub(r"(?<=\d)\s?=\s?(?=\d)", " equals ", text)
-    return re.sub(r"(?<=\w)/(?=\w)", " ", text)
+    text = _ACRONYM.sub(lambda match: "-".join(match[1].split(".")[:-1]) + ("." if match[2] is not None else ""), text)
+    text = _HEIGHT.sub(lambda match: f"{words(match[1])} foot {words(match[2])}", text)
+    text = times_as_words(dates_as_words(text))
+    text = _MINUS.sub("minus ", ranges_as_words(re.sub(r"([$£€])-(?=\d)", r"-\1", text)))
+    text = units_as_words(fractions_as_words(money_as_words(text)))
+    text = _ORDINAL.sub(lambda match: words(match[1], "ordinal"), text)
+    text = years_as_words(text)
+    text = _VERSION.sub(lambda match: " point ".join(words(part) for part in match[1].split(".")), text)
+    text = _SCALED.sub(lambda m: f"{amount(m[1])} {dict(k='thousand', M='million', bn='billion')[m[2]]}", text)
+    text = re.sub(r"\b[vV](?=\d)", "version ", text)
+    text = _DECIMAL.sub(lambda match: amount(f"{match[1] or '0'}.{match[2]}"), text)
+    text = _THOUSANDS.sub(lambda match: words(match[0]), text)
+    for pattern, spoken in _SIGNS.items():
+        text = re.sub(pattern, spoken, text)
+    text = _GREEK.sub(lambda match: unicodedata.name(match[0]).split()[3].lower(), text)
+    # espeak says "am" after a word, and letter by letter after a digit or with a hyphen.
+    return " ".join(re.sub(rf"\b((?:{_DIGIT_WORDS})(?:-\w+)?) AM\b", r"\1 A-M", text).split())
+
+
+def spell_integers(text: str) -> str:
+    """Write plain integers as espeak reads them, without "and", so that "105" and "one hundred five" sound the same."""
+    return _PLAIN_INTEGER.sub(lambda match: words(match[0]).replace(" and ", " "), text)
 
 
 def ends_in_abbreviation(text: str) -> bool:
-    """Whether the full stop at the end of `text` belongs to an abbreviation or an initial."""
+    """Whether the full stop at the end of `text` belongs to an abbreviation or to initials."""
     last = text.split()[-1] if text.split() else ""
-    return (last in ABBREVIATIONS and last not in _MAY_END_SENTENCE) or re.fullmatch(r"[A-Z]\.", last) is not None
-
-
-def _words(number: str, kind: str = "cardinal") -> str:
-    from num2words import num2words
-
-    return num2words(int(number.replace(",", "")), to=kind).replace(",", "")
-
-
-def _amount(integer: str, fraction: str | None) -> str:
-    """("1,200", ".50") -> "one thousand two hundred point five zero"."""
-    words = _words(integer)
-    return words if not fraction else f"{words} point {' '.join(_words(digit) for digit in fraction[1:])}"
-
-
-def _with_unit(amount: str, is_singular: bool, unit: str) -> str:
-    if not is_singular:
-        first, _, rest = unit.partition(" ")
-        first = _PLURALS.get(first, first if first == "hertz" else f"{first}s")
-        unit = f"{first} {rest}".strip()
-    return f"{amount} {unit}"
+    return (last in ABBREVIATIONS and last not in _MAY_END_SENTENCE) or re.fullmatch(r"(?:[A-Z]\.)+", last) is not None
 
 
 def _abbreviation(match: re.Match) -> str:
     short, after, following = match[1], match[2], match[3]
-    if short == "No." and not (after.isspace() and following.isdigit()):
+    if short in _BEFORE_DIGIT and not (after.isspace() and following.isdigit()):
         return short
     if short == "St." and not (after.isspace() and following.isupper()):
         return "Street"  # "Main St.", not "St. James"
@@ -143,51 +159,15 @@ def _abbreviation(match: re.Match) -> str:
     return ABBREVIATIONS[short] + ("." if ends else "")
 
 
-def _money(match: re.Match) -> str:
-    sign, integer, fraction, scale = match.groups()
-    unit, small = _CURRENCIES[sign]
-    number = int(integer.replace(",", ""))
-    if scale or (fraction and len(fraction) != 3):
-        return _with_unit(_amount(integer, fraction) + (f" {scale.strip()}" if scale else ""), False, unit)
-    words = _with_unit(_words(integer), number == 1, unit)
-    cents = int(fraction[1:]) if fraction else 0
-    if not cents:
-        return words
-    change = _with_unit(_words(str(cents)), cents == 1, small)
-    return f"{words} and {change}" if number else change
+def _address(match: re.Match) -> str:
+    """Return a web or e-mail address as it is read out: "me@site.org" -> "me at site dot org"."""
+    address = match[0].rstrip(".,;:!?)'")
+    rest = match[0][len(address) :]
+    parts = re.split(r"([^\w]|_)", re.sub(r"^https?://", "", address).rstrip("/"))
+    return " ".join(_ADDRESS_SIGNS.get(part, part if part.isalnum() else "") for part in parts if part) + rest
 
 
-def _time(match: re.Match) -> str:
-    hour, minute = int(match[1]), match[2]
-    if minute == "00":
-        return f"{_words(str(hour))} o'clock" if 1 <= hour <= 12 else f"{_words(str(hour))} hundred"
-    return f"{_words(str(hour))} {'oh ' if minute[0] == '0' else ''}{_words(minute)}"
-
-
-def _unit(match: re.Match) -> str:
-    minus, integer, fraction, unit = match.groups()
-    words = _with_unit(_amount(integer, fraction), integer == "1" and not fraction, _UNITS[unit])
-    return f"minus {words}" if minus else words
-
-
-def _fraction(match: re.Match) -> str:
-    count, denominator = int(match[1]), int(match[2])
-    if count >= denominator:
-        return match[0]  # 24/7
-    part = {2: "half", 4: "quarter"}.get(denominator) or _words(match[2], "ordinal")
-    if count == 1:
-        return f"one {part}"
-    return f"{_words(match[1])} {'halves' if denominator == 2 else f'{part}s'}"
-
-
-def _range(match: re.Match) -> str:
-    first, last = match[1], match[2]
-    is_range = int(first) < int(last) and (len(first), len(last)) != (3, 4)  # 555-1234 is a telephone number
-    return f"{first} to {last}" if is_range else match[0]
-
-
-def _year(match: re.Match) -> str:
-    words = _words(match[1], "year")
-    if not match[2]:
-        return words
-    return f"{words[:-1]}ies" if words.endswith("y") else f"{words}s"  # "nineteen eighties"
+def _phone(match: re.Match) -> str:
+    if match[1] and int(match[1]) < int(match[2]) and match[1][2] == match[2][3] == "0":
+        return match[0]  # "500-1000": a range
+    return ("plus " if match[0].startswith("+") else "") + digits(match[0])

@@ -56,6 +56,7 @@ class Answer:
     style_video: np.ndarray  # S_video, likewise
     labels: dict[str, np.ndarray]  # emotion [7], age [4], gender [2], timbre [3]: probabilities
     tokens: int  # generated, </s> not counted
+    truncated: bool = False  # the limit of tokens came before </s>
 
 
 class Engine:
@@ -133,11 +134,13 @@ class Engine:
         hidden = appended_states(model.llm, cache, model.embed(chunk), start=start, lengths=lengths)  # [G, C, D]
         columns = signal_start[:, None] + jnp.arange(2 * SIGNALS)
         signals = jnp.take_along_axis(hidden, columns[..., None], axis=1).astype(jnp.float32)
+        truncated = (decode_state.written >= decode_state.budget) & (decode_state.next_token != self.tokenizer.eos_id)
+        truncated = jnp.take(truncated, sequences, mode="clip")
         style = model.latents(Signals(speech=signals[:, :SIGNALS], video=signals[:, SIGNALS:])).style
         if style is None:  # text-only
-            return hidden, None
+            return hidden, None, truncated
         labels = {name: jax.nn.softmax(logits) for name, logits in style.logits.items()}
-        return hidden.astype(jnp.float32), (style.speech, style.video, labels)
+        return hidden.astype(jnp.float32), (style.speech, style.video, labels), truncated
 
     def _speech_traced(self, state, r_t, mask, phonemes):
         return self._model(state).latents(Signals(r_t, mask), phonemes=phonemes).content_speech
@@ -296,9 +299,14 @@ class Engine:
         outputs = self._read(
             self.state, decode_state, sequences, chunk, start=start, lengths=lengths, signal_start=signal_start
         )
-        return lambda: self._collect(texts, spans, *jax.device_get(outputs))
 
-    def _collect(self, texts, spans, hidden, style) -> list[Answer]:
+        def collect() -> list[Answer]:
+            hidden, style, truncated = jax.device_get(outputs)
+            return self._collect(texts, spans, hidden, style, truncated=truncated)
+
+        return collect
+
+    def _collect(self, texts, spans, hidden, style, *, truncated) -> list[Answer]:
         answers = []
         for member, (ids, span) in enumerate(zip(texts, spans, strict=True)):
             text = self.tokenizer.decode(ids)
@@ -312,6 +320,7 @@ class Engine:
                     video[member],
                     {name: value[member] for name, value in labels.items()},
                     len(ids),
+                    bool(truncated[member]),
                 )
             )
         return answers

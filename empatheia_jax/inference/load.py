@@ -6,6 +6,7 @@ from pathlib import Path
 import jax
 from flax import nnx
 
+from empatheia_jax.checkpoints.answer_lengths import answer_limit
 from empatheia_jax.checkpoints.restore import has_latents, is_complete, restore
 from empatheia_jax.checkpoints.runs import Checkpoints, Position
 from empatheia_jax.checkpoints.workdir import open_store, saved_config
@@ -72,10 +73,14 @@ def load_engine(
     folder: Path | str,
     *,
     batch: int = 1,
-    max_new_tokens: int = 160,
+    max_new_tokens: int | None = None,
     generators: GeneratorConfig | None = None,
     quantization: str | None = None,
 ) -> Engine:
-    """Load a trained run as an engine; arguments and errors are those of `load_run` and `Engine`."""
+    """Load a trained run as an engine; arguments and errors are those of `load_run` and `Engine`.
+
+    `max_new_tokens` is by default the run's own limit (`checkpoints.answer_lengths`).
+    """
     run = load_run(folder, generators=generators, quantization=quantization)
-    return Engine(run.model, run.tokenizer, run.config, batch=batch, max_new_tokens=max_new_tokens)
+    limit = answer_limit(Path(folder), run.config, max_new_tokens)
+    return Engine(run.model, run.tokenizer, run.config, batch=batch, max_new_tokens=limit)

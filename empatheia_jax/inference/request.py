@@ -1,5 +1,6 @@
 """What `empatheia respond` is asked: the request, its dialogue, its media and its portrait, read and checked."""
 
+import collections
 import dataclasses
 from pathlib import Path
 
@@ -7,6 +8,7 @@ import numpy as np
 
 from empatheia_jax.config import Config
 from empatheia_jax.data import emotions
+from empatheia_jax.data.corpus import text
 from empatheia_jax.data.corpus.avamerg import read_dialogue
 from empatheia_jax.data.features.store import MAX_SIDE
 from empatheia_jax.data.media.containers import Recording
@@ -44,6 +46,7 @@ class Request:
     face_size: int = 256
     trace: Path | None = None  # folder for the trace of a second, warm answer
     quantization: str | None = None  # of the base; None: as it was trained
+    max_new_tokens: int | None = None  # most tokens of the answer; None: the run's own limit
 
 
 def parse_profile(value: str) -> Profile:
@@ -63,8 +66,13 @@ def parse_profile(value: str) -> Profile:
     return Profile(age, gender, timbre)
 
 
-def read_request(request: Request, config: Config) -> Example:
+def read_request(request: Request, config: Config, notes: list[str]) -> Example:
     """Return the Example to answer: from a dialogue file, or from one utterance given as text, speech and video.
+
+    Args:
+      request: names the file, or holds the utterance.
+      config: of the run.
+      notes: gets a line for each kind of change to what was written.
 
     Raises:
       RespondError: nothing to answer, or a dialogue file and an utterance at once.
@@ -74,7 +82,7 @@ def read_request(request: Request, config: Config) -> Example:
     if request.dialogue is not None:
         if inputs:
             raise RespondError("give either --dialogue or --text/--speech/--video, not both")
-        return read_dialogue(request.dialogue, max_turns=config.data.max_turns)
+        return _read_dialogue(request.dialogue, config, notes)
     if not inputs:
         raise RespondError("nothing to answer: give --dialogue FILE.json, or --text, --speech, --video (one or more)")
     if request.text is not None and len(inputs) == 1 and not any(c.isalnum() for c in request.text):
@@ -85,7 +93,14 @@ def read_request(request: Request, config: Config) -> Example:
     for name, path in (("speech", request.speech), ("video", request.video)):
         if path is not None:
             entry[name] = str(Path(path).absolute())
-    return read_dialogue({"turns": [{"turn_id": "0", "context": "", "dialogue_history": [entry]}]})
+    return _read_dialogue({"turns": [{"turn_id": "0", "context": "", "dialogue_history": [entry]}]}, config, notes)
+
+
+def _read_dialogue(dialogue: Path | dict, config: Config, notes: list[str]) -> Example:
+    counts: collections.Counter = collections.Counter()
+    example = read_dialogue(dialogue, max_turns=config.data.max_turns, notes=counts)
+    notes += [f"{change}: {counts[change]}" for change in text.CHANGES if counts[change]]
+    return example
 
 
 def encode_media(

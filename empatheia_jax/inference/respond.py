@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 from flax import nnx
 
+from empatheia_jax.checkpoints.answer_lengths import answer_limit
 from empatheia_jax.checkpoints.runs import hash_state
 from empatheia_jax.checkpoints.workdir import saved_config
 from empatheia_jax.config import Config, ConfigError, GeneratorConfig
@@ -34,20 +35,20 @@ _PER_REQUEST = ("output", "dialogue", "text", "speech", "video", "profile", "por
 class Responder:
     """A run that answers requests: what one request has loaded and compiled is kept for the next."""
 
-    def __init__(self, request: Request, max_new_tokens: int = 160):
+    def __init__(self, request: Request, max_new_tokens: int | None = None):
         """Read the run's config; nothing large is loaded yet.
 
         Args:
           request: its run, generators and size are those of all later requests.
-          max_new_tokens: most tokens of an answer.
+          max_new_tokens: most tokens of an answer; None: as the request says, else the run's own limit.
 
         Raises:
           ConfigError: no run, or generators for which its latents were not trained.
         """
         self.loaded_settings = _loaded_settings(request)
         self.folder, self.face_size, self.quantization = request.run, request.face_size, request.quantization
-        self.max_new_tokens = max_new_tokens
         config = saved_config(request.run)
+        self.max_new_tokens = answer_limit(request.run, config, max_new_tokens or request.max_new_tokens)
         self.config = dataclasses.replace(config, generators=_generators(request, config))
 
     @functools.cached_property
@@ -111,7 +112,7 @@ class Responder:
         if _loaded_settings(request) != self.loaded_settings:
             raise RespondError("another run, generators or size than this responder's: make one for them")
         config = self.config
-        example = read_request(request, config)
+        example = read_request(request, config, notes)
         if request.profile is not None:
             example = dataclasses.replace(example, listener_profile=request.profile)
         features = encode_media(example, config, self.encoders, notes)
@@ -122,10 +123,15 @@ class Responder:
         mark("load")
         known_profile = prompt_profile(example, config)
         answer = self.conversation.answer(example, features.get, known_profile, on_ready)
+        limit = f"the limit of {self.max_new_tokens} tokens (--max-new-tokens)"
         if answer.parsed.response is None:
+            cut = f" up to {limit}" if answer.truncated else ""
             raise RespondError(
-                f"the model wrote no response (missing: {', '.join(answer.parsed.missing)}); it wrote {answer.text!r}"
+                f"the model wrote no response{cut} (missing: {', '.join(answer.parsed.missing)}); it wrote "
+                f"{answer.text!r}"
             )
+        if answer.truncated:
+            notes.append(f"the answer was cut at {limit}: the response may lack its end")
         mark("reason")
         profile = request.profile or known_profile or predicted_profile(answer)
         portrait, avatar_id = choose_portrait(request, profile, notes, config.generators.target_backend["face"])
@@ -251,6 +257,7 @@ def describe_answer(
             "missing": list(parsed.missing),
         },
         "response": parsed.response,
+        "truncated": answer.truncated,
         "emotion": {
             "chain": parsed.avatar_emotion,
             "style": max(emotion, key=lambda name: emotion[name]),

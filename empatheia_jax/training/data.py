@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
 
+from empatheia_jax.checkpoints.answer_lengths import write_answer_lengths
 from empatheia_jax.checkpoints.workdir import open_store
 from empatheia_jax.config import Config, DataConfig, MixConfig
 from empatheia_jax.data.batches.encoder import prompt_profile
@@ -12,7 +13,7 @@ from empatheia_jax.data.corpus import avamerg
 from empatheia_jax.data.features.records import StoreError
 from empatheia_jax.data.features.store import FeatureStore, MixedStores
 from empatheia_jax.data.prompts import tokenizer
-from empatheia_jax.data.prompts.dialogue import Text, render_prompt, render_target
+from empatheia_jax.data.prompts.dialogue import Text, encode_target, render_prompt, render_target
 from empatheia_jax.data.schema import Example, Widths
 from empatheia_jax.model.empatheia import Statistics
 from empatheia_jax.runtime import processes
@@ -65,6 +66,8 @@ def load_data(folder: Path, config: Config) -> Data:
         stores = {mix.name: open_store(folder, config, mix.features) if mix.features else None for mix in data.mix}
         store = MixedStores(store, stores)
     run_tokenizer = load_tokenizer(folder, config, splits["train"])
+    lengths = answer_lengths(splits["train"], run_tokenizer)
+    processes.run_on_first("answer lengths", lambda: write_answer_lengths(folder, lengths))
     widths = store_widths(store) if store is not None else None
     return Data(
         splits["train"],
@@ -141,3 +144,9 @@ def training_texts(examples: list[Example], config: Config) -> Iterator[str]:
         )
         pieces = [*pieces, *(render_target(example.chain, example.response.text) if example.response else [])]
         yield from (piece.text for piece in pieces if isinstance(piece, Text))
+
+
+def answer_lengths(examples: list[Example], tokenizer: tokenizer.Tokenizer) -> list[int]:
+    """Return the tokens of every Example's answer, from its chain to its response, </s> not counted."""
+    targets = [encode_target(tokenizer, e.chain, e.response.text) for e in examples if e.response is not None]
+    return [target.response_span[1] for target in targets]

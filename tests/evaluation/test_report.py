@@ -63,7 +63,7 @@ def report() -> dict:
         for row, profile in enumerate(("child female, high", "elderly male, low"))
         for column, emotion in enumerate(LABELS)
     ]
-    heard = {"n": 42, "acc7": [0.9, 0.8, 0.95], "neutral7": [0.875, 0.75, 1.0], "complete_chains": 1.0}
+    heard = {"n": 42, "acc7": [0.9, 0.8, 0.95], "neutral7": [0.875, 0.75, 1.0], "complete_chains": 1.0, "truncated": 3}
     return {
         "run": "runs/demo",
         "split": "test",
@@ -151,6 +151,7 @@ def test_everything_is_on_the_page(tmp_path, report, metrics, video):
         "90.0 % [80.0, 95.0]",
         "87.5 % [75.0, 100.0]",
         "+50.0 points [+37.5, +62.5]",  # emotion
+        "cut at the limit of tokens, counted as incomplete: with speech and video 3.",
         "12.35 [11.50, 13.25]",
         "30.00",
         "Treebank",  # words

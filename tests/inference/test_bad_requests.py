@@ -77,6 +77,7 @@ CASES = {
     "too many turns": ("--dialogue {p}/many.json", "17"),
     "another backend": ("--text hello --speech-generator styletts2", "styletts2"),
     "other script": ("--text Привет,-мне-грустно", "Привет"),
+    "no tokens": ("--text hello --max-new-tokens 0", "--max-new-tokens 0: give 1 or more"),
     "no words": ("--text ...", "..."),
 }
 

@@ -4,6 +4,7 @@ import dataclasses
 import itertools
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
@@ -81,7 +82,9 @@ def arguments(example):
 def test_a_test_set_gets_what_generate_writes_alone(engine, alone):
     answers = engine.answer(EXAMPLES, STORE.get, [e.listener_profile for e in EXAMPLES])
     for example, answer in zip(EXAMPLES, answers, strict=True):
-        assert answer.text == engine.tokenizer.decode(alone(engine.prompt(*arguments(example))))
+        ids = alone(engine.prompt(*arguments(example)))
+        assert answer.text == engine.tokenizer.decode(ids)
+        assert answer.truncated == (len(ids) == engine.max_new_tokens)  # with these weights no </s> follows
     assert len({answer.text for answer in answers}) == len(answers)
     assert engine.stats.tokens >= sum(answer.tokens for answer in answers)
     assert 0 < engine.stats.occupancy <= 1 and engine.stats.tokens_per_second > 0
@@ -140,6 +143,18 @@ def test_what_changed_is_read_anew(engine):
         else:
             assert max(positions) < reused < len(engine.prompt(last, features, listener).ids) - 1
         assert_same(chat.answer(*arguments(last)), usual)
+
+
+def test_an_answer_is_cut_at_its_limit_unless_its_end_comes_next(engine):
+    chat, prompt = Conversation(engine), engine.prompt(*arguments(EXAMPLES[0]))
+    chat.answer(*arguments(EXAMPLES[0]))
+    state, limit, eos = chat._decode_state, engine.max_new_tokens, engine.tokenizer.eos_id
+    assert state is not None
+    ids = np.asarray(state.tokens)[0].tolist()
+    for next_token, written, is_cut in ((eos, limit, False), (eos + 1, limit, True), (eos, limit - 1, False)):
+        ended = state._replace(next_token=jnp.array([next_token]), written=jnp.array([written]))
+        (answer,) = engine.read(ended, np.zeros(1, np.int32), [prompt], [ids[:written]])()
+        assert (answer.tokens, answer.truncated) == (written, is_cut)
 
 
 def test_an_interrupted_turn_leaves_nothing_stale(engine, monkeypatch):

@@ -154,7 +154,7 @@ def test_the_response_is_found_where_training_marked_it():
 
 
 def test_text_without_a_response_has_no_states(engine):
-    answer = engine._collect([[5, 6]], [(2, 2)], np.zeros((1, 40, 32)), None)[0]
+    answer = engine._collect([[5, 6]], [(2, 2)], np.zeros((1, 40, 32)), None, truncated=[False])[0]
     assert answer.response_states.shape == (0, 32) and answer.parsed.response is None
     assert "response" in answer.parsed.missing
 

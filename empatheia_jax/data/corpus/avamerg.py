@@ -9,10 +9,10 @@ Media may also be in the zips they are released in (train_audio.zip, train_video
 JSON file: they are read in place. Conversation ids start again in each split, so each split has its own media folders.
 """
 
-import collections
 import dataclasses
 import functools
 import hashlib
+from collections import Counter
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Literal
@@ -72,13 +72,13 @@ class Report:
     utterances: int = 0
     examples: int = 0
     dropped: list[DroppedItem] = dataclasses.field(default_factory=list)
-    notes: collections.Counter = dataclasses.field(default_factory=collections.Counter)
+    notes: Counter = dataclasses.field(default_factory=Counter)
     places: dict[str, list[str]] = dataclasses.field(default_factory=dict)
-    media: collections.Counter = dataclasses.field(default_factory=collections.Counter)
+    media: Counter = dataclasses.field(default_factory=Counter)
 
     def reasons(self, kind: str) -> dict[str, int]:
         """Count the dropped items of a kind ("dialogue" or "turn") by reason, most frequent first."""
-        return dict(collections.Counter(drop.reason for drop in self.dropped if drop.kind == kind).most_common())
+        return dict(Counter(drop.reason for drop in self.dropped if drop.kind == kind).most_common())
 
     def asdict(self) -> dict:
         """Return the report as plain JSON values."""
@@ -240,7 +240,7 @@ def _read_dataset(folder: Path, split: Split, max_turns: int) -> tuple[list[Exam
     return examples, report
 
 
-def read_dialogue(dialogue: dict | Path | str, *, max_turns: int = 16) -> Example:
+def read_dialogue(dialogue: dict | Path | str, *, max_turns: int = 16, notes: Counter | None = None) -> Example:
     """Read one dialogue to answer: its last turn as an Example of split "dialogue".
 
     Args:
@@ -248,6 +248,7 @@ def read_dialogue(dialogue: dict | Path | str, *, max_turns: int = 16) -> Exampl
         the file's folder, or to the current folder where an object is given. History entries may add "speech" and
         "video" paths; an entry with media needs no words. `conversation_id` may be left out.
       max_turns: largest number of turns.
+      notes: is counted on, as `Source.notes`.
 
     Raises:
       RecordError: what is wrong with the dialogue, and where; also a missing media file.
@@ -268,7 +269,9 @@ def read_dialogue(dialogue: dict | Path | str, *, max_turns: int = 16) -> Exampl
     source = Source(
         file=file, split="dialogue", needs_response=False, max_turns=max_turns, on_turn_error=stop, entry_media=folder
     )
-    return records.parse_dialogue({"conversation_id": "dialogue", **dialogue}, source)[-1]
+    example = records.parse_dialogue({"conversation_id": "dialogue", **dialogue}, source)[-1]
+    (Counter() if notes is None else notes).update(source.notes)
+    return example
 
 
 def available_splits(path: Path) -> list[Split]:

@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
-from empatheia_jax.data.corpus.text import clean_text, text_problem
+from empatheia_jax.data.corpus.text import rewrite_text, text_problem
 from empatheia_jax.data.emotions import AGES, FINE_EMOTIONS, GENDERS, TIMBRES
 from empatheia_jax.data.media.containers import Recording
 from empatheia_jax.data.media.files import MediaFiles
@@ -79,12 +79,21 @@ class _Dialogue:
     utterances: dict[tuple, Utterance] = dataclasses.field(default_factory=dict)  # by index, role and text
     counted: set[int] = dataclasses.field(default_factory=set)  # utterance indices that are in the counts already
     histories: list[tuple[Utterance, ...]] = dataclasses.field(default_factory=list)  # those of dropped turns too
+    cleaned: dict[str, str] = dataclasses.field(default_factory=dict)  # a text as written -> as read
 
     def error(self, reason: str, detail: str = "", *, turn: object = "", field: str = "") -> BadRecord:
         return BadRecord(reason, detail, file=self.source.file, conversation=self.id, turn=turn, field=field)
 
     def note(self, irregularity: str, turn: object = "") -> None:
         self.source.note(irregularity, self.id, turn)
+
+    def clean(self, text: str, turn: object) -> str:
+        """Clean a text, and note what was changed in it, once however many turns repeat it."""
+        if text not in self.cleaned:
+            self.cleaned[text], changes = rewrite_text(text)
+            for change in changes:
+                self.note(change, turn)
+        return self.cleaned[text]
 
 
 @dataclasses.dataclass
@@ -223,10 +232,8 @@ def _read_history(dialogue: _Dialogue, history: list, turn: int) -> tuple[Uttera
             )
         files = _entry_files(dialogue, raw, turn, field)
         text = raw.get("utterance")
-        if files and (text is None or not str(text).strip()):
-            text = ""
-        else:
-            text = _required_text(dialogue, text, turn, f"{field}.utterance")
+        is_wordless = files and (text is None or not str(text).strip())
+        text = "" if is_wordless else _required_text(dialogue, text, turn, f"{field}.utterance")
         utterances.append(_get_utterance(dialogue, (index, role, text), turn, files))
     return tuple(utterances)
 
@@ -285,8 +292,7 @@ def _make_example(dialogue: _Dialogue, turn: _Turn) -> Example:
     """Make the Example of a turn: its response, taken from a later history where asked for, and its chain."""
     source, history = dialogue.source, turn.history
     later = {longer[len(history)].text for longer in dialogue.histories if _continues(history, longer)}
-    response = turn.raw.get("response")
-    text = None
+    response, text = turn.raw.get("response"), None
     if response is not None and str(response).strip():
         text = _required_text(dialogue, response, turn.id, "response")
         if later and text not in later:
@@ -384,17 +390,11 @@ def _optional_text(dialogue: _Dialogue, value: object, turn: object, field: str)
         return ""
     if not isinstance(value, str):
         raise dialogue.error("not a text", f"found {type(value).__name__}", turn=turn, field=field)
-    return clean_text(value)
+    return dialogue.clean(value, turn)
 
 
 def _required_text(dialogue: _Dialogue, value: object, turn: object, field: str) -> str:
     """Return a cleaned text that must be there and be usable by tokenizer and phonemizer."""
-    if not isinstance(value, str):
-        kind = "nothing" if value is None else type(value).__name__
-        raise dialogue.error(
-            "text is missing" if value is None else "not a text", f"found {kind}", turn=turn, field=field
-        )
-    problem = text_problem(value)
-    if problem:
+    if problem := text_problem(value):
         raise dialogue.error(*problem, turn=turn, field=field)
-    return clean_text(value)
+    return dialogue.clean(str(value), turn)

@@ -16,6 +16,7 @@ from typing import Any, cast
 
 import numpy as np
 
+from empatheia_jax.data.corpus.text import clean_text
 from empatheia_jax.data.media.containers import Recording, ZipMember, readable_input
 from empatheia_jax.data.schema import ChainOfEmpathy, Example, Profile, RecordError, Role, Utterance
 
@@ -167,21 +168,21 @@ def to_examples(record: dict, split: str, root: Path, *, folder: Path, number: i
         return utterances.setdefault((index, role, text), Utterance(index, role, text, **media.get(index, {})))
 
     for entry in _entries(record["history"]):
-        utterance = get_utterance(int(entry["index"]), cast(Role, _text(entry["role"])), _text(entry["utterance"]))
+        utterance = get_utterance(int(entry["index"]), cast(Role, _text(entry["role"])), _words(entry["utterance"]))
         histories.setdefault(int(entry["turn_id"]), []).append(utterance)
     profiles = {role: _profile(record[f"{role}_profile"]) for role in ("speaker", "listener")}
     examples = []
     for turn in _entries(record["turns"]):
-        turn_id, response = int(turn["turn_id"]), _text(turn["response"])
-        steps = {step: _text(turn[step]) for step in CHAIN}
+        turn_id, response = int(turn["turn_id"]), _words(turn["response"])
+        steps = {step: _words(turn[step]) for step in CHAIN}
         examples.append(
             Example(
                 id=f"{split}/{conversation}/{turn_id}",
                 split=split,
                 conversation_id=conversation,
                 turn_id=turn_id,
-                topic=_text(record["topic"]),
-                context=_text(turn["context"]),
+                topic=_words(record["topic"]),
+                context=_words(turn["context"]),
                 history=tuple(histories[turn_id]),
                 speaker_profile=profiles["speaker"],
                 listener_profile=profiles["listener"],
@@ -214,6 +215,11 @@ def _entries(table: dict) -> Iterator[dict]:
 
 def _text(value: bytes | str | np.ndarray) -> str:
     return value.decode() if isinstance(value, bytes) else str(value)
+
+
+def _words(value: bytes | str | np.ndarray) -> str:
+    """Return a text of people's words: a dataset may have been built before a kind of cleaning was known."""
+    return clean_text(_text(value))
 
 
 @functools.lru_cache(maxsize=8)
