@@ -120,9 +120,9 @@ def evaluate(
         "tokens_per_second": round(stats.tokens_per_second, 1),
         "occupancy": round(stats.occupancy, 3),
     }
-    for name, entry in report["emotion"]["conditions"].items():
+    for name, entry in report["text"].items():
         if entry["truncated"]:
-            print(f"  note: {name}: {entry['truncated']} of {entry['n']} answers were cut at {limit} tokens")
+            print(f"  note: {name}: {entry['truncated']} of {len(examples)} answers were cut at {limit} tokens")
     report["aims"] = aims(report)
     report["seconds"] = {name: round(value, 1) for name, value in seconds.items()}
     report["seconds"]["total"] = round(time.monotonic() - started, 1)
@@ -258,13 +258,13 @@ def _accuracies(examples: list[Example], answers: list[Answer], neutral: set[str
 
 def _diversity(examples: list[Example], answers: list[Answer]) -> dict:
     responses = [a.parsed.response for a in answers if a.parsed.response]
+    entry: dict = {"n": len(responses), "truncated": sum(a.truncated for a in answers)}
     if not responses:
-        return {"n": 0}
+        return entry
     by_dialogue: dict[str, list[str]] = {}
     for example, answer in zip(examples, answers, strict=True):
         if answer.parsed.response:
             by_dialogue.setdefault(example.conversation_id, []).append(answer.parsed.response)
-    entry: dict = {"n": len(responses)}
     for n in (1, 2):
         entry[f"dist{n}"] = text.dist_corpus(responses, n)
         entry[f"dist{n}_interval"] = list(text.dist_interval(list(by_dialogue.values()), n))
