@@ -40,7 +40,8 @@ def write_report(
         "emotion": {"conditions": {name: {"n", "acc7", "acc32", "neutral7", "emotional7", "follows_media7",
         "neutral_follows_media7", "complete_chains", "truncated" (a count)}}, "gain7",
         "labels": [7 names], "confusion": 7 x 7 counts, rows gold};
-        "text": {name: {"n", "truncated", "dist1", "dist2", "sentence_dist1", "sentence_dist2" and, of each, "..._interval"}};
+        "text": {name: {"n", "truncated", "dist1", "dist2", "sentence_dist1", "sentence_dist2" and "..._interval" of
+        each}};
         "latents": {split: {"content_speech", "content_video", "style_speech", "style_video", "nearest_phoneme"}};
         "disentangler": {name: {"n", "emotion", "age", "gender", "timbre", "all"}};
         "style": {"cells": [{"profile", "emotion", "f0_asked", "f0_heard", "rate_asked", "rate_heard", "mouth_asked",
