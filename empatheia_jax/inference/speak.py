@@ -50,9 +50,9 @@ def speak(
         raise StyleTTS2Error(f"{output}: the output is a .wav")
     recorded_consent = provenance.record_consent(consent, reference) if reference is not None else None
     script, voice = phonemize_text(text), StyleTTS2Speech(checkpoint, dtype)
-    style = None
+    style, notes = None, list(script.notes)
     if reference is not None:
-        style = voice.style(read_audio(reference, voice.sample_rate), voice.sample_rate)
+        style = voice.style(read_audio(reference, voice.sample_rate, notes=notes), voice.sample_rate)
     start, first_audio_s, parts = time.perf_counter(), 0.0, []
     for part in voice.stream(script, style, options):
         first_audio_s = first_audio_s or time.perf_counter() - start
@@ -63,7 +63,7 @@ def speak(
         "weights": voice.networks.sha256[:16],
         "text": text,
         "sentences": len(parts),
-        "notes": script.notes,
+        "notes": notes,
         "seconds": len(audio) / voice.sample_rate,
         "first_audio_s": first_audio_s,
         "took_s": time.perf_counter() - start,

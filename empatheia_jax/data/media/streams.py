@@ -1,0 +1,75 @@
+"""Opens a recording with FFmpeg and chooses its stream of sound or of pictures."""
+
+import contextlib
+from collections.abc import Iterator
+from typing import Literal
+
+import av
+import av.container
+from av.stream import Disposition
+
+from empatheia_jax.data.media.containers import readable_input
+from empatheia_jax.data.media.errors import MediaError, media_errors
+
+_NAMES = {"audio": "audio stream; give a file with sound", "video": "video stream; give a file with pictures"}
+_STILL = Disposition.attached_pic | Disposition.timed_thumbnails | Disposition.still_image
+
+
+@contextlib.contextmanager
+def open_container(path) -> Iterator[av.container.InputContainer]:
+    """Open a recording with FFmpeg for the length of a `with`.
+
+    Raises:
+      MediaError: FFmpeg does not know the format, or the file is damaged or missing.
+    """
+    with media_errors(path):
+        container = av.open(readable_input(path), "r", metadata_errors="ignore")
+    with container:
+        yield container
+
+
+def choose_stream(path, container: av.container.InputContainer, kind: Literal["audio", "video"]):
+    """Return the first stream of a kind that FFmpeg can decode; the cover of a song is not a video.
+
+    Args:
+      path: the file, for the error.
+      container: the opened file.
+      kind: "audio" or "video".
+
+    Raises:
+      MediaError: "absent" where the file has no such stream; also where no codec decodes it.
+    """
+    streams = [stream for stream in container.streams if stream.type == kind and not stream.disposition & _STILL]
+    for stream in streams:
+        if stream.codec_context is not None:
+            return stream
+    if streams:
+        raise MediaError(path, f"its {kind} is in a format that FFmpeg cannot decode; convert it to mp4 or wav")
+    raise MediaError(path, f"has no {_NAMES[kind]}", "absent")
+
+
+def check_index(path, container: av.container.InputContainer, stream) -> None:
+    """Check that the packets that a container's index names lie within the file.
+
+    Raises:
+      MediaError: the file is cut short.
+    """
+    with media_errors(path):
+        end = max((entry.pos + entry.size for entry in stream.index_entries), default=0)
+        size = container.size
+    if 0 < size < end:
+        raise MediaError(
+            path, f"is cut short: its index names {end:,} bytes, {size:,} are there; copy it again", "cut short"
+        )
+
+
+def head_of(path, count: int) -> bytes:
+    """Return the first bytes of a recording.
+
+    Raises:
+      MediaError: it cannot be read.
+    """
+    with media_errors(path):
+        source = readable_input(path)
+        with open(source, "rb") if isinstance(source, str) else source as file:
+            return file.read(count)
