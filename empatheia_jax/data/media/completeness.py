@@ -17,6 +17,8 @@ from empatheia_jax.data.media.errors import MediaError, media_errors
 
 _UNKNOWN = 2**31 - 2**25  # from here on a length is a placeholder: no utterance has two gigabytes
 _RIFF_LENGTH_SLIP = 8
+_LONGEST_HEADER = 128  # bytes before the samples that a writer may have counted as samples
+_OTHER_FORMAT = "holds a second recording of another format; save each as a file of its own"
 _BOXES = (b"ftyp", b"moov", b"mdat", b"moof", b"styp", b"free", b"skip", b"wide", b"pnot", b"uuid")
 _TAGS = (b"TAG", b"ID3", b"APETAGEX", b"LYRICSBEGIN")
 _FRAGMENTED_OR_WHOLE = {b"moov", b"moof"}
@@ -48,11 +50,15 @@ _CHUNKS = {
 }
 
 
-def check_complete(path) -> None:
+def checked_input(path) -> str | bytes:
     """Check that the part of a file that holds the media ends within the file.
 
     Args:
       path: the file, or a recording in a container.
+
+    Returns:
+      What the libraries read: the file's name, or the content of a recording in a container or of a file whose lengths
+      no library reads around; there they are filled in.
 
     Raises:
       MediaError: the file is cut short, or holds a second recording or samples that its length leaves out.
@@ -60,9 +66,18 @@ def check_complete(path) -> None:
     with media_errors(path):
         source = readable_input(path)
         with open(source, "rb") if isinstance(source, str) else source as file:
-            problem = _problem(file, file.seek(0, os.SEEK_END))
+            size = file.seek(0, os.SEEK_END)
+            problem = _problem(file, size)
+            patches = [] if problem else _missing_lengths(file, size)
+            content = _read(file, 0, size) if patches or not isinstance(source, str) else b""
     if problem:
         raise MediaError(path, problem, "cut short" if "is cut short" in problem else "damaged")
+    if isinstance(source, str) and not patches:
+        return source
+    content = bytearray(content)
+    for at, number in patches:
+        struct.pack_into("<Q", content, at, number)
+    return bytes(content)
 
 
 def _problem(file: BinaryIO, size: int) -> str:
@@ -72,7 +87,7 @@ def _problem(file: BinaryIO, size: int) -> str:
         return _problem_of_chunks(file, size, chunks)
     if head[:4] == b".snd":
         start, length = struct.unpack(">II", head[4:12])
-        is_more = 0 < length < size - 2 * start - _RIFF_LENGTH_SLIP
+        is_more = 0 < length < size - start - min(start, _LONGEST_HEADER)
         if is_more:
             return _problem_of_rest(file, length, start + length, size)
         return _problem_of_length(start, length, size)
@@ -139,12 +154,12 @@ def _problem_of_chunks(file: BinaryIO, size: int, chunks: _Chunks) -> str:
             return ""
         form = _form_end(file, chunks)
         if start + length > size:
-            is_whole = abs(form - size) <= _RIFF_LENGTH_SLIP or not 0 < form < _UNKNOWN
-            is_slip = is_whole and start + length - size <= start + _RIFF_LENGTH_SLIP
+            is_whole = abs(form - size) <= _RIFF_LENGTH_SLIP or chunks.first > 8 and not 0 < form < _UNKNOWN
+            is_slip = is_whole and start + length - size <= min(start, _LONGEST_HEADER)
             return "" if is_slip else _problem_of_length(start, length, size)
         rest, problem = _walk_rest(file, size, chunks, start + length)
         is_beyond_form = 0 < form <= rest + 1 and form < _UNKNOWN
-        is_slip = size - rest <= start + _RIFF_LENGTH_SLIP
+        is_slip = size - rest <= min(start, _LONGEST_HEADER)
         if problem or length == 0 or is_beyond_form or is_slip:
             return problem
         return _problem_of_rest(file, length, rest, size)
@@ -158,6 +173,26 @@ def _form_end(file: BinaryIO, chunks: _Chunks) -> int:
     at, kind = (4, chunks.length) if chunks.name == 4 else (16, chunks.length)
     (length,) = struct.unpack(kind, _read(file, at, struct.calcsize(kind)))
     return length if chunks.is_header_counted or not length else length + 8
+
+
+def _missing_lengths(file: BinaryIO, size: int) -> list[tuple[int, int]]:
+    """Return (offset, number) of the 64-bit lengths that a W64 or RF64 should have where its writer left them open."""
+    head = _read(file, 0, 4)
+    chunks = _CHUNKS.get((head, b"WAVE" if head in (b"RF64", b"BW64") else b""))
+    if chunks is None or head == b"caff":
+        return []
+    lengths = 0
+    for name, start, length in _walk(file, size, chunks, chunks.first):
+        if name == b"ds64":
+            lengths = start
+            (length_of_samples,) = struct.unpack("<Q", _read(file, start + 8, 8))
+        if name[:4] != chunks.media:
+            continue
+        if head == b"riff":
+            return [] if 0 < length < _UNKNOWN else [(16, size), (start - 8, size - start + 24)]
+        is_known = not lengths or 0 < length_of_samples < _UNKNOWN or 0 < length < _UNKNOWN
+        return [] if is_known else [(lengths, size - 8), (lengths + 8, size - start)]
+    return []
 
 
 def _walk_rest(file: BinaryIO, size: int, chunks: _Chunks, end: int) -> tuple[int, str]:
@@ -219,12 +254,19 @@ def _problem_of_matroska(file: BinaryIO, size: int) -> str:
 
 
 def _problem_of_pages(file: BinaryIO, size: int) -> str:
-    """Judge an ogg by its pages, each of which holds its length."""
-    at = 0
+    """Judge an ogg by its pages, each of which holds its length; parts that are joined must be of one format."""
+    at, formats, is_begun = 0, [], False
     while at + 27 <= size:
         head = _read(file, at, 27)
         if head[:4] != b"OggS":
             return ""  # something that others have appended
         at += 27 + head[26]
-        at += sum(file.read(head[26]))
+        length = sum(file.read(head[26]))
+        if head[5] & 2:  # the page begins a stream, and its content with the codec, the channels and the rate
+            content = file.read(16)
+            if is_begun and content not in formats:
+                return _OTHER_FORMAT
+            formats.append(content)
+        is_begun = is_begun or not head[5] & 2
+        at += length
     return _cut(at - size, size) if at > size else ""

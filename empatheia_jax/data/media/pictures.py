@@ -5,13 +5,12 @@ import dataclasses
 import av.error
 import numpy as np
 
-from empatheia_jax.data.media.completeness import check_complete
+from empatheia_jax.data.media.completeness import checked_input
 from empatheia_jax.data.media.errors import MediaError, media_errors
-from empatheia_jax.data.media.sound import check_seconds
+from empatheia_jax.data.media.sound import MAX_LOST_SHARE, check_seconds
 from empatheia_jax.data.media.streams import check_index, choose_stream, open_container
 
 MAX_DECODED_BYTES = 3 << 30
-MAX_LOST_SHARE = 0.1  # of the frames may be damaged: the nearest decoded frame replaces each
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,8 +46,7 @@ def decode_video(
     Raises:
       MediaError: unreadable, cut short, without pictures, too long or damaged.
     """
-    check_complete(path)
-    with open_container(path) as container:
+    with open_container(path, checked_input(path)) as container:
         stream = choose_stream(path, container, "video")
         check_index(path, container, stream)
         with media_errors(path):

@@ -10,11 +10,12 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
-from empatheia_jax.data.media.containers import Recording, readable_input, size_of
+from empatheia_jax.data.media.completeness import checked_input
+from empatheia_jax.data.media.containers import Recording, size_of
 from empatheia_jax.data.media.errors import MediaError, media_errors
 from empatheia_jax.data.media.pictures import decode_video
 from empatheia_jax.data.media.sound import Sound, decode_sound, resample
-from empatheia_jax.data.media.streams import open_container
+from empatheia_jax.data.media.streams import as_file, open_container
 
 FPS = 25
 TAGS = ("title", "artist", "comment", "copyright", "date", "genre", "album")
@@ -81,7 +82,7 @@ def read_video(
 
     Raises:
       MediaError: the file is missing, empty, unreadable, cut short, without frames, or over a limit, or more than
-        `pictures.MAX_LOST_SHARE` of its frames cannot be decoded.
+        `sound.MAX_LOST_SHARE` of its frames cannot be decoded.
     """
     recording = _checked_recording(path, max_megabytes)
     clip = decode_video(recording, FPS, count=count, max_seconds=max_seconds, max_side=max_side, max_frames=max_frames)
@@ -148,11 +149,12 @@ def read_metadata(path) -> dict[str, str]:
       MediaError: the file is missing, empty or unreadable.
     """
     recording = _checked_recording(path, UNLIMITED)
+    source = checked_input(recording)
     try:
-        with soundfile.SoundFile(readable_input(recording)) as sound:
+        with soundfile.SoundFile(as_file(source)) as sound:
             return {key: value for key, value in sound.copy_metadata().items() if value}
     except (RuntimeError, ValueError, OSError):  # FFmpeg is asked, and says why where it cannot read it either
-        with open_container(recording) as container:
+        with open_container(recording, source) as container:
             return dict(container.metadata)
 
 

@@ -5,17 +5,20 @@ first part) and all others; where either cannot read a file, the other is asked.
 """
 
 import dataclasses
+import itertools
+import re
 from collections.abc import Callable
 
+import av.error
 import numpy as np
 import soundfile
 import soxr
 
-from empatheia_jax.data.media.completeness import check_complete
-from empatheia_jax.data.media.containers import readable_input
+from empatheia_jax.data.media.completeness import checked_input
 from empatheia_jax.data.media.errors import MediaError, media_errors
-from empatheia_jax.data.media.streams import check_index, choose_stream, head_of, open_container
+from empatheia_jax.data.media.streams import as_file, check_index, choose_stream, head_of, open_container
 
+MAX_LOST_SHARE = 0.1  # of the frames of sound or of pictures may be damaged
 MAX_PEAK = 8.0
 """Largest sample, full scale being 1: a recording that is too loud is clipped, integers in a float file are refused."""
 
@@ -60,14 +63,17 @@ def decode_sound(path, max_seconds: float) -> Sound:
     Raises:
       MediaError: unreadable, cut short, without sound or samples, too long, or with samples that are no sound.
     """
-    check_complete(path)
+    notes: list[str] = []
     parts = [
-        (part.sample_rate, np.concatenate(part.blocks, axis=1)) for part in _decode(path, max_seconds) if part.blocks
+        (part.sample_rate, np.concatenate(part.blocks, axis=1))
+        for source in _separate_flac(checked_input(path))
+        for part in _decode(path, source, max_seconds, notes)
+        if part.blocks
     ]
     parts = [(rate, channels) for rate, channels in parts if channels.size]
     if not parts:
         raise MediaError(path, "holds no audio samples; record it again", "without sound")
-    notes: list[str] = []
+    check_seconds(path, sum(channels.shape[1] / rate for rate, channels in parts), max_seconds)
     rate, samples = parts[0][0], []
     for part_rate, channels in parts:
         _check_samples(path, channels)
@@ -97,13 +103,20 @@ def check_seconds(path, seconds: float, limit: float) -> None:
         raise MediaError(path, f"lasts {seconds:.1f} s, over the limit of {limit:g} s; shorten it", "too long")
 
 
-def _decode(path, max_seconds: float) -> list[_Part]:
+def _separate_flac(source: str | bytes) -> list[str | bytes]:
+    """Return each of the files that are joined to a flac: FFmpeg would lose blocks where one ends."""
+    if head_of(source, 4) != b"fLaC":
+        return [source]
+    content = head_of(source, -1)
+    starts = [match.start() for match in re.finditer(rb"fLaC[\x00\x80]\x00\x00\x22", content)]
+    return [content[start:end] for start, end in itertools.pairwise([*starts, len(content)])]
+
+
+def _decode(path, source: str | bytes, max_seconds: float, notes: list[str]) -> list[_Part]:
     """Decode with the library that suits the format, and with the other where that fails."""
     decoders: list[Callable[..., list[_Part]]] = [_decode_libsndfile, _decode_ffmpeg]
-    with media_errors(path):
-        source = readable_input(path)
     try:
-        with soundfile.SoundFile(source) as sound:
+        with soundfile.SoundFile(as_file(source)) as sound:
             if sound.format in _JOINABLE or not sound.frames or not sound.seekable():  # GSM: it counts a block too many
                 decoders.reverse()
     except (RuntimeError, ValueError, OSError):
@@ -111,7 +124,7 @@ def _decode(path, max_seconds: float) -> list[_Part]:
     errors: list[MediaError] = []
     for decoder in decoders:
         try:
-            return decoder(path, max_seconds)
+            return decoder(path, source, max_seconds, notes)
         except MediaError as error:
             if error.problem != "unreadable":  # the other library would read a file that is cut as a shorter one
                 raise
@@ -119,8 +132,8 @@ def _decode(path, max_seconds: float) -> list[_Part]:
     raise errors[0]
 
 
-def _decode_libsndfile(path, max_seconds: float) -> list[_Part]:
-    with media_errors(path), soundfile.SoundFile(readable_input(path)) as sound:
+def _decode_libsndfile(path, source: str | bytes, max_seconds: float, _notes: list[str]) -> list[_Part]:
+    with media_errors(path), soundfile.SoundFile(as_file(source)) as sound:
         _check_rate(path, sound.samplerate)
         part, samples = _Part(sound.samplerate, []), 0
         while len(block := sound.read(_BLOCK, dtype="float32", always_2d=True)):
@@ -135,36 +148,68 @@ def _check_rate(path, rate: int) -> None:
         raise MediaError(path, f"gives its sample rate as {rate:,} Hz, which no recording has; export it again")
 
 
-def _decode_ffmpeg(path, max_seconds: float) -> list[_Part]:
-    parts: list[_Part] = []
-    packets = samples = 0
-    with open_container(path) as container:
+def _decode_ffmpeg(path, source: str | bytes, max_seconds: float, notes: list[str]) -> list[_Part]:
+    decoder = _Decoder(path, max_seconds)
+    with open_container(path, source) as container:
         stream = choose_stream(path, container, "audio")
         check_index(path, container, stream)
         with media_errors(path):
             for packet in container.demux(stream):
-                packets += bool(packet.size)
-                for frame in packet.decode():
-                    block = _as_float(frame)
-                    _check_rate(path, frame.sample_rate)
-                    if not parts or (parts[-1].sample_rate, len(parts[-1].blocks[0])) != (
-                        frame.sample_rate,
-                        len(block),
-                    ):
-                        parts.append(_Part(frame.sample_rate, []))
-                    parts[-1].blocks.append(block)
-                    samples += block.shape[1]
-                    check_seconds(path, samples / frame.sample_rate, max_seconds)
-            counted, expected = 0, 0
+                decoder.decode(packet)
+            counted = expected = 0
             if container.format.name == "flac" and stream.duration:
-                counted, expected = samples, round(stream.duration * stream.time_base * stream.rate)
+                counted, expected = decoder.samples, round(stream.duration * stream.time_base * stream.rate)
             elif container.format.name == "mp3":
-                counted, expected = packets, _mp3_frames(head_of(path, _MP3_HEAD))
-    if counted < expected:
-        raise MediaError(
-            path, f"is cut short: {counted:,} of {expected:,} frames of sound are there; copy it again", "cut short"
-        )
-    return parts
+                counted, expected = decoder.packets, _mp3_frames(head_of(source, _MP3_HEAD))
+    if counted < expected or decoder.has_failed_last:
+        counts = f": {counted:,} of {expected:,} frames of sound are there" if expected else ", in its last frame"
+        raise MediaError(path, f"is cut short{counts}; copy it again", "cut short")
+    if decoder.failures > MAX_LOST_SHARE * decoder.packets:
+        lost = f"{decoder.failures} of {decoder.packets} frames of sound cannot be decoded"
+        problem = "damaged" if decoder.samples else "unreadable"  # libsndfile is asked where nothing was decoded
+        raise MediaError(path, f"is damaged: {lost}; record it again", problem)
+    if decoder.failures:
+        notes.append(f"{decoder.failures} of {decoder.packets} frames of its sound cannot be decoded and are left out")
+    return decoder.parts
+
+
+class _Decoder:
+    """Decodes packets of sound in their order.
+
+    Attributes:
+      parts: what was decoded so far.
+      packets: number of packets so far.
+      samples: number of samples so far.
+      failures: number of packets that could not be decoded, as where two files are joined.
+      has_failed_last: the last packet could not be decoded.
+    """
+
+    def __init__(self, path, max_seconds: float):
+        self.parts: list[_Part] = []
+        self.packets = self.samples = self.failures = 0
+        self.has_failed_last = False
+        self._path, self._max_seconds = path, max_seconds
+
+    def decode(self, packet) -> None:
+        """Decode a packet; one that is damaged is counted."""
+        self.packets += bool(packet.size)
+        try:
+            frames = packet.decode()
+        except av.error.FFmpegError:
+            self.failures += 1
+            self.has_failed_last = True
+            return
+        if packet.size:
+            self.has_failed_last = False
+        for frame in frames:
+            _check_rate(self._path, frame.sample_rate)
+            block = _as_float(frame)
+            kind = frame.sample_rate, len(block)
+            if not self.parts or (self.parts[-1].sample_rate, len(self.parts[-1].blocks[0])) != kind:
+                self.parts.append(_Part(frame.sample_rate, []))
+            self.parts[-1].blocks.append(block)
+            self.samples += block.shape[1]
+            check_seconds(self._path, self.samples / frame.sample_rate, self._max_seconds)
 
 
 def _as_float(frame) -> np.ndarray:
@@ -205,11 +250,18 @@ def _mix(channels: np.ndarray, notes: list[str]) -> np.ndarray:
     mean = channels.mean(axis=0)
     if len(channels) == 1:
         return mean
-    loudest = channels[np.argmax(channels.std(axis=1))]
-    edges = range(0, channels.shape[1], _BLOCK)
-    power = np.array([loudest[at : at + _BLOCK].var() for at in edges])
-    mixed = np.array([len(channels) ** 2 * mean[at : at + _BLOCK].var() for at in edges])
-    if np.any((mixed < power / 2) & (power > _QUIET**2 * power.max())):
+    loudest = int(np.argmax(channels.std(axis=1)))
+    # In the differences of neighbours, speech is stronger than the hum that both channels may have in common.
+    if any(_cancel(signals, loudest) for signals in (channels, np.diff(channels))):
         notes.append("its channels cancel each other (one is inverted): the louder one is heard")
-        return np.ascontiguousarray(loudest)
+        return np.ascontiguousarray(channels[loudest])
     return mean
+
+
+def _cancel(channels: np.ndarray, loudest: int) -> bool:
+    """Return whether the sum of the channels has, anywhere, less than half of the power of the loudest alone."""
+    edges = range(0, channels.shape[1], _BLOCK)
+    total = channels.sum(axis=0)
+    power = np.array([channels[loudest, at : at + _BLOCK].var() for at in edges])
+    mixed = np.array([total[at : at + _BLOCK].var() for at in edges])
+    return bool(np.any((mixed < power / 2) & (power > _QUIET**2 * power.max())))

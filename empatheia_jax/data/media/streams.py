@@ -1,6 +1,7 @@
 """Opens a recording with FFmpeg and chooses its stream of sound or of pictures."""
 
 import contextlib
+import io
 from collections.abc import Iterator
 from typing import Literal
 
@@ -8,7 +9,6 @@ import av
 import av.container
 from av.stream import Disposition
 
-from empatheia_jax.data.media.containers import readable_input
 from empatheia_jax.data.media.errors import MediaError, media_errors
 
 _NAMES = {"audio": "audio stream; give a file with sound", "video": "video stream; give a file with pictures"}
@@ -16,14 +16,18 @@ _STILL = Disposition.attached_pic | Disposition.timed_thumbnails | Disposition.s
 
 
 @contextlib.contextmanager
-def open_container(path) -> Iterator[av.container.InputContainer]:
+def open_container(path, source: str | bytes) -> Iterator[av.container.InputContainer]:
     """Open a recording with FFmpeg for the length of a `with`.
+
+    Args:
+      path: the file, or a recording in a container, for errors.
+      source: what to open (`completeness.checked_input`).
 
     Raises:
       MediaError: FFmpeg does not know the format, or the file is damaged or missing.
     """
     with media_errors(path):
-        container = av.open(readable_input(path), "r", metadata_errors="ignore")
+        container = av.open(as_file(source), "r", metadata_errors="ignore")
     with container:
         yield container
 
@@ -63,13 +67,14 @@ def check_index(path, container: av.container.InputContainer, stream) -> None:
         )
 
 
-def head_of(path, count: int) -> bytes:
-    """Return the first bytes of a recording.
+def as_file(source: str | bytes) -> str | io.BytesIO:
+    """Return what the libraries open, from its start."""
+    return source if isinstance(source, str) else io.BytesIO(source)
 
-    Raises:
-      MediaError: it cannot be read.
-    """
-    with media_errors(path):
-        source = readable_input(path)
-        with open(source, "rb") if isinstance(source, str) else source as file:
-            return file.read(count)
+
+def head_of(source: str | bytes, count: int) -> bytes:
+    """Return the first bytes of a file or of content."""
+    if isinstance(source, bytes):
+        return source[:count]
+    with open(source, "rb") as file:
+        return file.read(count)
