@@ -171,6 +171,14 @@ def test_joined_files_are_read_to_their_end(tmp_path, kind, subtype):
         assert np.abs(audio[int(1.2 * RATE) : int(1.5 * RATE)]).max() == pytest.approx(0.33, abs=0.05)
 
 
+def test_an_mp3_with_fewer_frames_than_it_counts_is_refused(tmp_path):
+    content = encoded("MP3", "MPEG_LAYER_III")
+    at = max(content.find(b"Xing"), content.find(b"Info")) + 8
+    (frames,) = struct.unpack_from(">I", content, at)
+    with pytest.raises(MediaError, match=f"is cut short: {frames} of {2 * frames} frames"):
+        reading(tmp_path, patched(content, (at, ">I", 2 * frames)))
+
+
 def test_a_gsm_wav_has_the_length_it_counts(tmp_path):
     """Its odd number of bytes is padded, which libsndfile takes for a block of its own."""
     (tmp_path / "gsm.wav").write_bytes(encoded("WAV", "GSM610", SOUND[: 49 * 320]))
@@ -237,7 +245,7 @@ SILENCE = np.zeros_like(SOUND)
         (0.5 * SOUND, -0.7 * SOUND, True),  # the right one is the louder
         (SOUND + HUM, HUM - SOUND, True),  # what both have in common is only hum
         (SOUND + 0.2, 0.2 - SOUND, True),  # or an offset
-        (np.tile(SOUND, 10), np.concatenate([np.tile(SOUND, 5), -np.tile(SOUND, 5)]), True),  # half of the time
+        (np.tile(SOUND, 4), np.concatenate([np.tile(SOUND, 2), -np.tile(SOUND, 2)]), True),  # half of the time
         (SOUND, SOUND, False),
         (SOUND, SILENCE, False),
         (SOUND, 0.05 * -SOUND, False),

@@ -148,7 +148,7 @@ def _problem_of_chunks(file: BinaryIO, size: int, chunks: _Chunks) -> str:
             name = _read(file, start, 4)
         if name[:4] != chunks.media:
             continue
-        if length == 2**32 - 1 and long_length is not None:
+        if long_length is not None and (not length or length >= _UNKNOWN):
             length = long_length
         if length < 0 or length >= _UNKNOWN:
             return ""
@@ -158,7 +158,7 @@ def _problem_of_chunks(file: BinaryIO, size: int, chunks: _Chunks) -> str:
             is_slip = is_whole and start + length - size <= min(start, _LONGEST_HEADER)
             return "" if is_slip else _problem_of_length(start, length, size)
         rest, problem = _walk_rest(file, size, chunks, start + length)
-        is_beyond_form = 0 < form <= rest + 1 and form < _UNKNOWN
+        is_beyond_form = abs(form - rest) <= _RIFF_LENGTH_SLIP
         is_slip = size - rest <= min(start, _LONGEST_HEADER)
         if problem or length == 0 or is_beyond_form or is_slip:
             return problem

@@ -22,12 +22,13 @@ MAX_LOST_SHARE = 0.1  # of the frames of sound or of pictures may be damaged
 MAX_PEAK = 8.0
 """Largest sample, full scale being 1: a recording that is too loud is clipped, integers in a float file are refused."""
 
-_JOINABLE = ("FLAC", "OGG", "MP3")
+_JOINABLE = (b"fLaC", b"OggS")
 _MP3_HEAD = 8192  # bytes in which the count of frames is looked for
 _SAMPLE_RATES = range(1000, 1_000_001)  # Hz
 _FULL_SCALE = {"u1": 128.0, "i2": 2.0**15, "i4": 2.0**31}
 _QUIET = 0.01  # of the loudest second: whether channels cancel in quieter ones does not matter
 _BLOCK = 65_536  # samples that are decoded at a time
+_SECTION = 16_384  # samples, about a second of speech: channels may cancel only there
 
 
 @dataclasses.dataclass(frozen=True)
@@ -115,12 +116,16 @@ def _separate_flac(source: str | bytes) -> list[str | bytes]:
 def _decode(path, source: str | bytes, max_seconds: float, notes: list[str]) -> list[_Part]:
     """Decode with the library that suits the format, and with the other where that fails."""
     decoders: list[Callable[..., list[_Part]]] = [_decode_libsndfile, _decode_ffmpeg]
-    try:
-        with soundfile.SoundFile(as_file(source)) as sound:
-            if sound.format in _JOINABLE or not sound.frames or not sound.seekable():  # GSM: it counts a block too many
-                decoders.reverse()
-    except (RuntimeError, ValueError, OSError):
-        decoders.remove(_decode_libsndfile)
+    head = head_of(source, 4)
+    if head in _JOINABLE or head[:3] == b"ID3" or head[:1] == b"\xff":  # the last two: mp3
+        decoders.reverse()
+    else:
+        try:
+            with soundfile.SoundFile(as_file(source)) as sound:
+                if not sound.frames or not sound.seekable():  # a GSM has a block less than libsndfile counts
+                    decoders.reverse()
+        except (RuntimeError, ValueError, OSError):  # FFmpeg says why where it cannot read it either
+            decoders.remove(_decode_libsndfile)
     errors: list[MediaError] = []
     for decoder in decoders:
         try:
@@ -260,8 +265,8 @@ def _mix(channels: np.ndarray, notes: list[str]) -> np.ndarray:
 
 def _cancel(channels: np.ndarray, loudest: int) -> bool:
     """Return whether the sum of the channels has, anywhere, less than half of the power of the loudest alone."""
-    edges = range(0, channels.shape[1], _BLOCK)
+    edges = range(0, channels.shape[1], _SECTION)
     total = channels.sum(axis=0)
-    power = np.array([channels[loudest, at : at + _BLOCK].var() for at in edges])
-    mixed = np.array([total[at : at + _BLOCK].var() for at in edges])
+    power = np.array([channels[loudest, at : at + _SECTION].var() for at in edges])
+    mixed = np.array([total[at : at + _SECTION].var() for at in edges])
     return bool(np.any((mixed < power / 2) & (power > _QUIET**2 * power.max())))
