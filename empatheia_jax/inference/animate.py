@@ -8,6 +8,7 @@ from typing import Literal
 import numpy as np
 from tqdm import tqdm
 
+from empatheia_jax.data.media.errors import naming
 from empatheia_jax.data.media.reading import read_audio, read_video
 from empatheia_jax.data.media.writing import write_video
 from empatheia_jax.generators.classical.portrait import read_portrait
@@ -106,4 +107,6 @@ def _read_style(face: DreamTalkFace, style: Path | None, notes: list[str]) -> np
         return face.null_style()
     if Path(style).suffix in COEFFICIENT_SUFFIXES:
         return face.style_from_expression(read_expression(Path(style)))
-    return face.style(read_video(style, max_frames=face.style_frames, notes=notes))
+    frames = read_video(style, max_frames=face.style_frames, notes=notes)
+    with naming(style):
+        return face.style(frames)

@@ -9,6 +9,7 @@ from empatheia_jax.config import Config
 from empatheia_jax.data import emotions
 from empatheia_jax.data.corpus.avamerg import read_dialogue
 from empatheia_jax.data.features.store import MAX_SIDE
+from empatheia_jax.data.media.errors import naming
 from empatheia_jax.data.media.reading import MediaError, read_audio, read_video
 from empatheia_jax.data.schema import Example, Profile, Utterance
 from empatheia_jax.encoders import ModalityEncoder
@@ -114,13 +115,15 @@ def encode_media(
             is_seen = "video" in config.modalities
             samples = _hear(utterance, encoder.sample_rate, notes, is_seen=is_seen, limits=limits)
             if samples is not None:
-                encoded["audio"] = encoder.encode([encoder.preprocess(samples)])[0]
+                with naming(utterance.audio or utterance.video):
+                    encoded["audio"] = encoder.encode([encoder.preprocess(samples)])[0]
         if utterance.video is not None and "video" in config.modalities:
             encoder = encoders["video"]
             frames = read_video(
                 utterance.video, count=encoder.feature_shape[0], max_side=MAX_SIDE, notes=notes, **limits
             )
-            encoded["video"] = encoder.encode([encoder.preprocess(frames)])[0]
+            with naming(utterance.video):
+                encoded["video"] = encoder.encode([encoder.preprocess(frames)])[0]
         features[example.utterance_key(utterance)] = encoded
     return features
 

@@ -75,7 +75,8 @@ class Extractor:
             try:
                 yield
             except (ValueError, OSError) as error:  # unusable media; other errors are bugs and are raised
-                rejected.append({"key": job.key, "modality": modality, "file": str(file), "error": str(error)})
+                reason = str(error) if str(file) in str(error) else f"{file}: {error}"
+                rejected.append({"key": job.key, "modality": modality, "file": str(file), "error": reason})
 
         if job.audio is not None:
             with attempt("audio", job.audio):

@@ -1,10 +1,10 @@
-"""Mutated lengths, counts and structure of every format: read as the intact file is, or refused; nothing in between."""
+"""Mutated lengths and counts of every format: read as the intact file is, or refused; other bytes: never a crash."""
 
 import numpy as np
 import pytest
 
 from empatheia_jax.data.media.reading import MediaError, duration, read_audio, read_video
-from tests.support.length_fields import AUDIO, RATE, VIDEO, length_fields, number_at, patch, write_recording
+from support.length_fields import AUDIO, RATE, VIDEO, length_fields, number_at, patch, write_recording
 
 MUTATIONS = 130  # ten of each format
 SLOW_MUTATIONS = 6000
@@ -98,6 +98,36 @@ def sweep(folder, seed: int, count: int) -> None:
                 assert abs(length - (0 if result is None else len(result) / rate)) < 0.05
         path.unlink()
     assert min(outcomes.values()) > count // 6, outcomes
+
+
+def sweep_bytes(folder, seed: int, count: int) -> None:
+    """Change any bytes: what is read is sound and pictures, and nothing but a MediaError is raised."""
+    rng = np.random.default_rng([seed, 6])
+    kinds = [*AUDIO, *VIDEO]
+    contents = {kind: write_recording(kind, folder) for kind in kinds}
+    for number in range(count):
+        kind = kinds[number % len(kinds)]
+        content = bytearray(contents[kind])
+        size = len(content) if rng.integers(2) else min(len(content), 600)  # half of them in the header
+        for at in rng.integers(0, size, int(rng.integers(1, 20))):
+            content[at] = rng.integers(256)
+        path = folder / f"b{number}.{kind}"
+        path.write_bytes(content)
+        (audio, frames), _ = read_all(path)
+        if audio is not None:
+            assert audio.dtype == np.float32 and len(audio) and np.abs(audio).max() <= 1
+        if frames is not None:
+            assert frames.dtype == np.uint8 and frames.ndim == 4 and len(frames)
+        path.unlink()
+
+
+def test_mutated_bytes(tmp_path, seed):
+    sweep_bytes(tmp_path, seed, MUTATIONS // 2)
+
+
+@pytest.mark.slow
+def test_many_mutated_bytes(tmp_path, seed):
+    sweep_bytes(tmp_path, seed + 1, SLOW_MUTATIONS)
 
 
 def test_mutated_lengths(tmp_path, seed):

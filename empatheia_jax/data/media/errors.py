@@ -49,3 +49,18 @@ def media_errors(path) -> Iterator[None]:
     except _LIBRARY_ERRORS as error:
         reason = " ".join((getattr(error, "strerror", None) or str(error)).split()) or type(error).__name__
         raise MediaError(path, f"cannot be read as media ({reason}); is it a whole audio or video file?") from error
+
+
+@contextlib.contextmanager
+def naming(path) -> Iterator[None]:
+    """Turn an error about what a recording holds (too short, silent) into a `MediaError` that names its file.
+
+    Args:
+      path: the file, or a recording in a container.
+    """
+    try:
+        yield
+    except ValueError as error:
+        if str(path) in str(error):
+            raise
+        raise MediaError(path, " ".join(str(error).split())) from error
