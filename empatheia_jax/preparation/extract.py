@@ -66,7 +66,7 @@ class Extractor:
           The record's arrays by name, what was rejected: [{key, modality, file, error}], and notes on recordings.
         """
         notes: list[str] = []
-        options = self.limits | {"notes": notes}
+        options: dict[str, Any] = {**self.limits, "notes": notes}
         arrays: dict[str, np.ndarray] = {}
         rejected: list[dict] = []
 

@@ -17,7 +17,9 @@ def mutate_lengths(kind: str, content: bytes, rng: np.random.Generator) -> tuple
     fields = length_fields(kind, content)
     change = int(rng.integers(10))
     if change == 0:
-        return "cut", content[: int(rng.uniform(0.1, 0.97) * len(content))]
+        end = int(rng.uniform(0.1, 0.97) * len(content))
+        end += content[end : end + 4] == b"OggS"  # an ogg that ends between two pages is a whole one, but for its end
+        return "cut", content[:end]
     if change == 1 or not fields:
         rest = rng.choice([bytes(64), b"TAG" + bytes(125), rng.bytes(3)])
         return "appended", content + bytes(rest)

@@ -3,7 +3,7 @@
 import contextlib
 import io
 from collections.abc import Iterator
-from typing import Literal
+from typing import Any, Literal
 
 import av
 import av.container
@@ -32,7 +32,7 @@ def open_container(path, source: str | bytes) -> Iterator[av.container.InputCont
         yield container
 
 
-def choose_stream(path, container: av.container.InputContainer, kind: Literal["audio", "video"]):
+def choose_stream(path, container: av.container.InputContainer, kind: Literal["audio", "video"]) -> Any:
     """Return the first stream of a kind that FFmpeg can decode; the cover of a song is not a video.
 
     Args:
