@@ -127,6 +127,8 @@ def extract(argv: list[str]) -> int:
     print(f"{output}: " + ", ".join(f"{value} {name.replace('_', ' ')}" for name, value in counts.items()))
     if counts["rejected"]:
         print(f"rejected media are listed in {output / 'rejected.jsonl'}")
+    if counts.get("noted"):
+        print(f"remarks on media that were used are listed in {output / 'noted.jsonl'}")
     return 0
 
 

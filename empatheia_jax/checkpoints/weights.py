@@ -30,6 +30,7 @@ from orbax.checkpoint import v1 as ocp
 
 from empatheia_jax.checkpoints.named_arrays import CheckpointError, named_arrays, with_arrays
 from empatheia_jax.runtime.atomic import write_json
+from empatheia_jax.runtime.json_files import read_json
 from empatheia_jax.runtime.machine import release_memory
 
 PART_BYTES = 128 << 20
@@ -74,7 +75,7 @@ def read_metadata(folder: Path | str) -> dict:
     folder = Path(folder)
     if not is_weights(folder):
         raise CheckpointError(f"{folder}: no converted weights here; `python -m converters` writes them")
-    return json.loads((folder / "config.json").read_text())
+    return read_json(folder / "config.json")
 
 
 def read_architecture(folder: Path | str) -> tuple[str, dict]:
@@ -99,7 +100,7 @@ def read_index(folder: Path | str) -> dict[str, dict]:
       CheckpointError: no finished weights there.
     """
     read_metadata(folder)
-    return json.loads((Path(folder) / "params" / "index.json").read_text())
+    return read_json(Path(folder) / "params" / "index.json")
 
 
 class Writer:
@@ -116,7 +117,7 @@ class Writer:
         self._folder, self._params = Path(folder), Path(folder).absolute() / "params"
         self._params.mkdir(parents=True, exist_ok=True)
         path = self._params / "index.json"
-        self._index: dict[str, dict] = json.loads(path.read_text()) if path.exists() else {}
+        self._index: dict[str, dict] = read_json(path) if path.exists() else {}
         complete_parts = {entry["part"] for entry in self._index.values()}
         for stray in self._params.glob("part-*"):
             if stray.name not in complete_parts:

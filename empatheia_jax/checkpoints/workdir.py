@@ -1,6 +1,5 @@
 """The folder of a run: its config, what it may be used for, and its feature store."""
 
-import json
 from pathlib import Path
 
 from empatheia_jax.checkpoints.restore import check_base
@@ -12,6 +11,7 @@ from empatheia_jax.encoders import build_encoders
 from empatheia_jax.llm.quantized import require_qwix
 from empatheia_jax.runtime import processes
 from empatheia_jax.runtime.atomic import write_json
+from empatheia_jax.runtime.json_files import read_json
 
 FACE_PARTS = ("denoiser", "wav2vec", "face3d")  # parts of DreamTalk's folder that its golds depend on
 
@@ -70,7 +70,7 @@ def saved_config(folder: Path) -> Config:
     path = Path(folder) / "config.json"
     if not path.exists():
         raise ConfigError(f"{folder}: not a run (no config.json); train one with train.py")
-    return config_from_json(json.loads(path.read_text()), str(path))
+    return config_from_json(read_json(path), str(path))
 
 
 def open_store(folder: Path, config: Config, features: str = "") -> FeatureStore:

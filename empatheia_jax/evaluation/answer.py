@@ -75,7 +75,7 @@ def answer_section(video: Path | None, response: dict | None) -> tuple[str, str,
 
 def _contact_sheet(video: Path, frames: np.ndarray) -> str:
     """Return frames uint8 [F, h, w, 3], from the middles of F equal parts of a video, as a strip over its waveform."""
-    seconds = reading.duration(video)[1]
+    seconds = reading.video_seconds(video)
     marks = [(index + 0.5) * seconds / len(frames) for index in range(len(frames))]
     times = ", ".join(f"{mark:.1f}" for mark in marks)
     alt = f"{len(frames)} frames of the answer, at {times} seconds."

@@ -4,13 +4,13 @@ The conditions of Table 2 ("w/o SPC&VID") change speech and video; those of the 
 listener's profile.
 """
 
-import json
 from pathlib import Path
 from typing import NamedTuple
 
 from empatheia_jax.data import emotions
 from empatheia_jax.data.schema import Example, Profile
 from empatheia_jax.inference.prompt import Features
+from empatheia_jax.runtime.json_files import read_json
 
 WITH_MEDIA, WITHOUT_MEDIA, SWAPPED_MEDIA = "with speech and video", "without", "swapped media"
 MEDIA_CONDITIONS = (WITH_MEDIA, WITHOUT_MEDIA, SWAPPED_MEDIA)
@@ -119,5 +119,5 @@ def neutral_conversations(path: Path, split: str) -> set[str]:
     labels = Path(path) / "labels.json"
     if not labels.is_file():
         return set()
-    dialogues = json.loads(labels.read_text()).get("dialogues", {}).get("test" if split == "test" else "train", {})
-    return {conversation for conversation, entry in dialogues.items() if entry["half"] == "neutral"}
+    dialogues = read_json(labels).get("dialogues", {}).get("test" if split == "test" else "train", {})
+    return {conversation for conversation, entry in dialogues.items() if entry.get("half") == "neutral"}

@@ -61,7 +61,7 @@ def write_report(
       OSError: the folder cannot be written.
     """
     check_report(report)
-    config = _read_config(metrics)
+    config, reason = _read_config(metrics)
     sections = [
         answer_section(video, response),
         results.emotion_section(report.get("emotion")),
@@ -72,7 +72,7 @@ def write_report(
         results.samples_section(report.get("samples")),
         training_section(metrics),
         _time_section(time_budget),
-        _settings_section(report, config),
+        _settings_section(report, config, reason),
     ]
     title = f"Report of {report['run']}" if report.get("run") else "Report"
     lead = " · ".join(page.escape(report[key]) for key in ("split", "date", "device") if report.get(key))
@@ -184,7 +184,7 @@ def _time_section(time_budget: TimeBudget | None) -> tuple[str, str, str]:
     return page.section("time", "Time", total, page.figure(page.bars(time_budget), caption))
 
 
-def _settings_section(report: dict, config: dict | None) -> tuple[str, str, str]:
+def _settings_section(report: dict, config: dict | None, reason: str) -> tuple[str, str, str]:
     rows = []
     if report.get("command"):
         rows.append(("Command", f"<code>{page.escape(report['command'])}</code>"))
@@ -198,6 +198,8 @@ def _settings_section(report: dict, config: dict | None) -> tuple[str, str, str]
         rows.append(
             ("Measuring took", value_html({name: page.clock(seconds) for name, seconds in report["seconds"].items()}))
         )
+    if reason:
+        rows.append(("Configuration", page.escape(reason)))
     caption = "<b>Settings</b> of the run and of this measurement."
     if not rows and not config:
         return page.section("settings", "Settings", "", page.no_data(caption, "no settings were recorded."))
@@ -208,14 +210,18 @@ def _settings_section(report: dict, config: dict | None) -> tuple[str, str, str]
     return page.section("settings", "Settings", "", page.figure(body, caption))
 
 
-def _read_config(metrics: Path | None) -> dict | None:
-    """Return the config.json beside metrics.jsonl; None where there is none."""
+def _read_config(metrics: Path | None) -> tuple[dict | None, str]:
+    """Return the config.json beside metrics.jsonl, None where there is none, and why it cannot be read, or ""."""
     path = metrics.parent / "config.json" if metrics is not None else None
+    if path is None or not path.exists():
+        return None, ""
     try:
-        config = json.loads(path.read_text(encoding="utf-8")) if path is not None else None
-    except (OSError, ValueError):
-        return None
-    return config if isinstance(config, dict) else None
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        return None, f"{path.name} cannot be read ({error.strerror})."
+    except ValueError as error:
+        return None, f"{path.name} is not JSON ({error})."
+    return (config, "") if isinstance(config, dict) else (None, f"{path.name} holds no settings.")
 
 
 def _flatten(config: dict, prefix: str = "") -> list[tuple[str, object]]:

@@ -8,6 +8,7 @@ from typing import Literal
 import numpy as np
 from tqdm import tqdm
 
+from empatheia_jax.data.media.errors import naming
 from empatheia_jax.data.media.reading import read_audio, read_video
 from empatheia_jax.data.media.writing import write_video
 from empatheia_jax.generators.classical.portrait import read_portrait
@@ -67,8 +68,8 @@ def animate(
     face = DreamTalkFace(checkpoint, sampler=sampler, steps=steps, scale=scale, seed=seed)
     picture, notes = face.crop_portrait(read_portrait(portrait))
     head_pose = read_pose(Path(pose)) if pose else None
-    style_code = _read_style(face, style)
-    sound = read_audio(audio, AUDIO_SAMPLE_RATE)
+    style_code = _read_style(face, style, notes)
+    sound = read_audio(audio, AUDIO_SAMPLE_RATE, notes=notes)
     started, first_frame_s = time.perf_counter(), []
     content = face.content_from_audio(sound, AUDIO_SAMPLE_RATE)
 
@@ -101,9 +102,11 @@ def animate(
     return facts
 
 
-def _read_style(face: DreamTalkFace, style: Path | None) -> np.ndarray:
+def _read_style(face: DreamTalkFace, style: Path | None, notes: list[str]) -> np.ndarray:
     if style is None:
         return face.null_style()
     if Path(style).suffix in COEFFICIENT_SUFFIXES:
         return face.style_from_expression(read_expression(Path(style)))
-    return face.style(read_video(style, max_frames=face.style_frames))
+    frames = read_video(style, max_frames=face.style_frames, notes=notes)
+    with naming(style):
+        return face.style(frames)

@@ -11,8 +11,8 @@ from empatheia_jax.data import emotions
 from empatheia_jax.data.corpus import text
 from empatheia_jax.data.corpus.avamerg import read_dialogue
 from empatheia_jax.data.features.store import MAX_SIDE
-from empatheia_jax.data.media.containers import Recording
-from empatheia_jax.data.media.reading import MediaError, duration, read_audio, read_video
+from empatheia_jax.data.media.errors import naming
+from empatheia_jax.data.media.reading import MediaError, read_audio, read_video
 from empatheia_jax.data.schema import Example, Profile, Utterance
 from empatheia_jax.encoders import ModalityEncoder
 from empatheia_jax.generators.avatars import choose_avatar
@@ -112,7 +112,8 @@ def encode_media(
       example: its utterances name the files.
       config: limits of the media, and which modalities are read.
       encoders: by modality.
-      notes: gets a line where the sound track of a video is heard because no recording was given.
+      notes: gets a line where the sound track of a video is heard because no recording was given, or cannot be heard,
+        and what else is to be known about a file.
 
     Returns:
       By utterance key: {"audio": float32 [Na, Da], "video": float32 [Nv, Dv]}, without what is absent.
@@ -124,31 +125,51 @@ def encode_media(
     features: dict[str, dict[str, np.ndarray]] = {}
     for utterance in example.history:
         encoded: dict[str, np.ndarray] = {}
-        audio = utterance.audio or _sound_track(utterance, notes)
-        if audio is not None and "audio" in config.modalities:
+        if "audio" in config.modalities:
             encoder = encoders["audio"]
-            samples = read_audio(audio, encoder.sample_rate, **limits)
-            encoded["audio"] = encoder.encode([encoder.preprocess(samples)])[0]
+            is_seen = "video" in config.modalities
+            samples = _hear(utterance, encoder.sample_rate, notes, is_seen=is_seen, limits=limits)
+            if samples is not None:
+                with naming(utterance.audio or utterance.video):
+                    encoded["audio"] = encoder.encode([encoder.preprocess(samples)])[0]
         if utterance.video is not None and "video" in config.modalities:
             encoder = encoders["video"]
-            frames = read_video(utterance.video, count=encoder.feature_shape[0], max_side=MAX_SIDE, **limits)
-            encoded["video"] = encoder.encode([encoder.preprocess(frames)])[0]
+            frames = read_video(
+                utterance.video, count=encoder.feature_shape[0], max_side=MAX_SIDE, notes=notes, **limits
+            )
+            with naming(utterance.video):
+                encoded["video"] = encoder.encode([encoder.preprocess(frames)])[0]
         features[example.utterance_key(utterance)] = encoded
     return features
 
 
-def _sound_track(utterance: Utterance, notes: list[str]) -> Recording | None:
-    """Return the utterance's video where it has a sound track."""
+def _hear(
+    utterance: Utterance, sample_rate: int, notes: list[str], *, is_seen: bool, limits: dict
+) -> np.ndarray | None:
+    """Read an utterance's recording, or the sound track of its video where it has one; what cannot be heard is noted.
+
+    Args:
+      utterance: names the files.
+      sample_rate: Hz.
+      notes: gets a line where a sound track is heard, or cannot be.
+      is_seen: the pictures of the video are read as well; else a sound track that cannot be heard is an error.
+      limits: of the media.
+    """
+    if utterance.audio is not None:
+        return read_audio(utterance.audio, sample_rate, notes=notes, **limits)
     if utterance.video is None:
         return None
     try:
-        seconds, _ = duration(utterance.video)
-    except MediaError:
-        return None  # read_video will raise with a better message
-    if seconds > 0:
-        notes.append(f"heard the sound track of {utterance.video.name}")
-        return utterance.video
-    return None
+        samples = read_audio(utterance.video, sample_rate, notes=notes, **limits)
+    except MediaError as error:
+        if error.problem == "absent":
+            return None
+        if not is_seen:
+            raise
+        notes.append(f"the sound track is not heard: {error}")
+        return None
+    notes.append(f"heard the sound track of {utterance.video.name}")
+    return samples
 
 
 def choose_portrait(

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
+from empatheia_jax.data.media.errors import naming
 from empatheia_jax.data.media.reading import read_audio
 from empatheia_jax.data.media.writing import write_audio
 from empatheia_jax.generators.styletts2.config import StyleTTS2Error, SynthesisOptions
@@ -40,8 +41,8 @@ def speak(
 
     Raises:
       ConsentError: a reference without consent.
-      StyleTTS2Error: an unsuitable reference, or an output that is no .wav.
-      MediaError: a recording that cannot be read.
+      StyleTTS2Error: an output that is no .wav.
+      MediaError: a recording that cannot be read, or is no reference of a voice.
       PhonemeError: nothing to pronounce.
       CheckpointError: no weights.
     """
@@ -50,10 +51,12 @@ def speak(
         raise StyleTTS2Error(f"{output}: the output is a .wav")
     recorded_consent = provenance.record_consent(consent, reference) if reference is not None else None
     script, voice = phonemize_text(text), StyleTTS2Speech(checkpoint, dtype)
-    style = None
+    style, notes = None, list(script.notes)
     if reference is not None:
-        style = voice.style(read_audio(reference, voice.sample_rate), voice.sample_rate)
-    notes = ["the reference has less than 0.8 s of sound and was padded with silence"] * voice.references_padded
+        recording = read_audio(reference, voice.sample_rate, notes=notes)
+        with naming(reference):
+            style = voice.style(recording, voice.sample_rate)
+    notes += ["the reference has less than 0.8 s of sound and was padded with silence"] * voice.references_padded
     start, first_audio_s, parts = time.perf_counter(), 0.0, []
     for part in voice.stream(script, style, options):
         first_audio_s = first_audio_s or time.perf_counter() - start
@@ -64,7 +67,7 @@ def speak(
         "weights": voice.networks.sha256[:16],
         "text": text,
         "sentences": len(parts),
-        "notes": [*script.notes, *notes],
+        "notes": notes,
         "seconds": len(audio) / voice.sample_rate,
         "first_audio_s": first_audio_s,
         "took_s": time.perf_counter() - start,

@@ -4,12 +4,12 @@ DIR/goodput.json has an object for each start of `train.py`, called a session: w
 first and last step, and its seconds by activity. It is rewritten every few seconds, so a kill loses no more of it.
 """
 
-import json
 import time
 from pathlib import Path
 
 from empatheia_jax.monitoring.clock import Clock
 from empatheia_jax.runtime.atomic import write_json
+from empatheia_jax.runtime.json_files import read_json
 
 WRITE_SECONDS = 5.0  # between two writes of the file
 FILE_NAME = "goodput.json"
@@ -28,7 +28,7 @@ class Goodput:
           writes: whether this process writes the file; one process of a run does.
         """
         self._path, self._clock, self._writes = folder / FILE_NAME, clock, writes
-        self.sessions: list[dict] = json.loads(self._path.read_text()) if writes and self._path.exists() else []
+        self.sessions: list[dict] = read_json(self._path, list) if writes and self._path.exists() else []
         began = time.time() - clock.elapsed
         self.sessions.append({"began": began, "seen": began, "from_step": step, "to_step": step, "end": ""})
         self._written = -WRITE_SECONDS

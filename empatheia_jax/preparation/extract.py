@@ -55,7 +55,7 @@ class Extractor:
             "max_megabytes": config.data.max_megabytes,
         }
 
-    def __call__(self, job: Job) -> tuple[dict[str, np.ndarray], list[dict]]:
+    def __call__(self, job: Job) -> tuple[dict[str, np.ndarray], list[dict], list[str]]:
         """Extract one utterance.
 
         For an encoder that is `on_device`, "audio" or "video" is the output of its `preprocess`, which `encode_records`
@@ -63,8 +63,10 @@ class Extractor:
         place of its golds, which `add_golds` computes later.
 
         Returns:
-          The record's arrays by name, and what was rejected: [{key, modality, file, error}].
+          The record's arrays by name, what was rejected: [{key, modality, file, error}], and notes on recordings.
         """
+        notes: list[str] = []
+        options: dict[str, Any] = {**self.limits, "notes": notes}
         arrays: dict[str, np.ndarray] = {}
         rejected: list[dict] = []
 
@@ -73,33 +75,34 @@ class Extractor:
             try:
                 yield
             except (ValueError, OSError) as error:  # unusable media; other errors are bugs and are raised
-                rejected.append({"key": job.key, "modality": modality, "file": str(file), "error": str(error)})
+                reason = str(error) if str(file) in str(error) else f"{file}: {error}"
+                rejected.append({"key": job.key, "modality": modality, "file": str(file), "error": reason})
 
         if job.audio is not None:
             with attempt("audio", job.audio):
-                arrays["audio"] = self._audio_features(job.audio)
+                arrays["audio"] = self._audio_features(job.audio, options)
         if job.video is not None:
             with attempt("video", job.video):
                 count = self.encoders["video"].feature_shape[0] if job.text is None else STYLE_FRAMES
-                frames = read_video(job.video, count=count, max_side=MAX_SIDE, **self.limits)
+                frames = read_video(job.video, count=count, max_side=MAX_SIDE, **options)
                 arrays["video"] = self._encode("video", frames)
                 if job.text is not None and isinstance(self.face, OnDeviceFaceGenerator):
-                    clip = read_video(job.video, max_frames=self.face.style_frames, max_side=MAX_SIDE, **self.limits)
+                    clip = read_video(job.video, max_frames=self.face.style_frames, max_side=MAX_SIDE, **options)
                     arrays[PREPARED_CLIP] = self.face.prepare(clip)
                 elif job.text is not None:
                     arrays["style_video"] = self.face.style(frames)
         if job.audio is not None and job.text is not None and "audio" in arrays:
             with attempt("gold", job.audio):
                 arrays |= self._extract_golds(job.audio, job.text)
-        return arrays, rejected
+        return arrays, rejected, list(dict.fromkeys(notes))  # a file that is read twice is noted once
 
     def repairs(self) -> dict[str, int]:
         """Return how often so far something was used that is not as it should be, by what was done about it."""
         padded = self.speech.references_padded if isinstance(self.speech, OnDeviceSpeechGenerator) else 0
         return {"faces_missed": self.encoders["video"].faces_missed, "references_padded": padded}
 
-    def _audio_features(self, path: Recording) -> np.ndarray:
-        return self._encode("audio", read_audio(path, self.encoders["audio"].sample_rate, **self.limits))
+    def _audio_features(self, path: Recording, options: dict[str, Any]) -> np.ndarray:
+        return self._encode("audio", read_audio(path, self.encoders["audio"].sample_rate, **options))
 
     def _encode(self, modality: str, media: np.ndarray) -> np.ndarray:
         """Return the features, or only the preprocessed input of an encoder that is `on_device`."""
@@ -145,14 +148,15 @@ def _start_worker(config: Config) -> None:
 
 
 def _extract_records(jobs: list[Job], on_error: str, notes: dict) -> Iterator[tuple[str, dict]]:
-    """Yield (key, arrays) of every job that gives any array; each job is added to `notes` {rejected, counts}."""
+    """Yield (key, arrays) of every job that gives any array; each job is added to `notes` (`_empty_notes`)."""
     counts: Counter = notes["counts"]
     for job in jobs:
         before = _extractor.repairs()
-        arrays, rejected = _extractor(job)
+        arrays, rejected, noted = _extractor(job)
         counts.update({name: count - before[name] for name, count in _extractor.repairs().items()})
         _raise_if_rejected(rejected, on_error)
         notes["rejected"].extend(rejected)
+        notes["noted"].extend({"key": job.key, "note": note} for note in noted)
         counts.update({"utterances": 1, "records": bool(arrays), "gold": "phonemes" in arrays})
         counts.update({name: name in arrays for name in ("audio", "video")})
         if arrays:
@@ -165,11 +169,11 @@ def _raise_if_rejected(rejected: list[dict], on_error: str) -> None:
 
 
 def _empty_notes() -> dict:
-    return {"rejected": [], "counts": Counter()}
+    return {"rejected": [], "noted": [], "counts": Counter()}
 
 
 def _write_shard(directory: Path, index: int, jobs: list[Job], on_error: str) -> dict:
-    """Extract and write one shard, adding each finished utterance to its journal; return {rejected, counts}."""
+    """Extract and write one shard, adding each finished utterance to its journal; return its notes."""
     writer = FeatureWriter.open_existing(directory)
     journal = writer.open_journal(index)
     try:
@@ -193,6 +197,7 @@ def _finish_shard(writer: FeatureWriter, index: int, journal: Journal) -> dict:
     notes = _empty_notes()
     for value, _ in journal.entries:
         notes["rejected"] += value["notes"]["rejected"]
+        notes["noted"] += value["notes"].get("noted", [])
         notes["counts"].update(value["notes"]["counts"])
 
     def utterances():
@@ -244,10 +249,10 @@ def extract(
       processes: number of machines that share the work.
 
     Returns:
-      Counts: utterances, records, audio, video, gold (listener utterances with all golds), rejected, faces_missed
-      (clips used uncropped because no face was found), references_padded (recordings too short for the voice's style
-      encoder), without_media. A process that is not the last to finish counts
-      its own shards only.
+      Counts: utterances, records, audio, video, gold (listener utterances with all golds), rejected, noted (remarks on
+      recordings that were used, in `output/noted.jsonl`), faces_missed (clips used uncropped because no face was
+      found), references_padded (recordings too short for the voice's style encoder), without_media. A process that is
+      not the last to finish counts its own shards only.
 
     Raises:
       ExtractError: an unusable recording ("stop"), or nothing to extract.
@@ -279,10 +284,13 @@ def extract(
     notes = [writer.read_sidecar(index) for index in counted]
     counts = sum((Counter(note["counts"]) for note in notes), Counter())
     rejected = [entry for note in notes for entry in note["rejected"]]
+    noted = [entry for note in notes for entry in note.get("noted", [])]
     names = ("utterances", "records", "audio", "video", "gold", "faces_missed", "references_padded")
-    result = {name: counts[name] for name in names} | {"rejected": len(rejected), "without_media": without_media}
+    result = {name: counts[name] for name in names}
+    result |= {"rejected": len(rejected), "noted": len(noted), "without_media": without_media}
     if not writer.unfinished_shards():
         write_json_lines(directory / "rejected.jsonl", rejected)
+        write_json_lines(directory / "noted.jsonl", noted)
         writer.finish(result)
     return result
 

@@ -6,7 +6,7 @@ import random
 import pytest
 
 from empatheia_jax.data.corpus.avamerg import read_dialogue, read_examples
-from empatheia_jax.data.corpus.json_file import load_dialogues
+from empatheia_jax.data.corpus.dialogue_json import load_dialogues
 from empatheia_jax.data.schema import Profile, RecordError
 
 

@@ -85,6 +85,11 @@ class TestTrained:
         (tmp_path / "tokenizer.json").write_text("{}")
         with pytest.raises(TokenizerError, match="tokenizer.json"):
             load(tmp_path)
+        for content, message in (("[]", "expected an object, found list"), ("{", "not JSON")):
+            bpe.save(tmp_path / "b")
+            (tmp_path / "b" / "tokenizer_config.json").write_text(content)
+            with pytest.raises(TokenizerError, match=f"tokenizer_config.json: {message}"):
+                load(tmp_path / "b")
 
 
 @pytest.fixture(scope="module")

@@ -190,6 +190,14 @@ def test_everything_is_on_the_page(tmp_path, report, metrics, video):
         assert words in page.text.replace("\u00a0", " "), words
 
 
+@pytest.mark.parametrize(
+    ("content", "reason"), [(b"{", "is not JSON"), (b"[]", "holds no settings"), (b"\xff{}", "is not JSON")]
+)
+def test_a_configuration_that_cannot_be_read_is_not_passed_over(tmp_path, report, metrics, content, reason):
+    (metrics.parent / "config.json").write_bytes(content)
+    assert f"config.json {reason}" in Page(write_report(tmp_path, report, metrics=metrics)).text.replace("\u00a0", " ")
+
+
 def test_the_page_needs_nothing_from_outside_and_can_be_read_aloud(tmp_path, report, metrics, video):
     page = Page(write_report(tmp_path, report, metrics=metrics, video=video, response={"response": "Yes."}))
     for tag, attributes in page.tags:

@@ -202,11 +202,18 @@ def test_files_of_coefficients(tmp_path, seed):
     np.savez(tmp_path / "short.npz", coeff=coefficients, transform_params=transform[:4])
     np.savez(tmp_path / "none.npz", coeff=coefficients[:0])
     (tmp_path / "no.mat").write_bytes(b"nothing")
+    content = (tmp_path / "a.npz").read_bytes()
+    (tmp_path / "cut.npz").write_bytes(content[: len(content) // 2])
+    (tmp_path / "changed.npz").write_bytes(content[:200] + bytes(50) + content[250:])
+    np.savez(tmp_path / "words.npz", coeff=np.array(["a", "b"]))
     for name, message in (
         ("short.npz", r"no `transform_params` \[9, 5\]"),
         ("none.npz", "no `coeff`"),
         ("no.mat", "not a .mat or .npz"),
         ("gone.mat", "no such file"),
+        ("cut.npz", r"cut\.npz: not a .mat or .npz"),  # zipfile's and zlib's errors are neither ValueError nor OSError
+        ("changed.npz", r"changed\.npz: not a .mat or .npz"),
+        ("words.npz", r"words\.npz: `coeff` holds no numbers"),
     ):
         with pytest.raises(DreamTalkError, match=message):
             read_pose(tmp_path / name)

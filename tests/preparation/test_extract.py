@@ -9,9 +9,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import soundfile
 
 from empatheia_jax.config import Config, EncoderConfig
 from empatheia_jax.data.corpus.avamerg import read_examples
+from empatheia_jax.data.corpus.check import check_data
 from empatheia_jax.data.features.records import StoreError
 from empatheia_jax.data.features.store import FeatureStore, store_settings
 from empatheia_jax.data.features.writer import FeatureWriter
@@ -207,6 +209,21 @@ def test_bad_media_stop(damaged, tmp_path):
         extract(CONFIG, damaged, tmp_path / "features", workers=1, progress=False)
     assert "\n" not in str(caught.value)
     assert not list((tmp_path / "features").glob("*.part"))
+
+
+def test_what_is_to_be_known_about_a_recording_is_counted_and_listed(tmp_path):
+    """A recording whose channels cancel each other is used, and `extract` and `check-data` say so."""
+    folder, output = write_corpus(tmp_path / "corpus", dialogues=1), tmp_path / "features"
+    path = folder / "audio_v5_0" / "dia00000utt1_2.wav"  # of the listener: read for its features and for its golds
+    sound, rate = soundfile.read(path)
+    soundfile.write(path, np.stack([sound, -sound], axis=1), rate)
+    counts = extract(CONFIG, folder, output, workers=1, progress=False)
+    assert counts["noted"] == 1 and counts["rejected"] == 0
+    (noted,) = [json.loads(line) for line in (output / "noted.jsonl").read_text().splitlines()]
+    assert path.name in noted["note"] and "channels cancel" in noted["note"] and noted["key"].endswith("/1")
+    text, report = check_data(folder)
+    assert report["media"][0]["read_with_a_note"] == [noted["note"]]
+    assert "read with a note: 1 (" in text and not report["media"][0]["unusable"]
 
 
 def test_bad_media_are_counted_and_listed(damaged, tmp_path):

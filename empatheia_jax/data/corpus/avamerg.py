@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Literal
 
 from empatheia_jax.data.corpus import records, tfds_records
-from empatheia_jax.data.corpus.json_file import load_dialogues
+from empatheia_jax.data.corpus.dialogue_json import load_dialogues
 from empatheia_jax.data.corpus.records import BadRecord, Source
 from empatheia_jax.data.corpus.tfds_records import dataset_folder
 from empatheia_jax.data.media.files import MediaFiles

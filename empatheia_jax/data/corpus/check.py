@@ -13,7 +13,7 @@ import numpy as np
 from empatheia_jax.data.corpus import avamerg
 from empatheia_jax.data.corpus.avamerg import Report, Split
 from empatheia_jax.data.emotions import AVATAR_EMOTIONS, avatar_emotion
-from empatheia_jax.data.media.containers import Recording, UnreadableError, size_of
+from empatheia_jax.data.media.containers import Recording
 from empatheia_jax.data.media.files import MediaFiles
 from empatheia_jax.data.schema import Example, Profile, Utterance
 from empatheia_jax.runtime.machine import usable_cores
@@ -189,6 +189,16 @@ def _check_media(
     return result if limits is None else result | _probe(utterances, *limits, progress)
 
 
+@dataclasses.dataclass
+class _Measured:
+    """A recording's length, or what is wrong with it ("" where nothing is) and a line that names the file."""
+
+    seconds: float
+    problem: str = ""
+    message: str = ""
+    notes: list[str] = dataclasses.field(default_factory=list)
+
+
 def _probe(utterances: list[Utterance], max_seconds: float, max_megabytes: float, progress) -> dict:
     """Open the media of the utterances: durations, files that cannot be used, voice and face of different length."""
     pairs = {(utterance.audio, utterance.video) for utterance in utterances if utterance.audio or utterance.video}
@@ -197,22 +207,25 @@ def _probe(utterances: list[Utterance], max_seconds: float, max_megabytes: float
     seconds: dict[Recording, float] = {}
     unusable: dict[str, list[str]] = collections.defaultdict(list)
 
-    def measure(path: Recording) -> tuple[float, str, str]:
+    noted: list[str] = []
+
+    def measure(path: Recording) -> _Measured:
         return _measure(path, path in videos, max_seconds, max_megabytes)
 
     with concurrent.futures.ThreadPoolExecutor(usable_cores()) as pool:
         for number, (path, result) in enumerate(zip(todo, pool.map(measure, todo), strict=True), start=1):
-            length, problem, message = result
-            if problem:
-                unusable[problem].append(message)
+            noted += result.notes
+            if result.problem:
+                unusable[result.problem].append(result.message)
             else:
-                seconds[path] = length
+                seconds[path] = result.seconds
             if progress is not None:
                 progress(number, len(todo))
     differences = {(a, v): seconds[v] - seconds[a] for a, v in pairs if a in seconds and v in seconds}
     out_of_sync = [pair for pair, difference in differences.items() if abs(difference) > SYNC_TOLERANCE_SECONDS]
     return {
         "unusable": dict(unusable),
+        "read_with_a_note": noted,
         "seconds": {
             "audio": _describe_durations([length for path, length in seconds.items() if path not in videos]),
             "video": _describe_durations([length for path, length in seconds.items() if path in videos]),
@@ -225,25 +238,19 @@ def _probe(utterances: list[Utterance], max_seconds: float, max_megabytes: float
     }
 
 
-def _measure(path: Recording, is_video: bool, max_seconds: float, max_megabytes: float) -> tuple[float, str, str]:
-    """Return the length in seconds, what is wrong with the file (or ""), and a line that names the file."""
+def _measure(path: Recording, is_video: bool, max_seconds: float, max_megabytes: float) -> _Measured:
+    """Decode a recording as `extract` and `respond` do."""
     from empatheia_jax.data.media import reading  # imported late: PyAV and soundfile are needed only to open files
 
+    measure, notes = reading.video_seconds if is_video else reading.sound_seconds, []
     try:
-        size = size_of(path)
-    except (OSError, UnreadableError) as error:
-        return 0.0, "unreadable", str(error)
-    if size == 0:
-        return 0.0, "empty", str(path)
-    if size > max_megabytes * 1e6:
-        return 0.0, f"over {max_megabytes:g} MB", str(path)
-    try:
-        length = reading.duration(path)[is_video]  # (seconds of sound, seconds of video)
+        length = measure(path, max_seconds=max_seconds, max_megabytes=max_megabytes, notes=notes)
     except reading.MediaError as error:
-        return 0.0, "unreadable", str(error)
-    if length <= 0:
-        return 0.0, "without frames" if is_video else "without sound", str(path)
-    return length, f"over {max_seconds:g} s" if length > max_seconds else "", str(path)
+        limits = {"too large": f"over {max_megabytes:g} MB", "too long": f"over {max_seconds:g} s"}
+        if error.problem in (*limits, "empty", "without sound", "without frames"):
+            return _Measured(0.0, limits.get(error.problem, error.problem), str(path))
+        return _Measured(0.0, "cut short" if error.problem == "cut short" else "unreadable", str(error))
+    return _Measured(length, notes=notes)
 
 
 def _describe_durations(values: list[float]) -> dict[str, Any]:
@@ -321,6 +328,7 @@ def _format_media(media: dict) -> list[str]:
         "of no utterance": media["of_no_utterance"],
         "several for one utterance": [" = ".join(paths) for paths in media["several_for_one_utterance"]],
         **media.get("unusable", {}),
+        "read with a note": media.get("read_with_a_note", []),
         f"voice and face differ by more than {SYNC_TOLERANCE_SECONDS:g} s": media.get("voice_and_face_differ", []),
     }
     for finding, places in findings.items():

@@ -6,6 +6,7 @@ Read it with `tfds.data_source("avamerg", data_dir=DIR)` once this module is imp
 """
 
 import itertools
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
@@ -120,11 +121,11 @@ class Avamerg(tfds.core.GeneratorBasedBuilder):
 
     def _record(self, turns: list[Example], root: Path) -> dict:
         """Return a dialogue's record; recordings that cannot be embedded are left out and listed, or stop the build."""
-        from empatheia_jax.data.media.reading import MediaError, duration
+        from empatheia_jax.data.media.reading import MediaError, sound_seconds, video_seconds
 
-        def is_readable(recording: Recording) -> bool:
+        def is_readable(recording: Recording, measure: Callable[[Recording], float]) -> bool:
             try:
-                duration(recording)
+                measure(recording)
             except MediaError as error:
                 if self._read_options["on_error"] == "stop":
                     raise RecordError(f"{error} (go on without it: --on-error skip)") from error
@@ -134,8 +135,11 @@ class Avamerg(tfds.core.GeneratorBasedBuilder):
 
         unreadable: set[Recording] = set()
         if self._embed:
-            recordings = {r for turn in turns for u in turn.utterances for r in (u.audio, u.video) if r is not None}
-            unreadable = {recording for recording in sorted(recordings, key=str) if not is_readable(recording)}
+            utterances = [utterance for turn in turns for utterance in turn.utterances]
+            heard = {utterance.audio for utterance in utterances if utterance.audio is not None}
+            seen = {utterance.video for utterance in utterances if utterance.video is not None}
+            for recordings, measure in ((heard, sound_seconds), (seen, video_seconds)):
+                unreadable |= {r for r in sorted(recordings, key=str) if not is_readable(r, measure)}
         return to_record(turns, root, self._embed, unreadable)
 
 

@@ -9,7 +9,6 @@ with the number of its turn; what a dialogue does not have is an empty text or -
 import dataclasses
 import functools
 import io
-import json
 from collections.abc import Iterator, Set
 from pathlib import Path
 from typing import Any, cast
@@ -19,6 +18,7 @@ import numpy as np
 from empatheia_jax.data.corpus.text import clean_text
 from empatheia_jax.data.media.containers import Recording, ZipMember, readable_input
 from empatheia_jax.data.schema import ChainOfEmpathy, Example, Profile, RecordError, Role, Utterance
+from empatheia_jax.runtime.json_files import read_json
 
 NAME = "avamerg"
 INFO = "dataset_info.json"
@@ -58,7 +58,7 @@ def dataset_folder(path: Path) -> Path | None:
 
 def split_names(folder: Path) -> list[str]:
     """List the splits of a built dataset, from its own description."""
-    return [split["name"] for split in json.loads((folder / INFO).read_text())["splits"]]
+    return [split["name"] for split in read_json(folder / INFO)["splits"]]
 
 
 # Examples -> record -------------------------------------------------------------------------------------------------
@@ -140,7 +140,7 @@ def read(folder: Path, split: str) -> Iterator[list[Example]]:
     Raises:
       RecordError: the dataset has no such split.
     """
-    root = Path(json.loads((folder / "metadata.json").read_text())["root"])
+    root = Path(read_json(folder / "metadata.json")["root"])
     for number, record in enumerate(_records(folder, split)):
         yield to_examples(record, split, root, folder=folder, number=number)
 

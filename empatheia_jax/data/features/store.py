@@ -27,6 +27,7 @@ from typing import Any
 import numpy as np
 
 from empatheia_jax.data.features.records import FLOAT_DTYPES, StoreError, unpack_record
+from empatheia_jax.runtime.json_files import read_json
 
 FORMAT = 2
 STYLE_FRAMES = 24  # frames, spread evenly, from which S_video is measured; three for each of the 8 that are encoded
@@ -146,7 +147,7 @@ class FeatureStore:
                 f"{self.directory}: extraction was interrupted after {done} of {total} shards: run `empatheia extract` "
                 "again with the same settings, it goes on where it stopped"
             )
-        index = json.loads((self.directory / "index.json").read_text(encoding="utf-8"))
+        index = read_json(self.directory / "index.json")
         for shard, size in enumerate(index["bytes"]):
             path = self.directory / shard_name(shard)
             if not path.exists() or path.stat().st_size != size:

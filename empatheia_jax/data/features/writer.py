@@ -10,6 +10,7 @@ import numpy as np
 from empatheia_jax.data.features.records import CONTENT_PREFIX, Journal, StoreError, gold_size, pack_record
 from empatheia_jax.data.features.store import FORMAT, check_settings, read_manifest, shard_name
 from empatheia_jax.runtime.atomic import TEMPORARY_SUFFIX, remove_abandoned, replacing, write_json
+from empatheia_jax.runtime.json_files import read_json
 
 
 def write_json_lines(path: Path, values: Iterable) -> None:
@@ -141,7 +142,7 @@ class FeatureWriter:
     def read_sidecar(self, index: int) -> dict:
         """Read the sidecar of a finished shard: keys, sizes, bytes, and the notes it was written with."""
         path = (self.directory / shard_name(index)).with_suffix(".json")
-        return json.loads(path.read_text(encoding="utf-8"))
+        return read_json(path)
 
     def finish(self, counts: dict) -> None:
         """Write the index and mark the store complete.

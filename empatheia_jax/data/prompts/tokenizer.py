@@ -264,9 +264,12 @@ def _read_json(path: Path) -> dict:
     if not path.is_file():
         return {}
     try:
-        return json.loads(path.read_text("utf-8"))
-    except ValueError as error:
+        content = json.loads(path.read_text("utf-8"))
+    except (ValueError, RecursionError) as error:
         raise TokenizerError(f"{path}: not JSON ({error})") from error
+    if not isinstance(content, dict):
+        raise TokenizerError(f"{path}: expected an object, found {type(content).__name__}")
+    return content
 
 
 def _special_token_id(

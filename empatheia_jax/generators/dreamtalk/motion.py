@@ -52,19 +52,30 @@ def window_index(frames: int) -> np.ndarray:
 def _read(path: Path) -> dict[str, np.ndarray]:
     if not path.is_file():
         raise DreamTalkError(f"{path}: there is no such file")
-    from scipy.io.matlab import MatReadError, loadmat
+    from scipy.io.matlab import loadmat
 
     try:
         if path.suffix == ".mat":
             return loadmat(path)
-        with np.load(path, allow_pickle=False) as arrays:
+        with open(path, "rb") as file, np.load(file, allow_pickle=False) as arrays:
             return dict(arrays)
-    except (OSError, ValueError, NotImplementedError, TypeError, MatReadError) as error:
-        raise DreamTalkError(f"{path}: not a .mat or .npz of coefficients ({error})") from error
+    except Exception as error:  # scipy, numpy, zipfile and zlib raise errors of any type for a damaged file
+        raise DreamTalkError(f"{path}: not a .mat or .npz of coefficients ({_in_a_line(error)})") from error
+
+
+def _in_a_line(error: Exception) -> str:
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def _floats(path: Path, arrays: dict[str, np.ndarray], name: str) -> np.ndarray:
+    try:
+        return np.asarray(arrays.get(name, ()), np.float32)
+    except (ValueError, TypeError) as error:  # text, or a structure of MATLAB
+        raise DreamTalkError(f"{path}: `{name}` holds no numbers ({_in_a_line(error)})") from error
 
 
 def _coefficients(path: Path, arrays: dict[str, np.ndarray]) -> np.ndarray:
-    coefficients = np.asarray(arrays.get("coeff", ()), np.float32)
+    coefficients = _floats(path, arrays, "coeff")
     if coefficients.ndim != 2 or coefficients.shape[1] != COEFFICIENTS or not len(coefficients):
         raise DreamTalkError(f"{path}: no `coeff` [n, {COEFFICIENTS}] of at least one frame in it")
     if not np.isfinite(coefficients).all():
@@ -89,7 +100,7 @@ def read_pose(path: Path) -> np.ndarray:
     """
     arrays = _read(path)
     coefficients = _coefficients(path, arrays)
-    transform = np.asarray(arrays.get("transform_params", ()), np.float32)
+    transform = _floats(path, arrays, "transform_params")
     if transform.shape != (len(coefficients), 5) or not np.isfinite(transform).all():
         raise DreamTalkError(f"{path}: no `transform_params` [{len(coefficients)}, 5] beside its coefficients")
     return head_pose(coefficients, transform)
