@@ -49,10 +49,13 @@ def check_data(argv: list[str]) -> int:
     parser.add_argument("--plot", type=Path, help="also plot the report, as a .png")
     parser.add_argument("--no-probe", action="store_true", help="do not open the recordings")
     args = parser.parse_args(argv)
+    from empatheia_jax.checkpoints.inputs import corpus_inputs
     from empatheia_jax.data.corpus.check import check_data as check
     from empatheia_jax.runtime.atomic import write_json
+    from empatheia_jax.runtime.outputs import check_outputs
     from empatheia_jax.runtime.progress import Progress
 
+    check_outputs([("--json", args.json), ("--plot", args.plot)], corpus_inputs("the data,", args.path))
     lines: list[Progress] = []
 
     def progress(done: int, total: int) -> None:
@@ -356,7 +359,11 @@ def plan(argv: list[str]) -> int:
         print(local_plan(config))
         return 0
     from empatheia_jax.planning.pods.report import plan_topology
+    from empatheia_jax.runtime.outputs import check_outputs
 
+    if args.output:
+        files = [("--output", args.output / name) for name in ("plan.json", "plan.txt")]
+        check_outputs(files, [("the config", args.config)])
     return plan_topology(config, args.topology, args.stage, sweep=args.sweep, output=args.output)
 
 

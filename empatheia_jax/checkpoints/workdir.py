@@ -1,8 +1,11 @@
-"""The folder of a run: its config, what it may be used for, and its feature store."""
+"""The folder of a run: its config, what it may be used for, its one writer, and its feature store."""
 
+import contextlib
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
+from empatheia_jax.checkpoints.inputs import RUN_FILES, RUN_FOLDERS, config_inputs
 from empatheia_jax.checkpoints.restore import check_base
 from empatheia_jax.checkpoints.weights import is_weights, read_metadata
 from empatheia_jax.config import Config, ConfigError
@@ -12,8 +15,46 @@ from empatheia_jax.encoders import build_encoders
 from empatheia_jax.llm.quantized import require_qwix
 from empatheia_jax.runtime import processes
 from empatheia_jax.runtime.atomic import write_json
+from empatheia_jax.runtime.one_writer import BusyError, one_writer
+from empatheia_jax.runtime.outputs import check_outputs
 
 FACE_PARTS = ("denoiser", "wav2vec", "face3d")  # parts of DreamTalk's folder that its golds depend on
+
+
+@contextlib.contextmanager
+def claim_workdir(folder: Path) -> Iterator[None]:
+    """Be the only run that writes a folder; all processes of the run call this together, the first holds the lock.
+
+    Raises:
+      BusyError: another run is writing there; raised in all processes.
+    """
+    with contextlib.ExitStack() as held:
+        refused: BusyError | None = None
+        if processes.is_first():
+            try:
+                held.enter_context(one_writer(folder / "writer.lock", f"--workdir {folder}"))
+            except BusyError as error:
+                refused = error
+        if processes.any_process(refused is not None):
+            raise refused or BusyError(f"--workdir {folder}: another run is writing it")
+        yield
+
+
+def check_inputs(folder: Path, config: Config, config_file: Path | str, *, resume: bool, trains_base: bool) -> None:
+    """Check that nothing that a run reads is among what it writes to its folder.
+
+    Args:
+      folder: the run's.
+      config: settings of the run.
+      config_file: where these are from.
+      resume: whether the files there are the run's own.
+      trains_base: whether the run writes a base.
+    Raises:
+      OutputError: an input that the run would overwrite.
+    """
+    names = [*RUN_FOLDERS, *(["base"] if trains_base else []), *([] if resume else RUN_FILES)]
+    outputs = [("--workdir", folder / name) for name in names]
+    check_outputs(outputs, [("the config", config_file), *config_inputs(config)])
 
 
 def check_workdir(folder: Path, config: Config, *, resume: bool, trains_base: bool) -> None:

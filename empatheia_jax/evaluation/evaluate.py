@@ -11,7 +11,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from empatheia_jax.checkpoints.workdir import open_store
+from empatheia_jax.checkpoints.inputs import run_inputs
+from empatheia_jax.checkpoints.workdir import open_store, saved_config
 from empatheia_jax.config import ConfigError
 from empatheia_jax.data import emotions
 from empatheia_jax.data.batches.builder import BatchBuilder
@@ -36,6 +37,8 @@ from empatheia_jax.generators.build import build_generators
 from empatheia_jax.inference.engine import Answer, Engine
 from empatheia_jax.inference.load import load_run
 from empatheia_jax.runtime.atomic import write_json
+from empatheia_jax.runtime.one_writer import one_writer
+from empatheia_jax.runtime.outputs import check_outputs
 
 BATCH = 24
 
@@ -56,7 +59,16 @@ def evaluate(run: Path, split: Split, output: Path, quantization: str | None = N
       ConfigError: `run` is no trained run, or no dialogue of the split has a chain of empathy to compare with.
       RecordError: the run's data cannot be read.
       StoreError: its feature store is missing or was made with other settings.
+      OutputError: the report would overwrite something that is read.
+      BusyError: another process is writing a report there.
     """
+    outputs = [("--output", output / name) for name in ("report.json", "report.html")]
+    check_outputs(outputs, run_inputs(run, saved_config(run)))
+    with one_writer(output / "writer.lock", f"--output {output}"):
+        return _evaluate(run, split, output, quantization)
+
+
+def _evaluate(run: Path, split: Split, output: Path, quantization: str | None) -> Path:
     started = time.monotonic()
     loaded = load_run(run, quantization=quantization)
     config, engine = loaded.config, Engine(loaded.model, loaded.tokenizer, loaded.config, batch=BATCH)

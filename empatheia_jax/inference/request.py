@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
+from empatheia_jax.checkpoints.inputs import run_inputs
 from empatheia_jax.config import Config
 from empatheia_jax.data import emotions
 from empatheia_jax.data.corpus.avamerg import read_dialogue
@@ -16,6 +17,7 @@ from empatheia_jax.encoders import ModalityEncoder
 from empatheia_jax.generators.avatars import choose_avatar
 from empatheia_jax.generators.interfaces import Portrait
 from empatheia_jax.inference import provenance
+from empatheia_jax.runtime.outputs import check_outputs
 
 
 class RespondError(ValueError):
@@ -61,6 +63,28 @@ def parse_profile(value: str) -> Profile:
             raise RespondError(f"--profile: {name} {word!r} is not one of {', '.join(table)}")
     age, gender, timbre = words
     return Profile(age, gender, timbre)
+
+
+def check_request_outputs(request: Request, config: Config, example: Example | None = None) -> None:
+    """Check that the answer overwrites nothing that is read for it.
+
+    Args:
+      request: names the outputs, and inputs.
+      config: of the run; names further inputs.
+      example: the dialogue, whose recordings are inputs too; None: it is not read yet.
+    Raises:
+      OutputError: an output is an input, or is a file of one.
+    """
+    names = ("dialogue", "speech", "video", "portrait", "speech_weights", "face_weights")
+    inputs = [(f"--{name.replace('_', '-')}", getattr(request, name)) for name in names]
+    inputs += [(f"--{name.replace('_', '-')}", path) for name, path in request.torch.items() if isinstance(path, Path)]
+    for utterance in example.history if example is not None else ():
+        recordings = [getattr(recording, "archive", recording) for recording in (utterance.audio, utterance.video)]
+        inputs += [("a recording of the dialogue,", path) for path in recordings if isinstance(path, Path)]
+    outputs = [("--output", request.output), ("--output", request.output.with_suffix(".json"))]
+    if request.trace is not None:
+        outputs += [("--trace", request.trace / name) for name in ("profile.md", "programs")]
+    check_outputs(outputs, [*inputs, *run_inputs(request.run, config)])
 
 
 def read_request(request: Request, config: Config) -> Example:
