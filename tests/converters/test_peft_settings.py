@@ -53,8 +53,6 @@ REFUSED = {
     "what_peft_adds_next": [True, 3, "fast", {"a": 1}, [0]],
 }
 CASES = [(name, value) for name, values in REFUSED.items() for value in values]
-    (name, value) for name, values in REFUSED.items() for value in values if (name, value) != ("megatron_config", {})
-]
 
 
 @pytest.mark.parametrize(("name", "value"), CASES)
