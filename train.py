@@ -9,6 +9,7 @@ import errno
 import os
 import sys
 import traceback
+from collections.abc import Sequence
 from pathlib import Path
 
 import jax
@@ -99,7 +100,7 @@ def main(argv: list[str]) -> int:
 def train(
     args: argparse.Namespace,
     config: Config,
-    stages: tuple[Stage, ...],
+    stages: Sequence[Stage],
     clock: Clock,
     *,
     watchdog: Watchdog,

@@ -15,7 +15,7 @@ from empatheia_jax.encoders import build_encoders
 from empatheia_jax.llm.quantized import require_qwix
 from empatheia_jax.runtime import processes
 from empatheia_jax.runtime.atomic import write_json
-from empatheia_jax.runtime.one_writer import BusyError, one_writer
+from empatheia_jax.runtime.one_writer import one_writer
 from empatheia_jax.runtime.outputs import check_outputs
 
 FACE_PARTS = ("denoiser", "wav2vec", "face3d")  # parts of DreamTalk's folder that its golds depend on
@@ -23,20 +23,16 @@ FACE_PARTS = ("denoiser", "wav2vec", "face3d")  # parts of DreamTalk's folder th
 
 @contextlib.contextmanager
 def claim_workdir(folder: Path) -> Iterator[None]:
-    """Be the only run that writes a folder; all processes of the run call this together, the first holds the lock.
+    """Be the only run that writes a folder. The processes of a run are one writer, and its first holds the lock.
 
     Raises:
-      BusyError: another run is writing there; raised in all processes.
+      BusyError: another run is writing there; the other processes of this one end when its first does.
     """
-    with contextlib.ExitStack() as held:
-        refused: BusyError | None = None
-        if processes.is_first():
-            try:
-                held.enter_context(one_writer(folder / "writer.lock", f"--workdir {folder}"))
-            except BusyError as error:
-                refused = error
-        if processes.any_process(refused is not None):
-            raise refused or BusyError(f"--workdir {folder}: another run is writing it")
+    # No gather to tell the others: compiling it would settle for good that the compilation cache is not used.
+    lock = (
+        one_writer(folder / "writer.lock", f"--workdir {folder}") if processes.is_first() else contextlib.nullcontext()
+    )
+    with lock:
         yield
 
 

@@ -37,7 +37,7 @@ from empatheia_jax.generators.build import build_generators
 from empatheia_jax.inference.engine import Answer, Engine
 from empatheia_jax.inference.load import load_run
 from empatheia_jax.runtime.atomic import write_json
-from empatheia_jax.runtime.one_writer import one_writer
+from empatheia_jax.runtime.one_writer import lock_beside, one_writer
 from empatheia_jax.runtime.outputs import check_outputs
 
 BATCH = 24
@@ -64,7 +64,7 @@ def evaluate(run: Path, split: Split, output: Path, quantization: str | None = N
     """
     outputs = [("--output", output / name) for name in ("report.json", "report.html")]
     check_outputs(outputs, run_inputs(run, saved_config(run)))
-    with one_writer(output / "writer.lock", f"--output {output}"):
+    with one_writer(lock_beside(output / "report.html"), f"--output {output}"):
         return _evaluate(run, split, output, quantization)
 
 

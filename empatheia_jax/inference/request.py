@@ -5,7 +5,6 @@ from pathlib import Path
 
 import numpy as np
 
-from empatheia_jax.checkpoints.inputs import run_inputs
 from empatheia_jax.config import Config
 from empatheia_jax.data import emotions
 from empatheia_jax.data.corpus.avamerg import read_dialogue
@@ -17,7 +16,6 @@ from empatheia_jax.encoders import ModalityEncoder
 from empatheia_jax.generators.avatars import choose_avatar
 from empatheia_jax.generators.interfaces import Portrait
 from empatheia_jax.inference import provenance
-from empatheia_jax.runtime.outputs import check_outputs
 
 
 class RespondError(ValueError):
@@ -65,26 +63,27 @@ def parse_profile(value: str) -> Profile:
     return Profile(age, gender, timbre)
 
 
-def check_request_outputs(request: Request, config: Config, example: Example | None = None) -> None:
-    """Check that the answer overwrites nothing that is read for it.
-
-    Args:
-      request: names the outputs, and inputs.
-      config: of the run; names further inputs.
-      example: the dialogue, whose recordings are inputs too; None: it is not read yet.
-    Raises:
-      OutputError: an output is an input, or is a file of one.
-    """
-    names = ("dialogue", "speech", "video", "portrait", "speech_weights", "face_weights")
-    inputs = [(f"--{name.replace('_', '-')}", getattr(request, name)) for name in names]
-    inputs += [(f"--{name.replace('_', '-')}", path) for name, path in request.torch.items() if isinstance(path, Path)]
-    for utterance in example.history if example is not None else ():
-        recordings = [getattr(recording, "archive", recording) for recording in (utterance.audio, utterance.video)]
-        inputs += [("a recording of the dialogue,", path) for path in recordings if isinstance(path, Path)]
+def request_outputs(request: Request) -> list[tuple[str, Path]]:
+    """Return (flag, path) of the files that answering writes, for `check_outputs`."""
     outputs = [("--output", request.output), ("--output", request.output.with_suffix(".json"))]
     if request.trace is not None:
         outputs += [("--trace", request.trace / name) for name in ("profile.md", "programs")]
-    check_outputs(outputs, [*inputs, *run_inputs(request.run, config)])
+    return outputs
+
+
+def request_inputs(request: Request) -> list[tuple[str, Path | None]]:
+    """Return (flag, path) of the files and folders that a request names, for `check_outputs`."""
+    names = ("dialogue", "speech", "video", "portrait", "speech_weights", "face_weights")
+    named = [(name, getattr(request, name)) for name in names]
+    named += [(name, path) for name, path in request.torch.items() if isinstance(path, Path)]
+    return [(f"--{name.replace('_', '-')}", path) for name, path in named]
+
+
+def recordings(example: Example) -> list[tuple[str, Path]]:
+    """Return (name, path) of the recordings of a dialogue, or of the archives they are in, for `check_outputs`."""
+    files = [media for utterance in example.history for media in (utterance.audio, utterance.video)]
+    paths = [getattr(file, "archive", file) for file in files]
+    return [("a recording of the dialogue,", path) for path in paths if isinstance(path, Path)]
 
 
 def read_request(request: Request, config: Config) -> Example:

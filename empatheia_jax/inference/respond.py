@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 from flax import nnx
 
+from empatheia_jax.checkpoints.inputs import run_inputs
 from empatheia_jax.checkpoints.runs import hash_state
 from empatheia_jax.checkpoints.workdir import saved_config
 from empatheia_jax.config import Config, ConfigError, GeneratorConfig
@@ -25,16 +26,19 @@ from empatheia_jax.inference.load import LoadedRun, load_run
 from empatheia_jax.inference.request import (
     Request,
     RespondError,
-    check_request_outputs,
     choose_portrait,
     encode_media,
     read_request,
+    recordings,
+    request_inputs,
+    request_outputs,
 )
 from empatheia_jax.inference.synthesis import SynthesizedAnswer, synthesize
 from empatheia_jax.model.parameter_groups import ADAPTED, in_groups
 from empatheia_jax.profiling.capture import traced
 from empatheia_jax.runtime.atomic import write_json
 from empatheia_jax.runtime.one_writer import lock_beside, one_writer
+from empatheia_jax.runtime.outputs import check_outputs
 
 _PER_REQUEST = ("output", "dialogue", "text", "speech", "video", "profile", "portrait", "consent", "trace")
 
@@ -121,9 +125,9 @@ class Responder:
         if _loaded_settings(request) != self.loaded_settings:
             raise RespondError("another run, generators or size than this responder's: make one for them")
         config = self.config
-        check_request_outputs(request, config)
+        check_outputs(request_outputs(request), [*request_inputs(request), *run_inputs(request.run, config)])
         example = read_request(request, config)
-        check_request_outputs(request, config, example)
+        check_outputs(request_outputs(request), recordings(example))
         if request.profile is not None:
             example = dataclasses.replace(example, listener_profile=request.profile)
         features = encode_media(example, config, self.encoders, notes)

@@ -115,14 +115,18 @@ def test_a_journal_has_one_writer(hold, tmp_path, monkeypatch):
 # Commands -------------------------------------------------------------------------------------------------------------
 
 
-def test_a_run_has_one_writer(hold, tmp_path):
+def test_a_run_has_one_writer(hold, tmp_path, monkeypatch):
     holder = hold(tmp_path / "run" / "writer.lock")
     with pytest.raises(BusyError, match=rf"--workdir .*run: process {holder.pid} on"), claim_workdir(tmp_path / "run"):
         pass
     holder.kill()
     holder.wait()
     with claim_workdir(tmp_path / "run"), claim_workdir(tmp_path / "other"):
-        pass
+        with pytest.raises(BusyError), claim_workdir(tmp_path / "run"):
+            pass
+        monkeypatch.setattr("empatheia_jax.runtime.processes.is_first", lambda: False)
+        with claim_workdir(tmp_path / "run"):  # another process of the same run
+            pass
 
 
 @pytest.mark.parametrize("flags", [["--resume"], pytest.param([], marks=pytest.mark.slow)])
@@ -139,7 +143,7 @@ def test_a_second_trainer_ends_with_one_line(flags, hold, tmp_path):
 @pytest.mark.parametrize(
     ("lock", "command"),
     [
-        ("report/writer.lock", "evaluate --run run --output report"),
+        ("report/.report.html.lock", "evaluate --run run --output report"),
         (".sample.lock", "sample --output sample --dialogues 14"),
     ],
 )
