@@ -9,6 +9,7 @@ import errno
 import os
 import sys
 import traceback
+from collections.abc import Sequence
 from pathlib import Path
 
 import jax
@@ -18,7 +19,8 @@ from empatheia_jax.checkpoints.manifest import set_aside_damaged
 from empatheia_jax.checkpoints.named_arrays import DiskError
 from empatheia_jax.checkpoints.restore import find_base, is_complete, load_adapter, read_base, read_checkpoint
 from empatheia_jax.checkpoints.runs import Checkpoints, Position, identify_base, save_base
-from empatheia_jax.checkpoints.workdir import check_workdir, save_config
+from empatheia_jax.checkpoints.workdir import check_inputs, check_workdir, claim_workdir, save_config
+from empatheia_jax.config import Config
 from empatheia_jax.config.load import load_config
 from empatheia_jax.data.batches.pipeline import step_example_ids
 from empatheia_jax.data.prompts.dialogue import first_label_tokens
@@ -41,7 +43,7 @@ from empatheia_jax.training.context import TrainingContext
 from empatheia_jax.training.data import load_data
 from empatheia_jax.training.loop import StepLog, as_trees, begin_stage, device_batches, evaluate, use_cached_states
 from empatheia_jax.training.metrics import Metrics, NoMetrics
-from empatheia_jax.training.stages import choose_stages, left_out
+from empatheia_jax.training.stages import Stage, choose_stages, left_out
 from empatheia_jax.training.whiten import whiten
 
 DISK_FULL = 74  # EX_IOERR of sysexits.h: to be started again once there is space
@@ -81,8 +83,7 @@ def parse(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
 def main(argv: list[str]) -> int:
     """Train the stages of a config and return the exit code, 0; errors are `run`'s to report."""
     args, overrides = parse(argv)
-    workdir, profile_folder = args.workdir, args.workdir / "profile" if args.profile == "" else args.profile
-    profile = Profile(profile_folder, args.profile_steps)
+    profile = Profile(args.workdir / "profile" if args.profile == "" else args.profile, args.profile_steps)
     processes.join(args.distributed, args.heartbeat)
     clock = Clock()
     watchdog = Watchdog(clock, args.stall)
@@ -90,8 +91,23 @@ def main(argv: list[str]) -> int:
     # ── Config ────────────────────────────────────────────────────────────────────────────────────────────────────
     config = load_config(args.config, overrides)
     stages = choose_stages(config, [int(number) for number in args.stages.split(",")])
-    trains_base = stages[0].trains_base
-    check_workdir(workdir, config, resume=args.resume, trains_base=trains_base)
+    with claim_workdir(args.workdir):
+        check_inputs(args.workdir, config, args.config, resume=args.resume, trains_base=stages[0].trains_base)
+        check_workdir(args.workdir, config, resume=args.resume, trains_base=stages[0].trains_base)
+        return train(args, config, stages, clock, watchdog=watchdog, profile=profile)
+
+
+def train(
+    args: argparse.Namespace,
+    config: Config,
+    stages: Sequence[Stage],
+    clock: Clock,
+    *,
+    watchdog: Watchdog,
+    profile: Profile,
+) -> int:
+    """Train the chosen stages of a config in a folder that is this run's; return the exit code, 0."""
+    workdir, trains_base = args.workdir, stages[0].trains_base
 
     # ── Mesh ──────────────────────────────────────────────────────────────────────────────────────────────────────
     mesh = sharding.make_mesh(config.mesh)

@@ -22,6 +22,7 @@ from empatheia_jax.config import Config, MeshConfig
 from empatheia_jax.config.load import load_config
 from empatheia_jax.planning.pods.topologies import Topology, find_topology
 from empatheia_jax.runtime.atomic import write_json
+from empatheia_jax.runtime.outputs import check_outputs
 from empatheia_jax.training.stages import replace_stage, resolve_stages
 
 FULL = ("v5p:4x4x4", "v5p:4x4x8", "v5p:4x8x8", "v5p:8x8x8", "v5p:8x8x16")
@@ -39,6 +40,7 @@ def main() -> None:
     parser.add_argument("--plans", type=Path)
     measure.add_record_flag(parser)
     args, overrides = parser.parse_known_args()
+    check_outputs([("--plot", args.plot), ("--plans", args.plans)], [("--config", args.config)])
     if args.smoke:
         overrides += ["--mesh.data", "2", "--mesh.fsdp", "2", "--data.rows", "8", f"--stages.{args.stage}.rows", "8"]
     config, rows = load_config("configs/tiny.py" if args.smoke else args.config, overrides), []

@@ -11,10 +11,11 @@ from flax import nnx
 from tqdm import tqdm
 
 from converters import clip, companion_files, dreamtalk, speech_encoders, styletts2, vicuna
-from converters.outputs import begin_folder, finish_folder, refuse_existing, save_safetensors
+from converters.outputs import one_writer_of, refuse_existing, resumable_folder, save_safetensors
 from converters.readers import open_checkpoint, read_json
 from converters.rules import Source, TransformersFamily, find_prefix
 from converters.tensors import ConversionError
+from converters.trained import TrainedCheck, warn
 from empatheia_jax.checkpoints.weights import Writer, architecture, stored_arrays
 from empatheia_jax.config import ConfigError
 
@@ -90,48 +91,70 @@ def convert(
       ConversionError: a full disk.
     """
     output = Path(output)
-    refuse_existing(output)
+    inputs = [("--input", source), *((f"--{name}", path) for name, path in extra_files.items())]
+    refuse_existing(output, inputs)
     opened = FILE_READERS[family](source, **extra_files) if family in FILE_READERS else open_source(family, source)
+    notes = check_trained(opened)
     dtypes = _dtypes(opened, dtype)
     used = {name for entry in opened.fits for name in entry.sources}
     files = sorted({opened.tensors[name].file for name in used})
-    checked = _check_hashes(files, sha256)
-    partial = begin_folder(output, _fingerprint(opened, dtypes))
-    _check_room(partial, opened, dtypes)
+    with one_writer_of(output):
+        checked = _check_hashes(files, sha256)
+        with resumable_folder(output, _fingerprint(opened, dtypes)) as partial:
+            _check_room(partial, opened, dtypes)
+            source_facts = {
+                "folder": str(opened.folder.resolve()),
+                "config": opened.settings,
+                "prefix": opened.prefix,
+                "sha256_checked": checked,
+                "files": {file.name: file.stat().st_size for file in files},
+            }
+            try:
+                _write(opened, dtypes, partial, source_facts)
+            except OSError as error:
+                raise ConversionError(
+                    f"{output}: not written ({error}); {partial.name} can be resumed by the same command"
+                ) from error
+    warn(opened.folder, notes)
+    numbers = sum(int(np.prod(entry.shape)) for entry in opened.fits)
+    unused = len(opened.tensors) - len(used)
+    return {"tensors": len(used), "left_aside": unused, "arrays": len(opened.fits), "numbers": numbers}
+
+
+def _write(opened: Source, dtypes: dict[str, np.dtype], partial: Path, source_facts: dict) -> None:
+    """Write the arrays that are not there yet, what belongs to them, and config.json."""
     writer = Writer(partial)
-    total = sum(opened.tensors[name].nbytes for name in used)
+    total = sum(opened.tensors[name].nbytes for entry in opened.fits for name in entry.sources)
     try:
-        with _progress_bar(f"convert {family}", total) as progress:
+        with _progress_bar(f"convert {opened.family}", total) as progress:
             for entry in opened.fits:
                 if not writer.has(entry.name):
                     writer.add(entry.name, entry.read(opened.tensors).astype(dtypes[entry.name], copy=False))
                 progress.update(sum(opened.tensors[name].nbytes for name in entry.sources))
             _save_carried_tensors(opened, partial)
-            settings = companion_files.copy_settings(opened.folder, partial)
             writer.finish(
                 {
-                    "family": family,
+                    "family": opened.family,
                     "architecture": architecture(opened.config),
-                    "settings": settings,
-                    "source": {
-                        "folder": str(opened.folder.resolve()),
-                        "config": opened.settings,
-                        "prefix": opened.prefix,
-                        "sha256_checked": checked,
-                        "files": {file.name: file.stat().st_size for file in files},
-                    },
+                    "settings": companion_files.copy_settings(opened.folder, partial),
+                    "source": source_facts,
                 }
             )
-    except OSError as error:
-        raise ConversionError(
-            f"{output}: not written ({error}); {partial.name} can be resumed by the same command"
-        ) from error
     finally:
         writer.close()
-    finish_folder(output)
-    numbers = sum(int(np.prod(entry.shape)) for entry in opened.fits)
-    unused = len(opened.tensors) - len(used)
-    return {"tensors": len(used), "left_aside": unused, "arrays": len(opened.fits), "numbers": numbers}
+
+
+def check_trained(opened: Source) -> list[str]:
+    """Look at the tensors that are used, and return what is worth a warning (`trained.warn`).
+
+    Raises:
+      ConversionError: delta weights, or tensors that are zero and must not be.
+    """
+    check = TrainedCheck(opened.folder, (opened.folder.resolve().name, opened.settings.get("_name_or_path")))
+    for entry in opened.fits:
+        for name in entry.sources:
+            check.add(entry.name, opened.tensors[name].read(), name)
+    return check.finish()
 
 
 def convert_dreamtalk(sources: dict[str, Path | None], output: Path) -> dict[str, dict[str, int]]:
@@ -148,19 +171,19 @@ def convert_dreamtalk(sources: dict[str, Path | None], output: Path) -> dict[str
       ConversionError: a file that does not fit.
       ConversionError: an output that exists already.
     """
-    refuse_existing(output)
+    output = Path(output)
     given = {name: Path(source) for name, source in sources.items() if source is not None}
+    refuse_existing(output, [(f"--{name}", source) for name, source in given.items()])
     fingerprint = {
         name: [str(source.resolve()), source.stat().st_size if source.is_file() else 0]
         for name, source in given.items()
     }
-    partial = begin_folder(output, fingerprint)
     counts = {}
-    for name, source in given.items():
-        is_converted = (partial / name / "config.json").exists()
-        family = "wav2vec2" if name == "wav2vec" else f"dreamtalk_{name}"
-        counts[name] = {} if is_converted else convert(family, source, partial / name)
-    finish_folder(output)
+    with one_writer_of(output), resumable_folder(output, fingerprint) as partial:
+        for name, source in given.items():
+            is_converted = (partial / name / "config.json").exists()
+            family = "wav2vec2" if name == "wav2vec" else f"dreamtalk_{name}"
+            counts[name] = {} if is_converted else convert(family, source, partial / name)
     return counts
 
 

@@ -13,8 +13,9 @@ from safetensors.numpy import load_file
 
 from converters import companion_files, peft, vicuna
 from converters.convert import CARRIED_FILE, FAMILIES
-from converters.outputs import Shards, new_folder, save_safetensors
+from converters.outputs import Shards, new_folder, refuse_existing, save_safetensors
 from converters.tensors import ConversionError
+from converters.trained import TrainedCheck, warn
 from empatheia_jax.checkpoints.named_arrays import named_arrays
 from empatheia_jax.checkpoints.restore import base_folder, is_complete
 from empatheia_jax.checkpoints.runs import Checkpoints, load_base
@@ -44,6 +45,7 @@ def export_weights(weights: Path, output: Path) -> dict[str, int]:
       ConversionError: an output that exists already.
     """
     weights = Path(weights)
+    refuse_existing(Path(output), [("--weights", weights)])
     metadata = read_metadata(weights)
     if metadata.get("family") not in FAMILIES:
         raise ConversionError(
@@ -55,15 +57,19 @@ def export_weights(weights: Path, output: Path) -> dict[str, int]:
     inverse = table.inverse(config, prefix)
     settings = settings.get("vision_config", settings) | {"architectures": [table.model_class]}
     settings["model_type"] = table.model_types[-1] if table is not vicuna.FAMILY else settings["model_type"]
+    check = TrainedCheck(weights)
     with Shards(output) as shards:
         for name, array in read_arrays(weights):
             source, transform = inverse[name]
+            check.add(name, array)
             shards.add(source, transform.invert(array))
+        notes = check.finish()
         if (weights / CARRIED_FILE).exists():
             for name, array in load_file(weights / CARRIED_FILE).items():
                 shards.add(f"{prefix}{name}", array)
         (shards.folder / "config.json").write_text(json.dumps(settings, indent=2))
         companion_files.copy_settings(weights, shards.folder)
+    warn(weights, notes)
     return {"tensors": len(inverse), "bytes": shards.total}
 
 
@@ -146,7 +152,11 @@ def export_hf(run: Path, output: Path, dtype: str | None = None) -> dict[str, in
       ConversionError: an output that exists already.
       QuantizationError: a quantised base, and qwix is not installed.
     """
+    refuse_existing(Path(output), [("--run", run)])
     trained = read_run(run)
+    check = TrainedCheck(run)
+    for name, array in trained.adapter.items():
+        check.add(name, array)
     llm, scale = trained.config.llm, trained.config.lora.alpha / trained.config.lora.rank
     untied = dataclasses.replace(llm, tie_embeddings=False, vocab_size=llm.vocab_size + len(NEW_TOKENS))
     inverse = vicuna.FAMILY.inverse(untied, vicuna.PREFIX)
@@ -154,6 +164,7 @@ def export_hf(run: Path, output: Path, dtype: str | None = None) -> dict[str, in
         embedding_dtype = None
         for name, array in _base_arrays(trained):
             output_dtype = np.dtype(dtype or array.dtype)
+            check.add(name, array)
             kernel_format = trained.formats.get(name.rpartition("/")[0])
             array = array if kernel_format is None else fake_quantize(array, kernel_format)
             embedding_dtype = output_dtype.name if name == "embedding" else embedding_dtype
@@ -161,8 +172,10 @@ def export_hf(run: Path, output: Path, dtype: str | None = None) -> dict[str, in
             shards.add(inverse[name][0], inverse[name][1].invert(_append_new_tokens(name, array, trained.new_tokens)))
             if name == "embedding" and llm.tie_embeddings:
                 shards.add("lm_head.weight", np.concatenate([array, trained.new_tokens["output"].astype(output_dtype)]))
+        notes = check.finish()
         tokenizer = _add_new_tokens(_load_run_tokenizer(trained.folder, trained.base, llm), llm.vocab_size)
         _write_settings(shards.folder, untied, tokenizer, embedding_dtype)
+    warn(run, notes)
     return {"tensors": len(inverse), "bytes": shards.total}
 
 
@@ -195,7 +208,12 @@ def export_peft(run: Path, output: Path) -> dict[str, int]:
       ConversionError: a run without a finished stage.
       ConversionError: an output that exists already.
     """
+    refuse_existing(Path(output), [("--run", run)])
     trained = read_run(run)
+    check = TrainedCheck(run)
+    for name, array in trained.adapter.items():
+        check.add(name, array)
+    notes = check.finish()
     config, output, base = trained.config, Path(output), trained.base_name
     # A scratch base is exported too and gets a hash of its own when it is converted: none to record here.
     sha256 = read_metadata(trained.base)["sha256"] if is_weights(trained.base) else ""
@@ -207,6 +225,7 @@ def export_peft(run: Path, output: Path) -> dict[str, int]:
         peft.write_adapter(partial, config.lora, config.llm, arrays=trained.adapter, base=base)
         save_safetensors(trained.new_tokens, partial / peft.NEW_TOKENS_FILE)
         (partial / peft.ORIGIN_FILE).write_text(json.dumps(origin, indent=2))
+    warn(run, notes)
     return {"tensors": len(trained.adapter), "bytes": sum(array.nbytes for array in trained.adapter.values())}
 
 

@@ -11,16 +11,33 @@ import numpy as np
 from safetensors.numpy import save_file
 
 from converters.tensors import ConversionError
-from empatheia_jax.runtime.atomic import write_json
+from empatheia_jax.runtime.atomic import TEMPORARY_SUFFIX, write_json
+from empatheia_jax.runtime.one_writer import lock_beside, one_writer
+from empatheia_jax.runtime.outputs import Named, check_outputs
 
 SHARD_BYTES = 1_000_000_000
 _FINGERPRINT = "converting.json"
 
 
-def refuse_existing(output: Path) -> None:
-    """Raise ConversionError if `output` exists: nothing is overwritten."""
-    if output.exists():
+def refuse_existing(output: Path, inputs: Named = ()) -> None:
+    """Check that nothing is overwritten.
+
+    Args:
+      output: a folder that is to be written.
+      inputs: (name, path) of what is read for it.
+    Raises:
+      ConversionError: `output` exists, or where it is written until it is complete there is something else.
+      OutputError: an input is there.
+    """
+    partial = partial_path(output)
+    check_outputs([("--output", output), (f"--output {output} is written as", partial)], inputs)
+    if os.path.lexists(output):
         raise ConversionError(f"{output}: is there already; choose another folder or remove it")
+    if os.path.lexists(partial) and not _is_abandoned(partial):
+        raise ConversionError(
+            f"{partial}: is there and no conversion left it, but {output.name} is written there until it is complete; "
+            "choose another --output or move it away"
+        )
 
 
 def partial_path(output: Path) -> Path:
@@ -35,22 +52,21 @@ def new_folder(output: Path) -> Iterator[Path]:
     Raises:
       ConversionError: `output` exists already.
     """
-    refuse_existing(output)
-    partial = partial_path(output)
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    try:
-        yield partial
-    except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise
-    partial.rename(output)
+    with one_writer_of(output):
+        partial = _begin_folder(output, {})
+        try:
+            yield partial
+        except BaseException:
+            _remove(partial)
+            raise
+        _finish_folder(output)
 
 
-def begin_folder(output: Path, fingerprint: dict) -> Path:
-    """Return the folder to write into until `output` is complete (`finish_folder`).
+@contextlib.contextmanager
+def resumable_folder(output: Path, fingerprint: dict) -> Iterator[Path]:
+    """Yield a folder to write into; it is renamed to `output` at the end, and kept after an exception.
 
-    What an interrupted run with the same fingerprint wrote is kept.
+    What an interrupted run with the same fingerprint wrote is in it. Call it inside `one_writer_of`.
 
     Args:
       output: a new folder.
@@ -59,17 +75,49 @@ def begin_folder(output: Path, fingerprint: dict) -> Path:
     partial = partial_path(output)
     path = partial / _FINGERPRINT
     if not (path.exists() and json.loads(path.read_text()) == fingerprint):
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
-        write_json(path, fingerprint)
+        _begin_folder(output, fingerprint)
+    yield partial
+    _finish_folder(output)
+
+
+@contextlib.contextmanager
+def one_writer_of(output: Path) -> Iterator[None]:
+    """Be the only process that writes a new folder.
+
+    Raises:
+      BusyError: another process is writing it.
+      ConversionError: `output` exists, or something else where it is written.
+    """
+    with one_writer(lock_beside(output), output):
+        refuse_existing(output)  # the last writer may just have finished
+        yield
+
+
+def _begin_folder(output: Path, fingerprint: dict) -> Path:
+    partial = partial_path(output)
+    _remove(partial)
+    partial.mkdir(parents=True)
+    write_json(partial / _FINGERPRINT, fingerprint)
     return partial
 
 
-def finish_folder(output: Path) -> None:
-    """Give a folder that `begin_folder` returned, and that is complete, its name."""
-    partial = partial_path(output)
-    (partial / _FINGERPRINT).unlink()
-    partial.rename(output)
+def _finish_folder(output: Path) -> None:
+    partial_path(output).rename(output)
+    (output / _FINGERPRINT).unlink()
+
+
+def _remove(partial: Path) -> None:
+    """Remove what a conversion left, its mark last: what is left of it after a kill is still known as such."""
+    for path in sorted(partial.glob("*"), key=lambda path: path.name == _FINGERPRINT):
+        shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
+    shutil.rmtree(partial, ignore_errors=True)
+
+
+def _is_abandoned(partial: Path) -> bool:
+    """Tell whether a conversion that was killed left a folder, with or without its mark."""
+    if not partial.is_dir() or partial.is_symlink():
+        return False
+    return (partial / _FINGERPRINT).exists() or all(path.suffix == TEMPORARY_SUFFIX for path in partial.iterdir())
 
 
 def save_safetensors(tensors: dict[str, np.ndarray], path: Path) -> None:

@@ -13,9 +13,11 @@ import numpy as np
 from flax import nnx
 
 from converters.outputs import new_folder, refuse_existing, save_safetensors
+from converters.peft_settings import unknown_settings
 from converters.readers import open_checkpoint, read_json
 from converters.rules import Rule, fit, inverse_rules, linear
 from converters.tensors import ConversionError
+from converters.trained import TrainedCheck, warn
 from converters.vicuna import block_name
 from empatheia_jax.checkpoints.restore import adapter_architecture
 from empatheia_jax.checkpoints.weights import Writer, is_weights, read_metadata, stored_arrays
@@ -24,20 +26,6 @@ from empatheia_jax.llm.llama import PROJECTIONS, Llama
 
 NEW_TOKENS_FILE = "new_tokens.safetensors"
 ORIGIN_FILE = "empatheia.json"
-_SUPPORTED = {  # the only value that our LoRA supports
-    "use_dora": False,
-    "bias": "none",
-    "fan_in_fan_out": False,
-    "modules_to_save": None,
-    "layers_to_transform": None,
-    "rank_pattern": {},
-    "alpha_pattern": {},
-    "lora_bias": False,
-    "trainable_token_indices": None,
-    "use_qalora": False,
-    "layer_replication": None,
-    "exclude_modules": None,
-}
 
 
 def rules(lora: LoraConfig) -> list[Rule]:
@@ -91,9 +79,7 @@ def parse_config(settings: dict) -> LoraConfig:
     problems = []
     if settings.get("peft_type") != "LORA":
         problems.append(f"peft_type is {settings.get('peft_type')!r}, not 'LORA'")
-    for name, supported in _SUPPORTED.items():
-        if (settings.get(name) or supported) != supported:
-            problems.append(f"{name} is {settings[name]!r}; only {supported!r} is known")
+    problems += unknown_settings(settings)
     targets, rank, alpha = settings.get("target_modules"), settings.get("r"), settings.get("lora_alpha")
     if targets == "all-linear":
         targets = list(PROJECTIONS)
@@ -130,7 +116,7 @@ def import_adapter(source: Path, base: Path, output: Path) -> dict[str, int]:
       ConversionError: an adapter that does not fit this base; the message lists everything that is wrong.
     """
     source, base, output = Path(source), Path(base), Path(output)
-    refuse_existing(output)
+    refuse_existing(output, [("--input", source), ("--base", base)])
     llm, sha256 = _read_base(base)
     try:
         lora = parse_config(read_json(source / "adapter_config.json"))
@@ -153,10 +139,16 @@ def import_adapter(source: Path, base: Path, output: Path) -> dict[str, int]:
         targets = {rule.target: (rule.target, None, (NEW_TOKEN_COUNT, llm.width)) for rule in table}
         fits += [(new_tokens, entry) for entry in fit(table, targets, new_tokens)]
     metadata = {"family": "peft", "architecture": adapter_architecture(lora), "source": {"folder": str(source)}}
+    check = TrainedCheck(source)
+    for checkpoint, entry in fits:
+        for name in entry.sources:
+            check.add(entry.name, checkpoint[name].read(), name)
+    notes = check.finish()
     with new_folder(output) as partial, contextlib.closing(Writer(partial)) as writer:
         for checkpoint, entry in fits:
             writer.add(entry.name, entry.read(checkpoint).astype(np.float32))
         writer.finish(metadata)
+    warn(source, notes)
     return {"tensors": len(fits), "numbers": sum(int(np.prod(entry.shape)) for _, entry in fits)}
 
 

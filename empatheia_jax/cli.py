@@ -1,14 +1,13 @@
-"""The subcommands of `empatheia`: each function parses its flags, does the work and returns the exit code."""
+"""The subcommands of `empatheia`: each parses its flags, does the work and returns the exit code.
+
+Those that prepare data are in `preparation/commands.py`.
+"""
 
 import argparse
 from pathlib import Path
 
 from empatheia_jax.config.load import load_config
-from empatheia_jax.runtime.machine import usable_cores
-
-
-def _parser(name: str, description: str | None) -> argparse.ArgumentParser:
-    return argparse.ArgumentParser(prog=f"empatheia {name}", description=description)
+from empatheia_jax.preparation.commands import build_data, check_data, command_parser, extract, sample
 
 
 def _add_decoding(parser: argparse.ArgumentParser) -> None:
@@ -22,119 +21,9 @@ def _add_decoding(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def sample(argv: list[str]) -> int:
-    """Write the sample corpus in AvaMERG's released layout."""
-    parser = _parser("sample", sample.__doc__)
-    parser.add_argument("--output", type=Path, required=True)
-    parser.add_argument(
-        "--dialogues",
-        type=int,
-        default=150,
-        help="approximate number; above 200 the dialogues are random, for load tests",
-    )
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument(
-        "--workers", type=int, default=usable_cores(), help="worker processes; default: all usable cores"
-    )
-    args = parser.parse_args(argv)
-    from empatheia_jax.preparation.sample import write_sample
-
-    counts = write_sample(args.output, seed=args.seed, dialogues=args.dialogues, workers=args.workers)
-    print(f"{args.output}: " + ", ".join(f"{value} {name}" for name, value in counts.items()))
-    return 0
-
-
-def check_data(argv: list[str]) -> int:
-    """Print the sizes, labels and defects of a dataset, to be read before training on it."""
-    parser = _parser("check-data", check_data.__doc__)
-    parser.add_argument("path", type=Path)
-    parser.add_argument("--json", type=Path, help="also write the report as JSON")
-    parser.add_argument("--plot", type=Path, help="also plot the report, as a .png")
-    parser.add_argument("--no-probe", action="store_true", help="do not open the recordings")
-    args = parser.parse_args(argv)
-    from empatheia_jax.data.corpus.check import check_data as check
-    from empatheia_jax.runtime.atomic import write_json
-    from empatheia_jax.runtime.progress import Progress
-
-    lines: list[Progress] = []
-
-    def progress(done: int, total: int) -> None:
-        if done == 1:
-            lines.append(Progress(total, total, shown=True, name="check", unit="recordings"))
-        lines[-1].advance(1)
-
-    text, report = check(args.path, probe=not args.no_probe, progress=progress)
-    print(text)
-    if args.json:
-        write_json(args.json, report)
-    if args.plot:
-        from empatheia_jax.data.corpus.check_plot import plot_report
-
-        plot_report(report, args.plot)
-    return 0
-
-
-def build_data(argv: list[str]) -> int:
-    """Build a TFDS dataset (array_record) from the released files, one record per dialogue."""
-    parser = _parser("build-data", build_data.__doc__)
-    parser.add_argument("source", type=Path, help="folder of the released layout")
-    parser.add_argument("--output", type=Path, required=True, help="the dataset is OUTPUT/avamerg/VERSION")
-    parser.add_argument(
-        "--embed-media", action="store_true", help="copy the recordings into the records; default: store their paths"
-    )
-    parser.add_argument("--validation-share", type=float, default=0.2)
-    parser.add_argument("--on-error", choices=("stop", "skip"), default="stop")
-    args = parser.parse_args(argv)
-    from empatheia_jax.data.corpus.tfds_builder import build
-
-    folder, statistics = build(
-        args.source,
-        args.output,
-        embed_media=args.embed_media,
-        on_error=args.on_error,
-        validation_share=args.validation_share,
-    )
-    print(statistics)
-    print(folder)
-    return 0
-
-
-def extract(argv: list[str]) -> int:
-    """Run the frozen encoders and generators once over every utterance; an interrupted run can be resumed."""
-    parser = _parser("extract", extract.__doc__)
-    parser.add_argument("config")
-    parser.add_argument("--workdir", type=Path, required=True)
-    parser.add_argument(
-        "--workers", type=int, default=usable_cores(), help="worker processes; default: all usable cores"
-    )
-    parser.add_argument("--on-error", choices=("stop", "skip"), default=None)
-    parser.add_argument("--process", type=int, default=0, help="index of this machine among --processes, from 0")
-    parser.add_argument("--processes", type=int, default=1, help="number of machines that share the work and --workdir")
-    args, overrides = parser.parse_known_args(argv)
-    config = load_config(args.config, overrides)
-    from empatheia_jax.preparation.extract import extract as run
-
-    output = Path(config.data.features or args.workdir / "features")
-    counts = run(
-        config,
-        config.data.path,
-        output,
-        workers=args.workers,
-        on_error=args.on_error or config.data.on_error,
-        process=args.process,
-        processes=args.processes,
-    )
-    print(f"{output}: " + ", ".join(f"{value} {name.replace('_', ' ')}" for name, value in counts.items()))
-    if counts["rejected"]:
-        print(f"rejected media are listed in {output / 'rejected.jsonl'}")
-    if counts.get("noted"):
-        print(f"remarks on media that were used are listed in {output / 'noted.jsonl'}")
-    return 0
-
-
 def respond(argv: list[str]) -> int:
     """Answer a dialogue with an avatar's video."""
-    parser = _parser("respond", respond.__doc__)
+    parser = command_parser("respond", respond.__doc__)
     parser.add_argument("--run", type=Path, required=True, help="workdir of a trained run")
     parser.add_argument("--dialogue", type=Path, help="one dialogue object of the released layout")
     parser.add_argument("--text", help="the words of the person")
@@ -219,7 +108,7 @@ def respond(argv: list[str]) -> int:
 
 def speak(argv: list[str]) -> int:
     """Speak a text with a converted StyleTTS 2: writes a wav, and a json that says how it was made."""
-    parser = _parser("speak", speak.__doc__)
+    parser = command_parser("speak", speak.__doc__)
     parser.add_argument(
         "--checkpoint", type=Path, required=True, help="folder that `python -m converters styletts2` wrote"
     )
@@ -278,7 +167,7 @@ def speak(argv: list[str]) -> int:
 
 def animate(argv: list[str]) -> int:
     """Animate a portrait to a recording with a converted DreamTalk: writes an mp4, and a json on how it was made."""
-    parser = _parser("animate", animate.__doc__)
+    parser = command_parser("animate", animate.__doc__)
     parser.add_argument(
         "--checkpoint", type=Path, required=True, help="folder that `python -m converters dreamtalk` wrote"
     )
@@ -327,7 +216,7 @@ def animate(argv: list[str]) -> int:
 
 def evaluate(argv: list[str]) -> int:
     """Evaluate a run on a split: writes report.json and report.html."""
-    parser = _parser("evaluate", evaluate.__doc__)
+    parser = command_parser("evaluate", evaluate.__doc__)
     parser.add_argument("--run", type=Path, required=True)
     parser.add_argument("--split", choices=("validation", "test"), default="test")
     parser.add_argument("--output", type=Path, required=True)
@@ -356,7 +245,7 @@ def evaluate(argv: list[str]) -> int:
 
 def plan(argv: list[str]) -> int:
     """Print what a config needs of a machine, without allocating anything; the last line says whether it fits."""
-    parser = _parser("plan", plan.__doc__)
+    parser = command_parser("plan", plan.__doc__)
     parser.add_argument("config")
     machine = parser.add_mutually_exclusive_group(required=True)
     machine.add_argument("--local", action="store_true", help="parameters and bytes of every part, on one device")
@@ -374,13 +263,17 @@ def plan(argv: list[str]) -> int:
         print(local_plan(config))
         return 0
     from empatheia_jax.planning.pods.report import plan_topology
+    from empatheia_jax.runtime.outputs import check_outputs
 
+    if args.output:
+        files = [("--output", args.output / name) for name in ("plan.json", "plan.txt")]
+        check_outputs(files, [("the config", args.config)])
     return plan_topology(config, args.topology, args.stage, sweep=args.sweep, output=args.output)
 
 
 def demo(argv: list[str]) -> int:
     """Run the whole system from nothing, on CPU: sample, extract, train, evaluate, respond, report."""
-    parser = _parser("demo", demo.__doc__)
+    parser = command_parser("demo", demo.__doc__)
     parser.add_argument("--output", type=Path, default=Path("runs/demo"))
     parser.add_argument("--config", default="configs/tiny.py")
     args = parser.parse_args(argv)

@@ -1,7 +1,10 @@
-"""The folder of a run: its config, what it may be used for, and its feature store."""
+"""The folder of a run: its config, what it may be used for, its one writer, and its feature store."""
 
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 
+from empatheia_jax.checkpoints.inputs import RUN_FILES, RUN_FOLDERS, config_inputs
 from empatheia_jax.checkpoints.restore import check_base
 from empatheia_jax.checkpoints.weights import is_weights, read_metadata
 from empatheia_jax.config import Config, ConfigError
@@ -12,8 +15,42 @@ from empatheia_jax.llm.quantized import require_qwix
 from empatheia_jax.runtime import processes
 from empatheia_jax.runtime.atomic import write_json
 from empatheia_jax.runtime.json_files import read_json
+from empatheia_jax.runtime.one_writer import one_writer
+from empatheia_jax.runtime.outputs import check_outputs
 
 FACE_PARTS = ("denoiser", "wav2vec", "face3d")  # parts of DreamTalk's folder that its golds depend on
+
+
+@contextlib.contextmanager
+def claim_workdir(folder: Path) -> Iterator[None]:
+    """Be the only run that writes a folder. The processes of a run are one writer, and its first holds the lock.
+
+    Raises:
+      BusyError: another run is writing there; the other processes of this one end when its first does.
+    """
+    # No gather to tell the others: compiling it would settle for good that the compilation cache is not used.
+    lock = (
+        one_writer(folder / "writer.lock", f"--workdir {folder}") if processes.is_first() else contextlib.nullcontext()
+    )
+    with lock:
+        yield
+
+
+def check_inputs(folder: Path, config: Config, config_file: Path | str, *, resume: bool, trains_base: bool) -> None:
+    """Check that nothing that a run reads is among what it writes to its folder.
+
+    Args:
+      folder: the run's.
+      config: settings of the run.
+      config_file: where these are from.
+      resume: whether the files there are the run's own.
+      trains_base: whether the run writes a base.
+    Raises:
+      OutputError: an input that the run would overwrite.
+    """
+    names = [*RUN_FOLDERS, *(["base"] if trains_base else []), *([] if resume else RUN_FILES)]
+    outputs = [("--workdir", folder / name) for name in names]
+    check_outputs(outputs, [("the config", config_file), *config_inputs(config)])
 
 
 def check_workdir(folder: Path, config: Config, *, resume: bool, trains_base: bool) -> None:

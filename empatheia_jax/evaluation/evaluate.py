@@ -12,6 +12,7 @@ import jax
 import numpy as np
 
 from empatheia_jax.checkpoints.answer_lengths import answer_limit
+from empatheia_jax.checkpoints.inputs import run_inputs
 from empatheia_jax.checkpoints.workdir import open_store, saved_config
 from empatheia_jax.data import emotions
 from empatheia_jax.data.batches.builder import BatchBuilder
@@ -37,6 +38,8 @@ from empatheia_jax.generators.build import build_generators
 from empatheia_jax.inference.engine import Answer, Engine
 from empatheia_jax.inference.load import load_run
 from empatheia_jax.runtime.atomic import write_json
+from empatheia_jax.runtime.one_writer import lock_beside, one_writer
+from empatheia_jax.runtime.outputs import check_outputs
 
 BATCH = 24
 
@@ -72,7 +75,33 @@ def evaluate(
       ConfigError: `run` is no trained run.
       RecordError: the run's data cannot be read.
       StoreError: its feature store is missing or was made with other settings.
+      OutputError: the report would overwrite something that is read.
+      BusyError: another process is writing a report there.
     """
+    outputs = [("--output", output / name) for name in ("report.json", "report.html")]
+    check_outputs(outputs, [("--data", data), *run_inputs(run, saved_config(run))])
+    with one_writer(lock_beside(output / "report.html"), f"--output {output}"):
+        return _evaluate(
+            run,
+            split,
+            output,
+            quantization=quantization,
+            data=data,
+            recover_responses=recover_responses,
+            max_new_tokens=max_new_tokens,
+        )
+
+
+def _evaluate(
+    run: Path,
+    split: Split,
+    output: Path,
+    *,
+    quantization: str | None,
+    data: Path | None,
+    recover_responses: bool,
+    max_new_tokens: int | None,
+) -> Path:
     started = time.monotonic()
     limit = answer_limit(run, saved_config(run), max_new_tokens)
     loaded = load_run(run, quantization=quantization)

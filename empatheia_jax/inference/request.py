@@ -66,6 +66,29 @@ def parse_profile(value: str) -> Profile:
     return Profile(age, gender, timbre)
 
 
+def request_outputs(request: Request) -> list[tuple[str, Path]]:
+    """Return (flag, path) of the files that answering writes, for `check_outputs`."""
+    outputs = [("--output", request.output), ("--output", request.output.with_suffix(".json"))]
+    if request.trace is not None:
+        outputs += [("--trace", request.trace / name) for name in ("profile.md", "programs")]
+    return outputs
+
+
+def request_inputs(request: Request) -> list[tuple[str, Path | None]]:
+    """Return (flag, path) of the files and folders that a request names, for `check_outputs`."""
+    names = ("dialogue", "speech", "video", "portrait", "speech_weights", "face_weights")
+    named = [(name, getattr(request, name)) for name in names]
+    named += [(name, path) for name, path in request.torch.items() if isinstance(path, Path)]
+    return [(f"--{name.replace('_', '-')}", path) for name, path in named]
+
+
+def recordings(example: Example) -> list[tuple[str, Path]]:
+    """Return (name, path) of the recordings of a dialogue, or of the archives they are in, for `check_outputs`."""
+    files = [media for utterance in example.history for media in (utterance.audio, utterance.video)]
+    paths = [getattr(file, "archive", file) for file in files]
+    return [("a recording of the dialogue,", path) for path in paths if isinstance(path, Path)]
+
+
 def read_request(request: Request, config: Config, notes: list[str]) -> Example:
     """Return the Example to answer: from a dialogue file, or from one utterance given as text, speech and video.
 

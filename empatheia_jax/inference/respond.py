@@ -9,6 +9,7 @@ import numpy as np
 from flax import nnx
 
 from empatheia_jax.checkpoints.answer_lengths import answer_limit
+from empatheia_jax.checkpoints.inputs import run_inputs
 from empatheia_jax.checkpoints.runs import hash_state
 from empatheia_jax.checkpoints.workdir import saved_config
 from empatheia_jax.config import Config, ConfigError, GeneratorConfig
@@ -23,11 +24,22 @@ from empatheia_jax.inference import provenance
 from empatheia_jax.inference.conversation import Conversation
 from empatheia_jax.inference.engine import Answer, Engine
 from empatheia_jax.inference.load import LoadedRun, load_run
-from empatheia_jax.inference.request import Request, RespondError, choose_portrait, encode_media, read_request
+from empatheia_jax.inference.request import (
+    Request,
+    RespondError,
+    choose_portrait,
+    encode_media,
+    read_request,
+    recordings,
+    request_inputs,
+    request_outputs,
+)
 from empatheia_jax.inference.synthesis import SynthesizedAnswer, synthesize
 from empatheia_jax.model.parameter_groups import ADAPTED, in_groups
 from empatheia_jax.profiling.capture import traced
 from empatheia_jax.runtime.atomic import write_json
+from empatheia_jax.runtime.one_writer import lock_beside, one_writer
+from empatheia_jax.runtime.outputs import check_outputs
 
 _PER_REQUEST = ("output", "dialogue", "text", "speech", "video", "profile", "portrait", "consent", "trace")
 
@@ -95,6 +107,8 @@ class Responder:
           ConfigError: no run, or one that cannot answer yet.
           StoreError: the run's feature store is missing.
           CheckpointError: the checkpoint does not belong to the run's config.
+          OutputError: the answer would overwrite something that is read.
+          BusyError: another process is writing the same output.
         """
         started = time.monotonic()
         notes: list[str] = []
@@ -112,58 +126,66 @@ class Responder:
         if _loaded_settings(request) != self.loaded_settings:
             raise RespondError("another run, generators or size than this responder's: make one for them")
         config = self.config
+        check_outputs(request_outputs(request), [*request_inputs(request), *run_inputs(request.run, config)])
         example = read_request(request, config, notes)
+        check_outputs(request_outputs(request), recordings(example))
         if request.profile is not None:
             example = dataclasses.replace(example, listener_profile=request.profile)
         features = encode_media(example, config, self.encoders, notes)
         # Checked before the model is loaded: a portrait without a face.
         choose_portrait(request, request.profile or Profile("young", "female", "mid"), [])
         mark("encode")
-        engine = self.engine
-        mark("load")
-        known_profile = prompt_profile(example, config)
-        answer = self.conversation.answer(example, features.get, known_profile, on_ready)
-        limit = f"the limit of {self.max_new_tokens} tokens (--max-new-tokens)"
-        if answer.parsed.response is None:
-            cut = f" up to {limit}" if answer.truncated else ""
-            raise RespondError(
-                f"the model wrote no response{cut} (missing: {', '.join(answer.parsed.missing)}); it wrote "
-                f"{answer.text!r}"
+        with one_writer(lock_beside(request.output), f"--output {request.output}"):
+            engine = self.engine
+            mark("load")
+            known_profile = prompt_profile(example, config)
+            answer = self.conversation.answer(example, features.get, known_profile, on_ready)
+            limit = f"the limit of {self.max_new_tokens} tokens (--max-new-tokens)"
+            if answer.parsed.response is None:
+                cut = f" up to {limit}" if answer.truncated else ""
+                raise RespondError(
+                    f"the model wrote no response{cut} (missing: {', '.join(answer.parsed.missing)}); it wrote "
+                    f"{answer.text!r}"
+                )
+            if answer.truncated:
+                notes.append(f"the answer was cut at {limit}: the response may lack its end")
+            mark("reason")
+            profile = request.profile or known_profile or predicted_profile(answer)
+            portrait, avatar_id = choose_portrait(request, profile, notes, config.generators.target_backend["face"])
+            speech, face = self.generators
+            source = config.generators.content_source
+            synthesized = synthesize(engine, speech, face, answer, portrait=portrait, source=source, on_ready=on_ready)
+            if synthesized.content_source != source:
+                notes.append(
+                    f"the synchronizer agrees with the response on {synthesized.agreement:.0%} of its phonemes (under "
+                    "90 %): the generator's own content was spoken"
+                )
+            mark("generate")
+            facts = self._provenance(request, synthesized)
+            result = describe_answer(
+                answer,
+                profile,
+                synthesized,
+                given_profile=request.profile or known_profile,
+                avatar=avatar_id,
+                notes=notes,
             )
-        if answer.truncated:
-            notes.append(f"the answer was cut at {limit}: the response may lack its end")
-        mark("reason")
-        profile = request.profile or known_profile or predicted_profile(answer)
-        portrait, avatar_id = choose_portrait(request, profile, notes, config.generators.target_backend["face"])
-        speech, face = self.generators
-        source = config.generators.content_source
-        synthesized = synthesize(engine, speech, face, answer, portrait=portrait, source=source, on_ready=on_ready)
-        if synthesized.content_source != source:
-            notes.append(
-                f"the synchronizer agrees with the response on {synthesized.agreement:.0%} of its phonemes (under "
-                "90 %): the generator's own content was spoken"
+            write_video(
+                request.output,
+                synthesized.frames,
+                audio=synthesized.speech.audio,
+                sample_rate=synthesized.speech.sample_rate,
+                metadata=provenance.tags(facts),
             )
-        mark("generate")
-        facts = self._provenance(request, synthesized)
-        result = describe_answer(
-            answer, profile, synthesized, given_profile=request.profile or known_profile, avatar=avatar_id, notes=notes
-        )
-        write_video(
-            request.output,
-            synthesized.frames,
-            audio=synthesized.speech.audio,
-            sample_rate=synthesized.speech.sample_rate,
-            metadata=provenance.tags(facts),
-        )
-        mark("encode_video")
-        total = round(time.monotonic() - started, 3)
-        result |= {"timings": timings | {"total": total}, "first": first, "provenance": facts}
-        write_json(request.output.with_suffix(".json"), result)
-        if request.trace is not None:
-            with traced(request.trace, "a warm answer"):
-                (again,) = engine.answer([example], features.get, [known_profile])
-                synthesize(engine, speech, face, again, portrait=portrait, source=source)
-        return result
+            mark("encode_video")
+            total = round(time.monotonic() - started, 3)
+            result |= {"timings": timings | {"total": total}, "first": first, "provenance": facts}
+            write_json(request.output.with_suffix(".json"), result)
+            if request.trace is not None:
+                with traced(request.trace, "a warm answer"):
+                    (again,) = engine.answer([example], features.get, [known_profile])
+                    synthesize(engine, speech, face, again, portrait=portrait, source=source)
+            return result
 
     def _provenance(self, request: Request, synthesized: SynthesizedAnswer) -> dict:
         """Return the facts that the answer's files carry."""

@@ -13,6 +13,8 @@ from empatheia_jax.generators.styletts2.text import phonemize_text
 from empatheia_jax.generators.styletts2.voice import StyleTTS2Speech
 from empatheia_jax.inference import provenance
 from empatheia_jax.runtime.atomic import write_json
+from empatheia_jax.runtime.one_writer import lock_beside, one_writer
+from empatheia_jax.runtime.outputs import check_outputs
 
 
 def speak(
@@ -45,37 +47,42 @@ def speak(
       MediaError: a recording that cannot be read, or is no reference of a voice.
       PhonemeError: nothing to pronounce.
       CheckpointError: no weights.
+      OutputError: the output would overwrite something that is read.
+      BusyError: another process is writing the same output.
     """
     options, output = options or SynthesisOptions(), Path(output)
     if output.suffix != ".wav":
         raise StyleTTS2Error(f"{output}: the output is a .wav")
+    outputs = [("--output", output), ("--output", output.with_suffix(".json"))]
+    check_outputs(outputs, [("--checkpoint", checkpoint), ("--reference", reference)])
     recorded_consent = provenance.record_consent(consent, reference) if reference is not None else None
-    script, voice = phonemize_text(text), StyleTTS2Speech(checkpoint, dtype)
-    style, notes = None, list(script.notes)
-    if reference is not None:
-        recording = read_audio(reference, voice.sample_rate, notes=notes)
-        with naming(reference):
-            style = voice.style(recording, voice.sample_rate)
-    notes += ["the reference has less than 0.8 s of sound and was padded with silence"] * voice.references_padded
-    start, first_audio_s, parts = time.perf_counter(), 0.0, []
-    for part in voice.stream(script, style, options):
-        first_audio_s = first_audio_s or time.perf_counter() - start
-        parts.append(part.audio)
-    audio = np.concatenate(parts)
-    facts = provenance.provenance(speech=voice.name)
-    facts |= {
-        "weights": voice.networks.sha256[:16],
-        "text": text,
-        "sentences": len(parts),
-        "notes": notes,
-        "seconds": len(audio) / voice.sample_rate,
-        "first_audio_s": first_audio_s,
-        "took_s": time.perf_counter() - start,
-        "manner": vars(options) | {},
-        "reference": str(reference) if reference else None,
-        "consent": recorded_consent,
-    }
-    tags = provenance.tags({name: value for name, value in facts.items() if isinstance(value, str)})
-    write_audio(output, audio, voice.sample_rate, tags)
-    write_json(output.with_suffix(".json"), facts)
-    return facts
+    with one_writer(lock_beside(output), f"--output {output}"):
+        script, voice = phonemize_text(text), StyleTTS2Speech(checkpoint, dtype)
+        style, notes = None, list(script.notes)
+        if reference is not None:
+            recording = read_audio(reference, voice.sample_rate, notes=notes)
+            with naming(reference):
+                style = voice.style(recording, voice.sample_rate)
+        notes += ["the reference has less than 0.8 s of sound and was padded with silence"] * voice.references_padded
+        start, first_audio_s, parts = time.perf_counter(), 0.0, []
+        for part in voice.stream(script, style, options):
+            first_audio_s = first_audio_s or time.perf_counter() - start
+            parts.append(part.audio)
+        audio = np.concatenate(parts)
+        facts = provenance.provenance(speech=voice.name)
+        facts |= {
+            "weights": voice.networks.sha256[:16],
+            "text": text,
+            "sentences": len(parts),
+            "notes": notes,
+            "seconds": len(audio) / voice.sample_rate,
+            "first_audio_s": first_audio_s,
+            "took_s": time.perf_counter() - start,
+            "manner": vars(options) | {},
+            "reference": str(reference) if reference else None,
+            "consent": recorded_consent,
+        }
+        tags = provenance.tags({name: value for name, value in facts.items() if isinstance(value, str)})
+        write_audio(output, audio, voice.sample_rate, tags)
+        write_json(output.with_suffix(".json"), facts)
+        return facts

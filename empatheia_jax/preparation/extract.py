@@ -22,6 +22,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from empatheia_jax.checkpoints.inputs import config_inputs
 from empatheia_jax.config import Config
 from empatheia_jax.data.features.records import Journal
 from empatheia_jax.data.features.store import MAX_SIDE, STYLE_FRAMES, store_settings
@@ -33,6 +34,8 @@ from empatheia_jax.generators.build import build_generators
 from empatheia_jax.generators.interfaces import OnDeviceFaceGenerator, OnDeviceSpeechGenerator
 from empatheia_jax.preparation.jobs import ExtractError, Job, check_recordings, collect_jobs, source_hash
 from empatheia_jax.preparation.on_device import PREPARED_CLIP, PREPARED_SPEECH, SAMPLES, add_golds, encode_records
+from empatheia_jax.runtime.one_writer import one_writer
+from empatheia_jax.runtime.outputs import check_outputs
 from empatheia_jax.runtime.progress import Progress
 
 CHUNK = 32  # utterances whose recordings go through a network on the accelerator together
@@ -258,10 +261,14 @@ def extract(
       ExtractError: an unusable recording ("stop"), or nothing to extract.
       RecordError: a bad record of the data ("stop").
       StoreError: `output` holds a store made with other settings or from other data.
+      OutputError: `output` is, or holds, something that is read.
+      BusyError: another process is doing the same part.
     """
     if not 0 <= process < processes:
         raise ExtractError(f"process {process} of {processes}: processes count from 0")
     directory = Path(output)
+    inputs = [(name, path) for name, path in config_inputs(config) if name != "data.features"]
+    check_outputs([("the feature store", directory)], [*inputs, ("the data", data_path)])
     jobs, without_media = collect_jobs(config, Path(data_path), on_error)
     if on_error == "stop":
         check_recordings(jobs)
@@ -274,7 +281,10 @@ def extract(
         return dict(writer.manifest["counts"])
 
     todo = {index: shards[index] for index in writer.unfinished_shards() if index % processes == process}
-    with Progress(sum(map(len, todo.values())), len(jobs), shown=progress) as line:
+    with (
+        one_writer(directory / f"process-{process}.lock", f"{directory}, --process {process}"),
+        Progress(sum(map(len, todo.values())), len(jobs), shown=progress) as line,
+    ):
         for utterances, rejected in _extract_shards(config, networks, writer, todo, workers=workers, on_error=on_error):
             line.advance(utterances, rejected)
 

@@ -22,6 +22,7 @@ from empatheia_jax.preparation import sample_rendering
 from empatheia_jax.preparation.sample_plan import MAX_DISJOINT_DIALOGUES, Dialogue, SampleError, plan_corpus
 from empatheia_jax.preparation.sample_rendering import FACE_SIZE, RenderJob, render
 from empatheia_jax.runtime.atomic import write_json
+from empatheia_jax.runtime.one_writer import lock_beside, one_writer
 
 LABELS = "labels.json"
 FOLDERS = {"train": ("audio_v5_0", "video_v5_0"), "test": ("test/test_audio", "test/test_video")}
@@ -51,19 +52,21 @@ def write_sample(
 
     Raises:
       SampleError: the folder holds something else, or such a number of dialogues cannot be written.
+      BusyError: another process is writing there.
     """
     output, started = Path(output), time.monotonic()
     if workers < 1:
         raise SampleError(f"the sample corpus needs at least one worker, not {workers}")
     corpus = plan_corpus(seed, dialogues)
     labels = _make_labels(corpus, seed)
-    _prepare_folder(output, labels)
-    jobs = [job for split in corpus for job in _render_jobs(output, split, corpus)]
-    todo = [job for job in jobs if not job.exists]
-    speech_seconds = _render_all(todo, workers, progress)
-    write_json(output / "train.json", [dialogue.labelled() for dialogue in corpus["train"]])
-    write_json(output / "test" / "v_test_v5_0.json", [dialogue.labelled() for dialogue in corpus["test"]])
-    write_json(output / "test" / "test.json", [dialogue.released() for dialogue in corpus["test"]])
+    with one_writer(lock_beside(output), output):
+        _prepare_folder(output, labels)
+        jobs = [job for split in corpus for job in _render_jobs(output, split, corpus)]
+        todo = [job for job in jobs if not job.exists]
+        speech_seconds = _render_all(todo, workers, progress)
+        write_json(output / "train.json", [dialogue.labelled() for dialogue in corpus["train"]])
+        write_json(output / "test" / "v_test_v5_0.json", [dialogue.labelled() for dialogue in corpus["test"]])
+        write_json(output / "test" / "test.json", [dialogue.released() for dialogue in corpus["test"]])
     return {
         **{split: _counts(corpus[split]) for split in corpus},
         "performed": len(todo),

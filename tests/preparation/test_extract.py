@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 import random
 import signal
 import time
@@ -23,6 +24,7 @@ from empatheia_jax.generators.build import build_generators
 from empatheia_jax.generators.interfaces import video_frame_count
 from empatheia_jax.preparation import extract as module
 from empatheia_jax.preparation.extract import ExtractError, extract
+from empatheia_jax.runtime.one_writer import BusyError, one_writer
 from empatheia_jax.testing.corpus import write_corpus
 from support.programs import start_program
 
@@ -125,7 +127,11 @@ def test_two_processes_share_the_work(reference, corpus, tmp_path):
     assert 0 < first["utterances"] < 20
     with pytest.raises(StoreError, match="interrupted"):
         FeatureStore(output)
+    with one_writer(output / "process-0.lock", "the first"):
+        with pytest.raises(BusyError, match=f"--process 0: process {os.getpid()} on"):
+            extract(CONFIG, corpus, output, workers=1, progress=False, process=0, processes=2)
     assert extract(CONFIG, corpus, output, workers=1, progress=False, process=0, processes=2) == reference[1]
+    assert not list(output.glob("*.lock"))
     assert_same(output, reference[0])
 
 

@@ -3,12 +3,10 @@
 Floats are stored in the store's own dtype (one of `FLOAT_DTYPES`), integers as int32.
 """
 
-import fcntl
 import functools
 import json
 import math
 import struct
-import time
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,6 +14,8 @@ from typing import Any, BinaryIO
 
 import ml_dtypes
 import numpy as np
+
+from empatheia_jax.runtime.one_writer import lock_file
 
 FLOAT_DTYPES = {"float16": np.dtype("<f2"), "bfloat16": np.dtype(ml_dtypes.bfloat16), "float32": np.dtype("<f4")}
 """Dtypes in which floats can be stored, by name."""
@@ -102,20 +102,10 @@ class Journal:
         """
         self.path = path
         self._file: BinaryIO = open(path, "a+b")  # noqa: SIM115 - held open until `close`
-        deadline = time.monotonic() + _LOCK_TIMEOUT
-        while not self._try_lock():
-            if time.monotonic() > deadline:
-                self._file.close()
-                raise StoreError(f"{path}: another process is extracting this: give each its own --process")
-            time.sleep(0.1)
+        if not lock_file(self._file, _LOCK_TIMEOUT):
+            self._file.close()
+            raise StoreError(f"{path}: another process is extracting this: give each its own --process")
         self.entries = self._read()
-
-    def _try_lock(self) -> bool:
-        try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            return False
-        return True
 
     def _read(self) -> list[tuple[Any, list[bytes]]]:
         self._file.seek(0)
