@@ -1,11 +1,9 @@
 """The interface of encoders (section 4.1): preprocess (host) -> static shape -> encode -> [N, D] features."""
 
 from collections.abc import Sequence
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
-
-from empatheia_jax.checkpoints.frozen_network import FrozenNetwork
 
 
 class ModalityEncoder(Protocol):
@@ -52,8 +50,8 @@ class ModalityEncoder(Protocol):
         ...
 
     @property
-    def network(self) -> FrozenNetwork | None:
-        """The network, whose size `plan` reports; None where there is none."""
+    def network(self) -> Any:
+        """Its `checkpoints.frozen_network.FrozenNetwork`, whose size `plan` reports; None where there is none."""
         ...
 
     def preprocess(self, media: np.ndarray) -> np.ndarray:
