@@ -11,7 +11,7 @@ from flax import nnx
 from tqdm import tqdm
 
 from converters import clip, companion_files, dreamtalk, speech_encoders, styletts2, vicuna
-from converters.outputs import begin_folder, finish_folder, refuse_existing, save_safetensors
+from converters.outputs import begin_folder, finish_folder, refuse_existing, removed_unless_begun, save_safetensors
 from converters.readers import open_checkpoint, read_json
 from converters.rules import Source, TransformersFamily, find_prefix
 from converters.tensors import ConversionError
@@ -101,7 +101,7 @@ def convert(
     writer = Writer(partial)
     total = sum(opened.tensors[name].nbytes for name in used)
     try:
-        with _progress_bar(f"convert {family}", total) as progress:
+        with removed_unless_begun(output), _progress_bar(f"convert {family}", total) as progress:
             for entry in opened.fits:
                 if not writer.has(entry.name):
                     writer.add(entry.name, entry.read(opened.tensors).astype(dtypes[entry.name], copy=False))
@@ -156,10 +156,11 @@ def convert_dreamtalk(sources: dict[str, Path | None], output: Path) -> dict[str
     }
     partial = begin_folder(output, fingerprint)
     counts = {}
-    for name, source in given.items():
-        is_converted = (partial / name / "config.json").exists()
-        family = "wav2vec2" if name == "wav2vec" else f"dreamtalk_{name}"
-        counts[name] = {} if is_converted else convert(family, source, partial / name)
+    with removed_unless_begun(output):
+        for name, source in given.items():
+            is_converted = (partial / name / "config.json").exists()
+            family = "wav2vec2" if name == "wav2vec" else f"dreamtalk_{name}"
+            counts[name] = {} if is_converted else convert(family, source, partial / name)
     finish_folder(output)
     return counts
 

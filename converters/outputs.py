@@ -11,6 +11,7 @@ import numpy as np
 from safetensors.numpy import save_file
 
 from converters.tensors import ConversionError
+from empatheia_jax.runtime import signals
 from empatheia_jax.runtime.atomic import write_json
 
 SHARD_BYTES = 1_000_000_000
@@ -40,7 +41,8 @@ def new_folder(output: Path) -> Iterator[Path]:
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     try:
-        yield partial
+        with signals.removed_on_end(lambda: shutil.rmtree(partial)):
+            yield partial
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
         raise
@@ -63,6 +65,19 @@ def begin_folder(output: Path, fingerprint: dict) -> Path:
         partial.mkdir(parents=True)
         write_json(path, fingerprint)
     return partial
+
+
+@contextlib.contextmanager
+def removed_unless_begun(output: Path) -> Iterator[None]:
+    """Where a signal ends the process inside the block, remove what `begin_folder` returned and holds no part yet."""
+    partial = partial_path(output)
+
+    def remove() -> None:
+        if not any(partial.rglob("index.json")):
+            shutil.rmtree(partial)
+
+    with signals.removed_on_end(remove):
+        yield
 
 
 def finish_folder(output: Path) -> None:

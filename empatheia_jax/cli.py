@@ -7,6 +7,15 @@ from empatheia_jax.config.load import load_config
 from empatheia_jax.runtime.machine import usable_cores
 
 
+def _take_devices() -> None:
+    """Check that JAX has the devices that it shall use, and keep compiled programs."""
+    from empatheia_jax.runtime.compile_cache import use_cache
+    from empatheia_jax.runtime.platforms import check_devices
+
+    check_devices()
+    use_cache()
+
+
 def _parser(name: str, description: str | None) -> argparse.ArgumentParser:
     return argparse.ArgumentParser(prog=f"empatheia {name}", description=description)
 
@@ -175,7 +184,6 @@ def respond(argv: list[str]) -> int:
     args = parser.parse_args(argv)
     from empatheia_jax.inference.request import Request, parse_profile
     from empatheia_jax.inference.respond import respond as run
-    from empatheia_jax.runtime.compile_cache import use_cache
     from empatheia_jax.runtime.compile_report import compilations
 
     request = Request(
@@ -200,7 +208,7 @@ def respond(argv: list[str]) -> int:
         quantization=args.quantization,
         trace=None if args.trace is None else Path(args.trace or args.output.with_suffix(".profile")),
     )
-    use_cache()
+    _take_devices()
     result = run(request)
     for note in result["notes"]:
         print(f"note: {note}")
@@ -241,9 +249,8 @@ def speak(argv: list[str]) -> int:
     args = parser.parse_args(argv)
     from empatheia_jax.generators.styletts2.config import SynthesisOptions
     from empatheia_jax.inference.speak import speak as run
-    from empatheia_jax.runtime.compile_cache import use_cache
 
-    use_cache()
+    _take_devices()
     options = SynthesisOptions(
         alpha=args.alpha,
         beta=args.beta,
@@ -294,9 +301,8 @@ def animate(argv: list[str]) -> int:
     parser.add_argument("--output", type=Path, required=True, help="OUT.mp4; OUT.json is written to the same folder")
     args = parser.parse_args(argv)
     from empatheia_jax.inference.animate import animate as run
-    from empatheia_jax.runtime.compile_cache import use_cache
 
-    use_cache()
+    _take_devices()
     report = run(
         args.checkpoint,
         args.audio,
@@ -328,9 +334,8 @@ def evaluate(argv: list[str]) -> int:
     _add_quantization(parser)
     args = parser.parse_args(argv)
     from empatheia_jax.evaluation.evaluate import evaluate as run
-    from empatheia_jax.runtime.compile_cache import use_cache
 
-    use_cache()
+    _take_devices()
     report = run(args.run, args.split, args.output, args.quantization)
     print(f"report    {report}")
     return 0

@@ -14,7 +14,6 @@ import contextlib
 import itertools
 import multiprocessing
 import os
-import threading
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -33,7 +32,10 @@ from empatheia_jax.generators.build import build_generators
 from empatheia_jax.generators.interfaces import OnDeviceFaceGenerator, OnDeviceSpeechGenerator
 from empatheia_jax.preparation.jobs import ExtractError, Job, collect_jobs, source_hash
 from empatheia_jax.preparation.on_device import PREPARED_CLIP, PREPARED_SPEECH, SAMPLES, add_golds, encode_records
+from empatheia_jax.runtime import signals
+from empatheia_jax.runtime.atomic import remove_abandoned
 from empatheia_jax.runtime.progress import Progress
+from empatheia_jax.runtime.workers import worker_pool
 
 CHUNK = 32  # utterances whose recordings go through a network on the accelerator together
 SHARD_UTTERANCES = 32
@@ -128,10 +130,7 @@ _extractor: Extractor  # the one of this worker process, made by `_start_worker`
 
 def _start_worker(config: Config) -> None:
     global _extractor
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        # Without this thread a worker would wait forever after the main process was killed with SIGKILL.
-        threading.Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()
+    if multiprocessing.parent_process() is not None:
         with contextlib.suppress(ImportError):
             import cv2
 
@@ -262,7 +261,10 @@ def extract(
         return dict(writer.manifest["counts"])
 
     todo = {index: shards[index] for index in writer.unfinished_shards() if index % processes == process}
-    with Progress(sum(map(len, todo.values())), len(jobs), shown=progress) as line:
+    with (
+        signals.removed_on_end(lambda: remove_abandoned(directory)),
+        Progress(sum(map(len, todo.values())), len(jobs), shown=progress) as line,
+    ):
         for utterances, rejected in _extract_shards(config, networks, writer, todo, workers=workers, on_error=on_error):
             line.advance(utterances, rejected)
 
@@ -345,9 +347,7 @@ def _run_calls(config: Config, calls: dict, workers: int, ordered: bool = False)
         return
     with (
         _single_threaded_workers(),
-        concurrent.futures.ProcessPoolExecutor(
-            min(workers, len(calls)), multiprocessing.get_context("spawn"), _start_worker, (config,)
-        ) as pool,
+        worker_pool(min(workers, len(calls)), _start_worker, (config,)) as pool,
     ):
         todo, pending = iter(calls.items()), {}
 
