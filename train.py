@@ -263,8 +263,8 @@ def _finish_early(checkpoints: Checkpoints, goodput: Goodput, step: int) -> None
 def run(argv: list[str]) -> int:
     """Run `main` and return the exit code.
 
-    2 after a bad input, 74 where the disk refuses writes, 75 after the loss of another process, 130 after Ctrl-C, 1 after
-    any other error.
+    0, or 130 after Ctrl-C; 2 after a bad input, 74 where the disk refuses writes, 75 after the loss of another process,
+    1 after any other error.
     """
     try:
         return main(argv)

@@ -31,7 +31,7 @@ def main(argv: list[str] | None = None) -> int:
         if wrong:
             print(f"empatheia: there is no command {name!r}", file=sys.stderr)
         return 2 if wrong else 0
-    from empatheia_jax.runtime.platforms import check_platforms
+    from empatheia_jax.runtime.platforms import check_platforms, explain
 
     try:
         if not {"-h", "--help"} & set(argv):
@@ -39,6 +39,11 @@ def main(argv: list[str] | None = None) -> int:
         return commands[name](argv[1:])
     except (ValueError, OSError) as error:
         print(f"empatheia {name}: {error}", file=sys.stderr)
+        return 2
+    except RuntimeError as error:  # a network that runs on a device was the first to need it
+        if (line := explain(error)) is None:
+            raise
+        print(f"empatheia {name}: {line}", file=sys.stderr)
         return 2
 
 

@@ -40,11 +40,18 @@ def check_devices() -> None:
     check_platforms()
     try:
         jax.devices()
-    except (RuntimeError, AssertionError) as error:  # an assertion of JAX's fails where a platform has no device
+    except AssertionError as error:  # JAX's own, where a platform has no device
+        raise ConfigError(_message("JAX finds no such device")) from error
+    except RuntimeError as error:
         if is_peer_loss(error):
             raise
-        reason = " ".join(str(error).split()).partition(" (set JAX_PLATFORMS")[0]
-        raise ConfigError(_message(reason or "JAX finds no such device")) from error
+        raise ConfigError(explain(error) or _message(str(error))) from error
+
+
+def explain(error: RuntimeError) -> str | None:
+    """Return the line for an error with which JAX refuses a platform; None for any other error."""
+    text = " ".join(str(error).split())
+    return _message(text.partition(" (set JAX_PLATFORMS")[0]) if "nitialize backend" in text else None
 
 
 def _may_be_there(name: str) -> bool:

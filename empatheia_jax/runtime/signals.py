@@ -78,7 +78,10 @@ def undisturbed() -> Iterator[None]:
 
 @contextlib.contextmanager
 def removed_on_end(remove: Callable[[], object]) -> Iterator[None]:
-    """Have `remove` called where a signal ends this process inside the block, after its children are dead."""
+    """Have `remove` called where a signal ends this process inside the block, after its children are dead.
+
+    It may be called just after the block, too, when there is nothing left to remove.
+    """
     number = next(_numbers)
     _removals[number] = remove
     try:
@@ -111,9 +114,10 @@ def end(number: int, code: int | None = None) -> None:
         os.dup2(null, 1)
         os.dup2(null, 2)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, _watched)  # from here on another signal kills, whatever hangs
+    removals = list(_removals.values())  # now: threads that miss a child leave their blocks
     remove_semaphores()
     _kill_children()
-    for remove in reversed(list(_removals.values())):
+    for remove in reversed(removals):
         with contextlib.suppress(Exception):
             remove()
     os._exit(128 + number if code is None else code)
