@@ -14,7 +14,7 @@ from pathlib import Path
 from empatheia_jax.runtime import program
 
 if __name__ == "__main__":  # before the imports that take seconds
-    program.begin("train.py", "--resume goes on from the newest checkpoint", survives_hangup=True)
+    program.begin("train.py", "--resume goes on from the newest checkpoint, if there is one", survives_hangup=True)
 
 import jax
 from flax import nnx

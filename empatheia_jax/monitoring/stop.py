@@ -31,7 +31,7 @@ class Stop:
         With several processes a stop waits for the next step nevertheless: the others would take it for a loss.
 
         Args:
-          finish: called before the end, in another thread.
+          finish: called before the end, in another thread: completes what is being written.
         """
         self._finish = finish if jax.process_count() == 1 else None
         try:
@@ -44,8 +44,6 @@ class Stop:
             return 128 + number
         self.requested, self.exit_code = True, 128 + number if number == signal.SIGINT else 0
         if self._finish is not None:
-            with signals.undisturbed():
-                self._finish()
-            return self.exit_code
+            signals.end(number, self.exit_code, complete=self._finish)
         signals.say("stopping after this step; the checkpoint is being written", descriptor=1)
         return None

@@ -109,7 +109,7 @@ def _run(words: list[str]) -> int:
     if signals_passed_on:
         if code == 0:  # it has said nothing on stderr
             signals.end(signals_passed_on[0])
-        sys.exit(128 + signals_passed_on[0])
+        signals.leave(128 + signals_passed_on[0])
     return code
 
 

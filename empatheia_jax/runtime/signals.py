@@ -99,14 +99,16 @@ def say(text: str, descriptor: int = 2) -> None:
             os.write(descriptor, f"{text}\n".encode())
 
 
-def end(number: int, code: int | None = None) -> None:
+def end(number: int, code: int | None = None, complete: Callable[[], object] | None = None) -> None:
     """End this process because of a signal: say so, kill its children, remove what is half-written.
 
     Args:
       number: of the signal.
       code: exit code; None: 128 + `number`.
+      complete: called first, to complete what is being written; may take long, as another signal kills the process.
     """
-    _lock.acquire(timeout=_PATIENCE)  # never released: nothing is begun any more, and `leave` waits for ever
+    if complete is None:
+        _begin_nothing()
     start = "\n" if number == signal.SIGINT and os.isatty(2) else ""  # after the terminal's ^C
     say(f"{start}{_program}: {_PHRASES.get(signal.Signals(number), f'signal {number}')}; {_advice}")
     with contextlib.suppress(OSError):  # what other threads say of the end is no news
@@ -114,6 +116,10 @@ def end(number: int, code: int | None = None) -> None:
         os.dup2(null, 1)
         os.dup2(null, 2)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, _watched)  # from here on another signal kills, whatever hangs
+    if complete is not None:
+        with contextlib.suppress(Exception):
+            complete()
+        _begin_nothing()
     removals = list(_removals.values())  # now: threads that miss a child leave their blocks
     remove_semaphores()
     _kill_children()
@@ -121,6 +127,11 @@ def end(number: int, code: int | None = None) -> None:
         with contextlib.suppress(Exception):
             remove()
     os._exit(128 + number if code is None else code)
+
+
+def _begin_nothing() -> None:
+    """Keep other threads from beginning what an end would have to know, and from leaving with another exit code."""
+    _lock.acquire(timeout=_PATIENCE)  # never released
 
 
 def leave(code: int) -> None:

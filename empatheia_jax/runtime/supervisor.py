@@ -21,7 +21,7 @@ from pathlib import Path
 from empatheia_jax.runtime import program, signals
 
 if __name__ == "__main__":  # before the imports that take seconds
-    program.begin("supervisor", "--resume goes on from the newest checkpoint", survives_hangup=True)
+    program.begin("supervisor", "--resume goes on from the newest checkpoint, if there is one", survives_hangup=True)
 
 from empatheia_jax.checkpoints.manifest import checkpoint_folders
 from empatheia_jax.runtime.peers import LOST
