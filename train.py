@@ -6,11 +6,16 @@ python train.py configs/tiny.py --workdir runs/tiny [--stages 0,1,2,3,4] [--resu
 import argparse
 import contextlib
 import errno
-import os
+import functools
 import sys
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
+
+from empatheia_jax.runtime import program
+
+if __name__ == "__main__":  # before the imports that take seconds
+    program.begin("train.py", "--resume goes on from the newest checkpoint, if there is one", survives_hangup=True)
 
 import jax
 from flax import nnx
@@ -38,6 +43,7 @@ from empatheia_jax.runtime import peers, processes
 from empatheia_jax.runtime.compile_cache import use_cache
 from empatheia_jax.runtime.compile_report import compilations
 from empatheia_jax.runtime.machine import keep_memory
+from empatheia_jax.runtime.platforms import check_devices
 from empatheia_jax.training.compilation import StageCompiler
 from empatheia_jax.training.context import TrainingContext
 from empatheia_jax.training.data import load_data
@@ -110,6 +116,7 @@ def train(
     workdir, trains_base = args.workdir, stages[0].trains_base
 
     # ── Mesh ──────────────────────────────────────────────────────────────────────────────────────────────────────
+    check_devices()
     mesh = sharding.make_mesh(config.mesh)
     processes.log_on_first(f"mesh     {dict(mesh.shape)} on {jax.devices()[0].device_kind}")
     if jax.default_backend() == "cpu":
@@ -172,6 +179,8 @@ def train(
     compiler = StageCompiler(context, stages, graphdef, abstract, ahead=ahead)
     for stage in stages:
         start = position if position.stage == stage.number else Position(position.step, stage.number, 0)
+        ending = contextlib.ExitStack()
+        ending.enter_context(stop.at_once(functools.partial(_finish_early, checkpoints, goodput, position.step)))
         compiled = compiler.take()
         rows, steps = compiled.rows, compiled.steps
         processes.log_on_first(
@@ -190,6 +199,7 @@ def train(
             with clock("load"):
                 trainable, opt_state, frozen = begin_stage(compiled, state, checkpoints, start)
             del state  # keep one copy: another reference would keep donated buffers alive
+            ending.close()
             position, key = start, jax.random.key(config.seed * 10 + stage.number)
             log = StepLog(context, compiled, metrics, start.stage_step)
             stage_profile = profile.stage(stage.number, start.stage_step, compiled.flops)
@@ -258,28 +268,33 @@ def train(
     processes.log_on_first(f"compiled {compilations()}")
     processes.log_on_first(f"goodput  {summary(goodput.sessions)}")
     processes.log_on_first(f"done     step {position.step} in {clock.elapsed:.0f} s ({shares})")
-    return 0
+    if stop.exit_code:
+        print(f"train.py: interrupted after step {position.step}; --resume goes on from there", file=sys.stderr)
+    return stop.exit_code
+
+
+def _finish_early(checkpoints: Checkpoints, goodput: Goodput, step: int) -> None:
+    """Complete what a run that is stopped between two stages has begun to write."""
+    checkpoints.finish_pending()
+    goodput.record(step, "stopped")
 
 
 def run(argv: list[str]) -> int:
     """Run `main` and return the exit code.
 
-    2 after a bad input, 74 where the disk refuses writes, 75 after the loss of another process, 130 after a second
-    Ctrl-C, 1 after any other error. Output to a closed pipe is no error.
+    0, or 130 after Ctrl-C; 2 after a bad input, 74 where the disk refuses writes, 75 after the loss of another process,
+    1 after any other error.
     """
     try:
         return main(argv)
-    except KeyboardInterrupt:
-        return 130
     except Exception as error:
         code = _exit_code(error)
         if code != DISK_FULL and jax.distributed.is_initialized() and peers.is_peer_loss(error):
             peers.exit_lost(error)
-        with contextlib.suppress(OSError):
-            if code == 1 and not isinstance(error, FloatingPointError):
-                traceback.print_exc()
-            else:
-                print(f"train.py: {error}", file=sys.stderr)
+        if code == 1 and not isinstance(error, FloatingPointError):
+            traceback.print_exc()
+        else:
+            print(f"train.py: {error}", file=sys.stderr)
         return code
 
 
@@ -291,10 +306,6 @@ def _exit_code(error: Exception) -> int:
 
 
 if __name__ == "__main__":
-    exit_code = run(sys.argv[1:])
-    with contextlib.suppress(OSError):
-        sys.stdout.flush()
-        sys.stderr.flush()
-    # Everything is written. A plain exit would wait for a compilation under way, and after an error for the other
-    # processes, which wait for this one.
-    os._exit(exit_code)
+    # Everything is written at its end. A plain exit would wait for a compilation under way, and after an error for the
+    # other processes, which wait for this one.
+    program.finish(run, sys.argv[1:])

@@ -15,9 +15,15 @@ import os
 import sys
 from pathlib import Path
 
-os.environ.setdefault("JAX_PLATFORMS", "cpu")  # a conversion only moves numbers: leave accelerators free
+from empatheia_jax.runtime import program
 
-from converters.convert import FAMILIES, convert, convert_dreamtalk  # noqa: E402
+if __name__ == "__main__":  # before the imports that take seconds
+    program.begin("converters", "the same command goes on where it was")
+
+# A conversion only moves numbers. It leaves accelerators free, and needs none where JAX_PLATFORMS names one.
+os.environ["JAX_PLATFORMS"] = "cpu"
+
+from converters.convert import FAMILIES, convert, convert_dreamtalk
 
 DTYPES = ("float32", "bfloat16", "float16")
 
@@ -78,9 +84,6 @@ def main(argv: list[str]) -> int:
     except (ValueError, OSError) as error:
         print(f"converters {args.command}: {error}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
-        print(f"converters {args.command}: stopped; run the same command again to resume", file=sys.stderr)
-        return 130
 
 
 def _silence_orbax() -> None:
@@ -144,4 +147,4 @@ def _print(output: Path, counts: dict[str, int]) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    program.finish(main, sys.argv[1:])

@@ -11,6 +11,7 @@ import numpy as np
 from safetensors.numpy import save_file
 
 from converters.tensors import ConversionError
+from empatheia_jax.runtime import signals
 from empatheia_jax.runtime.atomic import TEMPORARY_SUFFIX, write_json
 from empatheia_jax.runtime.one_writer import lock_beside, one_writer
 from empatheia_jax.runtime.outputs import Named, check_outputs
@@ -55,7 +56,8 @@ def new_folder(output: Path) -> Iterator[Path]:
     with one_writer_of(output):
         partial = _begin_folder(output, {})
         try:
-            yield partial
+            with signals.removed_on_end(lambda: _remove(partial)):
+                yield partial
         except BaseException:
             _remove(partial)
             raise
@@ -76,7 +78,8 @@ def resumable_folder(output: Path, fingerprint: dict) -> Iterator[Path]:
     path = partial / _FINGERPRINT
     if not (path.exists() and json.loads(path.read_text()) == fingerprint):
         _begin_folder(output, fingerprint)
-    yield partial
+    with signals.removed_on_end(lambda: any(partial.rglob("index.json")) or _remove(partial)):  # nothing to resume
+        yield partial
     _finish_folder(output)
 
 

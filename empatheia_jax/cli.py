@@ -10,6 +10,15 @@ from empatheia_jax.config.load import load_config
 from empatheia_jax.preparation.commands import build_data, check_data, command_parser, extract, sample
 
 
+def _take_devices() -> None:
+    """Check that JAX has the devices that it shall use, and keep compiled programs."""
+    from empatheia_jax.runtime.compile_cache import use_cache
+    from empatheia_jax.runtime.platforms import check_devices
+
+    check_devices()
+    use_cache()
+
+
 def _add_decoding(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--quantization",
@@ -69,7 +78,6 @@ def respond(argv: list[str]) -> int:
     args = parser.parse_args(argv)
     from empatheia_jax.inference.request import Request, parse_profile
     from empatheia_jax.inference.respond import respond as run
-    from empatheia_jax.runtime.compile_cache import use_cache
     from empatheia_jax.runtime.compile_report import compilations
 
     request = Request(
@@ -95,7 +103,7 @@ def respond(argv: list[str]) -> int:
         max_new_tokens=args.max_new_tokens,
         trace=None if args.trace is None else Path(args.trace or args.output.with_suffix(".profile")),
     )
-    use_cache()
+    _take_devices()
     result = run(request)
     for note in result["notes"]:
         print(f"note: {note}")
@@ -136,9 +144,8 @@ def speak(argv: list[str]) -> int:
     args = parser.parse_args(argv)
     from empatheia_jax.generators.styletts2.config import SynthesisOptions
     from empatheia_jax.inference.speak import speak as run
-    from empatheia_jax.runtime.compile_cache import use_cache
 
-    use_cache()
+    _take_devices()
     options = SynthesisOptions(
         alpha=args.alpha,
         beta=args.beta,
@@ -189,9 +196,8 @@ def animate(argv: list[str]) -> int:
     parser.add_argument("--output", type=Path, required=True, help="OUT.mp4; OUT.json is written to the same folder")
     args = parser.parse_args(argv)
     from empatheia_jax.inference.animate import animate as run
-    from empatheia_jax.runtime.compile_cache import use_cache
 
-    use_cache()
+    _take_devices()
     report = run(
         args.checkpoint,
         args.audio,
@@ -227,9 +233,8 @@ def evaluate(argv: list[str]) -> int:
     _add_decoding(parser)
     args = parser.parse_args(argv)
     from empatheia_jax.evaluation.evaluate import evaluate as run
-    from empatheia_jax.runtime.compile_cache import use_cache
 
-    use_cache()
+    _take_devices()
     report = run(
         args.run,
         args.split,

@@ -237,6 +237,12 @@ class Checkpoints:
         except Exception as error:
             self._handle_failure(step, error)
 
+    def finish_pending(self) -> None:
+        """Wait until a save under way is complete or has failed; may be called from any thread."""
+        pending = self._pending
+        if pending is not None:
+            concurrent.futures.wait([pending[1]])
+
     def check_pending(self) -> None:
         """Check whether the save under way has failed: with several processes, waiting for a failed one does not end.
 

@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 from empatheia_jax.evaluation.report import write_report
+from empatheia_jax.runtime import signals
 
 BUDGET = (  # seconds on two cores
     ("sample", 40),
@@ -56,7 +57,9 @@ def demo(output: Path, config: str) -> int:
     data = ["--data.path", str(corpus)]
 
     def command(*words: str) -> None:
-        subprocess.run([sys.executable, *words], check=True)
+        code = _run([sys.executable, *words])
+        if code:
+            raise subprocess.CalledProcessError(code, [sys.executable, *words])
 
     try:
         with budget.part("sample"):
@@ -84,6 +87,30 @@ def demo(output: Path, config: str) -> int:
     for path in (output / "response.mp4", output / "response.json", output / "metrics.jsonl", page):
         print(path)
     return 0
+
+
+def _run(words: list[str]) -> int:
+    """Run a command and return its exit code; a signal is passed on to it once, and the demo ends when it has ended."""
+    signals_passed_on: list[int] = []
+    with signals.undisturbed():
+        # A group of its own: a terminal's Ctrl-C reaches the demo alone, which passes it on once.
+        process = subprocess.Popen(words, process_group=0)
+
+    def pass_on(number: int) -> int | None:
+        if signals_passed_on:  # a second signal: the end kills the command
+            return 128 + number
+        signals_passed_on.append(number)
+        process.send_signal(number)
+        return None
+
+    signals.respond_with(pass_on)
+    code = process.wait()
+    signals.respond_with(None)
+    if signals_passed_on:
+        if code == 0:  # it has said nothing on stderr
+            signals.end(signals_passed_on[0])
+        signals.leave(128 + signals_passed_on[0])
+    return code
 
 
 def _write_test_dialogue(corpus: Path, output: Path) -> Path:

@@ -14,7 +14,6 @@ import contextlib
 import itertools
 import multiprocessing
 import os
-import threading
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -30,9 +29,12 @@ from empatheia_jax.generators.build import build_generators
 from empatheia_jax.preparation.extractor import Extractor
 from empatheia_jax.preparation.jobs import ExtractError, Job, check_recordings, collect_jobs, source_hash
 from empatheia_jax.preparation.on_device import add_golds, encode_records
+from empatheia_jax.runtime import signals
+from empatheia_jax.runtime.atomic import remove_abandoned
 from empatheia_jax.runtime.one_writer import one_writer
 from empatheia_jax.runtime.outputs import check_outputs
 from empatheia_jax.runtime.progress import Progress
+from empatheia_jax.runtime.workers import worker_pool
 
 CHUNK = 32  # utterances whose recordings go through a network on the accelerator together
 SHARD_UTTERANCES = 32
@@ -47,10 +49,7 @@ _extractor: Extractor  # the one of this worker process, made by `_start_worker`
 
 def _start_worker(config: Config) -> None:
     global _extractor
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        # Without this thread a worker would wait forever after the main process was killed with SIGKILL.
-        threading.Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()
+    if multiprocessing.parent_process() is not None:
         with contextlib.suppress(ImportError):
             import cv2
 
@@ -191,6 +190,7 @@ def extract(
     todo = {index: shards[index] for index in writer.unfinished_shards() if index % processes == process}
     with (
         one_writer(directory / f"process-{process}.lock", f"{directory}, --process {process}"),
+        signals.removed_on_end(lambda: remove_abandoned(directory)),
         Progress(sum(map(len, todo.values())), len(jobs), shown=progress) as line,
     ):
         for utterances, rejected in _extract_shards(config, networks, writer, todo, workers=workers, on_error=on_error):
@@ -278,9 +278,7 @@ def _run_calls(config: Config, calls: dict, workers: int, ordered: bool = False)
         return
     with (
         _single_threaded_workers(),
-        concurrent.futures.ProcessPoolExecutor(
-            min(workers, len(calls)), multiprocessing.get_context("spawn"), _start_worker, (config,)
-        ) as pool,
+        worker_pool(min(workers, len(calls)), _start_worker, (config,)) as pool,
     ):
         todo, pending = iter(calls.items()), {}
 

@@ -8,10 +8,8 @@ DIR/train.json  audio_v5_0/*.wav  video_v5_0/*.mp4
 """
 
 import collections
-import concurrent.futures
 import hashlib
 import json
-import multiprocessing
 import sys
 import time
 from collections.abc import Iterable
@@ -21,8 +19,10 @@ from empatheia_jax.data.emotions import AVATAR_EMOTIONS
 from empatheia_jax.preparation import sample_rendering
 from empatheia_jax.preparation.sample_plan import MAX_DISJOINT_DIALOGUES, Dialogue, SampleError, plan_corpus
 from empatheia_jax.preparation.sample_rendering import FACE_SIZE, RenderJob, render
-from empatheia_jax.runtime.atomic import write_json
+from empatheia_jax.runtime import signals
+from empatheia_jax.runtime.atomic import remove_abandoned, write_json
 from empatheia_jax.runtime.one_writer import lock_beside, one_writer
+from empatheia_jax.runtime.workers import worker_pool
 
 LABELS = "labels.json"
 FOLDERS = {"train": ("audio_v5_0", "video_v5_0"), "test": ("test/test_audio", "test/test_video")}
@@ -138,13 +138,16 @@ def _render_all(todo: list[RenderJob], workers: int, progress: bool) -> float:
     """Render all jobs in `workers` new processes (in this one for a single worker); return the seconds of speech."""
     if not todo:
         return 0.0
-    for folder in {path.parent for job in todo for path in (job.audio, job.video)}:
+    folders = {path.parent for job in todo for path in (job.audio, job.video)}
+    for folder in folders:
         folder.mkdir(parents=True, exist_ok=True)
+        remove_abandoned(folder)
     if workers == 1:
         return _sum_lengths(map(render, todo), len(todo), progress)
-    # spawned, not forked: this process may have started JAX's threads
-    context = multiprocessing.get_context("spawn")
-    with concurrent.futures.ProcessPoolExecutor(min(workers, len(todo)), mp_context=context) as pool:
+    with (
+        signals.removed_on_end(lambda: [remove_abandoned(folder) for folder in folders]),
+        worker_pool(min(workers, len(todo))) as pool,
+    ):
         try:
             return _sum_lengths(pool.map(render, todo, chunksize=4), len(todo), progress)
         except BaseException:

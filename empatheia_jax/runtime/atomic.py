@@ -8,6 +8,8 @@ import platform
 from collections.abc import Iterator
 from pathlib import Path
 
+from empatheia_jax.runtime import signals
+
 TEMPORARY_SUFFIX = ".part"
 
 
@@ -20,7 +22,10 @@ def replacing(path: Path, *, durable: bool = False) -> Iterator[Path]:
       durable: wait until the content is on disk, so that not even a power cut leaves half of it under the name.
     """
     temporary = path.with_name(f".{path.name}.{platform.node()}.{os.getpid()}{TEMPORARY_SUFFIX}")
-    with temporary.open("wb") as file:
+    with contextlib.ExitStack() as stack:
+        with signals.undisturbed():
+            stack.enter_context(signals.removed_on_end(lambda: temporary.unlink(missing_ok=True)))
+            file = stack.enter_context(temporary.open("wb"))
         with contextlib.suppress(OSError):  # a file system without locks: then what a kill leaves stays
             fcntl.flock(file, fcntl.LOCK_EX)
         try:

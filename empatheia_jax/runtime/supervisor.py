@@ -18,6 +18,11 @@ import threading
 import time
 from pathlib import Path
 
+from empatheia_jax.runtime import program, signals
+
+if __name__ == "__main__":  # before the imports that take seconds
+    program.begin("supervisor", "--resume goes on from the newest checkpoint, if there is one", survives_hangup=True)
+
 from empatheia_jax.checkpoints.manifest import checkpoint_folders
 from empatheia_jax.runtime.peers import LOST
 
@@ -81,10 +86,9 @@ class Supervisor:
         Args:
           resume: whether the first start continues an existing run.
         Returns:
-          The exit code: 0, or that of the process that was lost first (128 + signal number after a signal).
+          The exit code: 130 after Ctrl-C, else 0, or that of the process that was lost first (128 + signal number).
         """
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, self._on_signal)
+        signals.respond_with(self._on_signal)
         failures = 0  # in a row without a new checkpoint
         while True:
             began, step_before = time.time(), self._newest_checkpoint()
@@ -195,14 +199,15 @@ class Supervisor:
             if process.poll() is None:
                 process.send_signal(number)
 
-    def _on_signal(self, number: int, _frame) -> None:
-        if self._stop_signal is not None:  # a second signal: stop without waiting
-            for process in self._running:
-                process.kill()
-            return
+    def _on_signal(self, number: int) -> int | None:
+        if self._stop_signal is not None:  # a second signal: the end kills the processes
+            return 128 + number
         self._stop_signal = number
-        log(f"{signal.Signals(number).name}: passed on, waiting up to {self.grace:g} s for the checkpoint")
+        signals.say(
+            f"launch   {signal.Signals(number).name}: passed on, waiting up to {self.grace:g} s for the checkpoint"
+        )
         self._forward(signal.SIGTERM)
+        return None
 
     def _sleep(self, seconds: float) -> None:
         deadline = time.monotonic() + seconds
@@ -210,6 +215,8 @@ class Supervisor:
             time.sleep(POLL)
 
     def _code(self, lost: tuple[int, int] | None) -> int:
+        if self._stop_signal == signal.SIGINT:
+            return 128 + signal.SIGINT
         if lost is None:
             return 0
         return lost[1] if lost[1] > 0 else 128 - lost[1]
@@ -249,4 +256,4 @@ def main(argv: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    program.finish(main, sys.argv[1:])

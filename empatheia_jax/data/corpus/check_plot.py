@@ -10,6 +10,7 @@ import numpy as np  # noqa: E402
 
 from empatheia_jax.data.corpus.check import DIFFERENCE_BINS, SECONDS_BINS, SYNC_TOLERANCE_SECONDS, WORDS_BINS  # noqa: E402
 from empatheia_jax.data.emotions import AVATAR_EMOTIONS  # noqa: E402
+from empatheia_jax.runtime.atomic import replacing  # noqa: E402
 
 _COLOURS = {"train": "#4878a8", "validation": "#e0a040", "test": "#58a066"}
 
@@ -45,7 +46,8 @@ def plot_report(report: dict, path: Path) -> None:
         axes[1, 2].axvline(side * 1000 * SYNC_TOLERANCE_SECONDS, color="0.6", linestyle=":")
     figure.suptitle(report["path"])
     figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="upper right", ncols=3, fontsize=9)
-    figure.savefig(path, dpi=110)
+    with replacing(path) as temporary:
+        figure.savefig(temporary, dpi=110, format=path.suffix.lstrip(".") or None)
     plt.close(figure)
 
 

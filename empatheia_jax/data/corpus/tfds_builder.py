@@ -6,6 +6,7 @@ Read it with `tfds.data_source("avamerg", data_dir=DIR)` once this module is imp
 """
 
 import itertools
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
@@ -18,6 +19,7 @@ from empatheia_jax.data.corpus.avamerg import Report
 from empatheia_jax.data.corpus.tfds_records import CHAIN, NAME, to_record
 from empatheia_jax.data.media.containers import Recording
 from empatheia_jax.data.schema import Example, RecordError
+from empatheia_jax.runtime import signals
 
 CARD = "CARD.md"
 
@@ -178,13 +180,21 @@ def build(
     folder = Path(builder.data_dir)
     if folder.exists():
         raise RecordError("a dataset is there already: choose another --output, or delete it", file=str(folder))
-    builder.download_and_prepare(download_config=tfds.download.DownloadConfig(manual_dir=str(Path(source).absolute())))
+    before = _incomplete(folder)
+    with signals.removed_on_end(lambda: [shutil.rmtree(path) for path in _incomplete(folder) - before]):
+        manual = tfds.download.DownloadConfig(manual_dir=str(Path(source).absolute()))
+        builder.download_and_prepare(download_config=manual)
     statistics = "\n".join(report.summary() for report in builder.reports)
     if builder.not_embedded:
         lines = [f"  {entry['error']}" for entry in builder.not_embedded]
         statistics += f"\nnot embedded: {len(lines)} recordings\n" + "\n".join(lines)
     (folder / CARD).write_text(_format_card(builder, statistics), encoding="utf-8")
     return folder, statistics
+
+
+def _incomplete(folder: Path) -> set[Path]:
+    """Return the folders that TFDS writes into, beside `folder`, until a dataset is complete."""
+    return set(folder.parent.glob("incomplete.*"))
 
 
 def _metadata(builder: Avamerg) -> dict:
