@@ -264,6 +264,7 @@ def train(
     watchdog.close()
     goodput.record(position.step, "done" if not stages or position.stage > stages[-1].number else "stopped")
     processes.leave()
+    stop.close()
     shares = "  ".join(f"{name} {seconds:.0f} s" for name, seconds in clock.shares.items())
     processes.log_on_first(f"compiled {compilations()}")
     processes.log_on_first(f"goodput  {summary(goodput.sessions)}")

@@ -39,6 +39,10 @@ class Stop:
         finally:
             self._finish = None
 
+    def close(self) -> None:
+        """Leave later signals to `runtime.signals`: all is written, and they end the process."""
+        signals.respond_with(None)
+
     def _request(self, number: int) -> int | None:
         if self.requested:
             return 128 + number
