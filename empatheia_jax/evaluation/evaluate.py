@@ -12,6 +12,7 @@ import jax
 import numpy as np
 
 from empatheia_jax.checkpoints.answer_lengths import answer_limit
+from empatheia_jax.checkpoints.run_paths import require_paths
 from empatheia_jax.checkpoints.workdir import open_store, saved_config
 from empatheia_jax.data import emotions
 from empatheia_jax.data.batches.builder import BatchBuilder
@@ -74,7 +75,10 @@ def evaluate(
       StoreError: its feature store is missing or was made with other settings.
     """
     started = time.monotonic()
-    limit = answer_limit(run, saved_config(run), max_new_tokens)
+    config = saved_config(run)
+    limit = answer_limit(run, config, max_new_tokens)
+    if data is None:
+        require_paths(config, run, "data.path", "data.features")
     loaded = load_run(run, quantization=quantization)
     config = loaded.config
     engine = Engine(loaded.model, loaded.tokenizer, config, batch=BATCH, max_new_tokens=limit)

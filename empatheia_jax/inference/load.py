@@ -7,11 +7,12 @@ import jax
 from flax import nnx
 
 from empatheia_jax.checkpoints.answer_lengths import answer_limit
+from empatheia_jax.checkpoints.model_inputs import model_widths
 from empatheia_jax.checkpoints.restore import has_latents, is_complete, restore
+from empatheia_jax.checkpoints.run_paths import require_paths
 from empatheia_jax.checkpoints.runs import Checkpoints, Position
-from empatheia_jax.checkpoints.workdir import open_store, saved_config
+from empatheia_jax.checkpoints.workdir import saved_config
 from empatheia_jax.config import Config, ConfigError, GeneratorConfig, MeshConfig
-from empatheia_jax.data.batches.pipeline import store_widths
 from empatheia_jax.data.prompts import tokenizer as tokenizers
 from empatheia_jax.data.prompts.tokenizer import Tokenizer
 from empatheia_jax.inference.engine import Engine
@@ -41,10 +42,11 @@ def load_run(
       quantization: of the base, as `LlamaConfig.quantization`; None: the run's own.
 
     Raises:
-      ConfigError: `folder` is no run, or has no checkpoint yet, or none with trained latents; or the base cannot be
-        quantised as asked, or qwix is not installed.
+      ConfigError: `folder` is no run, or has no checkpoint yet, or none with trained latents; or its base is not there,
+        or cannot be quantised as asked, or qwix is not installed.
       CheckpointError: its checkpoint does not belong to its config.
-      StoreError: its feature store, which holds the widths, is missing, or was made with other generators' weights.
+      StoreError: it was trained for other generators' weights; or it is an older run whose feature store, which holds
+        the widths, is missing.
     """
     folder = Path(folder)
     config = saved_config(folder)
@@ -52,7 +54,8 @@ def load_run(
         config = dataclasses.replace(config, generators=generators)
     if quantization is not None:
         config = dataclasses.replace(config, llm=dataclasses.replace(config.llm, quantization=quantization))
-    widths = store_widths(open_store(folder, config)) if config.modalities else None
+    require_paths(config, folder, "base")
+    widths = model_widths(folder, config)
     tokenizer = tokenizers.load(folder / "tokenizer")
     checkpoints = Checkpoints(folder / "checkpoints")
     position = checkpoints.latest()

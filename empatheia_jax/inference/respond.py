@@ -9,6 +9,7 @@ import numpy as np
 from flax import nnx
 
 from empatheia_jax.checkpoints.answer_lengths import answer_limit
+from empatheia_jax.checkpoints.run_paths import require_paths
 from empatheia_jax.checkpoints.runs import hash_state
 from empatheia_jax.checkpoints.workdir import saved_config
 from empatheia_jax.config import Config, ConfigError, GeneratorConfig
@@ -54,6 +55,7 @@ class Responder:
     @functools.cached_property
     def encoders(self) -> dict[str, ModalityEncoder]:
         """The encoders by modality; none for a run on words."""
+        require_paths(self.config, self.folder, "encoders.hubert_weights", "encoders.clip_weights")
         return build_encoders(self.config.encoders) if self.config.modalities else {}
 
     @functools.cached_property
@@ -81,6 +83,7 @@ class Responder:
     @functools.cached_property
     def generators(self) -> tuple[SpeechGenerator, FaceGenerator]:
         """The speech and the face generator."""
+        require_paths(self.config, self.folder, "generators.speech_weights", "generators.face_weights")
         return build_generators(self.config.generators, self.face_size)
 
     def respond(self, request: Request) -> dict:
@@ -93,7 +96,7 @@ class Responder:
           RecordError: a bad dialogue.
           MediaError: media that cannot be read.
           ConfigError: no run, or one that cannot answer yet.
-          StoreError: the run's feature store is missing.
+          StoreError: the run was trained for other generators; or the feature store of an older run is missing.
           CheckpointError: the checkpoint does not belong to the run's config.
         """
         started = time.monotonic()
