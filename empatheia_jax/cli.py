@@ -4,22 +4,12 @@ import argparse
 from pathlib import Path
 
 from empatheia_jax.config.load import load_config
+from empatheia_jax.inference.flags import add_answering, mesh_of_flags
 from empatheia_jax.runtime.machine import usable_cores
 
 
 def _parser(name: str, description: str | None) -> argparse.ArgumentParser:
     return argparse.ArgumentParser(prog=f"empatheia {name}", description=description)
-
-
-def _add_decoding(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--quantization",
-        choices=("none", "int8", "nf4"),
-        help="format of the LLM's frozen base; default: the run's own",
-    )
-    parser.add_argument(
-        "--max-new-tokens", type=int, metavar="N", help="most tokens of an answer; default: see docs/inference.md"
-    )
 
 
 def sample(argv: list[str]) -> int:
@@ -173,7 +163,7 @@ def respond(argv: list[str]) -> int:
     parser.add_argument(
         "--trace", nargs="?", const="", metavar="DIR", help="answer twice and profile the second, warm answer"
     )
-    _add_decoding(parser)
+    add_answering(parser)
     parser.add_argument("--output", type=Path, required=True, help="OUT.mp4; OUT.json is written to the same folder")
     args = parser.parse_args(argv)
     from empatheia_jax.inference.request import Request, parse_profile
@@ -202,6 +192,7 @@ def respond(argv: list[str]) -> int:
         face_size=args.size,
         quantization=args.quantization,
         max_new_tokens=args.max_new_tokens,
+        mesh=mesh_of_flags(args),
         trace=None if args.trace is None else Path(args.trace or args.output.with_suffix(".profile")),
     )
     use_cache()
@@ -333,7 +324,7 @@ def evaluate(argv: list[str]) -> int:
     parser.add_argument(
         "--recover-responses", action="store_true", help="take missing responses from the histories of later turns"
     )
-    _add_decoding(parser)
+    add_answering(parser)
     args = parser.parse_args(argv)
     from empatheia_jax.evaluation.evaluate import evaluate as run
     from empatheia_jax.runtime.compile_cache import use_cache
@@ -347,6 +338,7 @@ def evaluate(argv: list[str]) -> int:
         data=args.data,
         recover_responses=args.recover_responses,
         max_new_tokens=args.max_new_tokens,
+        mesh=mesh_of_flags(args),
     )
     print(f"report    {report}")
     return 0

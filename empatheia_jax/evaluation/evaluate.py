@@ -14,6 +14,7 @@ import numpy as np
 from empatheia_jax.checkpoints.answer_lengths import answer_limit
 from empatheia_jax.checkpoints.run_paths import require_paths
 from empatheia_jax.checkpoints.workdir import open_store, saved_config
+from empatheia_jax.config import MeshConfig
 from empatheia_jax.data import emotions
 from empatheia_jax.data.batches.builder import BatchBuilder
 from empatheia_jax.data.batches.encoder import class_labels
@@ -51,6 +52,7 @@ def evaluate(
     data: Path | None = None,
     recover_responses: bool = False,
     max_new_tokens: int | None = None,
+    mesh: MeshConfig | None = None,
 ) -> Path:
     """Evaluate a run on a split: write report.json and report.html.
 
@@ -65,6 +67,7 @@ def evaluate(
         features. None: the run's.
       recover_responses: take missing responses from the histories of later turns.
       max_new_tokens: most tokens of an answer; None: the run's own limit.
+      mesh: how all devices share the run; None: it is on the first device.
 
     Returns:
       Path of report.html.
@@ -79,7 +82,7 @@ def evaluate(
     limit = answer_limit(run, config, max_new_tokens)
     if data is None:
         require_paths(config, run, "data.path", "data.features")
-    loaded = load_run(run, quantization=quantization)
+    loaded = load_run(run, quantization=quantization, mesh=mesh)
     config = loaded.config
     engine = Engine(loaded.model, loaded.tokenizer, config, batch=BATCH, max_new_tokens=limit)
     store = open_store(run, config) if config.modalities and data is None else None
@@ -95,7 +98,8 @@ def evaluate(
         + (f" --quantization {quantization}" if quantization else "")
         + (f" --data {data}" if data else "")
         + (" --recover-responses" if recover_responses else "")
-        + (f" --max-new-tokens {max_new_tokens}" if max_new_tokens else ""),
+        + (f" --max-new-tokens {max_new_tokens}" if max_new_tokens else "")
+        + "".join(f" --mesh.{axis} {size}" for axis, size in (vars(mesh) if mesh else {}).items()),
         "device": jax.devices()[0].device_kind,
         "versions": {name: _version(name) for name in ("empatheia_jax", "jax", "flax", "numpy")},
         "settings": {
@@ -334,7 +338,7 @@ def _label_accuracy(answers: list[Answer], gold: list[dict[str, int]], selected:
 
 
 def _measure_latents(engine: Engine, store: FeatureStore, split: Split, examples: list[Example]) -> dict:
-    config, predict = engine.config, make_predictor(engine.graphdef)
+    config, predict = engine.config, make_predictor(engine.graphdef, engine.mesh)
     speech, _ = build_generators(config.generators)
     nearest = getattr(speech, "decode_content", None)
     splits = {name: _examples(engine, name) for name in ("train", "validation")} | {split: examples}

@@ -47,7 +47,8 @@ class Responder:
           ConfigError: no run, or generators for which its latents were not trained.
         """
         self.loaded_settings = _loaded_settings(request)
-        self.folder, self.face_size, self.quantization = request.run, request.face_size, request.quantization
+        self.folder, self.face_size = request.run, request.face_size
+        self.quantization, self.mesh = request.quantization, request.mesh
         config = saved_config(request.run)
         self.max_new_tokens = answer_limit(request.run, config, max_new_tokens or request.max_new_tokens)
         self.config = dataclasses.replace(config, generators=_generators(request, config))
@@ -65,7 +66,7 @@ class Responder:
         Raises:
           RespondError: the run has no latents; and what `load_run` raises.
         """
-        run = load_run(self.folder, generators=self.config.generators, quantization=self.quantization)
+        run = load_run(self.folder, generators=self.config.generators, quantization=self.quantization, mesh=self.mesh)
         if not run.config.modalities:
             raise RespondError(f"{self.folder} was trained on words only, without voice and face: train stages 2 to 4")
         return run
