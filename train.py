@@ -30,7 +30,7 @@ from empatheia_jax.config.load import load_config
 from empatheia_jax.data.batches.pipeline import step_example_ids
 from empatheia_jax.data.prompts.dialogue import first_label_tokens
 from empatheia_jax.model import sharding
-from empatheia_jax.model.construct import abstract_model, describe, initialise
+from empatheia_jax.model.construct import abstract_model, as_stored, describe, initialise
 from empatheia_jax.model.empatheia import calibrate_new_parameters
 from empatheia_jax.model.parameter_groups import ADAPTED, in_groups
 from empatheia_jax.monitoring.clock import Clock
@@ -243,6 +243,7 @@ def train(
             position = Position(position.step, stage.number + 1, 0)
             with clock("checkpoint"):
                 if stage.trains_base:
+                    state = as_stored(state, abstract)
                     save_base(workdir / "base", nnx.filter_state(state, in_groups(("base",))))
                     checkpoints.base = identify_base(workdir / "base")
                     state = calibrate_new_parameters(state, data.statistics, label_tokens)

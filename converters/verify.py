@@ -14,6 +14,7 @@ from converters.convert import FAMILIES, open_source
 from converters.rules import Source, abstract_network
 from converters.tensors import ConversionError
 from empatheia_jax.checkpoints.weights import architecture, load_weights, read_index, read_metadata
+from empatheia_jax.runtime.precision import float32_products
 
 TOLERANCES = {"same": 1e-4, "float16": 1e-2, "bfloat16": 5e-2}
 """Largest error allowed, relative to the output's largest value, by the format that stored weights are rounded to."""
@@ -74,7 +75,7 @@ def verify(family: str, source: Path, output: Path, seed: int = 0) -> Report:
     config = dataclasses.replace(opened.config, compute_dtype="float32", param_dtype="float32")
     graphdef, parameters = abstract_network(FAMILIES[family].network, config)
     model = nnx.merge(graphdef, load_weights(output, parameters))
-    with torch.no_grad():
+    with torch.no_grad(), float32_products():
         actual, expected = COMPARISONS[family](model, original, np.random.default_rng(seed), torch)
     (outputs, states), (expected_outputs, expected_states) = actual, expected
     names = ["embedding", *(f"layer {index}" for index in range(len(states) - 1))]

@@ -3,10 +3,10 @@
 Those that prepare data are in `preparation/commands.py`.
 """
 
-import argparse
 from pathlib import Path
 
 from empatheia_jax.config.load import load_config
+from empatheia_jax.inference.flags import add_answering, mesh_of_flags
 from empatheia_jax.preparation.commands import build_data, check_data, command_parser, extract, sample
 
 
@@ -17,17 +17,6 @@ def _take_devices() -> None:
 
     check_devices()
     use_cache()
-
-
-def _add_decoding(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--quantization",
-        choices=("none", "int8", "nf4"),
-        help="format of the LLM's frozen base; default: the run's own",
-    )
-    parser.add_argument(
-        "--max-new-tokens", type=int, metavar="N", help="most tokens of an answer; default: see docs/inference.md"
-    )
 
 
 def respond(argv: list[str]) -> int:
@@ -73,7 +62,7 @@ def respond(argv: list[str]) -> int:
     parser.add_argument(
         "--trace", nargs="?", const="", metavar="DIR", help="answer twice and profile the second, warm answer"
     )
-    _add_decoding(parser)
+    add_answering(parser)
     parser.add_argument("--output", type=Path, required=True, help="OUT.mp4; OUT.json is written to the same folder")
     args = parser.parse_args(argv)
     from empatheia_jax.inference.request import Request, parse_profile
@@ -101,6 +90,7 @@ def respond(argv: list[str]) -> int:
         face_size=args.size,
         quantization=args.quantization,
         max_new_tokens=args.max_new_tokens,
+        mesh=mesh_of_flags(args),
         trace=None if args.trace is None else Path(args.trace or args.output.with_suffix(".profile")),
     )
     _take_devices()
@@ -230,7 +220,7 @@ def evaluate(argv: list[str]) -> int:
     parser.add_argument(
         "--recover-responses", action="store_true", help="take missing responses from the histories of later turns"
     )
-    _add_decoding(parser)
+    add_answering(parser)
     args = parser.parse_args(argv)
     from empatheia_jax.evaluation.evaluate import evaluate as run
 
@@ -243,6 +233,7 @@ def evaluate(argv: list[str]) -> int:
         data=args.data,
         recover_responses=args.recover_responses,
         max_new_tokens=args.max_new_tokens,
+        mesh=mesh_of_flags(args),
     )
     print(f"report    {report}")
     return 0

@@ -14,6 +14,7 @@ from flax import nnx
 
 from empatheia_jax.checkpoints.weights import architecture, differing_fields, is_weights, load_weights, read_metadata
 from empatheia_jax.config import ConfigError
+from empatheia_jax.runtime.precision import float32_products
 
 RANDOM = "random"
 
@@ -57,30 +58,44 @@ class FrozenNetwork:
 
     def abstract(self) -> nnx.State:
         """Return the shape and dtype of every parameter."""
-        return nnx.split(self._shapes(self.config))[1]
+        return self._shapes[1]
 
-    def _shapes(self, config) -> nnx.Module:
-        return nnx.eval_shape(lambda: self.create(config, rngs=nnx.Rngs(0)))
+    @functools.cached_property
+    def _shapes(self) -> tuple[nnx.GraphDef, nnx.State]:
+        return nnx.split(nnx.eval_shape(lambda: self.create(self.config, rngs=nnx.Rngs(0))))
 
     def compile(self, forward: Callable) -> Callable:
         """Turn `forward(module, *arrays)` into a function of arrays that returns numpy arrays, compiled once a shape.
 
         Arrays whose first axis the number of this process's devices divides are spread over them.
         """
-        traced = jax.jit(lambda state, *arrays: forward(nnx.merge(self._loaded[0], state), *arrays))
-        return lambda *arrays: jax.device_get(traced(self._loaded[1], *map(_spread, arrays)))
+        traced = self.trace(forward)
+        return lambda *arrays: jax.device_get(traced(self._loaded, *map(_spread, arrays)))
+
+    def trace(self, forward: Callable) -> jax.stages.Wrapped:
+        """Turn `forward(module, *arrays)` into a jitted function (parameters, *arrays) -> result.
+
+        Where the network computes in float32, products are float32 on accelerators too: pitch, durations, coefficients
+        and features are compared with published ones, and features and golds of one store come from any machine.
+        """
+
+        def run(state: nnx.State, *arrays):
+            with float32_products():
+                return forward(nnx.merge(self._shapes[0], state), *arrays)
+
+        return jax.jit(run)
 
     @functools.cached_property
-    def _loaded(self) -> tuple[nnx.GraphDef, nnx.State]:
+    def _loaded(self) -> nnx.State:
         self.identity  # noqa: B018 - raises for weights that do not fit
-        graphdef, abstract = nnx.split(self._shapes(self.config))
+        abstract = self.abstract()
         if self.weights == RANDOM:
             create = jax.jit(
                 lambda: nnx.split(self.create(self.config, rngs=nnx.Rngs(0)))[1], out_shardings=_local_sharding()
             )
-            return graphdef, create()
+            return create()
         abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=_local_sharding()), abstract)
-        return graphdef, load_weights(self.weights, abstract)
+        return load_weights(self.weights, abstract)
 
 
 def _local_sharding(split: bool = False) -> jax.sharding.Sharding:

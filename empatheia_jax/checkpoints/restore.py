@@ -7,6 +7,7 @@ from flax import nnx
 from empatheia_jax.checkpoints import weights
 from empatheia_jax.checkpoints.runs import Checkpoints, Position, load_base
 from empatheia_jax.config import Config, ConfigError, LoraConfig
+from empatheia_jax.model.construct import as_trained
 from empatheia_jax.model.parameter_groups import ADAPTED, Group, in_groups
 
 
@@ -50,10 +51,12 @@ def read_base(folder: Path, state: nnx.State) -> nnx.State:
 def read_checkpoint(checkpoints: Checkpoints, position: Position, state: nnx.State) -> nnx.State:
     """Return `state` with the parameters of a checkpoint: the adapted parts, or all where stage 0 is not over.
 
+    All are float32 then: rounded to `llm.param_dtype`, the base would not go on as it was.
+
     Raises:
       CheckpointError: parameters of another config.
     """
-    saved = nnx.filter_state(state, in_groups(ADAPTED)) if is_complete(position) else state
+    saved = nnx.filter_state(state, in_groups(ADAPTED)) if is_complete(position) else as_trained(state)
     return nnx.merge_state(state, checkpoints.load_params(position, saved))
 
 

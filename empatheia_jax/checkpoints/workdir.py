@@ -6,6 +6,7 @@ from pathlib import Path
 
 from empatheia_jax.checkpoints.inputs import RUN_FILES, RUN_FOLDERS, config_inputs
 from empatheia_jax.checkpoints.restore import check_base
+from empatheia_jax.checkpoints.run_paths import resolve_paths, with_paths_of_folder
 from empatheia_jax.checkpoints.weights import is_weights, read_metadata
 from empatheia_jax.config import Config, ConfigError
 from empatheia_jax.config.load import config_from_json, config_to_json
@@ -82,7 +83,9 @@ def check_workdir(folder: Path, config: Config, *, resume: bool, trains_base: bo
         if not saved.exists():
             raise ConfigError(f"{folder}: nothing to resume here (no config.json)")
         # An older run lacks later fields: they are read as their defaults.
-        saved_fields, fields = config_to_json(saved_config(folder)), config_to_json(config)
+        saved_fields, fields = (
+            config_to_json(with_paths_of_folder(either, folder)) for either in (_read_config(folder), config)
+        )
         changed = sorted(name for name in fields if saved_fields.get(name) != fields[name])
         if changed:
             raise ConfigError(f"{folder} was trained with another config ({', '.join(changed)}): resume with that one")
@@ -92,22 +95,38 @@ def check_workdir(folder: Path, config: Config, *, resume: bool, trains_base: bo
 
 
 def save_config(folder: Path, config: Config) -> None:
-    """Save the resolved config, which makes the folder a run."""
+    """Save the resolved config, which makes the folder a run; what lies in the folder is named relative to it."""
     if processes.is_first():
         folder.mkdir(parents=True, exist_ok=True)
-        write_json(folder / "config.json", config_to_json(config))
+        write_json(folder / "config.json", config_to_json(with_paths_of_folder(config, folder)))
 
 
 def saved_config(folder: Path) -> Config:
-    """Read the config of a finished or running run.
+    """Read the config of a finished or running run; its relative paths are the folder's where they exist in it.
 
     Raises:
       ConfigError: `folder` is no run, or was written by another version.
     """
+    return resolve_paths(_read_config(folder), Path(folder))
+
+
+def _read_config(folder: Path) -> Config:
     path = Path(folder) / "config.json"
     if not path.exists():
         raise ConfigError(f"{folder}: not a run (no config.json); train one with train.py")
     return config_from_json(read_json(path), str(path))
+
+
+def expected_store(config: Config) -> dict:
+    """Return what is known of the feature store's settings from the config and the weights that are here."""
+    generators = config.generators
+    speech, face = ({"name": generators.target_backend[kind]} for kind in ("speech", "face"))
+    if generators.speech_weights and is_weights(generators.speech_weights):
+        speech["weights"] = read_metadata(generators.speech_weights)["sha256"]
+    for part in FACE_PARTS if generators.face_weights else ():
+        if is_weights(part_folder := Path(generators.face_weights) / part):
+            face[f"weights_{part}"] = read_metadata(part_folder)["sha256"]
+    return expected_settings(build_encoders(config.encoders), speech, face)
 
 
 def open_store(folder: Path, config: Config, features: str = "") -> FeatureStore:
@@ -116,12 +135,4 @@ def open_store(folder: Path, config: Config, features: str = "") -> FeatureStore
     Raises:
       StoreError: none there, incomplete, damaged, or made by other encoders or generators than the config's.
     """
-    generators = config.generators
-    speech, face = ({"name": generators.target_backend[kind]} for kind in ("speech", "face"))
-    if generators.speech_weights and is_weights(generators.speech_weights):
-        speech["weights"] = read_metadata(generators.speech_weights)["sha256"]
-    for part in FACE_PARTS if generators.face_weights else ():
-        if is_weights(part_folder := Path(generators.face_weights) / part):
-            face[f"weights_{part}"] = read_metadata(part_folder)["sha256"]
-    expected = expected_settings(build_encoders(config.encoders), speech, face)
-    return FeatureStore(Path(features or config.data.features or folder / "features"), expected)
+    return FeatureStore(Path(features or config.data.features or folder / "features"), expected_store(config))

@@ -13,7 +13,9 @@ import numpy as np
 
 from empatheia_jax.checkpoints.answer_lengths import answer_limit
 from empatheia_jax.checkpoints.inputs import run_inputs
+from empatheia_jax.checkpoints.run_paths import require_paths
 from empatheia_jax.checkpoints.workdir import open_store, saved_config
+from empatheia_jax.config import MeshConfig
 from empatheia_jax.data import emotions
 from empatheia_jax.data.batches.builder import BatchBuilder
 from empatheia_jax.data.batches.encoder import class_labels
@@ -38,6 +40,7 @@ from empatheia_jax.generators.build import build_generators
 from empatheia_jax.inference.engine import Answer, Engine
 from empatheia_jax.inference.load import load_run
 from empatheia_jax.runtime.atomic import write_json
+from empatheia_jax.runtime.machine import package_version
 from empatheia_jax.runtime.one_writer import lock_beside, one_writer
 from empatheia_jax.runtime.outputs import check_outputs
 
@@ -53,6 +56,7 @@ def evaluate(
     data: Path | None = None,
     recover_responses: bool = False,
     max_new_tokens: int | None = None,
+    mesh: MeshConfig | None = None,
 ) -> Path:
     """Evaluate a run on a split: write report.json and report.html.
 
@@ -67,6 +71,7 @@ def evaluate(
         features. None: the run's.
       recover_responses: take missing responses from the histories of later turns.
       max_new_tokens: most tokens of an answer; None: the run's own limit.
+      mesh: how all devices share the run; None: it is on the first device.
 
     Returns:
       Path of report.html.
@@ -89,6 +94,7 @@ def evaluate(
             data=data,
             recover_responses=recover_responses,
             max_new_tokens=max_new_tokens,
+            mesh=mesh,
         )
 
 
@@ -101,10 +107,14 @@ def _evaluate(
     data: Path | None,
     recover_responses: bool,
     max_new_tokens: int | None,
+    mesh: MeshConfig | None,
 ) -> Path:
     started = time.monotonic()
-    limit = answer_limit(run, saved_config(run), max_new_tokens)
-    loaded = load_run(run, quantization=quantization)
+    config = saved_config(run)
+    limit = answer_limit(run, config, max_new_tokens)
+    if data is None:
+        require_paths(config, run, "data.path", "data.features")
+    loaded = load_run(run, quantization=quantization, mesh=mesh)
     config = loaded.config
     engine = Engine(loaded.model, loaded.tokenizer, config, batch=BATCH, max_new_tokens=limit)
     store = open_store(run, config) if config.modalities and data is None else None
@@ -120,9 +130,10 @@ def _evaluate(
         + (f" --quantization {quantization}" if quantization else "")
         + (f" --data {data}" if data else "")
         + (" --recover-responses" if recover_responses else "")
-        + (f" --max-new-tokens {max_new_tokens}" if max_new_tokens else ""),
+        + (f" --max-new-tokens {max_new_tokens}" if max_new_tokens else "")
+        + "".join(f" --mesh.{axis} {size}" for axis, size in (vars(mesh) if mesh else {}).items()),
         "device": jax.devices()[0].device_kind,
-        "versions": {name: _version(name) for name in ("empatheia_jax", "jax", "flax", "numpy")},
+        "versions": {name: package_version(name) for name in ("empatheia_jax", "jax", "flax", "numpy")},
         "settings": {
             "step": loaded.position.step,
             "examples": len(examples),
@@ -166,14 +177,6 @@ def _timed(seconds: dict[str, float], name: str) -> Iterator[None]:
     yield
     seconds[name] = time.monotonic() - start
     print(f"  measured {name} in {seconds[name]:.0f} s", flush=True)
-
-
-def _version(name: str) -> str:
-    import importlib.metadata
-
-    with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-        return importlib.metadata.version(name)
-    return "not installed"
 
 
 def _examples(engine: Engine, split: Split, path: Path | None = None, recover_responses: bool = False) -> list[Example]:
@@ -359,7 +362,7 @@ def _label_accuracy(answers: list[Answer], gold: list[dict[str, int]], selected:
 
 
 def _measure_latents(engine: Engine, store: FeatureStore, split: Split, examples: list[Example]) -> dict:
-    config, predict = engine.config, make_predictor(engine.graphdef)
+    config, predict = engine.config, make_predictor(engine.graphdef, engine.mesh)
     speech, _ = build_generators(config.generators)
     nearest = getattr(speech, "decode_content", None)
     splits = {name: _examples(engine, name) for name in ("train", "validation")} | {split: examples}

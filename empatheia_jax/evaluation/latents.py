@@ -8,29 +8,41 @@ from empatheia_jax.data.batches.batch import Batch
 from empatheia_jax.data.batches.builder import BatchBuilder
 from empatheia_jax.data.batches.pipeline import evaluation_batches
 from empatheia_jax.model.empatheia import read_signals
+from empatheia_jax.model.sharding import on_mesh
+from empatheia_jax.runtime.precision import float32_products
 
 TARGETS = ("content_speech", "content_video", "style_speech", "style_video")
 
 
-def make_predictor(graphdef: nnx.GraphDef):
+def make_predictor(graphdef: nnx.GraphDef, mesh: jax.sharding.Mesh | None = None):
     """Return a compiled (state, batch) -> predictions of `TARGETS` at the latents' means, with teacher forcing.
 
     They are float32, by name: [K, P, content_dim], [K, F, content_dim], [K, style_dim], [K, style_dim].
+
+    Args:
+      graphdef: of the model.
+      mesh: that its parameters lie on; None: on one device.
     """
 
     @jax.jit
     def predict(state: nnx.State, batch: Batch[jax.Array]) -> dict[str, jax.Array]:
         model = nnx.merge(graphdef, state)
-        latents = model.latents(
-            read_signals(model.hidden(batch), batch.response_index, batch.signal_index),
-            phonemes=batch.phonemes,
-            phoneme_frames=batch.phoneme_frames,
-            video_frames=batch.video_frames,
-            frames=batch.gold_content_video.shape[1],
-        )
+        signals = read_signals(model.hidden(batch), batch.response_index, batch.signal_index)
+        with float32_products():
+            latents = model.latents(
+                signals,
+                phonemes=batch.phonemes,
+                phoneme_frames=batch.phoneme_frames,
+                video_frames=batch.video_frames,
+                frames=batch.gold_content_video.shape[1],
+            )
         return latents.contents | latents.styles
 
-    return predict
+    def predict_on_mesh(state: nnx.State, batch) -> dict[str, jax.Array]:
+        with on_mesh(mesh):
+            return predict(state, batch)
+
+    return predict_on_mesh
 
 
 def training_means(rows: BatchBuilder) -> dict[str, np.ndarray]:

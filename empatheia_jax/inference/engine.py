@@ -33,13 +33,16 @@ from empatheia_jax.llm.batching import (
     admit,
     advance,
     empty_decode_state,
+    shard_decode_state,
     share_prefix,
     shared_prefix_length,
 )
 from empatheia_jax.llm.cache import take_sequences
 from empatheia_jax.llm.decode import appended_states
+from empatheia_jax.model import sharding
 from empatheia_jax.model.empatheia import Empatheia, Signals
 from empatheia_jax.runtime.buckets import bucket, next_power_of_two
+from empatheia_jax.runtime.precision import float32_products
 
 CHUNK_BUCKET, CONTENT_BUCKET, PROFILE_BUCKET = 64, 32, 32  # smallest size of each
 GROUPS = 8  # on an accelerator, an eighth of the sequences is admitted and read at a time
@@ -69,6 +72,7 @@ class Engine:
       max_new_tokens: most tokens of an answer.
       graphdef: the model's structure.
       state: the model's parameters.
+      mesh: of several devices, where the parameters lie on one: every function runs on it; None: on one device.
       stats: counts of what `answer` has written so far.
     """
 
@@ -86,6 +90,7 @@ class Engine:
         """
         self.tokenizer, self.config, self.batch, self.max_new_tokens = tokenizer, config, batch, max_new_tokens
         self.graphdef, self.state = nnx.split(model)
+        self.mesh = sharding.mesh_of(self.state)
         projectors = {"audio": model.audio_projector, "video": model.video_projector}
         self._feature_shapes = {name: part.feature_shape for name, part in projectors.items() if part is not None}
         self.stats = DecodeStats()
@@ -108,7 +113,7 @@ class Engine:
 
     def _admit_traced(self, state, decode_state, sequences, *, tokens, start, lengths, budgets, media, window):
         model = self._model(state)
-        return admit(
+        admitted = admit(
             model.llm,
             decode_state,
             sequences,
@@ -119,14 +124,18 @@ class Engine:
             eos_id=self.tokenizer.eos_id,
             window=window,
         )
+        return shard_decode_state(admitted)
 
     def _advance_traced(self, state, decode_state, stop_at, max_steps):
         model, eos_id = self._model(state), self.tokenizer.eos_id
-        return advance(model.llm, model.embed, decode_state, stop_at=stop_at, max_steps=max_steps, eos_id=eos_id)
+        advanced, steps = advance(
+            model.llm, model.embed, decode_state, stop_at=stop_at, max_steps=max_steps, eos_id=eos_id
+        )
+        return shard_decode_state(advanced), steps
 
     def _share_traced(self, state, decode_state, tokens):
         model = self._model(state)
-        return share_prefix(model.llm, decode_state, model.embed(tokens))
+        return shard_decode_state(share_prefix(model.llm, decode_state, model.embed(tokens)))
 
     def _read_traced(self, state, decode_state, sequences, chunk, *, start, lengths, signal_start):
         model = self._model(state)
@@ -136,17 +145,20 @@ class Engine:
         signals = jnp.take_along_axis(hidden, columns[..., None], axis=1).astype(jnp.float32)
         truncated = (decode_state.written >= decode_state.budget) & (decode_state.next_token != self.tokenizer.eos_id)
         truncated = jnp.take(truncated, sequences, mode="clip")
-        style = model.latents(Signals(speech=signals[:, :SIGNALS], video=signals[:, SIGNALS:])).style
+        with float32_products():
+            style = model.latents(Signals(speech=signals[:, :SIGNALS], video=signals[:, SIGNALS:])).style
         if style is None:  # text-only
             return hidden, None, truncated
         labels = {name: jax.nn.softmax(logits) for name, logits in style.logits.items()}
         return hidden.astype(jnp.float32), (style.speech, style.video, labels), truncated
 
     def _speech_traced(self, state, r_t, mask, phonemes):
-        return self._model(state).latents(Signals(r_t, mask), phonemes=phonemes).content_speech
+        with float32_products():
+            return self._model(state).latents(Signals(r_t, mask), phonemes=phonemes).content_speech
 
     def _video_traced(self, state, r_t, mask, **timing):
-        return self._model(state).latents(Signals(r_t, mask), **timing).content_video
+        with float32_products():
+            return self._model(state).latents(Signals(r_t, mask), **timing).content_video
 
     # Answers ----------------------------------------------------------------------------------------------------------
 
@@ -220,7 +232,14 @@ class Engine:
 
     def empty_decode_state(self, batch: int, capacity: int) -> DecodeState:
         """Return `batch` empty sequences of `capacity` positions."""
-        return empty_decode_state(self.config.llm, batch, capacity, self.max_new_tokens)
+
+        def create() -> DecodeState:
+            return shard_decode_state(empty_decode_state(self.config.llm, batch, capacity, self.max_new_tokens))
+
+        if self.mesh is None:
+            return create()
+        with sharding.on_mesh(self.mesh):
+            return jax.jit(create)()
 
     def admit(
         self,
@@ -246,11 +265,13 @@ class Engine:
             prompts, len(sequences), start=start, max_slots=max_slots, feature_shapes=self._feature_shapes
         )
         window = window or start + padded["tokens"].shape[1]
-        return self._admit(self.state, decode_state, sequences, window=window, **padded)
+        with sharding.on_mesh(self.mesh):
+            return self._admit(self.state, decode_state, sequences, window=window, **padded)
 
     def share(self, decode_state: DecodeState, prefix: list[int]) -> DecodeState:
         """Write the first tokens of all prompts into every sequence; `decode_state` is donated."""
-        return self._share(self.state, decode_state, np.array([prefix], np.int32))
+        with sharding.on_mesh(self.mesh):
+            return self._share(self.state, decode_state, np.array([prefix], np.int32))
 
     def advance(
         self, decode_state: DecodeState, stop_at: int = 0, max_steps: int | None = None
@@ -265,7 +286,8 @@ class Engine:
         Returns:
           The batch, and the number of steps made.
         """
-        return self._advance(self.state, decode_state, stop_at, max_steps or self.max_new_tokens)
+        with sharding.on_mesh(self.mesh):
+            return self._advance(self.state, decode_state, stop_at, max_steps or self.max_new_tokens)
 
     def read(
         self, decode_state: DecodeState, sequences: np.ndarray, prompts: list[Prompt], texts: list[list[int]]
@@ -296,9 +318,10 @@ class Engine:
                 len(ids),
                 len(ids) - 2 * SIGNALS,
             )
-        outputs = self._read(
-            self.state, decode_state, sequences, chunk, start=start, lengths=lengths, signal_start=signal_start
-        )
+        with sharding.on_mesh(self.mesh):
+            outputs = self._read(
+                self.state, decode_state, sequences, chunk, start=start, lengths=lengths, signal_start=signal_start
+            )
 
         def collect() -> list[Answer]:
             hidden, style, truncated = jax.device_get(outputs)
@@ -331,7 +354,9 @@ class Engine:
         """Return C_speech float32 [P, content_dim] (Eqs. 1-2) from r^t [R, D] and symbol ids [P]."""
         r_t, mask = self._padded_states(states)
         padded = _padded(phonemes, bucket(len(phonemes), CONTENT_BUCKET, BUCKETS), -1)
-        return np.asarray(self._speech(self.state, r_t, mask, padded[None]))[0, : len(phonemes)]
+        with sharding.on_mesh(self.mesh):
+            content = self._speech(self.state, r_t, mask, padded[None])
+        return np.asarray(content)[0, : len(phonemes)]
 
     def video_content(
         self, states: np.ndarray, phonemes: np.ndarray, phoneme_frames: np.ndarray, frames: int
@@ -346,15 +371,16 @@ class Engine:
         """
         r_t, mask = self._padded_states(states)
         size = bucket(len(phonemes), CONTENT_BUCKET, BUCKETS)
-        content = self._video(
-            self.state,
-            r_t,
-            mask,
-            phonemes=_padded(phonemes, size, -1)[None],
-            phoneme_frames=_padded(phoneme_frames, size, 0)[None],
-            video_frames=np.array([frames], np.int32),
-            frames=bucket(frames, CONTENT_BUCKET, BUCKETS),
-        )
+        with sharding.on_mesh(self.mesh):
+            content = self._video(
+                self.state,
+                r_t,
+                mask,
+                phonemes=_padded(phonemes, size, -1)[None],
+                phoneme_frames=_padded(phoneme_frames, size, 0)[None],
+                video_frames=np.array([frames], np.int32),
+                frames=bucket(frames, CONTENT_BUCKET, BUCKETS),
+            )
         return np.asarray(content)[0, :frames]
 
     def _padded_states(self, states: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from empatheia_jax.config import Config
+from empatheia_jax.config import Config, MeshConfig
 from empatheia_jax.data import emotions
 from empatheia_jax.data.corpus import text
 from empatheia_jax.data.corpus.avamerg import read_dialogue
@@ -47,6 +47,7 @@ class Request:
     trace: Path | None = None  # folder for the trace of a second, warm answer
     quantization: str | None = None  # of the base; None: as it was trained
     max_new_tokens: int | None = None  # most tokens of the answer; None: the run's own limit
+    mesh: MeshConfig | None = None  # how all devices share the run; None: it is on the first device
 
 
 def parse_profile(value: str) -> Profile:

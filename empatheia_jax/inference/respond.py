@@ -10,6 +10,7 @@ from flax import nnx
 
 from empatheia_jax.checkpoints.answer_lengths import answer_limit
 from empatheia_jax.checkpoints.inputs import run_inputs
+from empatheia_jax.checkpoints.run_paths import require_paths
 from empatheia_jax.checkpoints.runs import hash_state
 from empatheia_jax.checkpoints.workdir import saved_config
 from empatheia_jax.config import Config, ConfigError, GeneratorConfig
@@ -58,7 +59,8 @@ class Responder:
           ConfigError: no run, or generators for which its latents were not trained.
         """
         self.loaded_settings = _loaded_settings(request)
-        self.folder, self.face_size, self.quantization = request.run, request.face_size, request.quantization
+        self.folder, self.face_size = request.run, request.face_size
+        self.quantization, self.mesh = request.quantization, request.mesh
         config = saved_config(request.run)
         self.max_new_tokens = answer_limit(request.run, config, max_new_tokens or request.max_new_tokens)
         self.config = dataclasses.replace(config, generators=_generators(request, config))
@@ -66,6 +68,7 @@ class Responder:
     @functools.cached_property
     def encoders(self) -> dict[str, ModalityEncoder]:
         """The encoders by modality; none for a run on words."""
+        require_paths(self.config, self.folder, "encoders.hubert_weights", "encoders.clip_weights")
         return build_encoders(self.config.encoders) if self.config.modalities else {}
 
     @functools.cached_property
@@ -75,7 +78,7 @@ class Responder:
         Raises:
           RespondError: the run has no latents; and what `load_run` raises.
         """
-        run = load_run(self.folder, generators=self.config.generators, quantization=self.quantization)
+        run = load_run(self.folder, generators=self.config.generators, quantization=self.quantization, mesh=self.mesh)
         if not run.config.modalities:
             raise RespondError(f"{self.folder} was trained on words only, without voice and face: train stages 2 to 4")
         return run
@@ -93,6 +96,7 @@ class Responder:
     @functools.cached_property
     def generators(self) -> tuple[SpeechGenerator, FaceGenerator]:
         """The speech and the face generator."""
+        require_paths(self.config, self.folder, "generators.speech_weights", "generators.face_weights")
         return build_generators(self.config.generators, self.face_size)
 
     def respond(self, request: Request) -> dict:
@@ -105,7 +109,7 @@ class Responder:
           RecordError: a bad dialogue.
           MediaError: media that cannot be read.
           ConfigError: no run, or one that cannot answer yet.
-          StoreError: the run's feature store is missing.
+          StoreError: the run was trained for other generators; or the feature store of an older run is missing.
           CheckpointError: the checkpoint does not belong to the run's config.
           OutputError: the answer would overwrite something that is read.
           BusyError: another process is writing the same output.

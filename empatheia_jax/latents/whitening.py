@@ -30,7 +30,8 @@ class Whitening(nnx.Module):
         """Whiten r^s and r^v."""
 
         def whiten(r: Float[Array, "K 16 D"], shift: Float[Array, "16 D"]) -> Float[Array, "K 16 D"]:
-            x = (r - shift) @ self.kernel[...]
+            # What is of use lies in directions of little variance, beside large ones whose rounding would hide it.
+            x = jnp.matmul(r - shift, self.kernel[...], precision="highest")
             # While the LLM trains, its states drift away from the shift; the scaling keeps the drift from dominating.
             return x * jax.lax.rsqrt(jnp.mean(x * x, axis=-1, keepdims=True) + 1e-3)
 

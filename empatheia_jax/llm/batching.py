@@ -11,6 +11,7 @@ device once for every finished sequence (or group of them), not once per token.
 
 import collections
 import dataclasses
+import math
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -19,10 +20,12 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import PartitionSpec
 
 from empatheia_jax.config import LlamaConfig
 from empatheia_jax.llm.cache import Cache, chunk_positions, empty_cache, put_sequences, take_sequences
 from empatheia_jax.llm.llama import Llama
+from empatheia_jax.model import sharding
 from empatheia_jax.model.shapes import Array, Bool, Float, Int
 
 MAX_STEPS = 64  # most steps before the host looks at the device again
@@ -48,6 +51,21 @@ def empty_decode_state(config: LlamaConfig, batch: int, capacity: int, max_new_t
     )  # separate buffers, so that all can be donated
     cache, tokens = empty_cache(config, batch, capacity), jnp.zeros((batch, max_new_tokens), jnp.int32)
     return DecodeState(cache, next_token, prompt_length, written, budget, jnp.zeros(batch, bool), tokens)
+
+
+def shard_decode_state(decode_state: DecodeState) -> DecodeState:
+    """Constrain the cache to have its heads over `tensor` and, where they divide, its sequences over the other axes.
+
+    The rest is small and whole on every device. Returns `decode_state` itself where no mesh is active.
+    """
+    mesh = sharding.active_mesh()
+    if mesh is None:
+        return decode_state
+    divides = len(decode_state.live) % math.prod(mesh.shape[axis] for axis in sharding.BATCH_AXES) == 0
+    sequences = sharding.BATCH_AXES if divides else None
+    split = PartitionSpec(None, sequences, None, sharding.RULES["kv_heads"])
+    specs = DecodeState(Cache(split, split), *(PartitionSpec() for _ in decode_state[1:]))  # pyright: ignore[reportArgumentType]: of specs
+    return jax.tree.map(jax.lax.with_sharding_constraint, decode_state, specs)
 
 
 def shared_prefix_length(prompts: Sequence[list[int]]) -> int:

@@ -1,6 +1,7 @@
 """`Empatheia` from its config: first the shapes and shardings of all parameters, then their values on their devices."""
 
 import jax
+import jax.numpy as jnp
 from flax import nnx
 
 from empatheia_jax.config import Config
@@ -44,6 +45,25 @@ def initialise(config: Config, widths: Widths | None, abstract: nnx.State, base:
     shardings = jax.tree.map(lambda leaf: leaf.sharding, nnx.filter_state(abstract, drawn))
     draw = jax.jit(lambda key: nnx.filter_state(nnx.split(create(key))[1], drawn), out_shardings=shardings)
     return nnx.merge_state(abstract, draw(jax.random.key(config.seed)))
+
+
+def as_trained(state: nnx.State) -> nnx.State:
+    """Return parameters, abstract or not, in the dtype in which they are trained: float32, with their shardings."""
+
+    def convert(leaf):
+        if isinstance(leaf, jax.ShapeDtypeStruct):
+            return jax.ShapeDtypeStruct(leaf.shape, jnp.float32, sharding=leaf.sharding)
+        return leaf.astype(jnp.float32)
+
+    return jax.tree.map(convert, state)
+
+
+def as_stored(state: nnx.State, abstract: nnx.State) -> nnx.State:
+    """Return all parameters in the dtypes of `abstract`: a base that was trained is rounded to `llm.param_dtype`.
+
+    A run that goes on after stage 0 has the same base as one that reads it from its folder.
+    """
+    return jax.tree.map(lambda leaf, like: leaf.astype(like.dtype), state, abstract)
 
 
 def describe(state: nnx.State) -> str:

@@ -4,6 +4,7 @@ Parameters are created with logical axis names and without a mesh, so models bui
 names into `NamedSharding`s from abstract shapes, and `place` puts arrays there.
 """
 
+import contextlib
 import math
 
 import jax
@@ -61,6 +62,8 @@ def make_mesh(config: MeshConfig, devices=None) -> Mesh:
     """
     devices = jax.devices() if devices is None else devices
     sizes = [config.data, config.fsdp, config.tensor]
+    if min(sizes) < -1 or 0 in sizes:
+        raise ShardingError(f"mesh {dict(zip(MESH_AXES, sizes, strict=True))}: a size is 1 or more, or -1 for the rest")
     if sizes.count(-1) > 1:
         raise ShardingError(f"mesh {dict(zip(MESH_AXES, sizes, strict=True))}: only one axis can be -1")
     fixed = int(np.prod([size for size in sizes if size != -1]))
@@ -163,6 +166,19 @@ def rows_per_shard(rows: int, mesh: Mesh) -> int:
     if rows % shares:
         raise ShardingError(f"data.rows {rows} is not divisible by the mesh's data x fsdp, {shares}")
     return rows // shares
+
+
+def mesh_of(state: nnx.State) -> Mesh | None:
+    """Return the mesh of several devices that parameters lie on; None where they lie on one device."""
+    for leaf in jax.tree.leaves(state):
+        if isinstance(leaf.sharding, NamedSharding) and leaf.sharding.mesh.axis_names == MESH_AXES:
+            return leaf.sharding.mesh if leaf.sharding.mesh.size > 1 else None
+    return None
+
+
+def on_mesh(mesh: Mesh | None) -> contextlib.AbstractContextManager:
+    """Make a mesh the active one of a `with` block; None: of one device, where nothing is to be placed."""
+    return contextlib.nullcontext() if mesh is None else jax.set_mesh(mesh)
 
 
 def active_mesh() -> AbstractMesh | None:

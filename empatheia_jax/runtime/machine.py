@@ -1,6 +1,8 @@
-"""CPU cores and memory of the machine that this process runs on."""
+"""CPU cores, memory and packages of the machine that this process runs on."""
 
+import contextlib
 import ctypes
+import importlib.metadata
 import os
 
 
@@ -36,3 +38,10 @@ def keep_memory() -> None:
         library.mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
     except (OSError, AttributeError):  # another C library
         pass
+
+
+def package_version(name: str) -> str:
+    """Return the version of an installed package, or "not installed"."""
+    with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+        return importlib.metadata.version(name)
+    return "not installed"

@@ -71,7 +71,7 @@ def compile_stage(context: TrainingContext, stage: Stage, graphdef: nnx.GraphDef
       context: of the run.
       stage: to compile.
       graphdef: of the whole model.
-      abstract: the whole model's state as it will be when the stage begins.
+      abstract: the whole model's state between stages.
 
     Raises:
       RecordError: an Example that no row can hold.
@@ -106,8 +106,7 @@ def compile_stage(context: TrainingContext, stage: Stage, graphdef: nnx.GraphDef
             compute_states = compile_program("states", states, abstract, tokens)
         if validation and stage.evaluation_key not in context.evaluations:
             evaluation = jax.jit(make_evaluation(graphdef, stage, Bounds(stage.data.row_targets)))
-            state = nnx.merge_state(trainable, frozen)
-            compiled_evaluation = compile_program("evaluation", evaluation, state, micro_batch)
+            compiled_evaluation = compile_program("evaluation", evaluation, abstract, micro_batch)
             context.evaluations[stage.evaluation_key] = compiled_evaluation
     return CompiledStage(
         stage,
@@ -162,7 +161,7 @@ def trace_step(
       config: settings of the run.
       stage: what to train and minimise.
       graphdef: of the whole model.
-      abstract: the whole model's state as it is when the stage begins, with shardings on `mesh`.
+      abstract: the whole model's state between stages, with shardings on `mesh`.
       batch: the arrays [A, ...] of a step, of all processes together.
       steps: of the whole stage, for the learning rate.
       bounds: of a row, static.
@@ -194,12 +193,6 @@ def trace_step(
         )
         key = jax.eval_shape(lambda: jax.random.key(0))
     return TracedStep(trainable, frozen, flat, init, step, (parameters, opt_state, frozen, batch, key), mesh)
-
-
-def state_after(stage: Stage, graphdef: nnx.GraphDef, abstract: nnx.State) -> nnx.State:
-    """Return the whole model's abstract state at the end of a stage: what it trained is float32."""
-    _, trainable, frozen = split(nnx.merge(graphdef, abstract), stage)
-    return nnx.merge_state(trainable, frozen)
 
 
 def log_programs(folder: Path, compiled: CompiledStage) -> None:
@@ -270,14 +263,12 @@ class StageCompiler:
           context: of the run.
           stages: in the order in which they are taken.
           graphdef: of the whole model.
-          abstract: the whole model's state when the first stage begins.
+          abstract: the whole model's state, as every stage begins and ends with it.
           ahead: compile later stages while one trains.
         """
-        self._context, self._graphdef, self._ahead = context, graphdef, ahead
-        self._queue: list[tuple[Stage, nnx.State]] = []
-        for stage in stages:
-            self._queue.append((stage, abstract))
-            abstract = state_after(stage, graphdef, abstract)
+        self._context, self._ahead = context, ahead
+        self._graphdef, self._abstract = graphdef, abstract
+        self._queue = list(stages)
         self._depth = max(1, usable_cores() // 2) if ahead else 1
         self._pool = concurrent.futures.ThreadPoolExecutor(self._depth, "compile")
         self._futures: collections.deque[concurrent.futures.Future] = collections.deque()
@@ -294,8 +285,8 @@ class StageCompiler:
 
     def _start(self) -> None:
         while self._queue and len(self._futures) < self._depth:
-            stage, abstract = self._queue.pop(0)
-            self._futures.append(self._pool.submit(compile_stage, self._context, stage, self._graphdef, abstract))
+            stage = self._queue.pop(0)
+            self._futures.append(self._pool.submit(compile_stage, self._context, stage, self._graphdef, self._abstract))
 
     def close(self) -> None:
         """Begin no other compilation; those under way go on, because they cannot be interrupted."""

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from empatheia_jax.checkpoints.answer_lengths import write_answer_lengths
+from empatheia_jax.checkpoints.model_inputs import write_model_inputs
 from empatheia_jax.checkpoints.workdir import open_store
 from empatheia_jax.config import Config, DataConfig, MixConfig
 from empatheia_jax.data.batches.encoder import prompt_profile
@@ -68,7 +69,10 @@ def load_data(folder: Path, config: Config) -> Data:
     run_tokenizer = load_tokenizer(folder, config, splits["train"])
     lengths = answer_lengths(splits["train"], run_tokenizer)
     processes.run_on_first("answer lengths", lambda: write_answer_lengths(folder, lengths))
-    widths = store_widths(store) if store is not None else None
+    widths = None
+    if store is not None:
+        settings, widths = store.settings, store_widths(store)
+        processes.run_on_first("model inputs", lambda: write_model_inputs(folder, settings))
     return Data(
         splits["train"],
         splits["validation"],

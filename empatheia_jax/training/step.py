@@ -9,6 +9,7 @@ from flax import nnx
 
 from empatheia_jax.data.batches.batch import Batch
 from empatheia_jax.data.batches.packer import Bounds
+from empatheia_jax.model.construct import as_trained
 from empatheia_jax.model.empatheia import Empatheia, Signals, read_signals
 from empatheia_jax.model.parameter_groups import in_groups
 from empatheia_jax.training import losses
@@ -19,13 +20,7 @@ from empatheia_jax.training.stages import Stage
 def split(model: Empatheia, stage: Stage) -> tuple[nnx.GraphDef, nnx.State, nnx.State]:
     """Split a model, abstract or not, into (graphdef, trainable, frozen); the trainable part becomes float32."""
     graphdef, trainable, frozen = nnx.split(model, in_groups(stage.trains), ...)
-    return graphdef, jax.tree.map(_float32, trainable), frozen
-
-
-def _float32(leaf):
-    if isinstance(leaf, jax.ShapeDtypeStruct):
-        return jax.ShapeDtypeStruct(leaf.shape, jnp.float32, sharding=leaf.sharding)
-    return leaf.astype(jnp.float32)
+    return graphdef, as_trained(trainable), frozen
 
 
 def stage_terms(

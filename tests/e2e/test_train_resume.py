@@ -16,7 +16,7 @@ from support.trainer import DIALOGUES, Trainer
 @pytest.fixture(scope="module")
 def trainer(tmp_path_factory):
     """Train an uninterrupted run, which is profiled, and one that is asked to stop twice."""
-    trainer = Trainer(tmp_path_factory.mktemp("train"))
+    trainer = Trainer(tmp_path_factory.mktemp("train"), "--llm.param-dtype", "bfloat16")
     trainer.profiled_output = trainer.run("uninterrupted", "--profile", "--profile-steps", "3")
     stop_at = [30, 0]  # in stage 0 between two checkpoints; then at the first step of what is left
     for number, more in enumerate(stop_at):

@@ -18,10 +18,16 @@ from empatheia_jax.data.schema import SYMBOL_COUNT, Example, Widths
 
 def store_widths(store) -> Widths:
     """Return the widths that a feature store's encoders and generators set."""
-    speech, face = store.settings["speech"], store.settings["face"]
+    return settings_widths(store.settings)
+
+
+def settings_widths(settings: dict) -> Widths:
+    """Return the widths that the settings of a feature store name (`data.features.store.store_settings`)."""
+    speech, face, encoders = settings["speech"], settings["face"], settings["encoders"]
+    audio, video = (tuple(encoders[modality]["shape"]) for modality in ("audio", "video"))
     return Widths(
-        audio=tuple(store.feature_shape("audio")),
-        video=tuple(store.feature_shape("video")),
+        audio=audio,
+        video=video,
         symbols=SYMBOL_COUNT,
         content_speech=speech["content_dim"],
         content_video=face["content_dim"],

@@ -104,12 +104,17 @@ def read_manifest(directory: Path) -> dict:
 
 def check_settings(directory: Path, manifest: dict, settings: dict) -> None:
     """Raise StoreError, naming the differences, where a store's settings are not `settings` (all or a part of them)."""
-    differences = "; ".join(_differences(manifest["settings"], settings))
+    differences = settings_differences(manifest["settings"], settings)
     if differences:
         raise StoreError(
             f"{directory}: these features were made with other settings ({differences}): delete the folder or choose "
             "another, and extract again"
         )
+
+
+def settings_differences(stored: dict, expected: dict) -> str:
+    """Name where `expected`, `store_settings` or a part of them, differs from those of a store; "" where nowhere."""
+    return "; ".join(_differences(stored, expected))
 
 
 def _differences(stored, expected, name="") -> list[str]:

@@ -33,7 +33,7 @@ MOTION_CHUNK, RENDER_CHUNK, FACE_CHUNK = 64, 8, 8  # frames in a chunk
 
 
 class Networks:
-    """DreamTalk's networks from a converted folder, on the first device; weights are loaded with the first call.
+    """DreamTalk's networks from a converted folder; weights are loaded with the first call.
 
     `torch_backend` replaces `_project`, `_windows`, `_style`, `_sample_expression`, `_render` and `_audio_features` by
     functions of the same arguments and results.

@@ -28,7 +28,7 @@ Arrays = Sequence[np.ndarray]
 
 
 class Networks:
-    """A StyleTTS 2 from a converted folder, on the first device; weights are loaded with the first call.
+    """A StyleTTS 2 from a converted folder; weights are loaded with the first call.
 
     `torch_backend` replaces `_encode_text`, `_style`, `_durations`, `_speak`, `_sample_style` and
     `_sample_style_guided` by functions of the same arguments and results.

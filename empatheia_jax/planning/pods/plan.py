@@ -28,7 +28,7 @@ from empatheia_jax.planning.pods.collectives import Collective, find_collectives
 from empatheia_jax.planning.pods.memory_model import Memory, estimate_memory
 from empatheia_jax.planning.pods.roofline import Estimate, estimate_time
 from empatheia_jax.planning.pods.topologies import Topology
-from empatheia_jax.training.compilation import TracedStep, abstract_batch, state_after, trace_step
+from empatheia_jax.training.compilation import TracedStep, abstract_batch, trace_step
 from empatheia_jax.training.context import TEXT_ONLY_WIDTHS
 from empatheia_jax.training.stages import Stage, choose_stages
 from empatheia_jax.training.step import split
@@ -108,12 +108,8 @@ def model_before_stage(config: Config, number: int, mesh: Mesh) -> Model:
     Raises:
       ConfigError: the mesh does not divide the parameters, or the config has no such stage.
     """
-    (stage,) = choose_stages(config, [number])
-    graphdef, abstract = abstract_model(config, config_widths(config), mesh)
-    for earlier in choose_stages(config):
-        if earlier.number < stage.number:
-            abstract = state_after(earlier, graphdef, abstract)
-    return graphdef, abstract
+    choose_stages(config, [number])  # raises
+    return abstract_model(config, config_widths(config), mesh)
 
 
 def place_model(model: Model, stage: Stage, mesh: Mesh) -> tuple[nnx.State, nnx.State]:

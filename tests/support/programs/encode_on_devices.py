@@ -26,5 +26,5 @@ np.savez(sys.argv[1], **features)
 spread = frozen_network._spread(np.zeros((4 * devices, 3), np.float32))
 if devices > 1:
     assert spread.sharding.num_devices == devices and spread.addressable_shards[0].data.shape == (4, 3)
-    weights = jax.tree.leaves(encoders["audio"].network._loaded[1])
+    weights = jax.tree.leaves(encoders["audio"].network._loaded)
     assert all(leaf.sharding.num_devices == devices and leaf.sharding.is_fully_replicated for leaf in weights)
