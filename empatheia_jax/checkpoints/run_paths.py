@@ -6,6 +6,7 @@ Other relative paths are the working directory's, as they were typed.
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from empatheia_jax.checkpoints.frozen_network import RANDOM
 from empatheia_jax.config import Config, ConfigError
@@ -19,7 +20,7 @@ PATH_FIELDS |= {"styletts2_repo", "styletts2_checkpoint"}
 NO_PATHS = ("", "scratch", RANDOM)
 
 
-def _change_paths(value, change: Callable[[str], str], name: str = ""):
+def _change_paths(value: Any, change: Callable[[str], str], name: str = "") -> Any:
     """Return the JSON values of a config with each path replaced by `change(path)`."""
     if isinstance(value, dict):
         return {field: _change_paths(item, change, field) for field, item in value.items()}

@@ -171,8 +171,9 @@ def rows_per_shard(rows: int, mesh: Mesh) -> int:
 def mesh_of(state: nnx.State) -> Mesh | None:
     """Return the mesh of several devices that parameters lie on; None where they lie on one device."""
     for leaf in jax.tree.leaves(state):
-        if isinstance(leaf.sharding, NamedSharding) and leaf.sharding.mesh.axis_names == MESH_AXES:
-            return leaf.sharding.mesh if leaf.sharding.mesh.size > 1 else None
+        mesh = getattr(getattr(leaf, "sharding", None), "mesh", None)  # arrays on one device or on the host have none
+        if isinstance(mesh, Mesh) and mesh.axis_names == MESH_AXES:
+            return mesh if mesh.size > 1 else None
     return None
 
 
