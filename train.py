@@ -97,6 +97,7 @@ def main(argv: list[str]) -> int:
     # ── Config ────────────────────────────────────────────────────────────────────────────────────────────────────
     config = load_config(args.config, overrides)
     stages = choose_stages(config, [int(number) for number in args.stages.split(",")])
+    check_devices()
     with claim_workdir(args.workdir):
         check_inputs(args.workdir, config, args.config, resume=args.resume, trains_base=stages[0].trains_base)
         check_workdir(args.workdir, config, resume=args.resume, trains_base=stages[0].trains_base)
@@ -116,7 +117,6 @@ def train(
     workdir, trains_base = args.workdir, stages[0].trains_base
 
     # ── Mesh ──────────────────────────────────────────────────────────────────────────────────────────────────────
-    check_devices()
     mesh = sharding.make_mesh(config.mesh)
     processes.log_on_first(f"mesh     {dict(mesh.shape)} on {jax.devices()[0].device_kind}")
     if jax.default_backend() == "cpu":

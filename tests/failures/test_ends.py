@@ -13,7 +13,7 @@ from empatheia_jax import cli
 from empatheia_jax.__main__ import main
 from empatheia_jax.runtime import platforms
 from empatheia_jax.testing.corpus import write_text_corpus
-from support.ending import after, end, leftovers, start
+from support.ending import end, leftovers, start, waits_for_signals
 from support.programs import PROGRAMS, ROOT, program_environment
 
 HOLD = PROGRAMS / "hold.py"
@@ -95,7 +95,8 @@ def test_a_terminal_that_is_closed_ends_nothing_that_survives_it(tmp_path):
 def test_ctrl_c_while_a_command_is_imported(name, tmp_path):
     """Imports take seconds, and a command that waits for them has written nothing."""
     module = {"train.py": ["train.py"], "converters": ["-m", "converters"]}.get(name, ["-m", "empatheia_jax", name])
-    ended = end(start(*module, "--output", tmp_path / "output"), after(0.4))
+    process = start(*module, "--output", tmp_path / "output")
+    ended = end(process, lambda: waits_for_signals(process.pid))
     ended.assert_clean()
     assert not list(tmp_path.iterdir())
 

@@ -113,6 +113,14 @@ def end(
     return ended
 
 
+def waits_for_signals(pid: int) -> bool:
+    """Return whether a process has begun to wait for Ctrl-C itself (`runtime.signals`), before its slow imports."""
+    with contextlib.suppress(OSError, IndexError):
+        blocked = int(Path(f"/proc/{pid}/status").read_text().split("SigBlk:")[1].split()[0], 16)
+        return bool(blocked >> (signal.SIGINT - 1) & 1)
+    return False
+
+
 def after(seconds: float) -> Callable[[], bool]:
     """Return a function that is true from `seconds` after now on."""
     deadline = time.monotonic() + seconds
