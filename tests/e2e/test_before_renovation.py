@@ -32,12 +32,18 @@ STOPPED_AT = 107
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """Unpack the archive, and resume the run with a flag of its time."""
+    """Unpack the archive."""
     folder = tmp_path_factory.mktemp("before")
     with tarfile.open(Path(__file__).with_name("before_renovation.tar.xz")) as archive:
         archive.extractall(folder, filter="data")
     for path in (folder / "config.py", folder / "half" / "config.json"):
         path.write_text(path.read_text().replace(WRITTEN_IN, str(folder)))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def resumed(folder):
+    """Resume the run with a flag of its time; takes a minute."""
     command = [sys.executable, str(ROOT / "train.py"), str(folder / "config.py"), "--workdir", str(folder / "half")]
     done = subprocess.run(
         [*command, "--resume", "--optim.alpha", "0.2"],
@@ -56,8 +62,9 @@ def read(path: Path) -> list[dict]:
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
-def test_the_run_goes_on_as_if_it_had_not_been_stopped(folder):
-    actual, expected = (read(folder / "half" / name) for name in ("metrics.jsonl", "expected_metrics.jsonl"))
+@pytest.mark.slow
+def test_the_run_goes_on_as_if_it_had_not_been_stopped(resumed):
+    actual, expected = (read(resumed / "half" / name) for name in ("metrics.jsonl", "expected_metrics.jsonl"))
     assert [(r["step"], r["stage"]) for r in actual] == [(r["step"], r["stage"]) for r in expected]
     assert expected[-1]["step"] > STOPPED_AT and "validation_emp" in actual[-1]
     for a, b in zip(actual, expected, strict=True):
@@ -67,9 +74,13 @@ def test_the_run_goes_on_as_if_it_had_not_been_stopped(folder):
 
 
 def test_its_config_has_the_moved_fields_with_the_values_it_was_trained_with(folder):
-    written = json.loads((folder / "half" / "config.json").read_text())
     assert saved_config(folder / "half").loss == LossConfig(alpha=0.2, beta=0.3, label_weight=0.0, kl_weight=1e-4)
-    assert written["loss"]["alpha"] == 0.2 and "alpha" not in written["optim"]  # the resume has written it anew
+
+
+@pytest.mark.slow
+def test_the_resume_writes_its_config_anew(resumed):
+    written = json.loads((resumed / "half" / "config.json").read_text())
+    assert written["loss"]["alpha"] == 0.2 and "alpha" not in written["optim"]
 
 
 def test_its_feature_store_opens(folder):
@@ -77,8 +88,9 @@ def test_its_feature_store_opens(folder):
     assert len(store) > 0 and store.feature_shape("audio") == (32, 83) and store.feature_shape("video") == (8, 756)
 
 
-def test_an_engine_loads_the_finished_run(folder):
-    engine = load_engine(folder / "half")
+@pytest.mark.slow
+def test_an_engine_loads_the_finished_run(resumed):
+    engine = load_engine(resumed / "half")
     assert engine.prompt_kind == "all"
     assert all(np.isfinite(array).all() for array in leaves(engine.state).values())
 
