@@ -1,6 +1,5 @@
 """How long a run's training answers are, and from that how many tokens it may write: WORKDIR/answer_lengths.json."""
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -8,6 +7,7 @@ import numpy as np
 
 from empatheia_jax.config import Config, ConfigError
 from empatheia_jax.runtime.atomic import write_json
+from empatheia_jax.runtime.json_files import read_json
 
 FILE_NAME = "answer_lengths.json"
 QUANTILE = 0.999
@@ -40,4 +40,4 @@ def answer_limit(folder: Path, config: Config, requested: int | None = None) -> 
     if requested or config.max_new_tokens:
         return requested or config.max_new_tokens
     path = Path(folder) / FILE_NAME
-    return json.loads(path.read_text())["quantile_99.9"] if path.exists() else LIMIT_OF_OLDER_RUNS
+    return read_json(path)["quantile_99.9"] if path.exists() else LIMIT_OF_OLDER_RUNS

@@ -3,7 +3,7 @@
 import contextlib
 from pathlib import Path
 
-from empatheia_jax.checkpoints.frozen_network import RANDOM
+from empatheia_jax.checkpoints.run_paths import NO_PATHS, PATH_FIELDS
 from empatheia_jax.config import Config
 from empatheia_jax.data.corpus.avamerg import SPLITS, locate, media_folders
 from empatheia_jax.data.schema import RecordError
@@ -12,8 +12,6 @@ RUN_FILES = ("config.json", "goodput.json", "metrics.jsonl", "examples.jsonl", "
 RUN_FOLDERS = ("tokenizer", "checkpoints", "set_aside", "states", "events")
 RUN_INPUTS = (*RUN_FILES, *RUN_FOLDERS, "base", "features")
 """What a run's folder holds; reports and answers may be written beside these."""
-_NO_PATHS = ("", "scratch", RANDOM)
-_TORCH_PATHS = ("styletts2_", "dreamtalk_")  # beginnings of `TorchConfig`'s fields that are paths
 
 
 def corpus_inputs(name: str, path: Path | str) -> list[tuple[str, Path]]:
@@ -45,9 +43,9 @@ def config_inputs(config: Config) -> list[tuple[str, Path]]:
         "generators.face_weights": config.generators.face_weights,
     }
     paths |= {f"data.mix {part.name}: features": part.features for part in config.data.mix}
-    torch = {name: value for name, value in vars(config.generators.torch).items() if name.startswith(_TORCH_PATHS)}
+    torch = {name: value for name, value in vars(config.generators.torch).items() if name in PATH_FIELDS}
     paths |= {f"generators.torch.{name}": value for name, value in torch.items()}
-    inputs = [(name, Path(path)) for name, path in paths.items() if path not in _NO_PATHS]
+    inputs = [(name, Path(path)) for name, path in paths.items() if path not in NO_PATHS]
     return inputs + [entry for name, path in corpora.items() if path for entry in corpus_inputs(name, path)]
 
 

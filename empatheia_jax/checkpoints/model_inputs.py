@@ -3,7 +3,6 @@
 With it a run answers where its feature store is not.
 """
 
-import json
 from pathlib import Path
 
 from empatheia_jax.checkpoints.workdir import expected_store, open_store
@@ -13,6 +12,7 @@ from empatheia_jax.data.features.records import StoreError
 from empatheia_jax.data.features.store import settings_differences
 from empatheia_jax.data.schema import Widths
 from empatheia_jax.runtime.atomic import write_json
+from empatheia_jax.runtime.json_files import read_json
 
 FILE_NAME = "model_inputs.json"
 
@@ -39,7 +39,7 @@ def model_widths(folder: Path, config: Config) -> Widths | None:
     path = folder / FILE_NAME
     if not path.exists():
         return settings_widths(open_store(folder, config).settings)
-    settings = json.loads(path.read_text(encoding="utf-8"))["settings"]
+    settings = read_json(path)["settings"]
     differences = settings_differences(settings, expected_store(config))
     if differences:
         raise StoreError(

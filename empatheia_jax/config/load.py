@@ -59,6 +59,11 @@ def load_config(path: str, overrides: list[str] | None = None) -> Config:
     )
 
 
+def _moved(field: str, value) -> dict[str, Any]:
+    """Return the fields that a field has become, with their values; {} where it never had such a value."""
+    return {MOVED[field]: value} if field in MOVED else SPLIT[field].get(value, {})
+
+
 def _moved_flags(arguments: list[str]) -> list[str]:
     """Return command-line arguments with the new names of fields that have moved, and print a note for each."""
     moved, rest = [], iter(arguments)
@@ -69,8 +74,8 @@ def _moved_flags(arguments: list[str]) -> list[str]:
             moved.append(argument)
             continue
         value = value if equals else next(rest, "")
-        new = {MOVED[field]: value} if field in MOVED else SPLIT[field].get(value)
-        if new is None:
+        new = _moved(field, value)
+        if not new:
             raise ConfigError(f"{flag} {value!r} is unknown: choose from {', '.join(SPLIT[field])}")
         flags = [f"--{path.replace('_', '-')}" for path in new]
         print(f"note: {flag} is {' and '.join(flags)} now; the old name goes with the next release", file=sys.stderr)
@@ -86,7 +91,7 @@ def _moved_fields(value: dict) -> dict:
         if name not in moved.get(part, {}):
             continue
         old_value = moved[part].pop(name)
-        for path, new_value in ({MOVED[old]: old_value} if old in MOVED else SPLIT[old].get(old_value, {})).items():
+        for path, new_value in _moved(old, old_value).items():
             new_part, new_name = path.split(".")
             moved.setdefault(new_part, {}).setdefault(new_name, new_value)
     return moved

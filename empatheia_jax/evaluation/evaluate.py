@@ -15,7 +15,7 @@ from empatheia_jax.checkpoints.answer_lengths import answer_limit
 from empatheia_jax.checkpoints.inputs import run_inputs
 from empatheia_jax.checkpoints.run_paths import require_paths
 from empatheia_jax.checkpoints.workdir import open_store, saved_config
-from empatheia_jax.config import MeshConfig
+from empatheia_jax.config import Config, MeshConfig
 from empatheia_jax.data import emotions
 from empatheia_jax.data.batches.builder import BatchBuilder
 from empatheia_jax.data.batches.encoder import class_labels
@@ -84,10 +84,12 @@ def evaluate(
       BusyError: another process is writing a report there.
     """
     outputs = [("--output", output / name) for name in ("report.json", "report.html")]
-    check_outputs(outputs, [("--data", data), *run_inputs(run, saved_config(run))])
+    config = saved_config(run)
+    check_outputs(outputs, [("--data", data), *run_inputs(run, config)])
     with one_writer(lock_beside(output / "report.html"), f"--output {output}"):
         return _evaluate(
             run,
+            config,
             split,
             output,
             quantization=quantization,
@@ -100,6 +102,7 @@ def evaluate(
 
 def _evaluate(
     run: Path,
+    config: Config,
     split: Split,
     output: Path,
     *,
@@ -110,7 +113,6 @@ def _evaluate(
     mesh: MeshConfig | None,
 ) -> Path:
     started = time.monotonic()
-    config = saved_config(run)
     limit = answer_limit(run, config, max_new_tokens)
     if data is None:
         require_paths(config, run, "data.path", "data.features")

@@ -20,7 +20,7 @@ from empatheia_jax.generators.interfaces import Portrait
 from empatheia_jax.inference import provenance
 from empatheia_jax.runtime.atomic import write_json
 from empatheia_jax.runtime.one_writer import lock_beside, one_writer
-from empatheia_jax.runtime.outputs import check_outputs
+from empatheia_jax.runtime.outputs import check_outputs, with_json
 
 COEFFICIENT_SUFFIXES = (".mat", ".npz")
 
@@ -69,7 +69,7 @@ def animate(
     if output.suffix != ".mp4":
         raise DreamTalkError(f"{output}: the output is a .mp4")
     read = {"--checkpoint": checkpoint, "--audio": audio, "--portrait": portrait, "--style": style, "--pose": pose}
-    check_outputs([("--output", output), ("--output", output.with_suffix(".json"))], read.items())
+    check_outputs(with_json(output), read.items())
     recorded_consent = provenance.record_consent(consent, portrait)
     with one_writer(lock_beside(output), f"--output {output}"):
         face = DreamTalkFace(checkpoint, sampler=sampler, steps=steps, scale=scale, seed=seed)

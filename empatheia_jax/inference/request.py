@@ -18,6 +18,7 @@ from empatheia_jax.encoders import ModalityEncoder
 from empatheia_jax.generators.avatars import choose_avatar
 from empatheia_jax.generators.interfaces import Portrait
 from empatheia_jax.inference import provenance
+from empatheia_jax.runtime.outputs import with_json
 
 
 class RespondError(ValueError):
@@ -69,7 +70,7 @@ def parse_profile(value: str) -> Profile:
 
 def request_outputs(request: Request) -> list[tuple[str, Path]]:
     """Return (flag, path) of the files that answering writes, for `check_outputs`."""
-    outputs = [("--output", request.output), ("--output", request.output.with_suffix(".json"))]
+    outputs = with_json(request.output)
     if request.trace is not None:
         outputs += [("--trace", request.trace / name) for name in ("profile.md", "programs")]
     return outputs

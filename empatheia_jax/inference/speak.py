@@ -14,7 +14,7 @@ from empatheia_jax.generators.styletts2.voice import StyleTTS2Speech
 from empatheia_jax.inference import provenance
 from empatheia_jax.runtime.atomic import write_json
 from empatheia_jax.runtime.one_writer import lock_beside, one_writer
-from empatheia_jax.runtime.outputs import check_outputs
+from empatheia_jax.runtime.outputs import check_outputs, with_json
 
 
 def speak(
@@ -53,8 +53,7 @@ def speak(
     options, output = options or SynthesisOptions(), Path(output)
     if output.suffix != ".wav":
         raise StyleTTS2Error(f"{output}: the output is a .wav")
-    outputs = [("--output", output), ("--output", output.with_suffix(".json"))]
-    check_outputs(outputs, [("--checkpoint", checkpoint), ("--reference", reference)])
+    check_outputs(with_json(output), [("--checkpoint", checkpoint), ("--reference", reference)])
     recorded_consent = provenance.record_consent(consent, reference) if reference is not None else None
     with one_writer(lock_beside(output), f"--output {output}"):
         script, voice = phonemize_text(text), StyleTTS2Speech(checkpoint, dtype)

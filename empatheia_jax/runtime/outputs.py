@@ -40,6 +40,11 @@ def check_outputs(outputs: Named, inputs: Named) -> None:
             raise OutputError(f"{name} {path}: {problem}: choose another name (nothing was written)")
 
 
+def with_json(output: Path) -> list[tuple[str, Path]]:
+    """Return the outputs of a command that writes `--output` and a .json beside it."""
+    return [("--output", output), ("--output", output.with_suffix(".json"))]
+
+
 def _identities(path: Path | str) -> list[object]:
     """Return what identifies a path and each folder above it: device and inode, or the name where there is none yet."""
     resolved = Path(os.path.realpath(path))
