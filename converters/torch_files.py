@@ -5,6 +5,7 @@ A pickle may name tensors and their storages; a file that names anything else is
 
 import collections
 import dataclasses
+import functools
 import pickle
 import zipfile
 from collections.abc import Callable
@@ -113,19 +114,22 @@ def _load(path: Path, file, storages: dict[str, np.dtype] | None = None):
         raise ConversionError(f"{path}: its pickle is damaged or cut off ({error})") from error
 
 
-def open_torch(path: Path, root: str | None = None) -> dict[str, Tensor]:
+def open_torch(path: Path, root: str | None = None, *, alone: bool = False) -> dict[str, Tensor]:
     """Open the tensors of a state dict that torch.save wrote.
 
     Args:
       path: the file.
-      root: the key of the state dict, in a file that holds more; names of nested state dicts are joined by dots.
+      root: the key of the state dict, in a file that holds more; "" where the file is nested state dicts. Names of
+        nested state dicts are joined by dots.
+      alone: the file holds a single tensor; it is returned under the name "tensor".
     Raises:
       ConversionError: a damaged or hostile file, or one that holds something else.
     """
-    return _open_zip(path, root) if zipfile.is_zipfile(path) else _open_legacy(path, root)
+    select = functools.partial(_select_state_dict, path, root=root, alone=alone)
+    return _open_zip(path, select) if zipfile.is_zipfile(path) else _open_legacy(path, select)
 
 
-def _open_zip(path: Path, root: str | None) -> dict[str, Tensor]:
+def _open_zip(path: Path, select: Callable[[object], dict]) -> dict[str, Tensor]:
     with zipfile.ZipFile(path) as archive:
         entries = {info.filename.partition("/")[2]: info for info in archive.infolist()}
         if "data.pkl" not in entries:
@@ -145,26 +149,30 @@ def _open_zip(path: Path, root: str | None) -> dict[str, Tensor]:
             names, extra = (int.from_bytes(file.read(2), "little") for _ in range(2))
         return entry.header_offset + 30 + names + extra, entry.file_size
 
-    return _open_tensors(path, _select_state_dict(path, content, root), extent)
+    return _open_tensors(path, select(content), extent)
 
 
-def _select_state_dict(path: Path, content, root: str | None) -> dict:
+def _select_state_dict(path: Path, content, *, root: str | None, alone: bool) -> dict:
     """Return the state dict at `root`, names of nested state dicts joined by dots."""
-    if not isinstance(content, dict):
-        raise ConversionError(f"{path}: a {type(content).__name__}, not a state dict")
+    if alone and isinstance(content, _TensorView):
+        return {"tensor": content}
+    if alone or not isinstance(content, dict):
+        kind = "tensor" if isinstance(content, _TensorView) else type(content).__name__
+        raise ConversionError(f"{path}: a {kind}, not a {'tensor' if alone else 'state dict'}")
     if root is None:
         return content
-    if not isinstance(content.get(root), dict):
+    nested = content.get(root) if root else content
+    if not isinstance(nested, dict):
         raise ConversionError(f"{path}: it has no {root!r}; its keys are {', '.join(map(str, content))[:200]}")
     joined = {}
-    for name, value in content[root].items():
+    for name, value in nested.items():
         joined |= (
             {f"{name}.{key}": tensor for key, tensor in value.items()} if isinstance(value, dict) else {name: value}
         )
     return joined
 
 
-def _open_legacy(path: Path, root: str | None) -> dict[str, Tensor]:
+def _open_legacy(path: Path, select: Callable[[object], dict]) -> dict[str, Tensor]:
     """Open the older format: pickles of magic, protocol, system, object and storage keys, then each storage's bytes."""
     size, extents = path.stat().st_size, {}
     with path.open("rb") as file:
@@ -186,7 +194,7 @@ def _open_legacy(path: Path, root: str | None) -> dict[str, Tensor]:
             position += extents[key][1]
             if position > size:
                 raise ConversionError(f"{path}: truncated: {size:,} bytes, it needs at least {position:,}")
-    return _open_tensors(path, _select_state_dict(path, content, root), lambda storage: extents.get(storage.key))
+    return _open_tensors(path, select(content), lambda storage: extents.get(storage.key))
 
 
 def _load_number(file) -> object:
