@@ -6,6 +6,7 @@ Those that prepare data are in `preparation/commands.py`.
 from pathlib import Path
 
 from empatheia_jax.config.load import load_config
+from empatheia_jax.data.emotions import AVATAR_EMOTIONS
 from empatheia_jax.inference.flags import add_answering, mesh_of_flags
 from empatheia_jax.preparation.commands import build_data, check_data, command_parser, extract, sample
 
@@ -36,9 +37,9 @@ def respond(argv: list[str]) -> int:
     )
     parser.add_argument("--portrait", type=Path, help="picture from which the avatar takes its colours")
     parser.add_argument("--consent", action="store_true", help="confirms that the person in --portrait agreed")
-    parser.add_argument("--speech-generator", choices=("classical", "styletts2", "torch"))
+    parser.add_argument("--speech-generator", choices=("classical", "styletts2", "kokoro", "torch"))
     parser.add_argument(
-        "--speech-weights", type=Path, help="converted StyleTTS 2; default: the folder in the run's config"
+        "--speech-weights", type=Path, help="converted StyleTTS 2 or Kokoro; default: the folder in the run's config"
     )
     parser.add_argument("--face-generator", choices=("classical", "dreamtalk", "torch"))
     parser.add_argument(
@@ -105,10 +106,14 @@ def respond(argv: list[str]) -> int:
 
 
 def speak(argv: list[str]) -> int:
-    """Speak a text with a converted StyleTTS 2: writes a wav, and a json that says how it was made."""
+    """Speak a text with Kokoro's voices or a converted StyleTTS 2: writes a wav, and a json on how it was made."""
     parser = command_parser("speak", speak.__doc__)
+    parser.add_argument("--voice", metavar="NAME|AGE,GENDER,TIMBRE", help="of Kokoro: af_heart, or young,female,mid")
+    parser.add_argument("--emotion", choices=AVATAR_EMOTIONS, help="with --voice: the manner of an avatar emotion")
     parser.add_argument(
-        "--checkpoint", type=Path, required=True, help="folder that `python -m converters styletts2` wrote"
+        "--checkpoint",
+        type=Path,
+        help="folder that `python -m converters styletts2` wrote; with --voice: `kokoro`, default what was fetched",
     )
     parser.add_argument("--text", required=True)
     parser.add_argument("--reference", type=Path, help="recording of the voice to speak with")
@@ -148,6 +153,8 @@ def speak(argv: list[str]) -> int:
         args.checkpoint,
         args.text,
         args.output,
+        voice=args.voice,
+        emotion=args.emotion,
         reference=args.reference,
         consent=args.consent,
         options=options,

@@ -295,12 +295,13 @@ class GeneratorConfig:
     trained for "styletts2" or "dreamtalk".
     """
 
-    speech: Literal["classical", "styletts2", "torch"] = "classical"  # the voice
+    speech: Literal["classical", "styletts2", "kokoro", "torch"] = "classical"  # the voice
     face: Literal["classical", "dreamtalk", "torch"] = "classical"  # the talking face
     # where content comes from: the content synchronizer, or the generators' own encoding of text and speech.
     content_source: Literal["synchronizer", "generator"] = "synchronizer"
-    speech_weights: str = ""  # styletts2: the folder that `python -m converters styletts2` wrote
-    speech_dtype: Literal["float32", "bfloat16"] = "float32"  # styletts2: compute dtype of the decoder
+    # the folder that `python -m converters styletts2` or `kokoro` wrote; kokoro, empty: what `empatheia fetch` brought.
+    speech_weights: str = ""
+    speech_dtype: Literal["float32", "bfloat16"] = "float32"  # styletts2 and kokoro: compute dtype of the decoder
     face_weights: str = ""  # dreamtalk: the folder that `python -m converters dreamtalk` wrote
     face_content: Literal["windows", "compact"] = "windows"  # dreamtalk: 11 x 256 numbers a frame, or 2 x 256 (50 Hz)
     face_sampler: Literal["ddim", "ddpm"] = "ddim"  # dreamtalk: the published script's 10 steps, or the paper's 1000

@@ -10,12 +10,13 @@ from empatheia_jax.generators.interfaces import FaceGenerator, SpeechGenerator
 
 PUBLISHED_WIDTHS = {
     "styletts2": (512 + 768, 128 + 128),
+    "kokoro": (512 + 768, 128 + 128 + 4),
     "dreamtalk": (11 * 256, 256),
     "dreamtalk compact": (2 * 256, 256),
 }
-"""(content_dim, style_dim) of appendix D.2's generators. Speech: text encoder and PL-BERT, acoustic and prosodic style.
-Face: a window of 11 audio vectors per frame or (compact) the two projected audio features of its 40 ms, and the style
-code. Used by plans, which are made before there are weights to read the widths from."""
+"""(content_dim, style_dim) of the neural generators. Speech: text encoder and PL-BERT; acoustic and prosodic style, and
+for Kokoro the manner. Face: a window of 11 audio vectors per frame or (compact) the two projected audio features of its
+40 ms, and the style code. Used by plans, which are made before there are weights to read the widths from."""
 
 
 def build_generators(config: GeneratorConfig, face_size: int = 256) -> tuple[SpeechGenerator, FaceGenerator]:
@@ -31,6 +32,7 @@ def build_generators(config: GeneratorConfig, face_size: int = 256) -> tuple[Spe
     Raises:
       ConfigError: a setting does not fit its backend, or torch is not installed.
       CheckpointError: no converted weights in `speech_weights`.
+      PartError: Kokoro's weights are neither given nor fetched.
       DreamTalkError: no converted weights in `face_weights`.
       TorchBackendError: no checkout, dependency or checkpoint of the original.
     """
@@ -55,6 +57,12 @@ def _speech(config: GeneratorConfig) -> SpeechGenerator:
         from empatheia_jax.generators.styletts2.voice import StyleTTS2Speech
 
         return StyleTTS2Speech(config.speech_weights, config.speech_dtype, config.style_refine == "diffusion")
+    if config.speech == "kokoro":
+        if config.style_refine != "none":
+            raise ConfigError("generators.speech 'kokoro' has no diffusion of styles: leave style_refine")
+        from empatheia_jax.generators.styletts2.kokoro import KokoroSpeech
+
+        return KokoroSpeech(config.speech_weights, config.speech_dtype)
     _require_torch("speech")
     from empatheia_jax.generators.torch_backend.styletts2 import TorchStyleTTS2Speech
 

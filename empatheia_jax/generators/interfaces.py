@@ -9,6 +9,8 @@ from typing import Protocol, runtime_checkable
 
 import numpy as np
 
+from empatheia_jax.data.schema import Profile
+
 PHONEME_FRAME_SECONDS = 0.025
 """Seconds in one unit of `phoneme_frames`: StyleTTS 2's duration frame (600 samples at 24 kHz)."""
 
@@ -102,6 +104,18 @@ class OnDeviceSpeechGenerator(SpeechGenerator, Protocol):
           phonemes: symbol ids [P] of each recording's words.
           seconds: length of each recording.
         """
+        ...
+
+
+@runtime_checkable
+class ConstructsStyle(Protocol):
+    """A speech generator whose gold S_speech is known by construction: no recording is measured for it.
+
+    The input of its `golds` is such a style in the place of what `prepare` returns.
+    """
+
+    def style_for(self, profile: Profile, emotion: str) -> np.ndarray:
+        """Return S_speech float32 [style_dim] of an avatar that expresses one of the 7 avatar emotions."""
         ...
 
 

@@ -9,10 +9,11 @@ from empatheia_jax.config import Config
 from empatheia_jax.data.features.store import MAX_SIDE, STYLE_FRAMES
 from empatheia_jax.data.media.containers import Recording
 from empatheia_jax.data.media.reading import read_audio, read_video
+from empatheia_jax.data.schema import Profile
 from empatheia_jax.encoders import build_encoders
 from empatheia_jax.generators.build import build_generators
-from empatheia_jax.generators.interfaces import OnDeviceFaceGenerator, OnDeviceSpeechGenerator
-from empatheia_jax.preparation.jobs import Job
+from empatheia_jax.generators.interfaces import ConstructsStyle, OnDeviceFaceGenerator, OnDeviceSpeechGenerator
+from empatheia_jax.preparation.jobs import ExtractError, Job
 from empatheia_jax.preparation.on_device import PREPARED_CLIP, PREPARED_SPEECH, SAMPLES
 
 
@@ -65,7 +66,7 @@ class Extractor:
                     arrays["style_video"] = self.face.style(frames)
         if job.audio is not None and job.text is not None and "audio" in arrays:
             with attempt("gold", job.audio):
-                arrays |= self._extract_golds(job.audio, job.text)
+                arrays |= self._extract_golds(job.audio, job.text, job.performance)
         return arrays, rejected, list(dict.fromkeys(notes))  # a file that is read twice is noted once
 
     def repairs(self) -> dict[str, int]:
@@ -82,11 +83,24 @@ class Extractor:
         prepared = encoder.preprocess(media)
         return prepared if encoder.on_device else encoder.encode([prepared])[0]
 
-    def _extract_golds(self, path: Recording, text: str) -> dict[str, np.ndarray]:
-        """Compute the gold targets of a recording whose text is known, by the generators."""
+    def _extract_golds(
+        self, path: Recording, text: str, performance: tuple[Profile, str] | None
+    ) -> dict[str, np.ndarray]:
+        """Compute the gold targets of a recording whose text is known, by the generators.
+
+        Raises:
+          ExtractError: the generator constructs styles, and whose the voice is or its emotion is not known.
+        """
         rate = self.speech.sample_rate
         audio = read_audio(path, rate, **self.limits)
         phonemes = self.speech.phonemes(text)
+        if isinstance(self.speech, ConstructsStyle):
+            if performance is None:
+                raise ExtractError(
+                    f"generators.speech {self.speech.name!r} makes a style from the listener's profile and the "
+                    "speaker_emotion, of which this turn has not both"
+                )
+            return {"phonemes": phonemes, SAMPLES: audio, PREPARED_SPEECH: self.speech.style_for(*performance)}
         if isinstance(self.speech, OnDeviceSpeechGenerator):
             return {"phonemes": phonemes, SAMPLES: audio, PREPARED_SPEECH: self.speech.prepare(audio, rate)}
         phoneme_frames = self.speech.align(audio, rate, phonemes)

@@ -6,8 +6,10 @@ from typing import Literal
 
 from empatheia_jax.config import Config
 from empatheia_jax.data.corpus.avamerg import available_splits, read_examples
+from empatheia_jax.data.emotions import FINE_TO_AVATAR
 from empatheia_jax.data.features.store import content_hash
 from empatheia_jax.data.media.containers import Recording, UnreadableError, portable_name, size_of
+from empatheia_jax.data.schema import Example, Profile
 
 MOST_NAMED = 20  # absent recordings that an error names
 
@@ -25,12 +27,14 @@ class Job:
       audio: recording of the voice, or None.
       video: recording of the face, or None.
       text: what a listener says, for the gold targets; None for a speaker, whose golds are not needed.
+      performance: who says it and the avatar emotion, where both are known; for generators that construct a style.
     """
 
     key: str
     audio: Recording | None
     video: Recording | None
     text: str | None
+    performance: tuple[Profile, str] | None = None
 
 
 def collect_jobs(config: Config, path: Path, on_error: Literal["stop", "skip"]) -> tuple[list[Job], int]:
@@ -64,13 +68,21 @@ def collect_jobs(config: Config, path: Path, on_error: Literal["stop", "skip"]) 
                 if utterance.audio is None and utterance.video is None:
                     without_media.add(key)
                     continue
-                text = utterance.text if utterance.role == "listener" else None
-                jobs.setdefault(key, Job(key, utterance.audio, utterance.video, text))
+                spoken = utterance.role == "listener"
+                text, performance = (utterance.text, _performance(example)) if spoken else (None, None)
+                jobs.setdefault(key, Job(key, utterance.audio, utterance.video, text, performance))
     if not jobs:
         raise ExtractError(
             f"{path}: none of {len(without_media)} utterances has a recording: there is nothing to extract"
         )
     return list(jobs.values()), len(without_media - jobs.keys())
+
+
+def _performance(example: Example) -> tuple[Profile, str] | None:
+    """Return whose voice a listener's turn has and which avatar emotion it mirrors; None where one is not known."""
+    if example.listener_profile is None or example.chain is None:
+        return None
+    return example.listener_profile, FINE_TO_AVATAR[example.chain.speaker_emotion]
 
 
 def check_recordings(jobs: list[Job]) -> None:

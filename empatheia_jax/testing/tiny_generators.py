@@ -42,6 +42,8 @@ STYLETTS2_KINDS = {
         STYLETTS2, multispeaker=False, decoder_type="istftnet", upsample_rates=(10, 6), upsample_kernel_sizes=(20, 12)
     ),
 }
+KOKORO = dataclasses.replace(STYLETTS2_KINDS["istftnet"], multispeaker=True, style_networks=False, style_dim=128)
+"""Kokoro's networks but for their widths; styles are as wide as the published voices."""
 
 
 def make_styletts2(config: StyleTTS2Config, seed: int) -> StyleTTS2:

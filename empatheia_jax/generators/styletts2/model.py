@@ -9,13 +9,17 @@ from empatheia_jax.generators.styletts2.config import SAMPLES_PER_FRAME, StyleTT
 from empatheia_jax.generators.styletts2.decoder import Decoder
 from empatheia_jax.generators.styletts2.diffusion import Denoiser
 from empatheia_jax.generators.styletts2.layers import length_mask
+from empatheia_jax.generators.styletts2.manner import shape_prosody
 from empatheia_jax.generators.styletts2.prosody import ProsodyPredictor, delay_one_frame, expand_to_frames
 from empatheia_jax.generators.styletts2.style import StyleEncoder
 from empatheia_jax.generators.styletts2.text import PLBert, TextEncoder
 
 
 class StyleTTS2(nnx.Module):
-    """The eight published networks that synthesis needs; the five that are only used in training are left out."""
+    """The published networks that synthesis needs: eight, or five without those that make styles (Kokoro).
+
+    Those that are only used in training are left out.
+    """
 
     def __init__(self, config: StyleTTS2Config, *, rngs: nnx.Rngs | None = None):
         """Build the networks; `rngs` is not used, since frozen weights are loaded (see `generators.layers`)."""
@@ -25,9 +29,10 @@ class StyleTTS2(nnx.Module):
         self.predictor = ProsodyPredictor(config)
         self.decoder = Decoder(config)
         self.text_encoder = TextEncoder(config)
-        self.predictor_encoder = StyleEncoder(config)
-        self.style_encoder = StyleEncoder(config)
-        self.diffusion = Denoiser(config)
+        if config.style_networks:
+            self.predictor_encoder = StyleEncoder(config)
+            self.style_encoder = StyleEncoder(config)
+            self.diffusion = Denoiser(config)
 
     def style(self, mel: jax.Array, lengths: jax.Array) -> jax.Array:
         """Return the style [B, 256], acoustic then prosodic, of log-mels [B, T, 80] with true frames `lengths` [B]."""
@@ -55,7 +60,14 @@ class StyleTTS2(nnx.Module):
         return jnp.sum(jax.nn.sigmoid(logits.astype(jnp.float32)), axis=-1)
 
     def speak(
-        self, content: jax.Array, style: jax.Array, phoneme_frames: jax.Array, noise: jax.Array, *, lengths: jax.Array
+        self,
+        content: jax.Array,
+        style: jax.Array,
+        phoneme_frames: jax.Array,
+        noise: jax.Array,
+        *,
+        lengths: jax.Array,
+        manner: jax.Array | None = None,
     ) -> jax.Array:
         """Synthesize waveforms [B, 600 L] at 24 kHz, 0 on padding.
 
@@ -65,6 +77,7 @@ class StyleTTS2(nnx.Module):
           phoneme_frames: int [B, P] units of 25 ms, 0 on padding.
           noise: normal [B, 600 L, 9]; L is at least the frames of each utterance.
           lengths: true phonemes of each utterance, int [B].
+          manner: [B, 4], what to change of the predicted F0 and energy (`manner.shape_prosody`); None: nothing.
         """
         frames, size = jnp.sum(phoneme_frames, axis=1), noise.shape[1] // SAMPLES_PER_FRAME
         text = content[..., : self.config.hidden_dim]
@@ -74,6 +87,8 @@ class StyleTTS2(nnx.Module):
             asr, en = (jnp.where(mask, delay_one_frame(x), 0) for x in (asr, en))
         acoustic, prosodic = jnp.split(style, 2, axis=-1)
         f0, energy = self.predictor.F0Ntrain(en, prosodic, frames)
+        if manner is not None:
+            f0, energy = shape_prosody(f0, energy, manner)
         return self.decoder(asr, f0, energy, acoustic, noise=noise, lengths=frames)
 
     def _prosodic(self, content: jax.Array, style: jax.Array, lengths: jax.Array) -> jax.Array:

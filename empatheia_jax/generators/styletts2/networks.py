@@ -108,7 +108,15 @@ class Networks:
 
         return _run_in_batches([len(text) for text in words], run, MAX_BATCH, trim=False)
 
-    def speak(self, contents: Arrays, styles: Arrays, frames: Arrays, seeds: Sequence[int]) -> list[np.ndarray]:
+    def speak(
+        self,
+        contents: Arrays,
+        styles: Arrays,
+        frames: Arrays,
+        seeds: Sequence[int],
+        *,
+        manners: Arrays | None = None,
+    ) -> list[np.ndarray]:
         """Synthesize waveforms float32 [600 L], -1..1.
 
         Args:
@@ -116,6 +124,7 @@ class Networks:
           styles: [256] of each utterance.
           frames: int [P] of each utterance, units of 25 ms that sum to L.
           seeds: seed of each utterance's source noise.
+          manners: [4] of each utterance (`manner.shape_prosody`); None: as predicted.
         """
         totals = [int(np.sum(durations)) for durations in frames]
 
@@ -124,7 +133,8 @@ class Networks:
             padded_frames, _ = _pad_phonemes([frames[i] for i in indices])
             size = bucket(max(totals[i] for i in indices), 40, 8)
             keys = np.asarray(_fill_batch([seeds[i] for i in indices]), np.uint32)
-            waves = self._speak(padded, _stack(styles, indices), padded_frames, lengths, keys, np.zeros(size, np.int8))
+            arrays = [padded, _stack(styles, indices), padded_frames, lengths, keys, np.zeros(size, np.int8)]
+            waves = self._speak(*arrays, *([] if manners is None else [_stack(manners, indices)]))
             return [self._finish(wave, totals[i]) for wave, i in zip(waves, indices, strict=False)]
 
         longest = bucket(max(totals, default=1), 40, 8)
@@ -156,12 +166,12 @@ def _speak(model: StyleTTS2, *arrays):
 
     Args:
       model: the networks.
-      *arrays: content, style, phoneme_frames, lengths, seeds, and `size` [L], whose shape is the number of frames that
-        there is room for.
+      *arrays: content, style, phoneme_frames, lengths, seeds, `size` [L], whose shape is the number of frames that
+        there is room for, and the manner where one is given.
     """
-    content, style, frames, lengths, seeds, size = arrays
+    content, style, frames, lengths, seeds, size, *manner = arrays
     noise = jax.vmap(lambda seed: source_noise(seed, size.shape[0]))(seeds)
-    return model.speak(content, style, frames, noise, lengths=lengths)
+    return model.speak(content, style, frames, noise, lengths=lengths, manner=manner[0] if manner else None)
 
 
 def _sample_style(model: StyleTTS2, *arrays, scale=1.0):

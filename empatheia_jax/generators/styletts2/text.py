@@ -39,8 +39,12 @@ class PhonemizedText:
         return lines
 
 
-def phonemize_text(text: str) -> PhonemizedText:
+def phonemize_text(text: str, max_symbols: int = symbols.MAX_PHONEMES) -> PhonemizedText:
     """Split a text at sentences; one that is too long for the network is split at words, a word at symbols.
+
+    Args:
+      text: of any length.
+      max_symbols: most symbols of a sentence, the leading 0 included.
 
     Raises:
       PhonemeError: nothing to pronounce.
@@ -58,7 +62,7 @@ def phonemize_text(text: str) -> PhonemizedText:
         unknown = symbols.unknown_symbols(ipa)
         dropped_symbols.update({symbol: ipa.count(symbol) for symbol in unknown})
         known = "".join(symbol for symbol in ipa if symbol not in unknown)
-        sentences += [symbols.encode(line) for line in _wrap(known, symbols.MAX_PHONEMES - 1)]
+        sentences += [symbols.encode(line) for line in _wrap(known, max_symbols - 1)]
     if not sentences:
         raise symbols.PhonemeError("nothing to pronounce: give a text with words")
     return PhonemizedText(tuple(sentences), dict(dropped_symbols), tuple(dropped_parts))

@@ -43,7 +43,10 @@ class StyleTTS2Speech:
           CheckpointError: no converted weights in the folder.
           StyleTTS2Error: the weights are another network's, or cannot refine.
         """
-        self._set_networks(Networks(weights, compute_dtype), refine)
+        networks = Networks(weights, compute_dtype)
+        if not networks.config.style_networks:
+            raise StyleTTS2Error(f"{weights}: no style networks in these weights (Kokoro's): use the generator kokoro")
+        self._set_networks(networks, refine)
 
     def _set_networks(self, networks: Networks, refine: bool) -> None:
         self.networks = networks
@@ -183,6 +186,14 @@ class StyleTTS2Speech:
 
     # Text to speech
 
+    def phonemized(self, text: str | PhonemizedText) -> PhonemizedText:
+        """Return a text's phonemes by sentence, as the network reads them.
+
+        Raises:
+          PhonemeError: nothing to pronounce.
+        """
+        return text if isinstance(text, PhonemizedText) else phonemize_text(text)
+
     def synthesize_many(
         self,
         texts: Sequence[str | PhonemizedText],
@@ -200,7 +211,7 @@ class StyleTTS2Speech:
           PhonemeError: a text without anything to pronounce.
           StyleTTS2Error: references are missing, or not wanted.
         """
-        phonemized = [_phonemized(text) for text in texts]
+        phonemized = [self.phonemized(text) for text in texts]
         self._check_reference(references)
         ids = [sentence for text in phonemized for sentence in text.sentences]
         owners = [number for number, text in enumerate(phonemized) for _ in text.sentences]
@@ -242,7 +253,7 @@ class StyleTTS2Speech:
           StyleTTS2Error: the reference is missing, or not wanted.
         """
         self._check_reference(reference)
-        parts = self._sentences(_phonemized(text), reference, options)
+        parts = self._sentences(self.phonemized(text), reference, options)
         with concurrent.futures.ThreadPoolExecutor(1, "styletts2") as pool:
             future = pool.submit(next, parts, None)
             while (part := future.result()) is not None:
@@ -326,7 +337,3 @@ def _scatter(frames: np.ndarray, mask: np.ndarray) -> np.ndarray:
     scattered = np.zeros(len(mask), np.int32)
     scattered[mask] = frames
     return scattered
-
-
-def _phonemized(text: str | PhonemizedText) -> PhonemizedText:
-    return text if isinstance(text, PhonemizedText) else phonemize_text(text)
