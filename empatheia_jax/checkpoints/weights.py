@@ -49,11 +49,15 @@ RUNTIME = (
     "max_length",
 )
 
+ADDED = {"style_networks": True}
+"""Fields that configs have got since folders were first written, and what holds where a folder does not have them."""
+
 
 def architecture(config) -> dict:
     """Return the fields of a network's config that determine its parameters and arithmetic, as JSON values."""
     fields = {"family": type(config).__name__} | dataclasses.asdict(config)
-    return json.loads(json.dumps({name: value for name, value in fields.items() if name not in RUNTIME}))
+    known = {name: value for name, value in fields.items() if name not in RUNTIME and ADDED.get(name) != value}
+    return json.loads(json.dumps(known))
 
 
 def differing_fields(saved: dict, expected: dict) -> list[str]:

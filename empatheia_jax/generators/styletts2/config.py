@@ -47,7 +47,9 @@ class StyleTTS2Config:
     plbert_mlp: int = 2048
     plbert_layers: int = 12
     plbert_positions: int = 512
-    # Not in the published file: the dtype of the decoder's computation; everything else is float32
+    # Not in the published file: whether the encoders of a recording's style and the diffusion of styles are there ...
+    style_networks: bool = True
+    # ... and the dtype of the decoder's computation; everything else is float32
     compute_dtype: str = "float32"
 
     @classmethod
@@ -64,6 +66,13 @@ class StyleTTS2Config:
             upsample_rates=(10, 6),
             upsample_kernel_sizes=(20, 12),
             sigma_data=0.45731624995853165,
+        )
+
+    @classmethod
+    def kokoro(cls) -> "StyleTTS2Config":
+        """Return the sizes of hexgrad/Kokoro-82M: many speakers, iSTFTNet, without the networks that make styles."""
+        return cls(
+            decoder_type="istftnet", upsample_rates=(10, 6), upsample_kernel_sizes=(20, 12), style_networks=False
         )
 
     @classmethod

@@ -15,7 +15,10 @@ from empatheia_jax.generators.styletts2.text import PLBert, TextEncoder
 
 
 class StyleTTS2(nnx.Module):
-    """The eight published networks that synthesis needs; the five that are only used in training are left out."""
+    """The published networks that synthesis needs: eight, or five without those that make styles (Kokoro).
+
+    Those that are only used in training are left out.
+    """
 
     def __init__(self, config: StyleTTS2Config, *, rngs: nnx.Rngs | None = None):
         """Build the networks; `rngs` is not used, since frozen weights are loaded (see `generators.layers`)."""
@@ -25,9 +28,10 @@ class StyleTTS2(nnx.Module):
         self.predictor = ProsodyPredictor(config)
         self.decoder = Decoder(config)
         self.text_encoder = TextEncoder(config)
-        self.predictor_encoder = StyleEncoder(config)
-        self.style_encoder = StyleEncoder(config)
-        self.diffusion = Denoiser(config)
+        if config.style_networks:
+            self.predictor_encoder = StyleEncoder(config)
+            self.style_encoder = StyleEncoder(config)
+            self.diffusion = Denoiser(config)
 
     def style(self, mel: jax.Array, lengths: jax.Array) -> jax.Array:
         """Return the style [B, 256], acoustic then prosodic, of log-mels [B, T, 80] with true frames `lengths` [B]."""
