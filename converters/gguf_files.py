@@ -146,7 +146,7 @@ def _place_tensors(cursor: _Cursor, alignment: object, described: dict) -> dict[
         dtype, num_bytes, reader = _format(path, name, shape, kind)
         if offset != expected:
             raise ConversionError(
-                f"{path}: damaged at {name}: it begins at byte {offset:,} of the data, the tensors before it end at {expected:,}"
+                f"{path}: damaged at {name}: it begins at {offset:,} of the data, the one before ends at {expected:,}"
             )
         if start + offset + num_bytes > size:
             raise ConversionError(
