@@ -29,8 +29,11 @@ $(VENV)/.test: $(VENV)/.demo
 demo: env
 	$(BIN)/python -m empatheia_jax demo --output runs/demo
 
+# The tests' many small programs take longer to compile than to run: here with little optimisation. `pytest` alone runs
+# them as users do.
 test: lint
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	XLA_FLAGS="$${XLA_FLAGS---xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true}" \
+	  $(BIN)/python -m pytest -n 2 --dist loadfile
 
 test-slow: env-test
 	$(BIN)/python -m pytest -m slow
@@ -59,7 +62,7 @@ lint: env-test
 	$(BIN)/python -m ruff format --check --quiet .
 	$(BIN)/python -m ruff check --quiet .
 	$(BIN)/lint-imports
-	if $(BIN)/python -c 'import torch' 2>/dev/null; then $(BIN)/basedpyright --level error --pythonpath $(BIN)/python; \
+	if $(BIN)/python -c 'import torch' 2>/dev/null; then $(BIN)/basedpyright --threads 2 --level error --pythonpath $(BIN)/python; \
 	  else echo 'types are not checked: without torch its imports cannot be resolved'; fi
 
 clean:

@@ -55,6 +55,7 @@ def draw(seed: int, *shape) -> np.ndarray:
     return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
 
 
+@pytest.mark.slow
 def test_the_voices_say_the_same(voices, settings, seed):
     flax, original = voices
     assert generator_widths(settings[0]) == generator_widths(settings[1])
@@ -81,7 +82,8 @@ def test_the_voices_say_the_same(voices, settings, seed):
     assert flax.agreement(contents[0], ids[0]) == original.agreement(contents[0], ids[0])
 
 
-@pytest.mark.parametrize("compact", [True, pytest.param(False, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("compact", [True, False])
 def test_the_faces_move_the_same(settings, seed, compact):
     face_content = "compact" if compact else "windows"
     flax, original = (build_generators(dataclasses.replace(c, face_content=face_content))[1] for c in settings)

@@ -79,6 +79,7 @@ def test_the_published_file_is_converted(checkpoint, tmp_path):
     assert is_weights(tmp_path / "weights")
 
 
+@pytest.mark.slow
 def test_what_is_beside_must_be_right(checkpoint, tmp_path):
     with pytest.raises(ConversionError, match="config.yml: not there"):
         convert("styletts2", checkpoint, tmp_path / "weights", config=tmp_path / "config.yml")

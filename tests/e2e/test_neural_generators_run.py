@@ -61,6 +61,7 @@ def store(config, corpus) -> FeatureStore:
     return FeatureStore(corpus / "features")
 
 
+@pytest.mark.slow
 def test_golds_are_what_the_generators_compute_from_the_recordings(config, corpus, store):
     speech, face = build_generators(config.generators)
     (content_dim, style_dim), (video_dim, face_style_dim) = generator_widths(config.generators)

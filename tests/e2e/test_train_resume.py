@@ -99,6 +99,7 @@ def test_a_used_workdir_needs_resume_and_another_config_is_refused(trainer):
     assert not (trainer.folder / "fresh" / "config.json").exists()
 
 
+@pytest.mark.slow
 def test_a_loss_that_is_not_finite_ends_the_run_and_its_examples_are_kept(trainer):
     code, _, err = trainer.finish(trainer.start("exploded", "--stages.0.learning-rate", "1e38"))
     assert code == 1 and "Traceback" not in err, err[-2000:]

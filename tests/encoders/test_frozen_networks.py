@@ -71,6 +71,7 @@ def test_segment_means_are_means_of_equal_parts(rng, frames):
         np.testing.assert_allclose(means[part], hidden[0, first:after].mean(axis=0), atol=1e-6)
 
 
+@pytest.mark.slow
 def test_an_utterance_is_heard_as_if_it_were_alone(hubert_folder, rng):
     folder, module = hubert_folder
     encoder = HubertAudio(HUBERT, str(folder), segments=4)

@@ -162,6 +162,7 @@ def test_speech_moves_the_mouth_and_nothing_above_it():
 # Style ================================================================================================================
 
 
+@pytest.mark.slow
 def test_asked_style_is_recovered_from_video(measured_clips):
     requested, measured, _ = measured_clips
     explained = 1 - ((requested - measured) ** 2).sum(0) / ((requested - requested.mean(0)) ** 2).sum(0)
@@ -170,6 +171,7 @@ def test_asked_style_is_recovered_from_video(measured_clips):
     assert 0.3 < requested.std() < 1.5  # standardised to order 1
 
 
+@pytest.mark.slow
 def test_profile_and_emotion_explain_the_style(measured_clips):
     """S_video must be predictable for avatars never seen: fit on half of the avatars, judged on the other half."""
     _, measured, labels = measured_clips
@@ -187,6 +189,7 @@ def test_profile_and_emotion_explain_the_style(measured_clips):
     assert 1 - (residual**2).sum() / (total**2).sum() > 0.85
 
 
+@pytest.mark.slow
 def test_emotions_are_told_apart(measured_clips):
     _, measured, labels = measured_clips
     emotion = np.array([AVATAR_EMOTIONS.index(label[3]) for label in labels])

@@ -127,6 +127,7 @@ def test_styles_count_their_frames_and_the_first_256(face, seed):
     assert np.isfinite(face.style_from_expression(np.zeros((1, 64)))).all() and np.isfinite(face.null_style()).all()
 
 
+@pytest.mark.slow
 def test_guidance_and_both_samplers(weights, seed):
     rng = np.random.default_rng(seed)
     content = rng.normal(size=(5, 11, 32)).astype(np.float32)

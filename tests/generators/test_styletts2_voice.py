@@ -41,6 +41,7 @@ def assert_equal_alone(batch, alone, lengths, tolerance=2e-5):
         assert not np.abs(actual[length:]).any()
 
 
+@pytest.mark.slow
 def test_a_row_of_a_batch_is_what_it_is_alone(model, seed):
     rng, config = np.random.default_rng(seed), model.config
     lengths, size = np.array([11, 6]), 11

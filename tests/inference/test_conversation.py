@@ -79,6 +79,7 @@ def arguments(example):
     return example, STORE.get, example.listener_profile
 
 
+@pytest.mark.slow
 def test_a_test_set_gets_what_generate_writes_alone(engine, alone):
     answers = engine.answer(EXAMPLES, STORE.get, [e.listener_profile for e in EXAMPLES])
     for example, answer in zip(EXAMPLES, answers, strict=True):
@@ -157,6 +158,7 @@ def test_an_answer_is_cut_at_its_limit_unless_its_end_comes_next(engine):
         assert (answer.tokens, answer.truncated) == (written, is_cut)
 
 
+@pytest.mark.slow
 def test_an_interrupted_turn_leaves_nothing_stale(engine, monkeypatch):
     chat = Conversation(engine)
     chat.answer(*arguments(EXAMPLES[0]))

@@ -163,6 +163,7 @@ def test_padded_batch_equals_each_alone(pair, seed, record_property):
         assert not hidden[index, frames:].any()
 
 
+@pytest.mark.slow
 def test_too_short(seed):
     """An utterance without one frame has an empty mask and zeros; a batch without one frame is an error."""
     model = Hubert(HubertConfig.tiny(), rngs=nnx.Rngs(seed))

@@ -154,6 +154,7 @@ def test_progress_says_rate_and_time_to_go(corpus, tmp_path, capsys):
     assert "20/20 utterances" in last and "/s" in last and "0 s to go" in last and "rejected" not in last
 
 
+@pytest.mark.slow
 def test_killed_at_a_random_moment_and_resumed(reference, corpus, tmp_path, seed):
     """SIGKILL of the main process, at any moment and then after a shard; the next run finishes and repeats no shard."""
     output = tmp_path / "features"

@@ -21,6 +21,7 @@ def check(parts: str, *meshes: list[int]) -> None:
         assert result["split"] == {"kernel": [1, fsdp, tensor, 1], "cache": [1, rows, 1, tensor, 1]}
 
 
+@pytest.mark.slow
 def test_words_on_eight_devices_are_those_of_one():
     check("words", [2, 2, 2])
 

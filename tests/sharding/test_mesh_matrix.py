@@ -21,6 +21,7 @@ def test_every_mesh_gives_the_curve_of_one_device(stage):
             assert values == pytest.approx(expected, rel=1e-3), mesh
 
 
+@pytest.mark.slow
 def test_large_parameters_of_a_7b_model_are_split_on_every_mesh():
     """`tensor` splits heads, MLP and vocabulary, `fsdp` the model's width; no large parameter is left unsharded."""
     layouts = program_result("layouts_on_meshes", json.dumps(MESHES), devices=8)

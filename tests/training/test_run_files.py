@@ -38,6 +38,7 @@ def zeroed(state):
 # Checkpoints ----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_checkpoints_come_back_bit_for_bit_and_the_newest_two_stay(tmp_path, state):
     adapted = nnx.filter_state(state, in_groups(ADAPTED))
     tx = optax.adamw(1e-3)
