@@ -150,10 +150,10 @@ class _Reader:
     def read_named(self) -> None:
         """Read what the exporter left its name: norms, biases, embeddings."""
         for name in self.initializers:
-            parameter = name.removesuffix("_quantized")
-            if name in self.used or not _PARAMETER.fullmatch(parameter):
+            parameter = _own_name(name)
+            if name in self.used or not parameter:
                 continue
-            if parameter != name:
+            if name.endswith("_quantized"):
                 self._add(parameter, name, self._codes(name, None, axis=0))
             elif self._dtype(name).kind not in "iub" and not re.search(r"_(scale|zero_point)$", name):
                 self._add(parameter, name, None)
@@ -169,12 +169,11 @@ class _Reader:
     def _product(self, node) -> None:
         """Read a weight [in, out], which torch's Linear has as [out, in]."""
         name = node.input[1]
-        is_named = bool(_PARAMETER.fullmatch(name.removesuffix("_quantized")))
         if node.op_type == "Gemm":
             transposed = not any(attribute.name == "transB" and attribute.i for attribute in node.attribute)
             self._bias(node)
         else:  # a Linear's weight loses its name when it is transposed; the quantiser transposes Gemm's and keeps it
-            transposed = not is_named or "Gemm" in node.name.rpartition("/")[2]
+            transposed = not _own_name(name) or "Gemm" in node.name.rpartition("/")[2]
         zero = node.input[3] if node.op_type == "MatMulInteger" and len(node.input) > 3 else None
         codes = self._codes(name, zero, axis=-1) if node.op_type == "MatMulInteger" else None
         self._add(self._parameter(name, node, "weight"), name, codes, (lambda array: array.T) if transposed else None)
@@ -209,7 +208,7 @@ class _Reader:
 
     def _parameter(self, name: str, node, leaf: str) -> str:
         """Return a parameter's name: its own, or that of the module whose node uses it (first: its shortest)."""
-        if _PARAMETER.fullmatch(own := name.removesuffix("_quantized")):
+        if own := _own_name(name):
             return own
         paths = [_module_path(user.name) for user, _ in self.users[name] if user.op_type == node.op_type]
         return f"{min(paths, key=len)}.{leaf}"
@@ -301,13 +300,19 @@ class _Reader:
             return "single numbers"
         if (array == 0).all() or (array == 1).all():
             return "zeros or ones: initial states, norms without parameters"
-        if all(user.op_type == "Resize" for user, _ in self.users[name]):
+        if {user.op_type for user, _ in self.users[name]} == {"Resize"}:
             return "factors of resizing"
         module = self.rename(_module_path(name) + ".")
         siblings = [t.read() for n, t in self.tensors.items() if n.startswith(module) and t.shape == array.shape]
         if "Reciprocal" in name and any(np.allclose(array * sibling, 1, rtol=1e-5) for sibling in siblings):
             return "reciprocals of a weight"
         return None
+
+
+def _own_name(name: str) -> str | None:
+    """Return the name that a parameter had in torch, without what the quantiser appended, or None."""
+    name = name.removesuffix("_quantized").removesuffix("_Transposed")
+    return name if _PARAMETER.fullmatch(name) else None
 
 
 def _module_path(node: str) -> str:
