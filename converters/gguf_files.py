@@ -41,7 +41,7 @@ class _Cursor:
         self.path, self.size, self.position = path, path.stat().st_size, 0
         if self.size < 24:
             raise ConversionError(f"{path}: {self.size} bytes, too short for a GGUF file")
-        self._bytes = memoryview(np.memmap(path, np.uint8, "r"))
+        self._bytes = np.memmap(path, np.uint8, "r").data
 
     def error(self, problem: str) -> ConversionError:
         """Return the error of a damaged header."""

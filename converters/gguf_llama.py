@@ -1,5 +1,6 @@
 """A Llama in a GGUF file -> tensors and config.json as transformers has them, for the table in vicuna.py."""
 
+import math
 import re
 from pathlib import Path
 
@@ -35,6 +36,8 @@ _REQUIRED = {  # metadata, after "llama." -> transformers' name
     "context_length": "max_position_embeddings",
     "attention.layer_norm_rms_epsilon": "rms_norm_eps",
 }
+EPSILON = "attention.layer_norm_rms_epsilon"
+_OFF = (False, 0, None, "none", "")
 _READ = {  # what else is read or does not change what is computed; anything else must be off
     "attention.head_count_kv",
     "attention.key_length",
@@ -48,6 +51,15 @@ _READ = {  # what else is read or does not change what is computed; anything els
     "rope.scale_linear",
     "vocab_size",
     "tensor_data_layout",
+}
+_NUMBERS = {  # of `_READ`, and their types
+    "attention.head_count_kv": int,
+    "attention.key_length": int,
+    "attention.value_length": int,
+    "rope.dimension_count": int,
+    "rope.freq_base": float,
+    "rope.scaling.factor": float,
+    "rope.scale_linear": float,
 }
 _TOKEN_IDS = {"bos": "bos", "eos": "eos", "padding": "pad"}
 _LLAMA3 = (1.0, 4.0, 8192)  # low and high frequency factor and original context of all published Llama 3.1 to 3.3
@@ -64,14 +76,16 @@ def read_settings(file: GgufFile) -> dict:
     if kind != ARCHITECTURE:
         raise ConversionError(f"{file.path}: architecture {kind!r}; only {ARCHITECTURE!r} is known")
     own = {key.partition(".")[2]: value for key, value in metadata.items() if key.startswith(f"{ARCHITECTURE}.")}
-    for name in _REQUIRED:
-        if not isinstance(own.get(name), int | float) or not own[name] > 0:
+    numbers = _NUMBERS | {name: float if name == EPSILON else int for name in _REQUIRED}
+    for name, kind in numbers.items():
+        if name not in own and name not in _REQUIRED:
+            continue
+        if not isinstance(own.get(name), kind) or not 0 < own[name] < math.inf:
             problems.append(f"{ARCHITECTURE}.{name} is {own.get(name, 'missing')!r}")
-    off = (False, 0, None, "none", "")
     problems += [
         f"{ARCHITECTURE}.{name} is {value!r}, which is not known"
         for name, value in own.items()
-        if name not in _REQUIRED and name not in _READ and not any(value is o or value == o for o in off)
+        if name not in _REQUIRED and name not in _READ and (isinstance(value, np.ndarray) or value not in _OFF)
     ]
     if problems:
         raise ConversionError(f"{file.path}: its metadata do not fit: " + "; ".join(problems))
@@ -80,7 +94,7 @@ def read_settings(file: GgufFile) -> dict:
     for name in ("attention.key_length", "attention.value_length", "rope.dimension_count"):
         if own.get(name, head_dim) != head_dim:
             problems.append(f"{ARCHITECTURE}.{name} is {own[name]!r}, a head has {head_dim}")
-    if not isinstance(kv_heads, int) or kv_heads < 1 or heads % kv_heads:
+    if heads % kv_heads:
         problems.append(f"{ARCHITECTURE}.attention.head_count_kv is {kv_heads!r}, of {heads} heads")
     theta = _shortest(own.get("rope.freq_base", 10000.0))
     scaling = _read_scaling(own, file.tensors.get(ROPE_FACTORS), head_dim, theta, problems=problems)
@@ -114,8 +128,6 @@ def _read_scaling(own: dict, factors: Tensor | None, head_dim: int, theta: float
     factor = own.get("rope.scaling.factor", own.get("rope.scale_linear", 1))
     if kind not in ("none", "linear"):
         problems.append(f"rope scaling {kind!r}; known are none, linear and Llama 3's")
-    elif kind == "linear" and not factor > 0:
-        problems.append(f"rope scaling by the factor {factor!r}")
     if factors is None:
         return {"rope_type": "linear", "factor": _shortest(factor)} if kind == "linear" and factor != 1 else None
     if kind == "linear" and factor != 1:

@@ -40,12 +40,11 @@ def tokenizer_files(file: GgufFile, vocab_size: int) -> dict[str, bytes]:
       ConversionError: no tokenizer, one of a kind that is not known, or one that contradicts itself or the embedding.
     """
     fields = {key.removeprefix(_PREFIX): value for key, value in file.metadata.items() if key.startswith(_PREFIX)}
-    kind, tokens = fields.get("model"), fields.get("tokens")
+    kind, tokens = fields.get("model"), _texts(fields.get("tokens"))
     if kind not in ("gpt2", "llama"):
         raise ConversionError(f"{file.path}: tokenizer {kind!r}; known are 'gpt2' (BPE) and 'llama' (SentencePiece)")
-    if not _is_texts(tokens) or len(tokens) != vocab_size:
-        count = len(tokens) if _is_texts(tokens) else "no"
-        raise ConversionError(f"{file.path}: {count} tokens, and an embedding of {vocab_size}")
+    if len(tokens) != vocab_size:
+        raise ConversionError(f"{file.path}: {len(tokens)} tokens, and an embedding of {vocab_size}")
     if len(set(tokens)) != len(tokens):
         twice = next(token for index, token in enumerate(tokens) if tokens.index(token) != index)
         raise ConversionError(f"{file.path}: the token {twice!r} stands twice in its tokenizer")
@@ -71,8 +70,8 @@ def tokenizer_files(file: GgufFile, vocab_size: int) -> dict[str, bytes]:
     return contents | {"tokenizer_config.json": _to_json(settings)}
 
 
-def _is_texts(value: object) -> bool:
-    return isinstance(value, list) and bool(value)
+def _texts(value: object) -> list[str]:
+    return value if isinstance(value, list) else []
 
 
 def _to_json(value) -> bytes:
@@ -99,12 +98,12 @@ def _byte_level_bpe(file: GgufFile, fields: dict, types: np.ndarray, settings: d
     """
     import tokenizers
 
-    cut, tokens, merges = fields.get("pre", "default"), fields["tokens"], fields.get("merges")
+    cut, tokens, merges = fields.get("pre", "default"), fields["tokens"], _texts(fields.get("merges"))
     if cut not in CUTS:
         raise ConversionError(
             f"{file.path}: {_PREFIX}pre is {cut!r}: how it cuts text is not known ({', '.join(CUTS)})"
         )
-    if not _is_texts(merges):
+    if not merges:
         raise ConversionError(f"{file.path}: a BPE tokenizer without merges")
     vocabulary = {token: index for index, token in enumerate(tokens)}
     pairs = [tuple(merge.split(" ")) for merge in merges]
@@ -199,8 +198,8 @@ def _sentencepiece(file: GgufFile, fields: dict, types: np.ndarray, settings: di
     from sentencepiece import sentencepiece_model_pb2
 
     messages: Any = sentencepiece_model_pb2  # its classes are made at run time
-    tokens, scores = fields["tokens"], np.asarray(fields.get("scores", ()), np.float32)
-    if scores.shape != (len(tokens),) or not np.isfinite(scores).all():
+    tokens, scores = fields["tokens"], np.asarray(fields.get("scores", ()))
+    if scores.shape != (len(tokens),) or scores.dtype.kind != "f" or not np.isfinite(scores).all():
         raise ConversionError(f"{file.path}: {scores.size} finite scores for {len(tokens)} tokens of SentencePiece")
     unknown = np.flatnonzero(types == _UNKNOWN)
     if len(unknown) != 1 or not np.isin(types, range(1, 7)).all():

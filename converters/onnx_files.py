@@ -145,7 +145,10 @@ class _Reader:
         for node in self.graph.node:
             if node.op_type in readers and len(node.input) > 1 and node.input[1] in self.initializers:
                 if node.input[1] not in self.used:
-                    readers[node.op_type](node)
+                    try:
+                        readers[node.op_type](node)
+                    except (ValueError, IndexError):  # of shapes that such a layer cannot have
+                        self.problems.append(f"{node.name}: its inputs are not those of a {node.op_type}")
 
     def read_named(self) -> None:
         """Read what the exporter left its name: norms, biases, embeddings."""

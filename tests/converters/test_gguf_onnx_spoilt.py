@@ -147,6 +147,14 @@ GGUF_CONTENTS = {
     "no width": ({"left_out": {"embedding_length"}}, "llama.embedding_length is 'missing'"),
     "no epsilon": ({"left_out": {"layer_norm_rms_eps"}}, "llama.attention.layer_norm_rms_epsilon is 'missing'"),
     "an unknown cut": ({"pre": "tekken"}, "tokenizer.ggml.pre is 'tekken'"),
+    "no such base": (
+        {"left_out": {"rope_freq_base"}, "change": lambda w: w.add_rope_freq_base(float("nan"))},
+        "is nan",
+    ),
+    "heads by layer": (
+        {"left_out": {"head_count_kv"}, "change": lambda w: w.add_head_count_kv([2, 2])},
+        "llama.attention.head_count_kv is",
+    ),
     "experts": ({"change": lambda w: w.add_expert_count(8)}, "llama.expert_count is 8, which is not known"),
     "yarn": (
         {"change": lambda w: w.add_rope_scaling_type(gguf.RopeScalingType.YARN)},
@@ -256,6 +264,7 @@ ONNX_CONTENTS = {
     "a nameless kind": (lambda m: setattr(find(m, ALPHA), "data_type", 200), "is in the format unknown (200)"),
     "4-bit integers": (lambda m: setattr(find(m, ALPHA), "data_type", TensorProto.INT4), "in the format INT4"),
     "a name twice": (lambda m: m.graph.initializer.append(find(m, ALPHA)), "stands twice in it"),
+    "a flat lstm": (set_dims("w_quantized", [2 * 24 * 32]), "its inputs are not those of a Dynamic"),
     "no scale": (lambda m: m.graph.initializer.remove(find(m, f"{FC}_scale")), "is quantised without a scale"),
     "three scales": (lambda m: replace(m, f"{FC}_scale", np.ones(3, np.float32)), "not one or one a channel"),
     "16-bit codes": (lambda m: replace(m, f"{FC}_quantized", np.ones((8, 32), np.int32)), "known are int8 and uint8"),
@@ -264,7 +273,7 @@ ONNX_CONTENTS = {
     "not a number": (lambda m: replace(m, BIAS, np.full(32, np.nan, np.float32)), "infinite or not"),
     "a missing weight": (lambda m: m.graph.initializer.remove(find(m, BIAS)), "norm1.fc.bias is missing"),
     "other names": (
-        lambda m: rename_all(m, "encoder.text_encoder.", "encoder.reader."),
+        lambda m: rename_all(m, "F0_proj.bias", "F0_out.bias"),
         "problems, nothing was written",
     ),
     "no nodes": (lambda m: m.graph.ClearField("node"), "no nodes, no weights"),

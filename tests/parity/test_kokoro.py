@@ -71,7 +71,7 @@ def build(fits, *networks: str) -> StyleTTS2:
     """Build the model with these networks' weights, and zeros elsewhere."""
     tensors, entries = fits
     graphdef, shapes = abstract_network(StyleTTS2, CONFIG)
-    arrays = {name: jnp.zeros(leaf.shape, leaf.dtype) for name, leaf in named_arrays(shapes).items()}
+    arrays = {name: np.zeros(leaf.shape, leaf.dtype) for name, leaf in named_arrays(shapes).items()}
     arrays |= {entry.name: jnp.asarray(entry.read(tensors)) for entry in entries if entry.name.startswith(networks)}
     return nnx.merge(graphdef, with_arrays(shapes, arrays))
 
