@@ -119,7 +119,8 @@ def _run_model(model: StyleTTS2, symbols: np.ndarray, style: np.ndarray, export:
     curves = [export[name].reshape(1, 2 * total) for name in ("F0", "energy")]
     source = export["source"].reshape(1, total * SAMPLES_PER_FRAME)
 
-    def run(symbols, style, frames, f0, energy, source):
+    def run(*arrays):
+        symbols, style, frames, f0, energy, source = arrays
         totals = jnp.sum(frames, axis=1)
         content = model.encode_text(symbols, lengths)
         acoustic, prosodic = jnp.split(style, 2, axis=-1)

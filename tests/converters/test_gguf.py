@@ -135,6 +135,12 @@ def test_the_config_is_all_from_the_file(write, tmp_path, state):
     )
     names = {path.name for path in (tmp_path / "out").iterdir()}
     assert names == {"config.json", "params", "tokenizer.json", "tokenizer_config.json"}
+    assert main(["export", "--weights", str(tmp_path / "out"), "--output", str(tmp_path / "hf")]) == 0
+    exported = open_source("vicuna", tmp_path / "hf")
+    assert exported.config == open_source("vicuna", tmp_path / "model.gguf").config
+    assert exported.tensors.keys() == state.keys() and (tmp_path / "hf" / "tokenizer.json").exists()
+    for name, array in state.items():
+        np.testing.assert_array_equal(exported.tensors[name].read(), array)
 
 
 def test_tied_embeddings_and_the_default_of_theta(tmp_path, bpe, seed):
