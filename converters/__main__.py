@@ -2,6 +2,8 @@
 
 python -m converters vicuna|hubert|clip|wav2vec2 --input PATH --output DIR [--dtype D] [--verify]
 python -m converters styletts2 --input epochs_2nd_00020.pth [--config config.yml] [--plbert FILE] --output DIR
+python -m converters vicuna --input MODEL.gguf --output DIR [--dtype D] [--verify]
+python -m converters kokoro --input kokoro-v1_0.pth|kokoro-v1.0.int8.onnx [--voices DIR] --output DIR [--verify]
 python -m converters dreamtalk --input denoising_network.pth --renderer renderer.pt [--wav2vec DIR]
                                [--face3d epoch_20.pth] --output DIR
 python -m converters export --run DIR --format peft|hf --output DIR [--dtype D]
@@ -36,7 +38,9 @@ def main(argv: list[str]) -> int:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for family in FAMILIES:
         command = commands.add_parser(family, help=f"a transformers checkpoint of {family} -> weights")
-        command.add_argument("--input", type=Path, required=True, help="directory, weights file or shard index")
+        command.add_argument(
+            "--input", type=Path, required=True, help="directory, weights file, shard index, or a .gguf"
+        )
         command.add_argument("--output", type=Path, required=True, help="a new folder")
         command.add_argument("--dtype", choices=DTYPES, help="default: each tensor's own; norms stay float32")
         command.add_argument(
@@ -55,6 +59,17 @@ def main(argv: list[str]) -> int:
     command.add_argument("--output", type=Path, required=True, help="a new folder")
     command.add_argument("--sha256", metavar="HEX", help="of the .pth; hashes found beside it are always checked")
     command.set_defaults(run=_convert_styletts2)
+    command = commands.add_parser("kokoro", help="Kokoro-82M, as .pth or .onnx -> weights")
+    command.add_argument("--input", type=Path, required=True, help="kokoro-v1_0.pth or kokoro-v1.0.int8.onnx")
+    command.add_argument("--voices", type=Path, help="folder of NAME.pt or NAME.bin: mean rows to DIR/voices.npz")
+    command.add_argument("--output", type=Path, required=True, help="a new folder")
+    command.add_argument("--sha256", metavar="HEX", help="of the file; hashes found beside it are always checked")
+    command.add_argument(
+        "--verify",
+        action="store_true",
+        help="then run the .onnx in ONNX Runtime and ours on the same input; an existing output is only verified",
+    )
+    command.set_defaults(run=_convert_kokoro)
     command = commands.add_parser("dreamtalk", help="the published files of DreamTalk -> a folder of weights each")
     command.add_argument("--input", type=Path, required=True, dest="denoiser", help="denoising_network.pth")
     command.add_argument("--renderer", type=Path, required=True, help="renderer.pt")
@@ -111,6 +126,19 @@ def _convert_styletts2(args) -> int:
     extra_files = {"config": args.config, "plbert": args.plbert}
     _print(args.output, convert("styletts2", args.input, args.output, sha256=args.sha256, **extra_files))
     return 0
+
+
+def _convert_kokoro(args) -> int:
+    if not (args.verify and (args.output / "config.json").exists()):
+        extra_files = {} if args.voices is None else {"voices": args.voices}
+        _print(args.output, convert("kokoro", args.input, args.output, sha256=args.sha256, **extra_files))
+    if not args.verify:
+        return 0
+    from converters.verify_kokoro import verify_kokoro
+
+    report = verify_kokoro(args.input, args.output)
+    print("\n".join(report.lines()))
+    return 0 if report.good else 1
 
 
 def _convert_dreamtalk(args) -> int:

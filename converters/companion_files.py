@@ -3,7 +3,7 @@
 import hashlib
 import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from converters.tensors import ConversionError
@@ -32,6 +32,13 @@ def copy_settings(source: Path, output: Path) -> list[str]:
     for name in names:
         shutil.copyfile(source / name, output / name)
     return names
+
+
+def write_files(contents: Mapping[str, bytes], output: Path) -> list[str]:
+    """Write files, name -> contents, and return their names."""
+    for name, content in contents.items():
+        (output / name).write_bytes(content)
+    return list(contents)
 
 
 def published_hash(path: Path) -> tuple[str, str] | None:

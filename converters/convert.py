@@ -10,7 +10,18 @@ import numpy as np
 from flax import nnx
 from tqdm import tqdm
 
-from converters import clip, companion_files, dreamtalk, speech_encoders, styletts2, vicuna
+from converters import (
+    clip,
+    companion_files,
+    dreamtalk,
+    gguf_files,
+    gguf_llama,
+    gguf_tokenizer,
+    kokoro,
+    speech_encoders,
+    styletts2,
+    vicuna,
+)
 from converters.outputs import one_writer_of, refuse_existing, resumable_folder, save_safetensors
 from converters.readers import open_checkpoint, read_json
 from converters.rules import Source, TransformersFamily, find_prefix
@@ -26,9 +37,10 @@ FAMILIES: dict[str, TransformersFamily] = {
     "wav2vec2": speech_encoders.WAV2VEC2,
 }
 """Families whose checkpoints are transformers directories."""
-FILE_READERS: dict[str, Callable[..., Source]] = {"styletts2": styletts2.open_files} | {
-    f"dreamtalk_{name}": part.open_files for name, part in dreamtalk.PARTS.items()
-}
+FILE_READERS: dict[str, Callable[..., Source]] = {
+    "styletts2": styletts2.open_files,
+    "kokoro": kokoro.open_files,
+} | {f"dreamtalk_{name}": part.open_files for name, part in dreamtalk.PARTS.items()}
 """Families that are published as files of their own -> the function that opens them."""
 CARRIED_FILE = "carried.safetensors"
 """Small tensors that our network does not use and an export must have: SpecAugment's mask embedding."""
@@ -46,6 +58,8 @@ def open_source(family: str, source: Path) -> Source:
     table, source = FAMILIES[family], Path(source)
     if not source.exists():
         raise ConversionError(f"{source}: not there")
+    if source.suffix == ".gguf":
+        return _open_gguf(family, source)
     folder = source if source.is_dir() else source.parent
     if not (folder / "config.json").exists():
         raise ConversionError(f"{folder}: no config.json beside the weights")
@@ -65,6 +79,23 @@ def open_source(family: str, source: Path) -> Source:
     tensors = open_checkpoint(source)
     prefix = find_prefix(tensors, table.prefix)
     return Source(family, folder, settings, config, tensors, prefix, table.fit(config, tensors, prefix))
+
+
+def _open_gguf(family: str, source: Path) -> Source:
+    """Read a GGUF file, which holds settings, tensors and tokenizer."""
+    table = FAMILIES[family]
+    if gguf_llama.ARCHITECTURE not in table.model_types:
+        raise ConversionError(f"{source}: GGUF files are read by family vicuna, not by {family}")
+    file = gguf_files.open_gguf(source)
+    settings = gguf_llama.read_settings(file)
+    try:
+        config = table.parse_config(settings, None)
+    except (ConfigError, ConversionError, TypeError) as error:
+        raise ConversionError(f"{source}: {error}") from error
+    tensors = gguf_llama.read_tensors(file, settings)
+    fits = table.fit(config, tensors, table.prefix)
+    generated = gguf_tokenizer.tokenizer_files(file, config.vocab_size)
+    return Source(family, source.parent, settings, config, tensors, table.prefix, fits, generated)
 
 
 def convert(
@@ -118,7 +149,8 @@ def convert(
     warn(opened.folder, notes)
     numbers = sum(int(np.prod(entry.shape)) for entry in opened.fits)
     unused = len(opened.tensors) - len(used)
-    return {"tensors": len(used), "left_aside": unused, "arrays": len(opened.fits), "numbers": numbers}
+    counts = {"tensors": len(used), "left_aside": unused, "arrays": len(opened.fits), "numbers": numbers}
+    return counts | dict(opened.counts)
 
 
 def _write(opened: Source, dtypes: dict[str, np.dtype], partial: Path, source_facts: dict) -> None:
@@ -136,7 +168,9 @@ def _write(opened: Source, dtypes: dict[str, np.dtype], partial: Path, source_fa
                 {
                     "family": opened.family,
                     "architecture": architecture(opened.config),
-                    "settings": companion_files.copy_settings(opened.folder, partial),
+                    "settings": companion_files.copy_settings(opened.folder, partial)
+                    if opened.generated is None
+                    else companion_files.write_files(opened.generated, partial),
                     "source": source_facts,
                 }
             )

@@ -1,12 +1,12 @@
 """Kokoro's voices: a table of style vectors a voice, a row for every number of phonemes -> the mean row of each."""
 
+import io
 from pathlib import Path
 
 import numpy as np
 
 from converters.tensors import ConversionError
 from converters.torch_files import open_torch
-from empatheia_jax.runtime.atomic import replacing
 
 ROWS, WIDTH = 510, 256
 TABLE_FILE = "voices.npz"
@@ -40,10 +40,11 @@ def mean_voices(folder: Path) -> dict[str, np.ndarray]:
     return voices
 
 
-def write_voices(voices: dict[str, np.ndarray], path: Path) -> None:
-    """Write voice -> [256] as an npz file, atomically."""
-    with replacing(path) as temporary, temporary.open("wb") as file:
-        np.savez_compressed(file, **voices)  # pyright: ignore[reportArgumentType]
+def pack_voices(voices: dict[str, np.ndarray]) -> bytes:
+    """Return voice -> [256] as the contents of an npz file."""
+    file = io.BytesIO()
+    np.savez_compressed(file, allow_pickle=False, **voices)
+    return file.getvalue()
 
 
 def _read_voice(path: Path) -> np.ndarray:

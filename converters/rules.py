@@ -289,7 +289,11 @@ class TransformersFamily(Family):
 
 @dataclasses.dataclass(frozen=True)
 class Source:
-    """A checkpoint that fits a family: its settings and tensors, and the tensors that each array on disk comes from."""
+    """A checkpoint that fits a family: its settings and tensors, and the tensors that each array on disk comes from.
+
+    `generated` are files to write beside the weights, name -> contents; None: those beside the checkpoint are copied.
+    `counts` is what to report besides the counts of tensors.
+    """
 
     family: str
     folder: Path
@@ -298,3 +302,5 @@ class Source:
     tensors: dict[str, Tensor]
     prefix: str  # before every name
     fits: list[Fit]
+    generated: Mapping[str, bytes] | None = None
+    counts: Mapping[str, int] = dataclasses.field(default_factory=dict)

@@ -130,13 +130,13 @@ def open_files(source: Path, config: Path | None = None, plbert: Path | None = N
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConversionError(f"{config_path}: not YAML ({error})") from error
     model_config = parse_config(settings if isinstance(settings, dict) else {})
-    tensors = _strip_module(open_torch(source, "net"), source)
+    tensors = strip_module(open_torch(source, "net"), source)
     has_bert = any(name.startswith("bert.") for name in tensors)
     if plbert is not None:
         if has_bert:
             raise ConversionError(f"{source} has its own, fine-tuned PL-BERT: leave --plbert out")
         bert = {f"bert.{name}": tensor for name, tensor in open_torch(Path(plbert), "net").items()}
-        bert = _strip_module(bert, Path(plbert))
+        bert = strip_module(bert, Path(plbert))
         encoder = {n.replace("bert.encoder.", "bert.", 1): t for n, t in bert.items() if n.startswith("bert.encoder.")}
         tensors |= encoder
     elif not has_bert:
@@ -144,7 +144,7 @@ def open_files(source: Path, config: Path | None = None, plbert: Path | None = N
     return Source("styletts2", source.parent, settings, model_config, tensors, "", FAMILY.fit(model_config, tensors))
 
 
-def _strip_module(tensors: dict[str, Tensor], path: Path) -> dict[str, Tensor]:
+def strip_module(tensors: dict[str, Tensor], path: Path) -> dict[str, Tensor]:
     """Remove the "module." that DataParallel puts after the network's name."""
     stripped: dict[str, Tensor] = {}
     for name, tensor in tensors.items():

@@ -1,9 +1,11 @@
 """The tensors of a checkpoint, whatever file they are in, and the error of a checkpoint that cannot be converted."""
 
 import dataclasses
+import importlib
 import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -34,3 +36,15 @@ def wrap_arrays(arrays: Mapping[str, np.ndarray]) -> dict[str, Tensor]:
         name: Tensor(array.shape, array.dtype, Path("memory"), index, lambda array=array: array)
         for index, (name, array) in enumerate(arrays.items())
     }
+
+
+def need_package(name: str) -> Any:
+    """Return a module of the extra `trained`.
+
+    Raises:
+      ConversionError: it is not installed.
+    """
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        raise ConversionError(f"needs {name.partition('.')[0]}: pip install 'empatheia-jax[trained]'") from error

@@ -49,7 +49,7 @@ def verify(family: str, source: Path, output: Path, seed: int = 0) -> Report:
 
     Args:
       family: a key of `convert.FAMILIES`.
-      source: the transformers directory.
+      source: the transformers directory, or a GGUF file.
       output: the folder converted from it.
       seed: of the input.
     Raises:
@@ -67,9 +67,11 @@ def verify(family: str, source: Path, output: Path, seed: int = 0) -> Report:
     if metadata["architecture"] != architecture(opened.config):
         raise ConversionError(f"{output}: not converted from the architecture of {source}")
     transformers.logging.set_verbosity_error()  # it would list the weights of a CLIP that its vision tower does not use
+    # Out of a GGUF file transformers reads names, rotary order and quantised numbers by code of its own.
+    file = {"gguf_file": Path(source).name} if Path(source).suffix == ".gguf" else {}
     original = (
         getattr(transformers, FAMILIES[family].model_class)
-        .from_pretrained(opened.folder, dtype=torch.float32, attn_implementation="eager")
+        .from_pretrained(opened.folder, dtype=torch.float32, attn_implementation="eager", **file)
         .eval()
     )
     config = dataclasses.replace(opened.config, compute_dtype="float32", param_dtype="float32")

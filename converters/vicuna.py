@@ -173,6 +173,7 @@ FAMILY = TransformersFamily(
     (
         r"model\.(layers\.\d+\.self_attn\.)?rotary_emb\.inv_freq",  # computed by our LLM; compared in `check`
         r"lm_head\.weight",  # of tied embeddings; compared in `check`
+        r"rope_freqs\.weight",  # Llama 3's scaling in GGUF; compared in `gguf_llama.read_settings`
     ),
     check,
     model_types=("llama", "mistral"),

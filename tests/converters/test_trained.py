@@ -106,6 +106,31 @@ def test_tensors_left_at_zero_are_refused_by_name(family, name, checkpoints, tmp
     assert {path.name for path in tmp_path.iterdir()} == {"zero"}
 
 
+@pytest.mark.parametrize(("family", "name"), [(family, names[0]) for family, names in ZERO.items()])
+def test_numbers_that_are_not_finite_are_refused_by_name(family, name, checkpoints, tmp_path, capfd):
+    def change(state):
+        state[name].reshape(-1)[-1] = np.inf if family == "clip" else np.nan
+        return state
+
+    folder = changed(checkpoints[family][0], tmp_path / "bad", change)
+    err = refused(capfd, family, "--input", folder, "--output", tmp_path / "out")
+    assert f"infinite or not a number, which no trained network is: {name}:" in err
+    assert {path.name for path in tmp_path.iterdir()} == {"bad"}
+
+
+def test_the_last_chunk_of_a_large_array_is_looked_at():
+    array = np.ones((5000, 1000), np.float32)
+    for value, message in ((np.nan, "infinite or not a number.*: head/kernel"), (1.0, None)):
+        array[-1, -1] = value
+        check = TrainedCheck("large")
+        check.add("head/kernel", array)
+        if message:
+            with pytest.raises(ConversionError, match=message):
+                check.finish()
+        else:
+            check.finish()
+
+
 def test_biases_may_be_zero_and_so_may_rows(checkpoints, tmp_path):
     def change(state):
         state = {name: 0 * array if name.endswith("bias") else array for name, array in state.items()}
