@@ -1,6 +1,7 @@
 """Fixtures of all tests: the folder of the goldens and the random seed, and checks of shapes."""
 
 import os
+import re
 from pathlib import Path
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
@@ -27,6 +28,12 @@ def _mark_absl_flags_parsed():
 
 
 _mark_absl_flags_parsed()
+
+
+def pytest_configure(config):
+    """Hide trained parts that were fetched on this machine, unless tests that need them were asked for."""
+    if not re.search(r"(?<!not )\btrained\b", config.getoption("markexpr")):
+        os.environ["EMPATHEIA_HOME"] = str(ROOT / "tests" / "no_trained_parts")
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,4 @@
-"""Whose voice it is: the speaker encoder of Wan et al. (ICASSP 2018, generalised end-to-end loss), resemblyzer's weights.
+"""Whose voice it is: the speaker encoder of Wan et al. (ICASSP 2018, generalised end-to-end loss), by resemblyzer.
 
 Three LSTM layers over mel spectra; the last state, projected, is the embedding of 1.6 s, and their mean that of a
 recording. Two recordings of one speaker have a higher cosine than those of two.
