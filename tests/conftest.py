@@ -1,7 +1,8 @@
-"""Fixtures of all tests: the folder of the goldens and the random seed, and checks of shapes."""
+"""Fixtures of all tests: folders of goldens and of real data, the random seed, and checks of shapes."""
 
 import os
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
@@ -49,6 +50,19 @@ def goldens() -> Path:
         if folder and Path(folder).is_dir():
             return Path(folder)
     pytest.fail("no goldens found: set EMPATHEIA_GOLDENS to their folder")
+
+
+@pytest.fixture
+def real_data() -> Callable[[str], Path]:
+    """Return a function that finds a folder of real data by its name, or skips the test."""
+
+    def find(name: str) -> Path:
+        for folder in (os.environ.get("EMPATHEIA_DATA"), ROOT.parent / "shared" / "data"):
+            if folder and (Path(folder) / name).is_dir():
+                return Path(folder) / name
+        pytest.skip(f"no real data {name}: set EMPATHEIA_DATA to the folder that holds it")
+
+    return find
 
 
 @pytest.fixture(scope="module")
