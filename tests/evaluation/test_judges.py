@@ -323,6 +323,13 @@ def test_many_recordings_are_judged_with_intervals():
         "confidence": 0.5,
         "dnsmos": None,
     }
+    vectors = iter(np.eye(3)[[0, 1, 0, 1, 2, 2]])
+    voices = judging.Judges(speakers=types.SimpleNamespace(embed=lambda audio, rate: next(vectors)))
+    spoken = [judging.Spoken("yes", np.ones(9, np.float32), RATE, speaker) for speaker in ("ann", "bob") * 2]
+    spoken += [judging.Spoken("yes", np.ones(9, np.float32), RATE, "eve")] * 2
+    likeness = judging.judge_speeches(spoken, voices).summary()["voices"]
+    assert likeness["speakers"] == ["ann", "bob", "eve"] and likeness["similarity"] == np.eye(3).tolist()
+    assert (likeness["same_min"], likeness["between_max"], likeness["named"]) == (1.0, 0.0, 1.0)
     nobody = judging.judge_speeches(items, judging.Judges())
     assert nobody.wer() is None and nobody.dnsmos() is None and judging.against_other_texts(nobody) is None
 

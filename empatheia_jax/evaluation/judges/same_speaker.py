@@ -113,7 +113,7 @@ def without_pauses(audio: np.ndarray) -> np.ndarray:
     if not len(power) or power.max() < 1e-10:
         raise JudgeError("no voice to recognise: the recording is silent")
     is_loud = power > power.max() * 10 ** (-_PAUSE_DB / 10)
-    return whole[binary_dilation(is_loud, iterations=_PAUSE_KEPT)].ravel()
+    return whole[np.asarray(binary_dilation(is_loud, iterations=_PAUSE_KEPT), bool)].ravel()
 
 
 def spectrum_parts(audio: np.ndarray) -> np.ndarray:
