@@ -1,6 +1,6 @@
 """The `empatheia` command.
 
-sample · check-data · build-data · extract · respond · speak · animate · evaluate · plan · demo
+sample · check-data · build-data · extract · respond · speak · animate · evaluate · hear · plan · demo
 """
 
 import sys

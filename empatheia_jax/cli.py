@@ -227,6 +227,12 @@ def evaluate(argv: list[str]) -> int:
     parser.add_argument(
         "--recover-responses", action="store_true", help="take missing responses from the histories of later turns"
     )
+    parser.add_argument(
+        "--judged",
+        type=int,
+        default=24,
+        help="most answers that are spoken and judged where the judges are fetched (whisper-base, dnsmos); default: 24",
+    )
     add_answering(parser)
     args = parser.parse_args(argv)
     from empatheia_jax.evaluation.evaluate import evaluate as run
@@ -241,8 +247,24 @@ def evaluate(argv: list[str]) -> int:
         recover_responses=args.recover_responses,
         max_new_tokens=args.max_new_tokens,
         mesh=mesh_of_flags(args),
+        judged=args.judged,
     )
     print(f"report    {report}")
+    return 0
+
+
+def hear(argv: list[str]) -> int:
+    """Write down what a speech recogniser hears in recordings; with --text, what it heard wrongly."""
+    parser = command_parser("hear", hear.__doc__)
+    parser.add_argument("files", type=Path, nargs="+", metavar="FILE", help="recordings: wav, flac, mp3, mp4 ...")
+    parser.add_argument(
+        "--text", action="append", default=[], help="what was said: once for all files, or once for each, in order"
+    )
+    parser.add_argument("--json", type=Path, help="also write everything, with the time of each word, as JSON")
+    args = parser.parse_args(argv)
+    from empatheia_jax.evaluation.hear import hear as run
+
+    run(args.files, texts=args.text, output=args.json)
     return 0
 
 
@@ -294,6 +316,7 @@ COMMANDS = {
     "speak": speak,
     "animate": animate,
     "evaluate": evaluate,
+    "hear": hear,
     "plan": plan,
     "demo": demo,
 }

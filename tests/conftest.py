@@ -1,6 +1,8 @@
-"""Fixtures of all tests: the folder of the goldens and the random seed, and checks of shapes."""
+"""Fixtures of all tests: folders of goldens and of real data, the random seed, and checks of shapes."""
 
 import os
+import re
+from collections.abc import Callable
 from pathlib import Path
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
@@ -29,6 +31,12 @@ def _mark_absl_flags_parsed():
 _mark_absl_flags_parsed()
 
 
+def pytest_configure(config):
+    """Hide trained parts that were fetched on this machine, unless tests that need them were asked for."""
+    if not re.search(r"(?<!not )\btrained\b", config.getoption("markexpr")):
+        os.environ["EMPATHEIA_HOME"] = str(ROOT / "tests" / "no_trained_parts")
+
+
 @pytest.fixture(scope="session")
 def seed() -> int:
     """Return the seed of random shapes and inputs."""
@@ -42,6 +50,19 @@ def goldens() -> Path:
         if folder and Path(folder).is_dir():
             return Path(folder)
     pytest.fail("no goldens found: set EMPATHEIA_GOLDENS to their folder")
+
+
+@pytest.fixture
+def real_data() -> Callable[[str], Path]:
+    """Return a function that finds a folder of real data by its name, or skips the test."""
+
+    def find(name: str) -> Path:
+        for folder in (os.environ.get("EMPATHEIA_DATA"), ROOT.parent / "shared" / "data"):
+            if folder and (Path(folder) / name).is_dir():
+                return Path(folder) / name
+        pytest.skip(f"no real data {name}: set EMPATHEIA_DATA to the folder that holds it")
+
+    return find
 
 
 @pytest.fixture(scope="module")

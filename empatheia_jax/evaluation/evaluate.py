@@ -18,22 +18,15 @@ from empatheia_jax.checkpoints.workdir import open_store, saved_config
 from empatheia_jax.config import Config, MeshConfig
 from empatheia_jax.data import emotions
 from empatheia_jax.data.batches.builder import BatchBuilder
-from empatheia_jax.data.batches.encoder import class_labels
 from empatheia_jax.data.batches.pipeline import store_widths
 from empatheia_jax.data.corpus.avamerg import Split, read_examples
 from empatheia_jax.data.features.store import FeatureStore
 from empatheia_jax.data.schema import Example, Profile
 from empatheia_jax.evaluation import conditions, text
 from empatheia_jax.evaluation.aims import aims
-from empatheia_jax.evaluation.conditions import (
-    PROFILE_GIVEN,
-    PROFILE_HEARD,
-    PROFILE_SWAPPED,
-    PROFILE_UNKNOWN,
-    SWAPPED_MEDIA,
-    WITH_MEDIA,
-    WITHOUT_MEDIA,
-)
+from empatheia_jax.evaluation.conditions import SWAPPED_MEDIA, WITH_MEDIA, WITHOUT_MEDIA
+from empatheia_jax.evaluation.disentangler import measure_disentangler
+from empatheia_jax.evaluation.judged_answers import judge_answers, load_answer_judges
 from empatheia_jax.evaluation.latents import explained_variance, make_predictor, training_means
 from empatheia_jax.evaluation.report import write_report
 from empatheia_jax.generators.build import build_generators
@@ -45,6 +38,7 @@ from empatheia_jax.runtime.one_writer import lock_beside, one_writer
 from empatheia_jax.runtime.outputs import check_outputs
 
 BATCH = 24
+JUDGED = 24
 
 
 def evaluate(
@@ -57,6 +51,7 @@ def evaluate(
     recover_responses: bool = False,
     max_new_tokens: int | None = None,
     mesh: MeshConfig | None = None,
+    judged: int = JUDGED,
 ) -> Path:
     """Evaluate a run on a split: write report.json and report.html.
 
@@ -72,6 +67,7 @@ def evaluate(
       recover_responses: take missing responses from the histories of later turns.
       max_new_tokens: most tokens of an answer; None: the run's own limit.
       mesh: how all devices share the run; None: it is on the first device.
+      judged: most answers that are spoken and judged, where judges of speech are fetched.
 
     Returns:
       Path of report.html.
@@ -82,6 +78,7 @@ def evaluate(
       StoreError: its feature store is missing or was made with other settings.
       OutputError: the report would overwrite something that is read.
       BusyError: another process is writing a report there.
+      JudgeError: a fetched judge of speech is damaged.
     """
     outputs = [("--output", output / name) for name in ("report.json", "report.html")]
     config = saved_config(run)
@@ -97,6 +94,7 @@ def evaluate(
             recover_responses=recover_responses,
             max_new_tokens=max_new_tokens,
             mesh=mesh,
+            judged=judged,
         )
 
 
@@ -111,11 +109,13 @@ def _evaluate(
     recover_responses: bool,
     max_new_tokens: int | None,
     mesh: MeshConfig | None,
+    judged: int,
 ) -> Path:
     started = time.monotonic()
     limit = answer_limit(run, config, max_new_tokens)
     if data is None:
         require_paths(config, run, "data.path", "data.features")
+    asked = load_answer_judges(judged)
     loaded = load_run(run, quantization=quantization, mesh=mesh)
     config = loaded.config
     engine = Engine(loaded.model, loaded.tokenizer, config, batch=BATCH, max_new_tokens=limit)
@@ -133,6 +133,7 @@ def _evaluate(
         + (f" --data {data}" if data else "")
         + (" --recover-responses" if recover_responses else "")
         + (f" --max-new-tokens {max_new_tokens}" if max_new_tokens else "")
+        + (f" --judged {judged}" if judged != JUDGED else "")
         + "".join(f" --mesh.{axis} {size}" for axis, size in (vars(mesh) if mesh else {}).items()),
         "device": jax.devices()[0].device_kind,
         "versions": {name: package_version(name) for name in ("empatheia_jax", "jax", "flax", "numpy")},
@@ -151,11 +152,14 @@ def _evaluate(
     if store is not None and labelled:
         with _timed(seconds, "disentangler"):
             with_gold = [a for e, a in zip(examples, answers, strict=True) if e.chain is not None]
-            report["disentangler"] = _measure_disentangler(engine, store, labelled, with_gold)
+            report["disentangler"] = measure_disentangler(engine, store, labelled, with_gold)
         with _timed(seconds, "latents"):
             report["latents"] = _measure_latents(engine, store, split, labelled)
         with _timed(seconds, "style"):
             _measure_style(report, engine, store, [e for e in labelled if e.conversation_id in neutral])
+    with _timed(seconds, "speech") if asked.can_judge else contextlib.nullcontext():
+        generators = config.generators
+        judge_answers(report, asked, engine=engine, answers=answers, speech=lambda: build_generators(generators)[0])
     stats = engine.stats
     report["settings"]["decoding"] = {
         "tokens": stats.tokens,
@@ -328,39 +332,6 @@ def _sample(example: Example, answer: Answer) -> dict:
 
 
 # Style ----------------------------------------------------------------------------------------------------------------
-
-
-def _measure_disentangler(engine: Engine, store: FeatureStore, examples: list[Example], answers: list[Answer]) -> dict:
-    """Return the accuracies of the disentangler's labels by what is known of the listener's profile."""
-    gold = [class_labels(example) for example in examples]
-    without_profile = engine.answer(examples, store.get, [None] * len(examples))
-    was_heard = [any(u.role == "listener" for u in example.history) for example in examples]
-    other = [conditions.another_profile(e.listener_profile) if e.listener_profile else None for e in examples]
-    with_other = engine.answer(examples, store.get, other)
-    other_labels = [
-        class_labels(dataclasses.replace(e, listener_profile=p)) for e, p in zip(examples, other, strict=True)
-    ]
-    return {
-        PROFILE_GIVEN: _label_accuracy(answers, gold),
-        PROFILE_HEARD: _label_accuracy(without_profile, gold, was_heard),
-        PROFILE_UNKNOWN: _label_accuracy(without_profile, gold, [not heard for heard in was_heard]),
-        PROFILE_SWAPPED: _label_accuracy(with_other, other_labels),
-    }
-
-
-def _label_accuracy(answers: list[Answer], gold: list[dict[str, int]], selected: list[bool] | None = None) -> dict:
-    indices = [i for i in range(len(answers)) if selected is None or selected[i]]
-    entry: dict = {"n": len(indices)}
-    correct: dict[str, list[bool]] = {}
-    for name in ("emotion", "age", "gender", "timbre"):
-        correct[name] = [
-            int(np.argmax(answers[i].labels[name])) == gold[i][name] for i in indices if gold[i][name] >= 0
-        ]
-        if correct[name]:
-            entry[name] = float(np.mean(correct[name]))
-    if indices and all(correct.values()):
-        entry["all"] = float(np.mean(np.all([correct[name] for name in ("age", "gender", "timbre")], axis=0)))
-    return entry
 
 
 def _measure_latents(engine: Engine, store: FeatureStore, split: Split, examples: list[Example]) -> dict:

@@ -46,6 +46,8 @@ def write_report(
         "disentangler": {name: {"n", "emotion", "age", "gender", "timbre", "all"}};
         "style": {"cells": [{"profile", "emotion", "f0_asked", "f0_heard", "rate_asked", "rate_heard", "mouth_asked",
         "mouth_seen", "brow_asked", "brow_seen"}], "rho": {"f0" | "rate" | "mouth" | "brow": [rho, p]}};
+        "judged": {"voices": {name: {"wer", "dnsmos", "signal", "background": {"value", "low", "high", "n"}}},
+        "not_fetched": {part: reason}, "reason", "answers", "left_out", "fell_back" (counts)};
         "samples": [{"id", "history": [[role, text]], "emotion", "predicted", "chain", "response", "gold_response"}];
         "aims": [{"what", "aim", "got", "met"}].
       metrics: the run's metrics.jsonl; a config.json beside it is shown with the settings.
@@ -69,6 +71,7 @@ def write_report(
         results.latents_section(report.get("latents")),
         results.disentangler_section(report.get("disentangler")),
         results.style_section(report.get("style")),
+        results.judged_section(report.get("judged")),
         results.samples_section(report.get("samples")),
         training_section(metrics),
         _time_section(time_budget),
@@ -98,6 +101,7 @@ def check_report(report: dict) -> None:
         "latents": dict,
         "disentangler": dict,
         "style": dict,
+        "judged": dict,
         "samples": list,
         "aims": list,
     }

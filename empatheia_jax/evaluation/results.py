@@ -1,4 +1,4 @@
-"""The report's sections of results: emotion, words, latents, disentangler, style, example answers.
+"""The report's sections of results: emotion, words, latents, disentangler, style, voice, example answers.
 
 Each public function takes its part of the report dict (see `report.write_report`) or None and returns a section of the
 page; a figure without data keeps its place and says so.
@@ -235,6 +235,48 @@ def _cell_table(cells: Sequence[dict]) -> str:
         for cell in cells
     ]
     return page.table(head, rows, words=2)
+
+
+# Voice ================================================================================================================
+
+
+def judged_section(judged: dict | None) -> Section:
+    """Return the section of what judges of speech say of the spoken answers, beside the controls."""
+    judged = judged or {}
+    caption = (
+        "<b>How the answers sound.</b> WER: share of words that a speech recogniser (Whisper-base) hears wrongly. "
+        "DNSMOS: opinion of listeners as a network predicts it, 1 to 5. Brackets hold 95 % of redraws of the answers. "
+        "Another answer's words: what was heard, compared with the wrong text."
+    )
+    notes = [f'<p class="none">{page.escape(reason)}</p>' for reason in (judged.get("not_fetched") or {}).values()]
+    rows = [
+        (page.escape(name), page.escape(_sizes(values)), page.percent(_bounds(values.get("wer"))))
+        + tuple(page.number(_bounds(values.get(key))) for key in ("dnsmos", "signal", "background"))
+        for name, values in (judged.get("voices") or {}).items()
+    ]
+    if judged.get("left_out"):
+        notes.append(f"<p>{page.escape(judged['left_out'])} answers cannot be pronounced and are left out.</p>")
+    if judged.get("fell_back"):
+        notes.append(
+            f"<p>In {page.escape(judged['fell_back'])} of {page.escape(judged.get('answers'))} answers of the run's "
+            "voice the generator's own content was spoken: the synchronizer's disagreed with the words.</p>"
+        )
+    if rows:
+        head = ("Voice", "n", "WER", "DNSMOS", "Signal", "Background")
+        body = page.figure(page.table(head, rows) + "".join(notes), caption)
+    else:
+        reason = judged.get("reason") or "; ".join((judged.get("not_fetched") or {}).values())
+        body = page.no_data(caption, reason or "no answer was spoken.")
+    intro = "Whether the spoken answers are understood, by judges that were not trained here."
+    return page.section("voice", "Voice", intro, body)
+
+
+def _bounds(figure: dict | None) -> list[float] | None:
+    return [figure["value"], figure["low"], figure["high"]] if figure else None
+
+
+def _sizes(values: dict) -> int | None:
+    return next((values[key]["n"] for key in ("wer", "dnsmos") if values.get(key)), None)
 
 
 # Example answers ======================================================================================================

@@ -170,9 +170,14 @@ def dist_interval(dialogues: Sequence[Sequence[str]], n: int) -> tuple[float, fl
 
 
 def bootstrap(
-    values: Sequence | np.ndarray, statistic: Callable[[Any], float], seed: int = 0, samples: int = 2000
+    values: Sequence | np.ndarray,
+    statistic: Callable[[Any], float],
+    seed: int = 0,
+    samples: int = 2000,
+    *,
+    coverage: float = 0.9,
 ) -> tuple[float, float, float]:
-    """Return a statistic with its 90 % bootstrap interval: (value, 5th percentile, 95th percentile).
+    """Return a statistic with its bootstrap interval: (value, low, high); by default the 5th and 95th percentile.
 
     Whole dialogues are redrawn with replacement, since the turns of one dialogue are not independent.
 
@@ -181,6 +186,7 @@ def bootstrap(
       statistic: a list (or array) like `values` -> a number; dialogues may occur several times in it.
       seed: of the redraws.
       samples: number of redraws.
+      coverage: share of the redraws that lie in the interval.
 
     Raises:
       TextMetricError: `values` is empty, or `samples` is not positive.
@@ -194,7 +200,7 @@ def bootstrap(
         redrawn = [statistic(values[draw]) for draw in draws]
     else:
         redrawn = [statistic([values[index] for index in draw]) for draw in draws]
-    low, high = np.percentile(redrawn, [5, 95])
+    low, high = np.percentile(redrawn, [50 - 50 * coverage, 50 + 50 * coverage])
     return float(statistic(values)), float(low), float(high)
 
 

@@ -1,26 +1,9 @@
-"""Fixtures of the data tests: folders of real data, and small dialogues to change."""
+"""Fixtures of the data tests: small dialogues to change."""
 
 import copy
-import os
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
-
-ROOT = Path(__file__).resolve().parents[2]
-
-
-@pytest.fixture
-def real_data() -> Callable[[str], Path]:
-    """Return a function that finds a folder of real data by its name, or skips the test."""
-
-    def find(name: str) -> Path:
-        for folder in (os.environ.get("EMPATHEIA_DATA"), ROOT.parent / "shared" / "data"):
-            if folder and (Path(folder) / name).is_dir():
-                return Path(folder) / name
-        pytest.skip(f"no real data {name}: set EMPATHEIA_DATA to the folder that holds it")
-
-    return find
 
 
 @pytest.fixture

@@ -54,6 +54,10 @@ class Page(HTMLParser):
         return [attributes for name, attributes in self.tags if name == tag]
 
 
+def figure(value: float, low: float, high: float) -> dict:
+    return {"value": value, "low": low, "high": high, "n": 24}
+
+
 @pytest.fixture
 def report() -> dict:
     cells = [
@@ -64,12 +68,17 @@ def report() -> dict:
         for column, emotion in enumerate(LABELS)
     ]
     heard = {"n": 42, "acc7": [0.9, 0.8, 0.95], "neutral7": [0.875, 0.75, 1.0], "complete_chains": 1.0, "truncated": 3}
+    voices = {
+        "the run's voice": {"wer": figure(0.0625, 0.03125, 0.125), "dnsmos": figure(3.25, 3.0, 3.5)},
+        "another answer's words": {"wer": figure(0.984, 0.9, 1.04)},
+    }
     return {
         "run": "runs/demo",
         "split": "test",
         "date": "2025-01-02",
         "command": "empatheia evaluate",
         "device": "cpu",
+        "judged": {"answers": 24, "left_out": 2, "fell_back": 3, "voices": voices, "not_fetched": {}},
         "versions": {"jax": "0.10.2"},
         "settings": {"batch": 24},
         "emotion": {
@@ -227,12 +236,31 @@ def test_with_no_data_every_section_stays_and_says_so(tmp_path):
         "Words",
         "Latents",
         "Style disentangler",
+        "Voice",
         "Example answers",
         "Training",
         "Time",
     ):
         assert title in page.text
-    assert page.text.count("No data:") >= 13
+    assert page.text.count("No data:") >= 14
+
+
+def test_judges_of_speech_beside_their_controls_or_how_to_fetch_them(tmp_path, report):
+    report["judged"]["not_fetched"] = {"dnsmos": "not fetched: empatheia fetch dnsmos"}
+    page = Page(write_report(tmp_path / "all", report))
+    for words in (
+        "the run's voice 24 6.2\u00a0% [3.1, 12.5] 3.25 [3.00, 3.50]",
+        "another answer's words 24 98.4\u00a0% [90.0, 104.0]",
+        "not fetched: empatheia fetch dnsmos",
+        "2 answers cannot be pronounced",
+        "In 3 of 24 answers",
+    ):
+        assert " ".join(words.split()) in page.text
+    report["judged"] = {"voices": {}, "not_fetched": {part: f"not fetched: {part}" for part in ("dnsmos", "whisper")}}
+    page = Page(write_report(tmp_path / "none", report))
+    assert "No data: not fetched: dnsmos; not fetched: whisper" in page.text
+    with pytest.raises(ReportError, match="judged"):
+        write_report(tmp_path / "wrong", report | {"judged": [1]})
 
 
 def test_a_text_only_run(tmp_path, report):
