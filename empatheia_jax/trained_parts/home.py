@@ -3,9 +3,12 @@
 import os
 from pathlib import Path
 
+RECEIPT = "fetched.json"
+"""What a complete part holds besides its files: where they came from, and their hashes."""
+
 
 class PartError(ValueError):
-    """A part that is not on this machine: says how to fetch it."""
+    """A part that is not on this machine, or cannot be brought there: says why and what to do."""
 
 
 def home() -> Path:

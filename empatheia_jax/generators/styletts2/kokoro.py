@@ -44,7 +44,7 @@ class KokoroSpeech(StyleTTS2Speech):
         """Read the architecture of the weights; they are loaded when first used.
 
         Args:
-          weights: the output of `python -m converters kokoro`; empty: where `empatheia fetch kokoro` put it.
+          weights: the output of `python -m converters kokoro`, or empty for where `empatheia fetch kokoro` put it.
           compute_dtype: dtype of the decoder (see `Networks`).
 
         Raises:

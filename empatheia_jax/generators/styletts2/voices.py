@@ -3,8 +3,8 @@
 A style is a voice vector [256] and a manner [4] (`manner`). The voices of avatars are mixes of named voices, chosen by
 measurement (`benchmarks/voices.py`): pitch, pace and brightness in the order that a listener expects of age, gender and
 timbre, and no two alike to a speaker network. Emotions change the manner alone. Their directions follow what studies of
-acted speech agree on (Juslin and Laukka 2003, table 7; Scherer 2003, table 2; for disgust and contempt Banse and Scherer
-1996, table 6); their sizes are ours, as large as leaves the words clear. They are no listener's judgement.
+acted speech agree on (Juslin and Laukka 2003, table 7; Scherer 2003, table 2; for disgust and contempt Banse and
+Scherer 1996, table 6); their sizes are ours, as large as leaves the words clear. They are no listener's judgement.
 """
 
 import functools
