@@ -17,7 +17,7 @@ from empatheia_jax.generators.phonemes import MAX_PHONEMES, SYMBOL_ID, PhonemeEr
 from empatheia_jax.generators.styletts2 import voices
 from empatheia_jax.generators.styletts2.config import StyleTTS2Error, SynthesisOptions
 from empatheia_jax.generators.styletts2.kokoro import SYMBOLS, KokoroSpeech, close_ids, split_clauses
-from empatheia_jax.generators.styletts2.manner import MANNER_UNITS, scale_rate, shape_prosody
+from empatheia_jax.generators.styletts2.manner import MANNER_UNITS, scale_energy, scale_rate, shape_f0
 from empatheia_jax.generators.styletts2.voice import StyleTTS2Speech
 from empatheia_jax.testing.tiny_generators import KOKORO, make_styletts2
 
@@ -122,12 +122,9 @@ def test_prosody_follows_the_manner_and_zeros_change_nothing(seed):
     rng = np.random.default_rng(seed)
     f0 = rng.uniform(120, 260, (2, 40)).astype(np.float32)
     f0[:, 10:14], f0[1, 30:] = -3.0, 0.0
-    energy = np.where(f0 > 0, rng.uniform(1, 4, f0.shape), -0.5).astype(np.float32)
-    same = shape_prosody(jnp.asarray(f0), jnp.asarray(energy), jnp.zeros((2, 4)))
-    np.testing.assert_allclose(same[0], f0, rtol=1e-5)
-    np.testing.assert_array_equal(same[1], energy)
+    np.testing.assert_allclose(shape_f0(jnp.asarray(f0), jnp.zeros((2, 4))), f0, rtol=1e-5)
     manner = np.array([[0.5, 0.0, 0.0, 1.0], [-0.5, -1.0, 2.0, 0.0]], np.float32)
-    shaped, louder = (np.asarray(x) for x in shape_prosody(jnp.asarray(f0), jnp.asarray(energy), jnp.asarray(manner)))
+    shaped = np.asarray(shape_f0(jnp.asarray(f0), jnp.asarray(manner)))
     voiced = f0 > 10
     np.testing.assert_array_equal(shaped[~voiced], f0[~voiced])
     semitones = [12 * np.log2(x[row][voiced[row]]) for row in (0, 1) for x in (f0, shaped)]
@@ -135,9 +132,16 @@ def test_prosody_follows_the_manner_and_zeros_change_nothing(seed):
     assert semitones[1].std() / semitones[0].std() == pytest.approx(1, abs=1e-3)
     assert semitones[3].mean() - semitones[2].mean() == pytest.approx(-3, abs=1e-3)
     assert semitones[3].std() / semitones[2].std() == pytest.approx(np.exp(-0.4), abs=1e-3)
-    assert (louder[0] > energy[0])[energy[0] > 0].all() and (louder[1] == energy[1]).all()
     durations = rng.uniform(1, 8, 12)
     np.testing.assert_allclose(scale_rate(durations, np.array([0, 0, 1, 0])), durations / np.exp(MANNER_UNITS[2]))
+
+
+@pytest.mark.parametrize("units, peak, expected", [(1, 0.1, 5.0), (-2, 0.9, -10.0), (1, 0.9, 0.74), (1, 1.0, 0.0)])
+def test_energy_is_heard_and_never_clipped(units, peak, expected):
+    audio = peak * np.sin(np.arange(2400) * 0.05).astype(np.float32)
+    louder = scale_energy(audio, np.array([0, 0, 0, units]))
+    assert 20 * np.log10(np.std(louder) / np.std(audio)) == pytest.approx(expected, abs=0.02)
+    assert np.abs(louder).max() <= max(0.981, peak)
 
 
 def test_it_speaks_in_a_manner(voice):

@@ -16,7 +16,7 @@ from empatheia_jax.data.schema import Profile
 from empatheia_jax.generators import phonemes as symbols
 from empatheia_jax.generators.interfaces import Speech
 from empatheia_jax.generators.styletts2.config import DEFAULT_OPTIONS, StyleTTS2Error, SynthesisOptions
-from empatheia_jax.generators.styletts2.manner import MANNER_DIM, scale_rate
+from empatheia_jax.generators.styletts2.manner import MANNER_DIM, scale_energy, scale_rate
 from empatheia_jax.generators.styletts2.networks import Networks
 from empatheia_jax.generators.styletts2.text import PhonemizedText, phonemize_text
 from empatheia_jax.generators.styletts2.voice import StyleTTS2Speech, scale_durations
@@ -163,7 +163,10 @@ class KokoroSpeech(StyleTTS2Speech):
             for durations, manner in zip(self.networks.durations(contents, voices), manners, strict=True)
         ]
         waves = self.networks.speak(contents, voices, frames, seeds, manners=manners)
-        return [Speech(wave, self.sample_rate, rounded) for wave, rounded in zip(waves, frames, strict=True)]
+        return [
+            Speech(scale_energy(wave, manner), self.sample_rate, rounded)
+            for wave, manner, rounded in zip(waves, manners, frames, strict=True)
+        ]
 
 
 def split_clauses(ids: np.ndarray) -> list[np.ndarray]:

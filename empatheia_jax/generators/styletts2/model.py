@@ -9,7 +9,7 @@ from empatheia_jax.generators.styletts2.config import SAMPLES_PER_FRAME, StyleTT
 from empatheia_jax.generators.styletts2.decoder import Decoder
 from empatheia_jax.generators.styletts2.diffusion import Denoiser
 from empatheia_jax.generators.styletts2.layers import length_mask
-from empatheia_jax.generators.styletts2.manner import shape_prosody
+from empatheia_jax.generators.styletts2.manner import shape_f0
 from empatheia_jax.generators.styletts2.prosody import ProsodyPredictor, delay_one_frame, expand_to_frames
 from empatheia_jax.generators.styletts2.style import StyleEncoder
 from empatheia_jax.generators.styletts2.text import PLBert, TextEncoder
@@ -77,7 +77,7 @@ class StyleTTS2(nnx.Module):
           phoneme_frames: int [B, P] units of 25 ms, 0 on padding.
           noise: normal [B, 600 L, 9]; L is at least the frames of each utterance.
           lengths: true phonemes of each utterance, int [B].
-          manner: [B, 4], what to change of the predicted F0 and energy (`manner.shape_prosody`); None: nothing.
+          manner: [B, 4], how to change the predicted F0 (`manner.shape_f0`); None: not at all.
         """
         frames, size = jnp.sum(phoneme_frames, axis=1), noise.shape[1] // SAMPLES_PER_FRAME
         text = content[..., : self.config.hidden_dim]
@@ -88,7 +88,7 @@ class StyleTTS2(nnx.Module):
         acoustic, prosodic = jnp.split(style, 2, axis=-1)
         f0, energy = self.predictor.F0Ntrain(en, prosodic, frames)
         if manner is not None:
-            f0, energy = shape_prosody(f0, energy, manner)
+            f0 = shape_f0(f0, manner)
         return self.decoder(asr, f0, energy, acoustic, noise=noise, lengths=frames)
 
     def _prosodic(self, content: jax.Array, style: jax.Array, lengths: jax.Array) -> jax.Array:

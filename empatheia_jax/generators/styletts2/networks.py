@@ -124,7 +124,7 @@ class Networks:
           styles: [256] of each utterance.
           frames: int [P] of each utterance, units of 25 ms that sum to L.
           seeds: seed of each utterance's source noise.
-          manners: [4] of each utterance (`manner.shape_prosody`); None: as predicted.
+          manners: [4] of each utterance (`manner.shape_f0`); None: F0 as predicted.
         """
         totals = [int(np.sum(durations)) for durations in frames]
 
