@@ -33,7 +33,7 @@ demo: env
 # them as users do.
 test: lint
 	XLA_FLAGS="$${XLA_FLAGS---xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true}" \
-	  $(BIN)/python -m pytest -n 2 --dist loadfile
+	  $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 test-slow: env-test
 	$(BIN)/python -m pytest -m slow

@@ -134,13 +134,13 @@ def measure_emotions(speaker: Speaker, judges, profiles) -> list[dict[str, Any]]
     row["measured"] = table
     right, confusion = classify(measured, measured, AVATAR_EMOTIONS)
     off, _ = classify(measured, control, AVATAR_EMOTIONS)
-    told = {
+    row_classifier = {
         "name": "emotion_classifier",
         "value": round(right, 4),
         "unit": "share right of 7",
         "control": round(off, 4),
     }
-    return [row, told | {"n": len(measured), "n_control": len(control), "confusion": confusion}]
+    return [row, row_classifier | {"n": len(measured), "n_control": len(control), "confusion": confusion}]
 
 
 def classify(known: dict, asked: dict, emotions) -> tuple[float, dict]:
@@ -167,7 +167,7 @@ def classify(known: dict, asked: dict, emotions) -> tuple[float, dict]:
 
 
 def measures(audio: np.ndarray, text: str) -> np.ndarray:
-    """Measure [4]: mean F0 (semitones), log of its spread, log of letters a second, level (dB), from the sound alone."""
+    """Measure [4] of the sound: mean F0 (semitones), logs of its spread and of letters a second, level (dB)."""
     from empatheia_jax.generators.classical.measure import analyse, f0_statistics
 
     analysis = analyse(audio, SAMPLE_RATE)

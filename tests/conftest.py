@@ -37,6 +37,16 @@ def pytest_configure(config):
         os.environ["EMPATHEIA_HOME"] = str(ROOT / "tests" / "no_trained_parts")
 
 
+# The files that take longest; with `--dist loadfile --no-loadscope-reorder` no worker then ends long after the other.
+LONGEST = ("test_eight_devices", "test_train_resume", "test_two_processes", "test_styletts2", "test_dreamtalk")
+
+
+def pytest_collection_modifyitems(items):
+    """Put the longest files first; otherwise the order stays."""
+    rank = {name: number for number, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: rank.get(item.path.stem, len(LONGEST)))
+
+
 @pytest.fixture(scope="session")
 def seed() -> int:
     """Return the seed of random shapes and inputs."""
