@@ -86,21 +86,23 @@ def judge_avatars(speaker: Speaker, judges, profiles, sentences) -> dict[str, An
         items.append(Spoken(text, speaker.say(text, speech_style_for(profile), title), SAMPLE_RATE, title))
     judged = judge_speeches(items, judges, shown=True)
     errors: dict[str, list[int]] = {}
+    assert judged.voices is not None
     for item, judgement in zip(items, judged.items, strict=True):
+        assert judgement.errors is not None
         total = errors.setdefault(item.speaker, [0, 0])
         total[0] += judgement.errors.errors
         total[1] += judgement.errors.words
     rates = {name: round(wrong / words, 4) for name, (wrong, words) in errors.items()}
     voices = judged.voices.summary()
     kept = ("same_mean", "same_min", "between_mean", "between_max", "named")
-    row = {"name": "avatars", "value": judged.wer()["value"], "unit": "word error rate", "wer": judged.wer()}
+    row = {"name": "avatars", "value": word_errors(judged), "unit": "word error rate", "wer": judged.wer()}
     row |= {"worst": max(rates.values()), "rates": rates, "dnsmos": judged.dnsmos()}
     return row | {name: round(voices[name], 4) for name in kept} | {"confusable": voices["confusable"]}
 
 
 def measure_emotions(speaker: Speaker, judges, profiles) -> list[dict[str, Any]]:
     """Return the rows "emotions" and "emotion_classifier"."""
-    from scipy.stats import spearmanr
+    from scipy.stats import rankdata
 
     from empatheia_jax.data.emotions import AVATAR_EMOTIONS
     from empatheia_jax.evaluation.judges.judging import Judges, Spoken, judge_speeches
@@ -125,7 +127,10 @@ def measure_emotions(speaker: Speaker, judges, profiles) -> list[dict[str, Any]]
     cells = list(itertools.product(profiles[:4], AVATAR_EMOTIONS))
     heard = np.array([np.mean([measured[p, e, text] for text in EXPRESSIVE], axis=0) for p, e in cells])
     wanted = np.array([EXPRESSIONS[emotion] for _, emotion in cells])
-    rho = {name: round(float(spearmanr(heard[:, i], wanted[:, i])[0]), 3) for i, name in enumerate(MEASURES)}
+    rho = {
+        name: round(float(np.corrcoef(rankdata(heard[:, i]), rankdata(wanted[:, i]))[0, 1]), 3)
+        for i, name in enumerate(MEASURES)
+    }
     items = [Spoken(key[2], audio, SAMPLE_RATE) for key, audio in spoken.items() if key[0] in profiles[:4]]
     judged = judge_speeches(items, Judges(judges.recogniser, judges.quality), shown=True)
     row = {"name": "emotions", "value": min(rho.values()), "unit": "least rank correlation", "rho": rho}
@@ -194,7 +199,7 @@ def judge_answers(speaker: Speaker, judges, count: int | None) -> dict[str, Any]
     judged, beside = judge_speeches(ours, two, shown=True), judge_speeches(classical, two, shown=True)
     others = [item._replace(text=ours[number - 1].text) for number, item in enumerate(ours)]
     wrong = judge_speeches(others[:20], Judges(judges.recogniser), shown=True)
-    row = {"name": "answers", "value": judged.wer()["value"], "unit": "word error rate", "wer": judged.wer()}
+    row = {"name": "answers", "value": word_errors(judged), "unit": "word error rate", "wer": judged.wer()}
     row |= {"dnsmos": judged.dnsmos(), "classical_wer": beside.wer(), "classical_dnsmos": beside.dnsmos()}
     return row | {"another_answers_words": wrong.wer(), "n": len(ours)}
 
@@ -230,6 +235,13 @@ def measure_speed(speaker: Speaker) -> dict[str, Any]:
         work = time.perf_counter() - start
     row = {"name": "speed", "value": round(work / sound, 3), "unit": "s of work for 1 s of speech"}
     return row | {"first_audio_s": round(float(np.median(first)), 3), "first_audio_worst_s": round(max(first), 3)}
+
+
+def word_errors(judged) -> float:
+    """Return the word error rate of judgements by a recogniser."""
+    wer = judged.wer()
+    assert wer is not None
+    return wer["value"]
 
 
 def describe(profile) -> str:

@@ -9,6 +9,6 @@ from empatheia_jax.config.load import load_config
 
 
 def get_config() -> Config:
-    tiny = load_config(Path(__file__).with_name("tiny.py"))
+    tiny = load_config(str(Path(__file__).with_name("tiny.py")))
     generators = dataclasses.replace(tiny.generators, speech="kokoro")
     return dataclasses.replace(tiny, name="tiny_kokoro", generators=generators)

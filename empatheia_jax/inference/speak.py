@@ -60,8 +60,6 @@ def speak(
     options, output = options or SynthesisOptions(), Path(output)
     if output.suffix != ".wav":
         raise StyleTTS2Error(f"{output}: the output is a .wav")
-    if voice is None and checkpoint is None:
-        raise StyleTTS2Error("give --voice of Kokoro, or --checkpoint of a converted StyleTTS 2")
     if voice is None and emotion is not None:
         raise StyleTTS2Error("--emotion is a manner of Kokoro's: give --voice too")
     check_outputs(with_json(output), [("--checkpoint", checkpoint), ("--reference", reference)])
@@ -69,8 +67,10 @@ def speak(
     with one_writer(lock_beside(output), f"--output {output}"):
         if voice is not None:
             generator, style = KokoroSpeech(checkpoint or "", dtype), style_of(voice, emotion)
-        else:
+        elif checkpoint is not None:
             generator, style = StyleTTS2Speech(checkpoint, dtype), None
+        else:
+            raise StyleTTS2Error("give --voice of Kokoro, or --checkpoint of a converted StyleTTS 2")
         script = generator.phonemized(text)
         notes = list(script.notes)
         if reference is not None:

@@ -73,7 +73,9 @@ class Part:
 @functools.cache
 def catalogue() -> dict[str, Part]:
     """Return all parts by name."""
-    return parse(json.loads(resources.files(__package__).joinpath("catalogue.json").read_text("utf-8")))
+    return parse(
+        json.loads(resources.files("empatheia_jax.trained_parts").joinpath("catalogue.json").read_text("utf-8"))
+    )
 
 
 def parse(entries: dict) -> dict[str, Part]:

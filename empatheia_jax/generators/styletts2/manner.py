@@ -20,7 +20,10 @@ PEAK = 0.98  # of full scale; louder speech is not made louder than this
 
 
 def shape_f0(f0: Float[Array, "B F"], manner: Float[Array, "B 4"]) -> Float[Array, "B F"]:
-    """Return F0 at the level and with the range of a manner; its mean, in semitones, is what the range turns about.
+    """Return F0 at the level and with the range of a manner.
+
+    The range turns about the mean of log F0 plus one standard deviation: turned about the mean, what is measured of the
+    sound rises by about a semitone with every third that the range grows, since the lowest F0 is hardly heard as such.
 
     Args:
       f0: predicted F0 in Hz, two values a frame of 25 ms; 0 or less where nothing is voiced, and on padding.
@@ -29,9 +32,12 @@ def shape_f0(f0: Float[Array, "B F"], manner: Float[Array, "B 4"]) -> Float[Arra
     units = jnp.clip(manner, -MANNER_LIMIT, MANNER_LIMIT) * MANNER_UNITS
     voiced = f0 > VOICED_HZ
     log_f0 = jnp.log(jnp.where(voiced, f0, 1.0))
-    mean = jnp.sum(log_f0, axis=1, keepdims=True) / jnp.maximum(jnp.sum(voiced, axis=1, keepdims=True), 1)
+    count = jnp.maximum(jnp.sum(voiced, axis=1, keepdims=True), 1)
+    mean = jnp.sum(log_f0, axis=1, keepdims=True) / count
+    deviation = jnp.sqrt(jnp.sum(jnp.where(voiced, jnp.square(log_f0 - mean), 0.0), axis=1, keepdims=True) / count)
+    pivot = mean + deviation
     level = units[:, F0_LEVEL, None] * (np.log(2.0) / 12.0)
-    shaped = jnp.exp(mean + level + jnp.exp(units[:, F0_RANGE, None]) * (log_f0 - mean))
+    shaped = jnp.exp(pivot + level + jnp.exp(units[:, F0_RANGE, None]) * (log_f0 - pivot))
     return jnp.where(voiced, shaped, f0)
 
 

@@ -50,13 +50,13 @@ VOICES: dict[tuple[str, str, str], tuple[Mix, Offsets]] = {
 """(age, gender, timbre) -> shares of named voices, and the manner that belongs to it (semitones, log ratios, dB)."""
 
 EXPRESSIONS: dict[str, Offsets] = {
-    "happy": (2.5, 0.4, 0.10, 2.0),
-    "surprised": (5.0, 0.5, -0.05, 3.0),
-    "angry": (0.8, 0.35, 0.16, 5.0),
-    "fear": (3.5, -0.4, 0.20, -2.5),
-    "sad": (-2.2, -0.5, -0.20, -4.0),
-    "disgusted": (-1.5, 0.2, -0.22, 1.0),
-    "contempt": (-2.5, -0.2, 0.02, 0.5),
+    "happy": (2.5, 0.5, 0.10, 2.0),
+    "surprised": (5.0, 0.7, -0.05, 3.0),
+    "angry": (0.5, 0.4, 0.18, 5.0),
+    "fear": (3.8, -0.4, 0.20, -2.5),
+    "sad": (-3.0, -0.5, -0.20, -4.0),
+    "disgusted": (-1.2, 0.2, -0.22, 1.0),
+    "contempt": (-2.2, -0.2, 0.02, 0.5),
 }
 """Avatar emotion -> F0 level (semitones), F0 range and rate (log ratios), energy (dB), against the plain manner."""
 
@@ -67,7 +67,7 @@ _AVATAR_DEVIATION = np.array([0.3, 0.03, 0.02, 0.3])
 @functools.cache
 def named_voices() -> dict[str, np.ndarray]:
     """Return the voice vector float32 [256] of each of Kokoro's 54 voices by name: the mean over its rows."""
-    with resources.files(__package__).joinpath("kokoro_voices.npz").open("rb") as file:
+    with resources.files("empatheia_jax.generators.styletts2").joinpath("kokoro_voices.npz").open("rb") as file:
         return dict(np.load(file))
 
 
@@ -100,7 +100,7 @@ def speech_style_for(profile: Profile, emotion: str | None = None) -> np.ndarray
     if key not in VOICES:
         raise StyleTTS2Error(f"no voice for {', '.join(map(repr, key))}: ages, genders and timbres are data.emotions'")
     mix, offsets = VOICES[key]
-    voice = sum(share * named_voices()[name] for name, share in mix.items())
+    voice = np.sum([share * named_voices()[name] for name, share in mix.items()], axis=0)
     own = np.zeros(4)
     if profile.id is not None:
         draws = np.random.default_rng(zlib.crc32(f"manner of avatar {profile.id}".encode())).normal(size=4)
