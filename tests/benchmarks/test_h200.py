@@ -31,7 +31,7 @@ def read_steps() -> dict[str, str]:
 
 def test_every_benchmark_is_a_step():
     scripts = {path.name for path in (ROOT / "benchmarks").glob("*.py") if "measure.report(" in path.read_text()}
-    scripts -= {"weak_scaling.py"}  # compiles for TPUs and needs no GPU
+    scripts -= {"weak_scaling.py", "voices.py"}  # compiles for TPUs; judges sounds, not speed: neither needs a GPU
     assert len(scripts) >= 8 and scripts <= set(read_steps().values())
 
 

@@ -40,17 +40,20 @@ class Ended:
 
 
 def start(*words, **variables: str) -> subprocess.Popen:
-    """Start a Python command at the head of a process group, as a shell does."""
-    return subprocess.Popen(
-        [sys.executable, *map(str, words)],
-        cwd=ROOT,
-        env=program_environment(**variables),
-        text=True,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        process_group=0,
-        preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL),  # whatever `nohup` made of it for the tests
-    )
+    """Start a Python command at the head of a process group, as a shell does, with the usual answer to a hangup."""
+    inherited = signal.signal(signal.SIGHUP, signal.SIG_DFL)  # it is ignored where the tests run under `nohup`
+    try:
+        return subprocess.Popen(
+            [sys.executable, *map(str, words)],
+            cwd=ROOT,
+            env=program_environment(**variables),
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            process_group=0,
+        )
+    finally:
+        signal.signal(signal.SIGHUP, inherited)
 
 
 def descendants(pid: int) -> list[int]:
