@@ -20,7 +20,7 @@ from support.comparison import relative_error
 from support.programs import start_program
 from support.stand_in_checkouts import write_all
 
-pytestmark = pytest.mark.usefixtures("compiled_quickly")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("compiled_quickly")]
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +55,6 @@ def draw(seed: int, *shape) -> np.ndarray:
     return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
 
 
-@pytest.mark.slow
 def test_the_voices_say_the_same(voices, settings, seed):
     flax, original = voices
     assert generator_widths(settings[0]) == generator_widths(settings[1])
@@ -82,7 +81,6 @@ def test_the_voices_say_the_same(voices, settings, seed):
     assert flax.agreement(contents[0], ids[0]) == original.agreement(contents[0], ids[0])
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("compact", [True, False])
 def test_the_faces_move_the_same(settings, seed, compact):
     face_content = "compact" if compact else "windows"
@@ -101,7 +99,6 @@ def test_the_faces_move_the_same(settings, seed, compact):
     np.testing.assert_allclose(flax.style(video), original.style(video), rtol=1e-3, atol=1e-5)
 
 
-@pytest.mark.slow
 def test_both_samplers_and_guidance(settings, seed):
     from empatheia_jax.generators.dreamtalk.networks import Networks
     from empatheia_jax.generators.torch_backend.dreamtalk import Original, TorchNetworks, build, load_published
@@ -158,7 +155,6 @@ def test_what_is_missing_is_told(settings, folder, tmp_path):
     assert_refused("no 'net_G_ema' in it", dreamtalk_renderer=str(alone / "r.pt"))
 
 
-@pytest.mark.slow
 def test_a_missing_package_is_named(settings, tmp_path):
     """In a process of its own, since imported modules stay imported."""
     repo = tmp_path / "st2"

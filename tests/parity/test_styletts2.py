@@ -159,7 +159,8 @@ def sine_noise(golden, samples: int, kind: str = "seeded") -> np.ndarray:
     return rng.standard_normal((1, samples, decoder.HARMONICS)).astype(np.float32)
 
 
-@pytest.mark.parametrize("kind", ["hifigan", "istftnet"])
+# HiFi-GAN is compared from text to waveform below.
+@pytest.mark.parametrize("kind", [pytest.param("hifigan", marks=pytest.mark.slow), "istftnet"])
 def test_decoder(folder, models, kind):
     golden = load(folder, f"decoder_{kind}")
     model = next(m for m in (models(name)[0] for name in MODELS) if m.config.decoder_type == kind)
