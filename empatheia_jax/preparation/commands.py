@@ -24,12 +24,27 @@ def sample(argv: list[str]) -> int:
     )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument(
-        "--workers", type=int, default=usable_cores(), help="worker processes; default: all usable cores"
+        "--voice",
+        choices=("classical", "kokoro"),
+        default="classical",
+        help="who performs it; kokoro needs `empatheia fetch kokoro`, and time: see docs/data.md",
+    )
+    parser.add_argument(
+        "--workers",
+        type=int,
+        default=usable_cores(),
+        help="worker processes of the classical voice; default: all usable cores",
     )
     args = parser.parse_args(argv)
     from empatheia_jax.preparation.sample import write_sample
 
-    counts = write_sample(args.output, seed=args.seed, dialogues=args.dialogues, workers=args.workers)
+    if args.voice == "kokoro":
+        from empatheia_jax.runtime.compile_cache import use_cache
+        from empatheia_jax.runtime.platforms import check_devices
+
+        check_devices()
+        use_cache()
+    counts = write_sample(args.output, seed=args.seed, dialogues=args.dialogues, voice=args.voice, workers=args.workers)
     print(f"{args.output}: " + ", ".join(f"{value} {name}" for name, value in counts.items()))
     return 0
 

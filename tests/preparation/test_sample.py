@@ -115,7 +115,7 @@ def test_performance_follows_the_plan(written):
             d.conversation_id: {"half": d.script.half, "emotion": d.script.emotion} for d in dialogues
         }
         for job, (_, person, text) in zip(
-            sample._render_jobs(output, split, corpus),
+            sample._render_jobs(output, split, corpus, "classical"),
             [utterance for dialogue in dialogues for utterance in dialogue.utterances],
             strict=True,
         ):
