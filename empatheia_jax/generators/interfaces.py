@@ -118,6 +118,10 @@ class ConstructsStyle(Protocol):
         """Return S_speech float32 [style_dim] of an avatar that expresses one of the 7 avatar emotions."""
         ...
 
+    def notes_on_style(self, style: np.ndarray) -> list[str]:
+        """Return what of a predicted S_speech [style_dim] is not spoken as it stands, for the user."""
+        ...
+
 
 class FaceGenerator(Protocol):
     """Frozen talking-face generator, split where the content synchronizer and the style disentangler enter.

@@ -20,7 +20,7 @@ from empatheia_jax.data.media.writing import write_video
 from empatheia_jax.data.schema import Profile
 from empatheia_jax.encoders import ModalityEncoder, build_encoders
 from empatheia_jax.generators.build import build_generators
-from empatheia_jax.generators.interfaces import FaceGenerator, SpeechGenerator
+from empatheia_jax.generators.interfaces import ConstructsStyle, FaceGenerator, SpeechGenerator
 from empatheia_jax.inference import provenance
 from empatheia_jax.inference.conversation import Conversation
 from empatheia_jax.inference.engine import Answer, Engine
@@ -164,6 +164,8 @@ class Responder:
                     f"the synchronizer agrees with the response on {synthesized.agreement:.0%} of its phonemes (under "
                     "90 %): the generator's own content was spoken"
                 )
+            if isinstance(speech, ConstructsStyle):
+                notes += speech.notes_on_style(answer.style_speech)
             mark("generate")
             facts = self._provenance(request, synthesized)
             result = describe_answer(

@@ -159,6 +159,21 @@ def test_it_speaks_in_a_manner(voice):
     assert np.abs(many[1].audio - many[0].audio).max() > 1e-3
 
 
+def test_a_predicted_style_is_spoken_within_its_limits_and_the_user_is_told(voice):
+    style, ids = voices.named_style("af_heart", "surprised"), voice.phonemes("Hello there.")
+    assert voice.notes_on_style(style) == []
+    wild, limit = style.copy(), style.copy()
+    wild[[256, 258]], limit[[256, 258]] = [400.0, -90.0], [3.0, -3.0]
+    assert voice.notes_on_style(limit) == []
+    (note,) = voice.notes_on_style(wild)
+    assert "(f0 level, rate)" in note and "beyond 3 units" in note
+    content = voice.content(ids)
+    np.testing.assert_array_equal(*(voice.speak(content, s, ids).audio for s in (wild, limit)))
+    wild[3] = np.nan
+    with pytest.raises(StyleTTS2Error, match=r"S_speech .*finite numbers of shape \(260,\)"):
+        voice.speak(content, wild, ids)
+
+
 def test_a_text_is_streamed_with_one_voice(voice):
     style, options = voices.named_style("am_michael", "sad"), SynthesisOptions(seed=3)
     parts = list(voice.stream(f"{TEXT} It will pass.", style, options))

@@ -2,12 +2,15 @@
 
 import json
 
+import librosa
 import numpy as np
 import pytest
 from flax import nnx
 
 from empatheia_jax.checkpoints.weights import save_weights
 from empatheia_jax.data.media.reading import read_audio, read_metadata, read_video
+from empatheia_jax.evaluation.judges.recogniser import Recogniser
+from empatheia_jax.evaluation.judges.word_errors import count_word_errors
 from empatheia_jax.generators.avatars import avatar
 from empatheia_jax.generators.styletts2.kokoro import KokoroSpeech
 from empatheia_jax.generators.styletts2.voices import speech_style_for
@@ -123,3 +126,25 @@ def test_nothing_is_begun_without_the_weights(tmp_path):
     with pytest.raises(PartError, match="empatheia fetch kokoro"):
         sample.write_sample(tmp_path / "corpus", dialogues=SMALL, voice="kokoro", progress=False)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.trained
+def test_the_trained_voice_is_understood_and_only_its_manner_tells_the_emotion(tmp_path):
+    text = "I found the old letter in the kitchen and I read it again."
+    sounds = {}
+    for emotion in ("sad", "surprised"):
+        job = sample_rendering.RenderJob(
+            tmp_path / f"{emotion}.wav", tmp_path / f"{emotion}.mp4", text, 17, emotion, voice="kokoro"
+        )
+        assert sum(sample_rendering.render_with_kokoro([job])) > 2
+        sounds[emotion] = read_audio(job.audio, 24000)
+    for sound in sounds.values():
+        assert count_word_errors(text, Recogniser().transcribe(sound, 24000).text).errors <= 1
+    # 8 semitones, and slower and softer, in the table of `voices`
+    pitch = {
+        emotion: np.median(f0[voiced])
+        for emotion, (f0, voiced, _) in ((e, librosa.pyin(s, fmin=60, fmax=500, sr=24000)) for e, s in sounds.items())
+    }
+    assert 12 * np.log2(pitch["surprised"] / pitch["sad"]) > 5
+    assert len(sounds["sad"]) > len(sounds["surprised"])
+    assert np.std(sounds["sad"]) < np.std(sounds["surprised"])

@@ -16,7 +16,7 @@ from empatheia_jax.data.schema import Profile
 from empatheia_jax.generators import phonemes as symbols
 from empatheia_jax.generators.interfaces import Speech
 from empatheia_jax.generators.styletts2.config import DEFAULT_OPTIONS, StyleTTS2Error, SynthesisOptions
-from empatheia_jax.generators.styletts2.manner import MANNER_DIM, scale_energy, scale_rate
+from empatheia_jax.generators.styletts2.manner import MANNER_DIM, MANNER_LIMIT, MANNER_NAMES, scale_energy, scale_rate
 from empatheia_jax.generators.styletts2.networks import Networks
 from empatheia_jax.generators.styletts2.text import PhonemizedText, phonemize_text
 from empatheia_jax.generators.styletts2.voice import StyleTTS2Speech, scale_durations
@@ -80,6 +80,13 @@ class KokoroSpeech(StyleTTS2Speech):
     def style_for(self, profile: Profile, emotion: str) -> np.ndarray:
         """Return S_speech float32 [260] of an avatar with one of the 7 avatar emotions (`voices.speech_style_for`)."""
         return speech_style_for(profile, emotion)
+
+    def notes_on_style(self, style: np.ndarray) -> list[str]:
+        """Return a note where the manner of S_speech [260] is beyond `manner.MANNER_LIMIT`, to which it is clipped."""
+        beyond = np.abs(style[self.voice_dim :]) > MANNER_LIMIT
+        names = [name.replace("_", " ") for name, out in zip(MANNER_NAMES, beyond, strict=True) if out]
+        limit = f"{MANNER_LIMIT:g} units, and was spoken at that limit"
+        return [f"the predicted manner ({', '.join(names)}) lies beyond {limit}"] if names else []
 
     def prepare(self, audio: np.ndarray, sample_rate: int) -> NoReturn:
         """Refuse, as `style`: `golds` takes styles."""
