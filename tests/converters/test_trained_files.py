@@ -1,7 +1,6 @@
 """The published files themselves: agreement with other programs that run them. Needs `empatheia fetch`."""
 
 import json
-import os
 from pathlib import Path
 
 import numpy as np
@@ -21,19 +20,10 @@ from empatheia_jax.config import LlamaConfig
 from empatheia_jax.generators import styletts2
 from empatheia_jax.llm.decode import generate
 from empatheia_jax.llm.llama import Llama
+from empatheia_jax.trained_parts.home import part_folder
 
 pytestmark = pytest.mark.trained
 ONNX, GGUF = "kokoro-v1.0.int8.onnx", "SmolLM2-135M-Instruct.Q4_1.gguf"
-
-
-def fetched(part: str, name: str) -> Path:
-    """Return a file of a fetched part; skip the test where it is not there."""
-    home = os.environ.get("EMPATHEIA_HOME") or Path(
-        os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"), "empatheia"
-    )
-    if not (path := Path(home) / part / name).exists():
-        pytest.skip(f"not fetched: {part}")
-    return path
 
 
 # Kokoro ---------------------------------------------------------------------------------------------------------------
@@ -42,7 +32,7 @@ def fetched(part: str, name: str) -> Path:
 @pytest.fixture(scope="module")
 def kokoro(tmp_path_factory):
     output = tmp_path_factory.mktemp("kokoro") / "weights"
-    assert main(["kokoro", "--input", str(fetched("kokoro", ONNX)), "--output", str(output)]) == 0
+    assert main(["kokoro", "--input", str(part_folder("kokoro") / ONNX), "--output", str(output)]) == 0
     return output
 
 
@@ -51,19 +41,21 @@ def test_every_initialiser_of_kokoro_is_accounted_for(kokoro):
 
     manifest = json.loads((Path(__file__).parents[1] / "support" / "kokoro_manifest.json").read_text())["tensors"]
     constants = read_metadata(kokoro)["source"]["config"]["graph_constants"]
-    names = {tensor.name for tensor in onnx.load(fetched("kokoro", ONNX), load_external_data=False).graph.initializer}
+    names = {
+        tensor.name for tensor in onnx.load(part_folder("kokoro") / ONNX, load_external_data=False).graph.initializer
+    }
     assert set(sum(constants.values(), [])) <= names and sum(map(len, constants.values())) == 116
     assert len(manifest) == 457
 
 
 def test_kokoro_agrees_with_onnx_runtime(kokoro):
-    report = verify_kokoro(fetched("kokoro", ONNX), kokoro)
+    report = verify_kokoro(part_folder("kokoro") / ONNX, kokoro)
     assert report.values.keys() == {"durations", "F0", "energy", "log-magnitudes"}
     assert report.good, report.lines()
 
 
 def test_the_committed_voices_are_the_mean_rows_of_the_published():
-    voices = mean_voices(fetched("kokoro", "voices"))
+    voices = mean_voices(part_folder("kokoro-voices") / "voices")
     with np.load(Path(styletts2.__file__).parent / "kokoro_voices.npz") as table:
         assert set(table.files) == set(voices) and len(voices) == 54
         for name, vector in voices.items():
@@ -76,13 +68,13 @@ def test_the_committed_voices_are_the_mean_rows_of_the_published():
 @pytest.fixture(scope="module")
 def smollm(tmp_path_factory):
     output = tmp_path_factory.mktemp("smollm2") / "weights"
-    assert main(["vicuna", "--input", str(fetched("smollm2-135m", GGUF)), "--output", str(output)]) == 0
+    assert main(["vicuna", "--input", str(part_folder("smollm2-135m") / GGUF), "--output", str(output)]) == 0
     return output
 
 
 def test_smollm2_has_the_logits_that_transformers_computes_from_the_file(smollm, capfd):
     pytest.importorskip("torch")
-    path = fetched("smollm2-135m", GGUF)
+    path = part_folder("smollm2-135m") / GGUF
     assert main(["vicuna", "--input", str(path), "--output", str(smollm), "--verify"]) == 0
     assert "logits" in capfd.readouterr().out
 
@@ -91,7 +83,7 @@ def test_smollm2_s_tokenizer_is_the_one_in_the_file(smollm):
     transformers = pytest.importorskip("transformers")
     from empatheia_jax.data.prompts import tokenizer
 
-    path = fetched("smollm2-135m", GGUF)
+    path = part_folder("smollm2-135m") / GGUF
     theirs = transformers.AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
     ours = tokenizer.load(smollm)
     # transformers' reader does not cut digits apart, which the file's "smollm" asks for; these texts have none doubled.
